@@ -1,0 +1,94 @@
+"""The table, for a terminal and for the documentation. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from benchmarks.targets import GATEWAY
+
+Row = dict[str, Any]
+_HEAD = ("target", "c", "calls/s", "p50 ms", "p99 ms", "CPU ms/call", "errors", f"calls/s to {GATEWAY}")
+_TRANSPORTS = {"stdio": "Backend over stdio", "http": "Backend over Streamable HTTP"}
+
+
+def table(rows: Sequence[Row], transport: str) -> list[tuple[str, ...]]:
+    """Return head and lines for one transport, by concurrency, the order of targets kept."""
+    chosen = [row for row in rows if row["transport"] == transport]
+    base = {row["concurrency"]: row["rps"] for row in chosen if row["name"] == GATEWAY}
+    ordered = sorted(chosen, key=lambda row: row["concurrency"])
+    return [_HEAD, *(_line(row, base.get(row["concurrency"])) for row in ordered)]
+
+
+def _line(row: Row, base: float | None) -> tuple[str, ...]:
+    label = row["name"] if row["version"] == "-" else f"{row['name']} {row['version']}"
+    figures = [_figure(row[key]) for key in ("rps", "p50_ms", "p99_ms", "cpu_ms_per_call")]
+    ratio = f"{row['rps'] / base:.2f}x" if base and row["rps"] is not None else "-"
+    return (label, str(row["concurrency"]), *figures, str(row["errors"]), ratio)
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "-"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def plain(rows: Sequence[Row]) -> str:
+    """Return the tables for a terminal, with whatever went wrong below them."""
+    parts = []
+    for transport, title in _TRANSPORTS.items():
+        lines = table(rows, transport)
+        if len(lines) > 1:
+            widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
+            parts.append("\n".join([title, *(_padded(line, widths) for line in lines)]))
+    parts += _error_notes(rows)
+    return "\n\n".join(parts)
+
+
+def _padded(line: tuple[str, ...], widths: Sequence[int]) -> str:
+    first, *others = zip(line, widths, strict=True)
+    return "  ".join([first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)])
+
+
+def _error_notes(rows: Iterable[Row]) -> list[str]:
+    notes = [
+        f"{row['name']} {row['transport']} c={row['concurrency']}: {count} x {kind}"
+        for row in rows
+        for kind, count in row["error_kinds"].items()
+    ]
+    return ["Errors\n" + "\n".join(notes)] if notes else []
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the tables for the documentation."""
+    parts = []
+    for transport, title in _TRANSPORTS.items():
+        head, *lines = table(rows, transport)
+        if lines:
+            rule = ("---", *("---:" for _ in head[1:]))
+            parts.append(
+                f"### {title}\n\n" + "\n".join(f"| {' | '.join(it)} |" for it in (head, rule, *lines))
+            )
+    return "\n\n".join([_conditions(rows), *parts, _setups(rows)])
+
+
+def _conditions(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    return (
+        f"{first['date']}, {first['machine']}. Backend: {first['backend']}. Era: {first['era']}, "
+        f"sessions: {first['sessions']}. Medians of {first['round_count']} interleaved rounds of "
+        f"{first['seconds']:g} s. The load client itself used "
+        f"{_span(rows, 'client_cpu_ms_per_call')} ms of CPU a call on the same machine."
+    )
+
+
+def _span(rows: Iterable[Row], key: str) -> str:
+    values = sorted(row[key] for row in rows if row[key] is not None)
+    return f"{values[0]:.2g} to {values[-1]:.2g}" if values else "-"
+
+
+def _setups(rows: Iterable[Row]) -> str:
+    setups = {f"{row['name']} {row['version']}".removesuffix(" -"): row["setup"] for row in rows}
+    return "How each was set up:\n\n" + "\n".join(f"- **{name}**: {setup}." for name, setup in setups.items())

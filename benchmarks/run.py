@@ -1,0 +1,220 @@
+"""``python -m benchmarks.run``: the same load on the backend, the gateway and its peers."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import orjson
+import psutil
+
+from benchmarks import report
+from benchmarks.cells import Cell, Served, measure_round
+from benchmarks.desk import BackendKind, Desk, Transport
+from benchmarks.http1 import BadHttpError
+from benchmarks.install import UnavailableError
+from benchmarks.load import HttpLoad, Load, SessionMode
+from benchmarks.peers import peer_targets
+from benchmarks.processes import StartError
+from benchmarks.stdio_load import StdioLoad
+from benchmarks.targets import GATEWAY, REPOSITORY, Access, Pipe, Target, own_targets
+from benchmarks.wire import BadAnswerError, Era
+
+RESULT_FILE = REPOSITORY / "build" / "bench.json"
+PROBE_TIMEOUT = 20.0  # seconds
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; ``--smoke`` overrides what it must."""
+    parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
+    parser.add_argument("--concurrency", type=_numbers, default=[1, 16, 64], help="e.g. 1,16,64,256")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of load, in each round of each cell")
+    parser.add_argument("--transports", type=_transports, default=list(Transport), help="stdio,http")
+    parser.add_argument("--backend", type=BackendKind, choices=list(BackendKind), default=BackendKind.FAST)
+    parser.add_argument("--era", type=Era, choices=list(Era), default=Era.LEGACY)
+    parser.add_argument("--sessions", type=SessionMode, choices=list(SessionMode), default=SessionMode.SHARED)
+    parser.add_argument(
+        "--peers", type=lambda text: text.split(","), help="only these, e.g. fastmcp,contextforge"
+    )
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--smoke", action="store_true", help="one round of 1 s at 1 and 16, no peers")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the documentation's table from the last run"
+    )
+    parser.add_argument("--output", type=Path, default=RESULT_FILE)
+    options = parser.parse_args(arguments)
+    if options.smoke:
+        options.rounds, options.seconds, options.concurrency, options.no_peers = 1, 1.0, [1, 16], True
+    unknown = set(options.peers or ()) - {target.name for target in peer_targets()}
+    if unknown:
+        parser.error(f"no such peer: {', '.join(sorted(unknown))}; there are {_names(peer_targets())}")
+    return options
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _transports(text: str) -> list[Transport]:
+    return [Transport(part) for part in text.split(",")]
+
+
+def _names(targets: Sequence[Target]) -> str:
+    return ", ".join(target.name for target in targets)
+
+
+def chosen_targets(options: argparse.Namespace) -> list[Target]:
+    """Return what the command line asks for."""
+    peers = [] if options.no_peers else peer_targets()
+    return own_targets() + [it for it in peers if options.peers is None or it.name in options.peers]
+
+
+def start(target: Target, desk: Desk, options: argparse.Namespace) -> Served:
+    """Start a target and make one call over each transport.
+
+    Raises:
+        UnavailableError, StartError: it cannot be measured here.
+    """
+    if options.era not in target.eras:
+        raise UnavailableError(f"does not speak the {options.era} era")
+    accesses = {at: access for at, access in target.start(desk).items() if at in options.transports}
+    loads = {at: _load(access, options) for at, access in accesses.items()}
+    for transport, load in loads.items():
+        if isinstance(load, HttpLoad):
+            asyncio.run(_probe(load, f"{target.name} over {transport}"))
+    return Served(target=target, desk=desk, loads=loads)
+
+
+def _load(access: Access, options: argparse.Namespace) -> Load:
+    if isinstance(access, Pipe):
+        return StdioLoad(access.command, era=options.era)
+    return HttpLoad(access, era=options.era, mode=options.sessions)
+
+
+async def _probe(load: HttpLoad, description: str) -> None:
+    """Call until the echo comes: some peers listen before they can serve."""
+    end = time.monotonic() + PROBE_TIMEOUT
+    while True:
+        try:
+            return await load.probe()
+        except (BadHttpError, BadAnswerError) as error:
+            if time.monotonic() > end:
+                raise StartError(f"{description} does not answer its echo: {error}") from error
+            await asyncio.sleep(0.2)
+
+
+@contextmanager
+def started(targets: Sequence[Target], options: argparse.Namespace, work: Path) -> Iterator[list[Served]]:
+    """Start all targets that can be, name those that cannot; end everything on leaving, whatever happened."""
+    desks: list[Desk] = []
+    served: list[Served] = []
+    try:
+        for target in targets:
+            desk = Desk(work / target.name, cache=REPOSITORY / ".cache" / "bench", backend=options.backend)
+            desks.append(desk)
+            print(f"starting {target.name} {target.version}", flush=True)
+            try:
+                served.append(start(target, desk, options))
+            except (UnavailableError, StartError) as error:
+                print(f"\nSKIPPED {target.name} {target.version}: {error}\n", flush=True)
+                desk.clear()
+        yield served
+    finally:
+        for desk in desks:
+            desk.clear()
+
+
+async def measure(served: Sequence[Served], options: argparse.Namespace) -> list[Cell]:
+    """Measure all cells in interleaved rounds, so that a busy minute of the machine falls on all alike."""
+    cells: dict[tuple[str, Transport, int], Cell] = {}
+    for number in range(options.rounds):
+        for transport in options.transports:
+            for concurrency in options.concurrency:
+                for it in _rotated(served, number):
+                    if transport not in it.loads:
+                        continue
+                    key = (it.target.name, transport, concurrency)
+                    empty = Cell(target=it.target, transport=transport, concurrency=concurrency)
+                    cell = cells.setdefault(key, empty)
+                    cell.rounds.append(await measure_round(it, transport, concurrency, options.seconds))
+                    _tell(cell, number, options.rounds)
+    order = [it.target.name for it in served]
+    return sorted(cells.values(), key=lambda cell: order.index(cell.target.name))
+
+
+def _rotated(served: Sequence[Served], by: int) -> list[Served]:
+    by %= max(len(served), 1)
+    return [*served[by:], *served[:by]]
+
+
+def _tell(cell: Cell, number: int, rounds: int) -> None:
+    last = cell.rounds[-1]
+    print(
+        f"round {number + 1}/{rounds} {cell.transport:5} c={cell.concurrency:<3} {cell.target.name:14} "
+        f"{last.rps:9.1f} calls/s, p50 {last.p50_ms:.2f} ms, {last.target_cpu_ms:.3f} ms CPU a call, "
+        f"{last.calls} calls, {last.backend_calls} at the backend, {last.errors.total()} errors",
+        flush=True,
+    )
+
+
+def rows_of(cells: Sequence[Cell], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the rows of the result file."""
+    shared = {
+        "backend": str(options.backend),
+        "era": str(options.era),
+        "sessions": str(options.sessions) if options.era is Era.LEGACY else "none",
+        "seconds": options.seconds,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{psutil.cpu_count()} cores, Python {sys.version.split()[0]}",
+    }
+    return [cell.row({**shared, "setup": cell.target.setup}) for cell in cells]
+
+
+def verdict(rows: Sequence[dict[str, Any]]) -> int:
+    """Return the exit code: 0 only if the gateway was measured and made no error."""
+    own = [row for row in rows if row["name"] == GATEWAY]
+    if not own:
+        print(f"FAILED: {GATEWAY} was not measured")
+        return 1
+    errors = sum(row["errors"] for row in own)
+    if errors:
+        print(f"FAILED: {GATEWAY} made {errors} errors")
+    return 1 if errors else 0
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(143)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; return the exit code."""
+    options = parse(arguments)
+    if options.markdown:
+        print(report.markdown(orjson.loads(options.output.read_bytes())))
+        return 0
+    signal.signal(signal.SIGTERM, _terminate)
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as folder,
+        started(chosen_targets(options), options, Path(folder)) as served,
+    ):
+        cells = asyncio.run(measure(served, options))
+    rows = rows_of(cells, options)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_bytes(orjson.dumps(rows, option=orjson.OPT_INDENT_2))
+    print(f"\n{report.plain(rows)}\n\nwritten to {options.output}")
+    return verdict(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

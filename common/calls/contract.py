@@ -1,0 +1,117 @@
+"""Names and forms both programs agree on.
+
+A call travels as an ordinary Celery protocol-2 message inside kombu's Redis envelope, so any Celery worker,
+producer or monitor understands it. Specification: Celery documentation, "Message Protocol", version 2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import orjson
+
+from common.domain.errors import ERRORS_BY_CODE, InternalError
+from common.domain.invocation import ExecutionResult, Invocation, invocation_to_wire, result_to_wire
+
+INVOKE_TASK = "gateway.invoke"
+REDACTED = "<redacted>"
+"""Stands for the arguments in every event, log and monitor: Flower never shows them."""
+
+_EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+
+def new_invocation_id() -> str:
+    """An id for an invocation, which is its Celery task id as well."""
+    return str(uuid4())
+
+
+def task_message(invocation: Invocation, *, queue: str, reply_to: str, origin: str) -> bytes:
+    """The message for one call. ``reply_to`` is the channel of the waiting process."""
+    body = [[invocation_to_wire(invocation)], {}, _EMBED]
+    message = {
+        "body": orjson.dumps(body).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {
+            "lang": "py",
+            "task": INVOKE_TASK,
+            "id": invocation.id,
+            "root_id": invocation.id,
+            "parent_id": None,
+            "group": None,
+            "group_index": None,
+            "shadow": None,
+            "eta": None,
+            "expires": None,
+            "retries": 0,
+            "timelimit": [None, None],
+            "argsrepr": REDACTED,
+            "kwargsrepr": "{}",
+            "origin": origin,
+            "ignore_result": False,
+            "replaced_task_nesting": 0,
+            "stamped_headers": None,
+            "stamps": {},
+        },
+        "properties": {
+            "correlation_id": invocation.id,
+            "reply_to": reply_to,
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "priority": 0,
+            "body_encoding": "utf-8",
+            "delivery_tag": invocation.id,
+        },
+    }
+    return orjson.dumps(message)
+
+
+def result_record(invocation_id: str, result: ExecutionResult, *, done_at: str) -> bytes:
+    """The value of ``celery-task-meta-<id>``: what a stock ``AsyncResult`` reads.
+
+    An answer of the backend, be it an error, is SUCCESS and its value our result. What never became an answer
+    (a timeout, a broken transport) is FAILURE with the exception's name, so that monitors show it as such; our
+    own result then stands beside it under ``canalgate``.
+    """
+    wire = result_to_wire(result)
+    record: dict[str, Any] = {
+        "task_id": invocation_id,
+        "status": "SUCCESS" if result.answered else "FAILURE",
+        "result": wire,
+        "traceback": None,
+        "children": [],
+        "date_done": done_at,
+    }
+    if not result.answered and result.failure is not None:
+        record["canalgate"] = wire
+        record["result"] = {
+            "exc_type": type_name(result),
+            "exc_message": [result.failure.message],
+            "exc_module": "common.domain.errors",
+        }
+    return orjson.dumps(record)
+
+
+def type_name(result: ExecutionResult) -> str:
+    """The exception a stock client raises for a failed result."""
+    if result.failure is None:
+        return InternalError.__name__
+    return ERRORS_BY_CODE.get(result.failure.code, InternalError).__name__
+
+
+def wire_of_record(record: dict[str, Any]) -> dict[str, Any]:
+    """Our result inside a record made by :func:`result_record`."""
+    wire: dict[str, Any] = record.get("canalgate") or record["result"]
+    return wire
+
+
+def result_frame(invocation_id: str, result: ExecutionResult) -> bytes:
+    """The last message of a call on its reply channel: ``<id> <json>``."""
+    return invocation_id.encode() + b" " + orjson.dumps({"result": result_to_wire(result)})
+
+
+def notification_frame(invocation_id: str, method: str, params: dict[str, Any]) -> bytes:
+    """A notification of the backend that belongs to a running call."""
+    message = {"jsonrpc": "2.0", "method": method, "params": params}
+    return invocation_id.encode() + b" " + orjson.dumps({"notification": message})

@@ -1,0 +1,24 @@
+"""The client's session with us (legacy era): what any web process needs to know to serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.domain.ids import McpSessionId, ToolId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class McpSession:
+    """A record made by ``initialize``.
+
+    ``principal`` is whom it is bound to, ``tool`` the one tool it was opened for (None: all of them).
+    """
+
+    id: McpSessionId
+    principal: str
+    version: str
+    tool: ToolId | None = None
+    client_info: Mapping[str, Any] = field(default_factory=dict)
+    client_capabilities: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,295 @@
+"""The path of one call, and the Python API around it.
+
+:meth:`Gateway.begin` is the story, one line a stage; each stage lives in a module of its own. The web ingress
+is this API's first user, and has no other way to a tool.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import orjson
+import structlog
+
+from common.calls.contract import new_invocation_id, task_message
+from common.calls.replies import Frame, Notification, ReplyHub, Waiter
+from common.domain.errors import (
+    Forbidden,
+    GatewayError,
+    InvocationCancelled,
+    InvocationTimeout,
+    StoreUnavailable,
+    ToolDisabled,
+    ToolNotFound,
+)
+from common.domain.ids import InvocationId, McpSessionId, TenantId, ToolId, queue_of
+from common.domain.invocation import Caller, ExecutionResult, Invocation, failed
+from common.domain.tool import Tool
+from common.mcp.revisions import LATEST_LEGACY
+from common.registry.catalogue import Catalogue
+from common.registry.records import Entry
+from common.registry.registry import Registry
+from common.sessions.mcp import McpSessions
+from common.settings import Settings
+from common.store.client import Client, StoreAddress, connect, store_errors
+from common.store.clock import RedisClock
+from common.store.keys import Keys
+from common.store.scripts import run
+
+log = structlog.get_logger(__name__)
+
+ANSWER_GRACE = 2.0
+"""Seconds beyond the deadline in which the worker's own word on the timeout may still arrive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """Whether calls can be served, and what is missing if not."""
+
+    redis: bool
+    replies: bool
+    workers: int
+
+    @property
+    def ready(self) -> bool:
+        return self.redis and self.replies and self.workers > 0
+
+
+class Call:
+    """A call on its way. Read :meth:`next` until it gives an :class:`ExecutionResult`, then :meth:`close`."""
+
+    def __init__(self, gateway: Gateway, invocation: Invocation, waiter: Waiter) -> None:
+        self._gateway = gateway
+        self._waiter = waiter
+        self.invocation = invocation
+
+    def next(self, timeout: float) -> Frame | None:
+        """The next frame, or None after ``timeout`` seconds. Past the deadline it is always a result."""
+        left = self._gateway.clock.left(self.invocation.deadline) + ANSWER_GRACE
+        frame = self._waiter.get(min(timeout, left))
+        if frame is not None or left > timeout:
+            return frame
+        self._gateway.hub.recover(self._waiter)
+        frame = self._waiter.get(0)
+        if frame is not None:
+            return frame
+        self._gateway.cancel_invocation(self.invocation.id)
+        return failed(InvocationTimeout("no worker answered within the deadline"))
+
+    def cancel(self) -> None:
+        """Take the call back: the worker is told, and this side gets its result at once."""
+        self._waiter.put(failed(InvocationCancelled("the caller cancelled the request")))
+        self._gateway.cancel_invocation(self.invocation.id)
+
+    def close(self) -> None:
+        """Stop listening for this call."""
+        self._gateway.end(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Gateway:
+    """One process's door to the tools. Use as a context manager, or ``start`` and ``close``."""
+
+    def __init__(self, settings: Settings, address: StoreAddress) -> None:
+        self.settings = settings
+        self.keys = Keys(settings.redis.key_prefix)
+        self.client: Client = connect(address)
+        self.clock = RedisClock()
+        self.registry = Registry(self.client, self.keys)
+        self.catalogue = Catalogue(self.client, self.keys)
+        self.mcp_sessions = McpSessions(
+            self.client, self.keys, idle_timeout=settings.web.session_idle_timeout
+        )
+        self.hub = ReplyHub(
+            self.client,
+            self.keys,
+            on_message={
+                self.keys.registry_channel: lambda _: self._refresh_catalogue(),
+                self.keys.cancel_request_channel: self._on_cancel_request,
+            },
+            on_tick=self._refresh_catalogue,
+        )
+        self._lock = threading.Lock()
+        self._by_request: dict[tuple[McpSessionId, str | int], Call] = {}
+        self._listed = {TenantId(tenant.id) for tenant in settings.tenants.listed}
+
+    def start(self) -> None:
+        """Begin to listen and to follow the registry. Redis may still be away."""
+        self.hub.start()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.hub.close()
+        self.client.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- one call ---------------------------------------------------------------------------------------
+
+    def begin(
+        self,
+        caller: Caller,
+        tool: ToolId,
+        method: str,
+        params: Mapping[str, Any],
+        *,
+        version: str = LATEST_LEGACY,
+        request_id: str | int | None = None,
+        mcp_session: McpSessionId | None = None,
+        timeout: float | None = None,
+    ) -> Call:
+        """Send a call on its way. Raises the :class:`GatewayError` of the stage that refuses it."""
+        self.authorise_tenant(caller)
+        entry = self.find(tool)
+        invocation = Invocation(
+            id=InvocationId(new_invocation_id()),
+            caller=caller,
+            tool=tool,
+            method=method,
+            params=params,
+            version=version,
+            deadline=self._deadline(entry.tool, timeout),
+            request_id=request_id,
+            mcp_session=mcp_session,
+        )
+        call = Call(self, invocation, self.hub.expect(invocation.id))
+        self._remember(call)
+        try:
+            self._enqueue(invocation)
+        except GatewayError:
+            call.close()
+            raise
+        return call
+
+    def invoke(
+        self, caller: Caller, tool: ToolId, method: str, params: Mapping[str, Any], **options: Any
+    ) -> ExecutionResult:
+        """Make a call and wait for its end; refusals and faults are results too, nothing is raised for them."""
+        try:
+            call = self.begin(caller, tool, method, params, **options)
+        except GatewayError as error:
+            return failed(error)
+        with call:
+            while True:
+                frame = call.next(3600.0)
+                if isinstance(frame, ExecutionResult):
+                    return frame
+
+    def authorise_tenant(self, caller: Caller) -> None:
+        """Refuse a tenant nobody listed, unless the settings admit such. Fails closed."""
+        if caller.tenant not in self._listed and not self.settings.tenants.allow_unlisted:
+            raise Forbidden(
+                f"tenant {caller.tenant!r} is not listed; add it to tenants.listed or set tenants.allow_unlisted"
+            )
+
+    def find(self, tool: ToolId) -> Entry:
+        """The catalogue's entry of a tool that may be called."""
+        entry = self.catalogue.get(tool)
+        if entry is None:
+            raise ToolNotFound(f"no tool {tool!r} is registered")
+        if not entry.tool.enabled:
+            raise ToolDisabled(f"tool {tool!r} is disabled")
+        return entry
+
+    def _deadline(self, tool: Tool, timeout: float | None) -> int:
+        seconds = min(timeout, tool.request_timeout) if timeout else tool.request_timeout
+        return self.clock.now() + int(seconds * 1000)
+
+    def _enqueue(self, invocation: Invocation) -> None:
+        """Put the call on its tool's queue.
+
+        A Redis that takes the message and whose answer is lost leaves us not knowing; the caller is told
+        STORE_UNAVAILABLE and nobody sends again by himself.
+        """
+        queue = queue_of(invocation.tool)
+        message = task_message(
+            invocation, queue=queue, reply_to=self.hub.channel, origin=self.settings.redis.key_prefix
+        )
+        with store_errors("queueing the call"):
+            _, now = run(self.client, "enqueue", [queue], [message, self.keys.wake_channel])
+        self.clock.correct(now)
+
+    def end(self, call: Call) -> None:
+        """Forget a call; used by :meth:`Call.close`."""
+        self.hub.forget(call._waiter)  # noqa: SLF001 - Call and Gateway are one unit
+        key = self._request_key(call)
+        with self._lock:
+            if key is not None and self._by_request.get(key) is call:
+                del self._by_request[key]
+
+    # -- cancellation -----------------------------------------------------------------------------------
+
+    def cancel_request(self, session: McpSessionId, request_id: str | int) -> None:
+        """Cancel a request of an MCP session, whichever web process waits for it.
+
+        Degrades: without Redis only calls of this process are found.
+        """
+        notice = orjson.dumps({"session": session, "request_id": request_id})
+        try:
+            with store_errors("announcing a cancellation"):
+                self.client.publish(self.keys.cancel_request_channel, notice)
+        except StoreUnavailable as error:
+            log.warning("cancellation_not_announced", error=str(error))
+            self._on_cancel_request(notice)
+
+    def cancel_invocation(self, invocation: InvocationId) -> None:
+        """Tell the workers that nobody waits for a call any more. Degrades: it then runs to its deadline."""
+        try:
+            with store_errors("cancelling a call"):
+                self.client.publish(self.keys.cancel_channel, invocation)
+        except StoreUnavailable as error:
+            log.warning("cancellation_not_sent", invocation=invocation, error=str(error))
+
+    def _on_cancel_request(self, notice: bytes) -> None:
+        wanted = orjson.loads(notice)
+        with self._lock:
+            call = self._by_request.get((wanted["session"], wanted["request_id"]))
+        if call is not None:
+            call.cancel()
+
+    @staticmethod
+    def _request_key(call: Call) -> tuple[McpSessionId, str | int] | None:
+        invocation = call.invocation
+        if invocation.mcp_session is None or invocation.request_id is None:
+            return None
+        return invocation.mcp_session, invocation.request_id
+
+    def _remember(self, call: Call) -> None:
+        key = self._request_key(call)
+        if key is not None:
+            with self._lock:
+                self._by_request[key] = call
+
+    # -- state ------------------------------------------------------------------------------------------
+
+    def readiness(self) -> Readiness:
+        """Whether this process can serve calls now."""
+        try:
+            with store_errors("counting workers"):
+                workers = self.client.zcount(self.keys.nodes, self.clock.now(), "+inf")
+        except StoreUnavailable:
+            return Readiness(redis=False, replies=False, workers=0)
+        return Readiness(redis=True, replies=self.hub.listening, workers=int(workers))
+
+    def _refresh_catalogue(self) -> None:
+        if not self.clock.synchronised:
+            with store_errors("reading the time"):
+                seconds, micros = self.client.time()
+            self.clock.correct(seconds * 1000 + micros // 1000)
+        self.catalogue.refresh()
+
+
+__all__ = ["Call", "Gateway", "Notification", "Readiness"]

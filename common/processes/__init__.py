@@ -1,0 +1,6 @@
+"""Child processes that never outlive us: process trees, and a guard that holds even after ``kill -9``."""
+
+from common.processes.guard import ProcessGuard, ProcessGuardError
+from common.processes.tree import is_running, kill_tree, terminate_tree
+
+__all__ = ["ProcessGuard", "ProcessGuardError", "is_running", "kill_tree", "terminate_tree"]

@@ -1,0 +1,1 @@
+"""Tools, kept in Redis and shared by all processes."""

@@ -1,0 +1,107 @@
+"""A process's own view of the registry: read without a round trip, refreshed by version.
+
+The version counter is the truth and is polled; the registry's channel only says that it is worth looking now.
+While Redis is away the last view stays in use: calls fail at the queue then, with the right error.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+
+from common.domain.ids import ToolId
+from common.registry.records import Entry, entry_from_redis
+from common.store.client import Client, WatchError, store_errors
+from common.store.keys import Keys
+
+FULL_RELOAD_BEHIND = 500
+"""A view this many versions behind reads everything again instead of what changed."""
+
+
+class CatalogueReader(Protocol):
+    """What a stage of the pipeline needs of the catalogue."""
+
+    def get(self, tool: ToolId) -> Entry | None:
+        """The entry of a tool, or None."""
+
+    def entries(self) -> tuple[Entry, ...]:
+        """All entries, sorted by id."""
+
+
+class Catalogue:
+    """The view. ``refresh`` is called by one thread at a time; reading is safe from any."""
+
+    def __init__(self, client: Client, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+        self._lock = threading.Lock()
+        self._entries: Mapping[ToolId, Entry] = MappingProxyType({})
+        self._sorted: tuple[Entry, ...] = ()
+        self.version = -1
+
+    def get(self, tool: ToolId) -> Entry | None:
+        """The entry of a tool, or None."""
+        return self._entries.get(tool)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """All entries, sorted by id."""
+        return self._sorted
+
+    def refresh(self) -> bool:
+        """Catch up with the registry; True if anything changed. Raises ``StoreUnavailable``."""
+        with self._lock, store_errors("reading the registry"):
+            version = int(self._client.get(self._keys.registry_version) or 0)
+            if version == self.version:
+                return False
+            behind = version - self.version
+            # A counter that went back means another or an emptied Redis: nothing known is worth keeping.
+            full = self.version < 0 or behind < 0 or behind > FULL_RELOAD_BEHIND
+            self._replace(*(self._read_all() if full else self._read_changes()))
+            return True
+
+    def _replace(self, version: int, entries: dict[ToolId, Entry]) -> None:
+        self._entries = MappingProxyType(entries)
+        self._sorted = tuple(entries[name] for name in sorted(entries))
+        self.version = version
+
+    def _read_all(self) -> tuple[int, dict[ToolId, Entry]]:
+        keys = self._keys
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.get(keys.registry_version)
+            pipe.hgetall(keys.registry_tools)
+            pipe.hgetall(keys.registry_versions)
+            pipe.hgetall(keys.registry_capabilities)
+            version, tools, versions, capabilities = pipe.execute()
+        entries = {
+            ToolId(name.decode()): entry_from_redis(definition, versions[name], capabilities.get(name))
+            for name, definition in tools.items()
+        }
+        return int(version or 0), entries
+
+    def _read_changes(self) -> tuple[int, dict[ToolId, Entry]]:
+        """What changed since our version, read in one transaction that nobody wrote into."""
+        keys = self._keys
+        with self._client.pipeline(transaction=True) as pipe:
+            try:
+                pipe.watch(keys.registry_version)
+                version = int(pipe.get(keys.registry_version) or 0)
+                changed = pipe.zrangebyscore(keys.registry_changes, f"({self.version}", "+inf")
+                if not changed:
+                    return version, dict(self._entries)
+                pipe.multi()
+                pipe.hmget(keys.registry_tools, changed)
+                pipe.hmget(keys.registry_versions, changed)
+                pipe.hmget(keys.registry_capabilities, changed)
+                tools, versions, capabilities = pipe.execute()
+            except WatchError:
+                return self._read_all()
+        entries = dict(self._entries)
+        for name, definition, tool_version, known in zip(changed, tools, versions, capabilities, strict=True):
+            if definition is None:
+                entries.pop(ToolId(name.decode()), None)
+            else:
+                entries[ToolId(name.decode())] = entry_from_redis(definition, tool_version, known)
+        return version, entries

@@ -1,0 +1,66 @@
+"""How a tool and its capabilities stand in Redis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from common.domain.ids import ToolId
+from common.domain.tool import (
+    Capabilities,
+    Origin,
+    RegisteredTool,
+    Tool,
+    capabilities_from_wire,
+    capabilities_to_wire,
+    tool_from_wire,
+    tool_to_wire,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One tool of the catalogue, and what its backend offers; None before the first discovery ended."""
+
+    registered: RegisteredTool
+    capabilities: Capabilities | None = None
+
+    @property
+    def tool(self) -> Tool:
+        return self.registered.tool
+
+    @property
+    def id(self) -> ToolId:
+        return self.registered.tool.id
+
+    @property
+    def known(self) -> Capabilities | None:
+        """The capabilities if they are those of the present definition."""
+        found = self.capabilities
+        return found if found and found.tool_version == self.registered.version else None
+
+
+def definition_to_json(tool: Tool, origin: Origin) -> bytes:
+    """The value in ``registry:tools``."""
+    return orjson.dumps({"origin": origin.value, "tool": tool_to_wire(tool)})
+
+
+def definition_from_json(raw: bytes, version: int) -> RegisteredTool:
+    """Inverse of :func:`definition_to_json`."""
+    record: dict[str, Any] = orjson.loads(raw)
+    return RegisteredTool(
+        tool=tool_from_wire(record["tool"]), version=version, origin=Origin(record["origin"])
+    )
+
+
+def capabilities_to_json(capabilities: Capabilities) -> bytes:
+    """The value in ``registry:capabilities``."""
+    return orjson.dumps(capabilities_to_wire(capabilities))
+
+
+def entry_from_redis(definition: bytes, version: bytes, capabilities: bytes | None) -> Entry:
+    """One entry from the three hashes."""
+    known = None if capabilities is None else capabilities_from_wire(orjson.loads(capabilities))
+    return Entry(registered=definition_from_json(definition, int(version)), capabilities=known)

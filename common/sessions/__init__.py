@@ -1,0 +1,1 @@
+"""Sessions: the client's with us."""

@@ -1,0 +1,76 @@
+"""MCP sessions (legacy era) in Redis, so that any web process serves any of them."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import orjson
+
+from common.domain.errors import SessionNotFound
+from common.domain.ids import McpSessionId, ToolId
+from common.domain.session import McpSession
+from common.store.client import Client, store_errors
+from common.store.keys import Keys
+
+GONE = "this MCP session does not exist or has ended; send initialize again"
+
+
+class McpSessions:
+    """Creates, finds and ends sessions. Fails closed: without Redis there is no session."""
+
+    def __init__(self, client: Client, keys: Keys, *, idle_timeout: float) -> None:
+        """``idle_timeout`` is in seconds; each use of a session begins it anew."""
+        self._client = client
+        self._keys = keys
+        self._idle_ms = int(idle_timeout * 1000)
+
+    def create(
+        self,
+        *,
+        principal: str,
+        version: str,
+        tool: ToolId | None,
+        client_info: dict[str, Any],
+        client_capabilities: dict[str, Any],
+    ) -> McpSession:
+        """Make a session with an unguessable id (192 bits, visible ASCII as the specification asks)."""
+        session = McpSession(
+            id=McpSessionId(secrets.token_urlsafe(24)),
+            principal=principal,
+            version=version,
+            tool=tool,
+            client_info=client_info,
+            client_capabilities=client_capabilities,
+        )
+        record = {
+            "principal": principal,
+            "version": version,
+            "tool": tool,
+            "client_info": client_info,
+            "client_capabilities": client_capabilities,
+        }
+        with store_errors("creating an MCP session"):
+            self._client.set(self._keys.mcp_session(session.id), orjson.dumps(record), px=self._idle_ms)
+        return session
+
+    def use(self, session_id: str, *, principal: str, tool: ToolId | None) -> McpSession:
+        """The session, its idle time begun anew.
+
+        Raises :class:`SessionNotFound` alike for one that is unknown, ended, another principal's or opened at
+        another endpoint: a stranger learns nothing from the answer.
+        """
+        key = self._keys.mcp_session(McpSessionId(session_id))
+        with store_errors("reading an MCP session"):
+            raw = self._client.getex(key, px=self._idle_ms)
+        if raw is None:
+            raise SessionNotFound(GONE)
+        record = orjson.loads(raw)
+        if record["principal"] != principal or record["tool"] != tool:
+            raise SessionNotFound(GONE)
+        return McpSession(id=McpSessionId(session_id), **record)
+
+    def end(self, session: McpSession) -> None:
+        """Forget the session."""
+        with store_errors("ending an MCP session"):
+            self._client.delete(self._keys.mcp_session(session.id))

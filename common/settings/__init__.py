@@ -1,0 +1,40 @@
+"""Settings: one frozen tree from the file, the environment and the command line.
+
+:func:`load` reads them, :func:`masked` shows them without secrets; ``common.settings.schema`` and
+``common.settings.reference`` describe the format.
+"""
+
+from common.settings.load import find_file, load
+from common.settings.masking import masked
+from common.settings.model import (
+    ApiKey,
+    DiscoverySettings,
+    IdentitySettings,
+    LoggingSettings,
+    RedisSettings,
+    RuntimeSettings,
+    Settings,
+    TenantSettings,
+    TenantsSettings,
+    ToolProblem,
+    WebSettings,
+    WorkerSettings,
+)
+
+__all__ = [
+    "ApiKey",
+    "DiscoverySettings",
+    "IdentitySettings",
+    "LoggingSettings",
+    "RedisSettings",
+    "RuntimeSettings",
+    "Settings",
+    "TenantSettings",
+    "TenantsSettings",
+    "ToolProblem",
+    "WebSettings",
+    "WorkerSettings",
+    "find_file",
+    "load",
+    "masked",
+]

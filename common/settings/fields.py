@@ -1,0 +1,203 @@
+"""The kinds of value a setting may have. Messages say what is wanted, and never repeat the value given."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, WithJsonSchema
+from pydantic_core import CoreSchema, core_schema
+
+from common.domain.errors import ConfigurationError
+from common.domain.ids import MAX_ID_LENGTH
+from common.domain.tool import MASK, MAX_TIMEOUT
+from common.settings.document import parse
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # RFC 6454, section 6.2: no path, not even "/"
+_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RESOLVER_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+REDIS_SCHEMES = ("redis", "rediss", "unix")
+RESOLVERS = ("none", "header", "api_key")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What a number counts; shown in the reference."""
+
+    name: str
+
+
+class SecretUrl(str):
+    """A URL whose ``repr`` and ``masked`` form hide the password. As a string it is the real thing."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(self.masked)
+
+    @property
+    def masked(self) -> str:
+        """The URL with its password and the values of its query hidden."""
+        return masked_url(self)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
+
+
+def masked_url(url: str) -> str:
+    """``url`` without its password and query values; wholly masked if it cannot be taken apart."""
+    try:
+        parts = urlsplit(url)
+        query = urlencode(
+            [(name, MASK) for name, _ in parse_qsl(parts.query, keep_blank_values=True)], safe="*"
+        )
+    except ValueError:
+        return MASK
+    user, at, host = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    netloc = f"{name}{colon}{MASK if colon else ''}{at}{host}"
+    return urlunsplit(SplitResult(parts.scheme, netloc, parts.path, query, MASK if parts.fragment else ""))
+
+
+def is_loopback(host: str) -> bool:
+    """True if only this machine can reach a listener on ``host``."""
+    if host.lower() in {"localhost", "localhost."}:
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def checked_http_url(value: str) -> str:
+    """An absolute http or https URL with a host; ValueError says what is missing."""
+    try:
+        parts = urlsplit(value)
+        valid = (
+            parts.scheme in {"http", "https"}
+            and bool(parts.hostname)
+            and (parts.port is None or parts.port > 0)
+        )
+    except ValueError:
+        valid = False
+    if not valid or not value.isprintable() or " " in value:
+        raise ValueError("must be a URL such as http://127.0.0.1:9000/mcp (http or https, with a host)")
+    return value
+
+
+def checked_header_name(value: str) -> str:
+    """A header field name; ValueError otherwise."""
+    if not _TOKEN.fullmatch(value):
+        raise ValueError("must be a header name: letters, digits and hyphens")
+    return value
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")  # noqa: TRY004 (what pydantic collects)
+    return value
+
+
+def _list(value: object) -> object:
+    """Text is read as a list: ``a, b`` or ``[...]`` (the environment and references have only text)."""
+    if not isinstance(value, str):
+        return list(value) if isinstance(value, tuple) else value
+    if not value.lstrip().startswith("["):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    try:
+        return parse(value, name="value").tree
+    except ConfigurationError as error:
+        raise ValueError("must be a list: a, b or [a, b]") from error
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _host(value: str) -> str:
+    if not value or not value.isprintable() or any(character in value for character in "/ @"):
+        raise ValueError("must be a host name or an IP address, without scheme, port or path")
+    return value
+
+
+def _hosts(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not value or not value.isprintable() or any(character in value for character in "/ @"):
+            raise ValueError("must hold host names such as gateway.example.com or gateway.example.com:8443")
+    return values
+
+
+def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not _ORIGIN.fullmatch(value) or not value.isprintable():
+            raise ValueError(
+                "must hold origins such as https://app.example.com, without a path or a final slash"
+            )
+    return values
+
+
+def _key_prefix(value: str) -> str:
+    if not _PREFIX.fullmatch(value):
+        raise ValueError("must be 1 to 64 letters, digits, dots, underscores or hyphens")
+    return value
+
+
+def _resolver(value: str) -> str:
+    if value not in RESOLVERS and not _RESOLVER_CLASS.fullmatch(value):
+        raise ValueError(f"must be one of {quoted(RESOLVERS)}, or a class as package.module:Class")
+    return value
+
+
+def _redis_url(value: SecretUrl) -> SecretUrl | None:
+    if not value:
+        return None
+    try:
+        parts = urlsplit(value)
+        valid = bool(parts.path) if parts.scheme == "unix" else bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        valid = False
+    if not valid or parts.scheme not in REDIS_SCHEMES:
+        raise ValueError("must be redis://host:port/db, rediss://host:port/db or unix:///path/of/socket")
+    return value
+
+
+def _api_key(value: object) -> object:
+    if isinstance(value, str) and not (
+        value.isascii() and value.isprintable() and value and " " not in value
+    ):
+        raise ValueError("must be visible ASCII characters without spaces, since it travels in a header")
+    return value
+
+
+def quoted(names: Iterable[str]) -> str:
+    """``'a', 'b'``"""
+    return ", ".join(f"'{name}'" for name in names)
+
+
+_NUMBER = BeforeValidator(_number)
+_SECONDS = Unit("seconds")
+
+Seconds = Annotated[float, _SECONDS, Field(gt=0, le=MAX_TIMEOUT, allow_inf_nan=False), _NUMBER]
+SecondsOrZero = Annotated[float, _SECONDS, Field(ge=0, le=MAX_TIMEOUT, allow_inf_nan=False), _NUMBER]
+Bytes = Annotated[int, Unit("bytes"), Field(ge=1024, le=1 << 30), _NUMBER]
+Processes = Annotated[int, Unit("processes"), Field(ge=1, le=1024), _NUMBER]
+Calls = Annotated[int, Unit("calls"), Field(ge=1, le=1_000_000), _NUMBER]
+Connections = Annotated[int, Unit("connections"), Field(ge=1, le=1_000_000), _NUMBER]
+Port = Annotated[int, Field(ge=0, le=65535), _NUMBER]
+Host = Annotated[str, AfterValidator(_host)]
+Hosts = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_hosts)]
+Origins = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_origins)]
+HeaderName = Annotated[str, AfterValidator(checked_header_name)]
+KeyPrefix = Annotated[str, AfterValidator(_key_prefix)]
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+Resolver = Annotated[str, AfterValidator(_resolver)]
+RedisUrl = Annotated[SecretUrl, AfterValidator(_redis_url), WithJsonSchema({"type": "string"})]
+AsList = BeforeValidator(_list)
+LowerCase = BeforeValidator(_lower)
+VisibleAscii = BeforeValidator(_api_key)

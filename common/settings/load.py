@@ -1,0 +1,181 @@
+"""Read the configuration: the file, over it the environment, over both the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from common.domain.errors import ConfigurationError
+from common.settings.document import Document, KeyPath, parse
+from common.settings.entry import read_tools
+from common.settings.interpolate import interpolate
+from common.settings.layers import CONFIG_VARIABLE, KEYS, Layer, from_command_line, from_environment
+from common.settings.model import SECTIONS, ApiKey, Section, Settings, TenantSettings
+from common.settings.problems import Problem, dotted, explain, locate, nearest, refusal, shown
+
+DEFAULT_FILE = "canalgate.yaml"
+
+_CROSS_CHECKED = ("web", "host")
+"""The setting that the one rule across sections is about."""
+
+_ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
+    ("identity", "api_keys"): ApiKey,
+    ("tenants", "listed"): TenantSettings,
+}
+
+
+def load(
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """The effective settings.
+
+    ``path`` defaults to what ``CANALGATE_CONFIG`` names, else to ``canalgate.yaml`` in the working directory
+    if there is one. ``environ`` defaults to the process environment. ``overrides`` maps dotted keys
+    (``web.port``) to values; a value of None counts as not given.
+
+    Raises one :class:`ConfigurationError` that lists everything that is wrong. Tools are the exception: a bad
+    tool is left out and told in ``tool_problems``.
+    """
+    environ = os.environ if environ is None else environ
+    file = find_file(path, environ)
+    if file is None:
+        return assemble(Document(tree={}, lines={}), environ, overrides=overrides, name="no file")
+    return assemble(read_file(file), environ, overrides=overrides, name=shown(file))
+
+
+def find_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The file that :func:`load` reads; None if there is none."""
+    if path is not None:
+        return path
+    named = environ.get(CONFIG_VARIABLE)
+    if named:
+        return Path(named)
+    return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
+
+
+def read_file(path: Path) -> Document:
+    """The file as data with line numbers; :class:`ConfigurationError` if it cannot be read."""
+    name = shown(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{name}: not UTF-8 text; save the file as UTF-8") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        raise ConfigurationError(f"{name}: the configuration file cannot be read: {reason}") from None
+    return parse(text, name=name)
+
+
+def assemble(
+    document: Document, environ: Mapping[str, str], *, overrides: Mapping[str, Any] | None = None, name: str
+) -> Settings:
+    """Settings from a document that was read already; errors as for :func:`load`."""
+    assembly = _Assembly(name=name, lines=document.lines)
+    tree = assembly.expanded(document.tree, environ)
+    tools = assembly.tools_of(tree)
+    sections = assembly.sections_of(tree)
+    assembly.lay(sections, from_environment(environ))
+    assembly.lay(sections, from_command_line(overrides or {}))
+    settings = assembly.validated(sections)
+    if settings is None or assembly.problems:
+        raise refusal(assembly.problems)
+    found, problems = read_tools(tools, settings.runtime, where=assembly.place)
+    return settings.model_copy(update={"tools": found, "tool_problems": problems})
+
+
+@dataclass(slots=True, kw_only=True)
+class _Assembly:
+    """What is gathered on the way from a document to settings."""
+
+    name: str
+    lines: Mapping[KeyPath, int]
+    origins: dict[tuple[str, str], str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def place(self, path: tuple[str | int, ...]) -> str:
+        """Where the value at ``path`` was given."""
+        for place, origin in self.origins.items():
+            if path[:2] == place:
+                return origin
+        line = locate(self.lines, path)
+        return self.name if line is None else f"{self.name}:{line}"
+
+    def report(self, path: tuple[str | int, ...], text: str) -> None:
+        self.problems.append(Problem(where=self.place(path), text=text))
+
+    def expanded(self, tree: Any, environ: Mapping[str, str]) -> dict[str, Any]:
+        if tree is None:
+            return {}
+        if not isinstance(tree, dict):
+            self.report((), f"must be a mapping with the sections {', '.join([*SECTIONS, 'tools'])}")
+            return {}
+        result = interpolate(tree, environ)
+        for fault in result.faults:
+            self.report(fault.path, f"{dotted(fault.path)}: {fault.message}")
+        return result.tree if isinstance(result.tree, dict) else {}
+
+    def tools_of(self, tree: dict[str, Any]) -> Mapping[str, Any]:
+        tools = tree.get("tools")
+        if tools is None:
+            return {}
+        if not isinstance(tools, dict):
+            self.report(("tools",), "tools must be a mapping of names to tools")
+            return {}
+        return tools
+
+    def sections_of(self, tree: dict[str, Any]) -> dict[str, Any]:
+        """The sections that were given; an empty one (``web:`` and nothing) counts as not given."""
+        for key in tree:
+            if key not in SECTIONS and key != "tools":
+                self.report((key,), f"unknown key '{shown(key)}'{_home_of(str(key))}")
+        return {name: tree[name] for name in SECTIONS if tree.get(name) is not None}
+
+    def lay(self, sections: dict[str, Any], layer: Layer) -> None:
+        """Put ``layer`` over the sections."""
+        self.problems.extend(layer.problems)
+        for (section, key), value in layer.values.items():
+            below = sections.setdefault(section, {})
+            if isinstance(below, dict):
+                sections[section] = {**below, key: value}
+                self.origins[section, key] = layer.origins[section, key]
+
+    def validated(self, sections: dict[str, Any]) -> Settings | None:
+        try:
+            return Settings.model_validate(sections)
+        except ValidationError as error:
+            for found in error.errors():
+                self.report(found["loc"] or _CROSS_CHECKED, _sentence(found))
+            return None
+
+
+def _sentence(error: ErrorDetails) -> str:
+    path = error["loc"]
+    if error["type"] == "extra_forbidden":
+        model = _ITEMS.get(path[:2]) or SECTIONS[str(path[0])]
+        elsewhere = _homes(str(path[-1])) if path[-1] not in model.model_fields else ()
+        return f"unknown key '{shown(path[-1])}' in {dotted(path[:-1])}" + (
+            f"; did you mean '{elsewhere[0]}'?" if elsewhere else nearest(str(path[-1]), model.model_fields)
+        )
+    text = explain(error)
+    if error["type"] == "value_error" and len(path) < 2:
+        return f"{dotted(path)}: {text}" if path else text
+    return f"{dotted(path)} {text}"
+
+
+def _homes(key: str) -> tuple[str, ...]:
+    """Dotted settings whose last part is exactly ``key``."""
+    return tuple(dotted_key for dotted_key, (_, name) in KEYS.items() if name == key)
+
+
+def _home_of(key: str) -> str:
+    homes = _homes(key)
+    return f"; did you mean '{homes[0]}'?" if homes else nearest(key, [*SECTIONS, "tools"])

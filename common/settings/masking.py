@@ -1,0 +1,56 @@
+"""The effective configuration for people, without its secrets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import SecretStr
+
+from common.domain.tool import MASK, HttpTransport, Tool
+from common.settings.fields import SecretUrl, masked_url
+from common.settings.model import SECTIONS, Section, Settings
+from common.settings.secrecy import masked_args
+
+
+def masked(settings: Settings) -> dict[str, Any]:
+    """Plain data in the shape of the file, defaults included.
+
+    Hidden: passwords in URLs, API keys, every value of a tool's ``env`` and ``headers``, and the values of
+    arguments that look like secrets (:mod:`common.settings.secrecy`). ``tool_problems`` is there if any are.
+    """
+    shown: dict[str, Any] = {name: _plain(getattr(settings, name)) for name in SECTIONS}
+    shown["tools"] = {tool.id: _tool(tool) for tool in settings.tools}
+    if settings.tool_problems:
+        shown["tool_problems"] = {problem.id: problem.message for problem in settings.tool_problems}
+    return shown
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, SecretStr):
+        return MASK
+    return value.masked if isinstance(value, SecretUrl) else value
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    transport = tool.transport
+    shown: dict[str, Any]
+    if isinstance(transport, HttpTransport):
+        shown = {"url": masked_url(transport.url), "headers": dict.fromkeys(transport.headers, MASK)}
+    else:
+        shown = {
+            "command": transport.command,
+            "args": masked_args(transport.args),
+            "env": dict.fromkeys(transport.env, MASK),
+            "cwd": transport.cwd,
+        }
+    return shown | {
+        "description": tool.description,
+        "request_timeout": tool.request_timeout,
+        "startup_timeout": tool.startup_timeout,
+        "idle_timeout": tool.idle_timeout,
+        "enabled": tool.enabled,
+    }

@@ -1,0 +1,276 @@
+"""One frozen tree of settings. Each field says what it means; units and bounds come with its type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, SecretStr, model_validator
+
+from common.domain.tool import DEFAULT_IDLE_TIMEOUT, DEFAULT_REQUEST_TIMEOUT, DEFAULT_STARTUP_TIMEOUT, Tool
+from common.settings.fields import (
+    AsList,
+    Bytes,
+    Calls,
+    Connections,
+    HeaderName,
+    Host,
+    Hosts,
+    Id,
+    KeyPrefix,
+    LowerCase,
+    Origins,
+    Port,
+    Processes,
+    RedisUrl,
+    Resolver,
+    Seconds,
+    SecondsOrZero,
+    VisibleAscii,
+    is_loopback,
+)
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, no unknown keys, and no value in its error messages."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class RedisSettings(Section):
+    """The Redis (or Valkey) server that holds queues, sessions and results."""
+
+    url: RedisUrl | None = Field(
+        default=None,
+        description="Server to use: redis://, rediss:// or unix://. Absent: `canalgate up` starts its own.",
+    )
+    connect_timeout: Seconds = Field(default=2.0, description="Longest wait for a connection to the server.")
+    socket_timeout: Seconds = Field(default=5.0, description="Longest wait for one answer of the server.")
+    key_prefix: KeyPrefix = Field(
+        default="canalgate",
+        description="Begins the name of every key, so that several gateways can share one server.",
+    )
+
+
+class WebSettings(Section):
+    """The web processes that clients talk to."""
+
+    host: Host = Field(
+        default="127.0.0.1",
+        description="Address to listen on; beyond loopback an identity resolver is needed.",
+    )
+    port: Port = Field(default=8080, description="TCP port to listen on; 0 takes a free one.")
+    processes: Processes = Field(default=1, description="Web processes to run.")
+    connections: Connections = Field(default=4000, description="Open client connections per web process.")
+    allowed_hosts: Hosts = Field(
+        default=(),
+        description="Values of the Host header to accept beside the listening address (DNS rebinding guard).",
+    )
+    allowed_origins: Origins = Field(
+        default=(), description="Browser origins that may call, such as https://app.example.com."
+    )
+    max_body_bytes: Bytes = Field(default=4 * 1024 * 1024, description="Largest request body to accept.")
+    session_idle_timeout: Seconds = Field(
+        default=1800.0, description="How long an MCP session without requests is kept."
+    )
+    sse_commit_after: SecondsOrZero = Field(
+        default=15.0,
+        description="Silence after which a waiting call is answered as an event stream, with status 200.",
+    )
+    ping_interval: Seconds = Field(
+        default=15.0, description="Time between keep-alive comments on an open event stream."
+    )
+
+
+class WorkerSettings(Section):
+    """The worker processes that hold the sessions with the tools."""
+
+    processes: Processes = Field(default=1, description="Worker processes to run.")
+    concurrency: Calls = Field(default=1000, description="Calls in flight per worker process.")
+    events: bool = Field(
+        default=True, description="Whether workers send Celery task events, which Flower shows."
+    )
+    drain_timeout: SecondsOrZero = Field(
+        default=30.0,
+        description="How long a stopping worker waits for the calls in flight before it cuts them off.",
+    )
+
+
+class ApiKey(Section):
+    """A key, and the caller it stands for."""
+
+    key: Annotated[
+        SecretStr, VisibleAscii, Field(min_length=1, description="The secret that the caller sends.")
+    ]
+    tenant: Id = Field(description="Tenant the key belongs to.")
+    client: Id = Field(description="Client the key belongs to.")
+
+
+class IdentitySettings(Section):
+    """How a request is turned into a tenant and a client."""
+
+    resolver: Resolver = Field(
+        default="none",
+        description="Who says who calls: none, header, api_key, or your own class as package.module:Class.",
+    )
+    tenant_header: HeaderName = Field(
+        default="X-Tenant-Id",
+        description="Header with the tenant, for the header resolver behind a trusted proxy.",
+    )
+    client_header: HeaderName = Field(
+        default="X-Client-Id", description="Header with the client, for the header resolver."
+    )
+    api_keys: Annotated[tuple[ApiKey, ...], AsList] = Field(
+        default=(), description="Keys of the api_key resolver, each with key, tenant and client."
+    )
+    default_tenant: Id = Field(
+        default="default", description="Tenant of callers for whom the resolver names none."
+    )
+    default_client: Id = Field(
+        default="default", description="Client of callers for whom the resolver names none."
+    )
+
+    @model_validator(mode="after")
+    def _agrees(self) -> IdentitySettings:
+        if self.resolver == "api_key" and not self.api_keys:
+            raise ValueError("resolver api_key needs at least one entry in identity.api_keys")
+        if self.tenant_header.lower() == self.client_header.lower():
+            raise ValueError("tenant_header and client_header must be two different headers")
+        first: dict[str, int] = {}
+        for index, entry in enumerate(self.api_keys):
+            other = first.setdefault(entry.key.get_secret_value(), index)
+            if other != index:
+                raise ValueError(
+                    f"api_keys[{index}] has the same key as api_keys[{other}]: give each its own"
+                )
+        return self
+
+
+def _tenant(value: object) -> object:
+    return {"id": value} if isinstance(value, str) else value
+
+
+class TenantSettings(Section):
+    """A tenant that may call."""
+
+    id: Id = Field(description="Name of the tenant, as the identity resolver gives it.")
+
+
+class TenantsSettings(Section):
+    """Which tenants may call."""
+
+    allow_unlisted: bool = Field(
+        default=False, description="Whether tenants that are not listed may call as well."
+    )
+    listed: Annotated[tuple[Annotated[TenantSettings, BeforeValidator(_tenant)], ...], AsList] = Field(
+        default=(), description="Tenants that may call, each as a name or as a mapping with id."
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> TenantsSettings:
+        if len({tenant.id for tenant in self.listed}) != len(self.listed):
+            raise ValueError("listed names a tenant twice; remove one of the two")
+        return self
+
+
+class RuntimeSettings(Section):
+    """How calls run. The three timeouts are the defaults of tools that set none of their own."""
+
+    request_timeout: Seconds = Field(
+        default=DEFAULT_REQUEST_TIMEOUT, description="Longest time from a call's acceptance to its answer."
+    )
+    startup_timeout: Seconds = Field(
+        default=DEFAULT_STARTUP_TIMEOUT, description="Longest way to a usable session with a tool."
+    )
+    idle_timeout: Seconds = Field(
+        default=DEFAULT_IDLE_TIMEOUT, description="How long a tool session without calls is kept."
+    )
+    max_result_bytes: Bytes = Field(
+        default=8 * 1024 * 1024, description="Largest answer of a tool to pass on."
+    )
+    result_ttl: Seconds = Field(
+        default=300.0, description="How long a call's result can be fetched from Redis."
+    )
+
+
+class DiscoverySettings(Section):
+    """How the gateway learns what tools offer."""
+
+    ttl: Seconds = Field(default=300.0, description="Age at which a tool is asked again what it offers.")
+    timeout: Seconds = Field(default=30.0, description="Longest time for one round of asking a tool.")
+    era_probe_timeout: Seconds = Field(
+        default=5.0, description="Longest wait for a tool to show whether it speaks MCP of the modern era."
+    )
+    retry_min: Seconds = Field(
+        default=1.0, description="Wait after the first failure to ask a tool; doubles from there."
+    )
+    retry_max: Seconds = Field(default=60.0, description="Longest wait between two attempts to ask a tool.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DiscoverySettings:
+        if self.retry_min > self.retry_max:
+            raise ValueError("retry_min must not be above retry_max")
+        return self
+
+
+class LoggingSettings(Section):
+    """What is written to standard error."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], LowerCase] = Field(
+        default="info", description="Least severity that is written: debug, info, warning or error."
+    )
+    format: Annotated[Literal["console", "json"], LowerCase] = Field(
+        default="console", description="console for people, json for machines (one object a line)."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolProblem:
+    """Why the tool ``id`` of the file was left out. The message holds no secret."""
+
+    id: str
+    message: str
+
+
+class Settings(Section):
+    """The whole configuration. ``Settings()`` is what an empty file means."""
+
+    redis: RedisSettings = RedisSettings()
+    web: WebSettings = WebSettings()
+    worker: WorkerSettings = WorkerSettings()
+    identity: IdentitySettings = IdentitySettings()
+    tenants: TenantsSettings = TenantsSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    discovery: DiscoverySettings = DiscoverySettings()
+    logging: LoggingSettings = LoggingSettings()
+    tools: tuple[InstanceOf[Tool], ...] = ()
+    tool_problems: tuple[InstanceOf[ToolProblem], ...] = ()
+
+    @model_validator(mode="after")
+    def _not_open_to_the_world(self) -> Settings:
+        if self.identity.resolver == "none" and not is_loopback(self.web.host):
+            raise ValueError(
+                "web.host is reachable from other machines while identity.resolver is none, so that "
+                "anybody could call: set identity.resolver to api_key or header, or web.host to 127.0.0.1"
+            )
+        return self
+
+    @property
+    def listed_tenants(self) -> frozenset[str]:
+        """The ids in ``tenants.listed``, and with resolver none the default tenant too."""
+        own = (self.identity.default_tenant,) if self.identity.resolver == "none" else ()
+        return frozenset((*own, *(tenant.id for tenant in self.tenants.listed)))
+
+
+def _sections() -> Mapping[str, type[Section]]:
+    found: dict[str, type[Section]] = {}
+    for name, field in Settings.model_fields.items():
+        kind: Any = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found[name] = kind
+    return found
+
+
+SECTIONS: Mapping[str, type[Section]] = _sections()
+"""The sections of the file by name; ``tools`` is not one of them."""

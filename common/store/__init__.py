@@ -1,0 +1,1 @@
+"""Redis: the only shared state, and the only package that speaks to it."""

@@ -1,0 +1,112 @@
+"""The key catalogue: the only place where a Redis key or channel is spelled.
+
+Every entry says its type, its lifetime and who writes it. ``{p}`` is the prefix from ``redis.key_prefix``.
+Names that Celery fixes (queues, results) have no prefix, so that stock Celery, Flower and KEDA find them.
+
+===============================  =======  ===========================  =========================================
+key                              type     lifetime                     owner and meaning
+===============================  =======  ===========================  =========================================
+{p}:registry:version             string   permanent                    counts every change of registry or
+                                                                       capabilities; the catalogues' version
+{p}:registry:tools               hash     permanent                    tool id -> definition (JSON)
+{p}:registry:versions            hash     permanent                    tool id -> version of its definition
+{p}:registry:capabilities        hash     permanent                    tool id -> what its backend offers (JSON)
+{p}:registry:changes             zset     permanent                    tool id by the version that changed it last
+{p}:registry:refresh             hash     permanent                    tool id -> Redis ms of a wanted discovery
+{p}:discovery:<tool>             string   lease, PX                    the worker that is discovering the tool
+{p}:mcp-session:<id>             string   sliding idle timeout         a client's session with us (JSON)
+{p}:nodes                        zset     permanent                    node -> Redis ms of the end of its lease
+{p}:unacked:<node>               hash     1 day after the last fetch   delivery tag -> message the node has begun
+{p}:sweep                        string   lease, PX                    the worker that looks for dead nodes
+tool.<tool>                      list     permanent while not empty    the tool's queue: Celery messages
+celery-task-meta-<id>            string   runtime.result_ttl           result of one invocation (Celery's form)
+===============================  =======  ===========================  =========================================
+
+Channels (publish/subscribe, hints and replies only; nothing depends on a message arriving):
+
+``{p}:reply:<web process>`` replies of that process's calls; ``{p}:wake`` name of a queue that was empty and
+got a message; ``{p}:registry`` the registry changed; ``{p}:cancel`` an invocation is taken back (to workers);
+``{p}:cancel-request`` a client cancelled a request (to web processes).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.domain.ids import InvocationId, McpSessionId, NodeId, ToolId, encode_part
+
+UNACKED_TTL = 24 * 3600
+RESULT_PREFIX = "celery-task-meta-"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Spells keys for one prefix."""
+
+    prefix: str = "canalgate"
+
+    @property
+    def registry_version(self) -> str:
+        return f"{self.prefix}:registry:version"
+
+    @property
+    def registry_tools(self) -> str:
+        return f"{self.prefix}:registry:tools"
+
+    @property
+    def registry_versions(self) -> str:
+        return f"{self.prefix}:registry:versions"
+
+    @property
+    def registry_capabilities(self) -> str:
+        return f"{self.prefix}:registry:capabilities"
+
+    @property
+    def registry_changes(self) -> str:
+        return f"{self.prefix}:registry:changes"
+
+    @property
+    def registry_refresh(self) -> str:
+        return f"{self.prefix}:registry:refresh"
+
+    def discovery_lease(self, tool: ToolId) -> str:
+        return f"{self.prefix}:discovery:{encode_part(tool)}"
+
+    def mcp_session(self, session: McpSessionId) -> str:
+        return f"{self.prefix}:mcp-session:{encode_part(session)}"
+
+    @property
+    def nodes(self) -> str:
+        return f"{self.prefix}:nodes"
+
+    def unacked(self, node: NodeId) -> str:
+        return f"{self.prefix}:unacked:{encode_part(node)}"
+
+    @property
+    def sweep_lease(self) -> str:
+        return f"{self.prefix}:sweep"
+
+    @staticmethod
+    def result(invocation: InvocationId) -> str:
+        """Celery's own key of a task's result; also the channel on which a stock client waits."""
+        return RESULT_PREFIX + invocation
+
+    @property
+    def reply_prefix(self) -> str:
+        return f"{self.prefix}:reply:"
+
+    @property
+    def wake_channel(self) -> str:
+        return f"{self.prefix}:wake"
+
+    @property
+    def registry_channel(self) -> str:
+        return f"{self.prefix}:registry"
+
+    @property
+    def cancel_channel(self) -> str:
+        return f"{self.prefix}:cancel"
+
+    @property
+    def cancel_request_channel(self) -> str:
+        return f"{self.prefix}:cancel-request"

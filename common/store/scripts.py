@@ -1,0 +1,53 @@
+"""Loads the Lua files and runs them by digest.
+
+A script runs at most once per call: it is sent by EVALSHA, and only a NOSCRIPT answer, which says that it did
+not run, is followed by EVAL. There is no other retry (see :mod:`common.store.client`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import NoScriptError
+
+Arg = str | bytes | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua file and its digest."""
+
+    source: str
+    sha: str
+
+
+@cache
+def script(name: str) -> Script:
+    """The script ``lua/<name>.lua``."""
+    source = resources.files("common.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def run(client: Redis, name: str, keys: Sequence[str], args: Sequence[Arg] = ()) -> Any:
+    """Run a script on a blocking client and return Redis' answer."""
+    wanted = script(name)
+    try:
+        return client.evalsha(wanted.sha, len(keys), *keys, *args)
+    except NoScriptError:
+        return client.eval(wanted.source, len(keys), *keys, *args)
+
+
+async def run_async(client: AsyncRedis, name: str, keys: Sequence[str], args: Sequence[Arg] = ()) -> Any:
+    """Run a script on an asyncio client and return Redis' answer."""
+    wanted = script(name)
+    try:
+        return await client.evalsha(wanted.sha, len(keys), *keys, *args)
+    except NoScriptError:
+        return await client.eval(wanted.source, len(keys), *keys, *args)

@@ -1,0 +1,1 @@
+"""The web program: ingress for MCP clients, and the command line."""

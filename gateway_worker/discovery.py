@@ -1,0 +1,239 @@
+"""Learning what a tool offers, in the background: nothing ever waits for it.
+
+Due when the definition is new, the last answer is older than ``discovery.ttl``, somebody asked for it, the
+backend announced a change, or a failed attempt's pause is over. One worker of the cluster does it at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from common.domain.errors import GatewayError, StoreUnavailable, TransportFailure
+from common.domain.ids import NodeId, ToolId
+from common.domain.tool import Capabilities
+from common.mcp.revisions import Era
+from common.processes.guard import ProcessGuard
+from common.registry.catalogue import CatalogueReader
+from common.registry.records import Entry, capabilities_to_json
+from common.settings import DiscoverySettings
+from common.store.client import AsyncClient, store_errors
+from common.store.clock import RedisClock
+from common.store.keys import Keys
+from common.store.scripts import run_async
+from gateway_worker.egress.backend import Backend, connect, make_link, speaks_modern
+from gateway_worker.egress.link import RpcError
+
+log = structlog.get_logger(__name__)
+
+LOOK_INTERVAL = 0.5
+MAX_PAGES = 1000
+MAX_AT_ONCE = 8
+LEASE_MARGIN = 10.0
+
+
+class Discovery:
+    """Keeps the capabilities of the tools this worker serves up to date."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        client: AsyncClient,
+        keys: Keys,
+        clock: RedisClock,
+        catalogue: CatalogueReader,
+        serves: Callable[[ToolId], bool],
+        guard: ProcessGuard,
+        settings: DiscoverySettings,
+        max_bytes: int,
+    ) -> None:
+        self._node = node
+        self._client = client
+        self._keys = keys
+        self._clock = clock
+        self._catalogue = catalogue
+        self._serves = serves
+        self._guard = guard
+        self._settings = settings
+        self._max_bytes = max_bytes
+        self._changed: set[ToolId] = set()
+        self._running: dict[ToolId, asyncio.Task[None]] = {}
+
+    def announce(self, tool: ToolId) -> None:
+        """The backend said that a list of its has changed."""
+        self._changed.add(tool)
+
+    async def run(self) -> None:
+        """Look for what is due, for ever. Redis away: look again later."""
+        while True:
+            try:
+                await self._look()
+            except StoreUnavailable as error:
+                log.debug("discovery_paused", error=str(error))
+            await asyncio.sleep(LOOK_INTERVAL)
+
+    async def close(self) -> None:
+        """Stop what runs."""
+        for task in list(self._running.values()):
+            task.cancel()
+        if self._running:
+            await asyncio.wait(list(self._running.values()))
+
+    async def _look(self) -> None:
+        with store_errors("reading wanted discoveries"):
+            raw = await self._client.hgetall(self._keys.registry_refresh)
+        wanted = {ToolId(name.decode()): int(at) for name, at in raw.items()}
+        for entry in self._catalogue.entries():
+            if len(self._running) >= MAX_AT_ONCE:
+                return
+            if entry.id not in self._running and self._serves(entry.id) and self._due(entry, wanted):
+                task = asyncio.create_task(self._guarded(entry), name=f"discovery-{entry.id}")
+                self._running[entry.id] = task
+                task.add_done_callback(lambda _, tool=entry.id: self._running.pop(tool, None))  # type: ignore[misc]
+
+    def _due(self, entry: Entry, wanted: Mapping[ToolId, int]) -> bool:
+        if not entry.tool.enabled:
+            return False
+        known = entry.known
+        if known is None or entry.id in self._changed:
+            return True
+        now = self._clock.now()
+        if wanted.get(entry.id, 0) > known.discovered_at:
+            return True
+        if known.error is not None:
+            return now >= known.retry_at
+        return now - known.discovered_at > self._settings.ttl * 1000
+
+    async def _guarded(self, entry: Entry) -> None:
+        """One discovery, if no other worker is at it."""
+        lease = self._keys.discovery_lease(entry.id)
+        life = int((self._patience(entry) + LEASE_MARGIN) * 1000)
+        try:
+            with store_errors("taking a discovery lease"):
+                mine = await run_async(self._client, "lease_take", [lease], [self._node, life])
+            if not mine:
+                return
+            try:
+                await self._discover(entry)
+            finally:
+                with store_errors("releasing a discovery lease"):
+                    await run_async(self._client, "lease_release", [lease], [self._node])
+        except StoreUnavailable as error:
+            log.warning("discovery_interrupted", tool=entry.id, error=str(error))
+
+    def _patience(self, entry: Entry) -> float:
+        return entry.tool.startup_timeout + self._settings.timeout + self._settings.era_probe_timeout
+
+    async def _discover(self, entry: Entry) -> None:
+        begun = self._clock.now()
+        self._changed.discard(entry.id)
+        try:
+            async with asyncio.timeout(self._patience(entry)):
+                found = await self._ask(entry, begun)
+        except TimeoutError:
+            found = self._failure(entry, begun, "the tool did not list its capabilities in time")
+        except RpcError as error:
+            found = self._failure(entry, begun, f"the tool refused: {error}")
+        except GatewayError as error:
+            found = self._failure(entry, begun, error.message)
+        await self._store(entry, found, begun)
+
+    async def _ask(self, entry: Entry, begun: int) -> Capabilities:
+        """Connect once, list everything, and learn the eras if they are not known."""
+        known = entry.known
+        eras = [era for era in Era if known is not None and era.value in known.eras]
+        link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(entry.tool.startup_timeout):
+                backend = await connect(link, eras or [Era.LEGACY, Era.MODERN])
+        except TimeoutError as error:
+            raise TransportFailure(
+                f"the tool did not become usable within startup_timeout ({entry.tool.startup_timeout:g} s)"
+            ) from error
+        took = time.monotonic() - started
+        try:
+            tools = await list_all(backend, "tools/list", "tools") if "tools" in backend.negotiated.capabilities else []
+        finally:
+            await link.close()
+        spoken = dict(known.eras) if known and known.eras else await self._eras(entry, backend, took)
+        return Capabilities(
+            tool_version=entry.registered.version,
+            discovered_at=begun,
+            eras=spoken,
+            server_info=backend.negotiated.server_info,
+            server_capabilities=backend.negotiated.capabilities,
+            instructions=backend.negotiated.instructions,
+            tools=tuple(tools),
+        )
+
+    async def _eras(self, entry: Entry, backend: Backend, startup: float) -> dict[str, str]:
+        """The backend's eras; one that is silent to the question speaks only the one it has answered in."""
+        negotiated = backend.negotiated
+        spoken = {negotiated.era.value: negotiated.version}
+        if negotiated.era is Era.LEGACY:
+            try:
+                async with asyncio.timeout(startup + self._settings.era_probe_timeout):
+                    if await speaks_modern(entry.tool, self._guard, max_bytes=self._max_bytes):
+                        spoken[Era.MODERN.value] = "2026-07-28"
+            except TimeoutError:
+                log.info("era_probe_unanswered", tool=entry.id)
+        return spoken
+
+    def _failure(self, entry: Entry, begun: int, message: str) -> Capabilities:
+        """The last good answer stays in use; the error and the next try stand beside it."""
+        known = entry.known
+        attempts = (known.attempts if known else 0) + 1
+        pause = min(self._settings.retry_max, self._settings.retry_min * 2 ** min(attempts - 1, 16))
+        retry_at = begun + int(pause * random.uniform(0.8, 1.2) * 1000)  # noqa: S311 - jitter
+        log.warning("discovery_failed", tool=entry.id, error=message, attempts=attempts, retry_in=pause)
+        base = known or Capabilities(tool_version=entry.registered.version, discovered_at=begun)
+        return replace(base, discovered_at=begun, error=message, attempts=attempts, retry_at=retry_at)
+
+    async def _store(self, entry: Entry, found: Capabilities, begun: int) -> None:
+        keys = self._keys
+        with store_errors("storing capabilities"):
+            stored = await run_async(
+                self._client,
+                "capabilities_put",
+                [
+                    keys.registry_versions,
+                    keys.registry_capabilities,
+                    keys.registry_version,
+                    keys.registry_changes,
+                    keys.registry_refresh,
+                ],
+                [
+                    entry.id,
+                    capabilities_to_json(found),
+                    entry.registered.version,
+                    begun,
+                    keys.registry_channel,
+                ],
+            )
+        if stored and found.error is None:
+            log.info("capabilities_discovered", tool=entry.id, tools=len(found.tools), eras=dict(found.eras))
+
+
+async def list_all(backend: Backend, method: str, member: str) -> list[Any]:
+    """All pages of a list. Raises :class:`TransportFailure` for a cursor that never ends."""
+    items: list[Any] = []
+    cursor: str | None = None
+    for _ in range(MAX_PAGES):
+        page = await backend.request(method, {} if cursor is None else {"cursor": cursor})
+        found = page.get(member)
+        if not isinstance(found, list):
+            raise TransportFailure(f"the tool's answer to {method} has no list {member!r}")
+        items.extend(item for item in found if isinstance(item, dict))
+        following = page.get("nextCursor")
+        if not isinstance(following, str) or following == cursor:
+            return items
+        cursor = following
+    raise TransportFailure(f"the tool's {method} has more than {MAX_PAGES} pages")

@@ -1,0 +1,158 @@
+"""A backend that has been spoken to: link plus the era and revision that were negotiated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common import __version__
+from common.domain.errors import GatewayError, TransportFailure
+from common.domain.invocation import Invocation
+from common.domain.tool import HttpTransport, StdioTransport, Tool
+from common.mcp.inbound import NAME_BEARING_METHODS, encode_header_value
+from common.mcp.jsonrpc import UNSUPPORTED_VERSION
+from common.mcp.revisions import LATEST_LEGACY, LATEST_MODERN, LEGACY_VERSIONS, MODERN_VERSIONS, Era
+from common.mcp.translate import legacy_params, modern_params
+from common.processes.guard import ProcessGuard
+from gateway_worker.egress.http import HttpLink
+from gateway_worker.egress.link import Link, OnNotification, RpcError
+from gateway_worker.egress.process import Child
+from gateway_worker.egress.stdio import StdioLink
+
+CLIENT_INFO = {"name": "canalgate", "version": __version__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Negotiated:
+    """What the backend said of itself."""
+
+    era: Era
+    version: str
+    server_info: Mapping[str, Any]
+    capabilities: Mapping[str, Any]
+    instructions: str | None
+
+
+class Backend:
+    """An open, negotiated backend."""
+
+    def __init__(self, link: Link, negotiated: Negotiated) -> None:
+        self.link = link
+        self.negotiated = negotiated
+
+    async def call(
+        self, invocation: Invocation, *, on_notification: OnNotification | None = None
+    ) -> dict[str, Any]:
+        """Forward an invocation and return the backend's result as it is."""
+        return await self.request(
+            invocation.method, dict(invocation.params), on_notification=on_notification
+        )
+
+    async def request(
+        self, method: str, params: dict[str, Any], *, on_notification: OnNotification | None = None
+    ) -> dict[str, Any]:
+        """Send a request in the backend's era."""
+        if self.negotiated.era is Era.LEGACY:
+            return await self.link.request(method, legacy_params(params), on_notification=on_notification)
+        sent = modern_params(
+            params, version=self.negotiated.version, client_info=CLIENT_INFO, client_capabilities={}
+        )
+        headers = modern_headers(method, sent, self.negotiated.version)
+        return await self.link.request(method, sent, headers=headers, on_notification=on_notification)
+
+
+def modern_headers(method: str, params: Mapping[str, Any], version: str) -> dict[str, str]:
+    """The headers by which a modern request is routed (2026-07-28, "Transports")."""
+    headers = {"mcp-protocol-version": version, "mcp-method": method}
+    named_by = NAME_BEARING_METHODS.get(method)
+    if named_by is not None and isinstance(params.get(named_by), str):
+        headers["mcp-name"] = encode_header_value(params[named_by])
+    return headers
+
+
+def make_link(tool: Tool, guard: ProcessGuard, *, max_bytes: int) -> Link:
+    """The link for a tool's transport; nothing is started yet."""
+    match tool.transport:
+        case StdioTransport() as transport:
+            return StdioLink(Child(transport, guard, line_limit=max_bytes))
+        case HttpTransport() as transport:
+            return HttpLink(transport, connect_timeout=tool.startup_timeout, max_bytes=max_bytes)
+
+
+async def connect(link: Link, eras: Sequence[Era]) -> Backend:
+    """Open the link and negotiate in the first of ``eras`` that the backend speaks.
+
+    The legacy handshake is answered at once by every backend, silent ones are only silent to
+    ``server/discover``: so whoever does not know a backend asks in the order legacy, modern. Raises
+    :class:`TransportFailure`. The link is closed on failure.
+    """
+    try:
+        await link.open()
+        refused: list[str] = []
+        for era in eras:
+            try:
+                negotiated = await (_initialize(link) if era is Era.LEGACY else discover(link))
+            except RpcError as error:
+                refused.append(f"{era.value}: {error.error.get('message')}")
+                continue
+            return Backend(link, negotiated)
+        raise TransportFailure("the tool speaks no revision known here (" + "; ".join(refused) + ")")
+    except BaseException:
+        await link.close()
+        raise
+
+
+async def _initialize(link: Link) -> Negotiated:
+    params = {"protocolVersion": LATEST_LEGACY, "capabilities": {}, "clientInfo": CLIENT_INFO}
+    result = await link.request("initialize", params)
+    version = result.get("protocolVersion")
+    if version not in LEGACY_VERSIONS:
+        shown = version if isinstance(version, str) else type(version).__name__
+        raise TransportFailure(f"the tool answered initialize with protocol version {shown[:40]!r}")
+    if isinstance(link, HttpLink):
+        link.era = Era.LEGACY
+        link.use_session(version)
+    await link.notify("notifications/initialized", {})
+    return _negotiated(Era.LEGACY, version, result)
+
+
+async def discover(link: Link) -> Negotiated:
+    """Ask ``server/discover``. Raises :class:`RpcError` if the backend does not know it."""
+    params = modern_params({}, version=LATEST_MODERN, client_info=CLIENT_INFO, client_capabilities={})
+    headers = modern_headers("server/discover", params, LATEST_MODERN)
+    result = await link.request("server/discover", params, headers=headers)
+    offered = result.get("supportedVersions")
+    common_versions = [v for v in MODERN_VERSIONS if isinstance(offered, list) and v in offered]
+    if not common_versions:
+        raise RpcError({"code": UNSUPPORTED_VERSION, "message": "no modern revision in common"})
+    if isinstance(link, HttpLink):
+        link.era = Era.MODERN
+    return _negotiated(Era.MODERN, common_versions[-1], result)
+
+
+def _negotiated(era: Era, version: str, result: Mapping[str, Any]) -> Negotiated:
+    info = result.get("serverInfo") or result.get("_meta", {}).get("io.modelcontextprotocol/serverInfo")
+    capabilities = result.get("capabilities")
+    instructions = result.get("instructions")
+    return Negotiated(
+        era=era,
+        version=version,
+        server_info=info if isinstance(info, dict) else {},
+        capabilities=capabilities if isinstance(capabilities, dict) else {},
+        instructions=instructions if isinstance(instructions, str) else None,
+    )
+
+
+async def speaks_modern(tool: Tool, guard: ProcessGuard, *, max_bytes: int) -> bool:
+    """Whether a backend that took the legacy handshake speaks the modern era too, asked on a link of its own."""
+    link = make_link(tool, guard, max_bytes=max_bytes)
+    try:
+        await link.open()
+        await discover(link)
+    except (RpcError, GatewayError):
+        return False
+    else:
+        return True
+    finally:
+        await link.close()

@@ -1,0 +1,109 @@
+"""What every transport to a backend does alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from common.domain.errors import TransportFailure
+from common.mcp.jsonrpc import METHOD_NOT_FOUND
+
+OnNotification = Callable[[str, dict[str, Any]], None]
+"""Called on the event loop with method and params; must not block."""
+
+NO_HEADERS: Mapping[str, str] = {}
+
+
+class RpcError(Exception):
+    """The backend's own JSON-RPC error: an answer. ``error`` is its error object, unchanged."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(f"{error.get('code')}: {error.get('message')}")
+        self.error = error
+
+    @property
+    def code(self) -> object:
+        return self.error.get("code")
+
+
+class LinkLost(TransportFailure):
+    """The way to the backend broke. ``unsent`` is True only if certainly no byte of the request went out."""
+
+    def __init__(self, message: str, *, unsent: bool = False) -> None:
+        super().__init__(message)
+        self.unsent = unsent
+
+
+class Link(Protocol):
+    """An open way to one backend. All methods belong to one event loop.
+
+    ``closed`` is set once the link is of no use any more; ``on_notification`` hears what belongs to no request.
+    """
+
+    closed: asyncio.Event
+    on_notification: OnNotification
+
+    async def open(self) -> None:
+        """Connect or start the child. Raises :class:`TransportFailure`."""
+
+    async def request(
+        self,
+        method: str,
+        params: dict[str, Any],
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        on_notification: OnNotification | None = None,
+    ) -> dict[str, Any]:
+        """Send a request and wait for its result.
+
+        ``headers`` are for HTTP alone. A cancelled wait tells the backend so. Raises :class:`RpcError` for the
+        backend's error answer, :class:`LinkLost` and :class:`ResponseTooLarge` otherwise.
+        """
+
+    async def notify(
+        self, method: str, params: dict[str, Any], *, headers: Mapping[str, str] = NO_HEADERS
+    ) -> None:
+        """Send a notification."""
+
+    async def close(self) -> None:
+        """Let go of the backend. Never raises."""
+
+
+class ProgressTokens:
+    """Gives every request a progress token of its own, and the caller's back to what comes in for it.
+
+    Callers choose their tokens freely, so two of them on one session would meet.
+    """
+
+    __slots__ = ("_original",)
+
+    def __init__(self) -> None:
+        self._original: dict[str | int, Any] = {}
+
+    def outgoing(self, request_id: int, params: dict[str, Any]) -> dict[str, Any]:
+        """``params`` with the request's own token, if the caller wants progress."""
+        meta = params.get("_meta")
+        if not isinstance(meta, dict) or "progressToken" not in meta:
+            return params
+        self._original[request_id] = meta["progressToken"]
+        return {**params, "_meta": {**meta, "progressToken": request_id}}
+
+    def incoming(self, params: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        """The request a progress notification is for, and its params with the caller's token."""
+        token = params.get("progressToken")
+        if not isinstance(token, int) or token not in self._original:
+            return None
+        return token, {**params, "progressToken": self._original[token]}
+
+    def done(self, request_id: int) -> None:
+        """Forget a request."""
+        self._original.pop(request_id, None)
+
+
+def answer_to_backend(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Our answer to a backend's own request. We declare no client capability, so only ``ping`` has one."""
+    if message.get("method") == "ping":
+        return {"jsonrpc": "2.0", "id": message["id"], "result": {}}
+    error = {"code": METHOD_NOT_FOUND, "message": f"not supported by this client: {message.get('method')}"}
+    return {"jsonrpc": "2.0", "id": message["id"], "error": error}

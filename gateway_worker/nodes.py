@@ -1,0 +1,102 @@
+"""Nodes: this worker's lease, and what becomes of the calls of one that died."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import structlog
+
+from common.calls.contract import result_frame, result_record
+from common.domain.errors import InvalidRequest, StoreUnavailable, WorkerLost
+from common.domain.ids import InvocationId, NodeId
+from common.domain.invocation import ExecutionResult, failed
+from common.store.client import AsyncClient, store_errors
+from common.store.clock import RedisClock
+from common.store.keys import Keys
+from common.store.scripts import run_async
+from gateway_worker.message import TaskMessage, read_message
+from gateway_worker.outbox import Command, Outbox
+
+log = structlog.get_logger(__name__)
+
+LEASE_MS = 8000
+BEAT = 1.0
+SWEEP_LEASE_MS = 3000
+
+
+def end_of_call(message: TaskMessage, result: ExecutionResult, keys: Keys, *, ttl: float) -> list[Command]:
+    """The commands that give a call its end: the result for whoever asks, the frame for whoever waits."""
+    record = result_record(message.id, result, done_at=datetime.now(UTC).isoformat())
+    key = keys.result(InvocationId(message.id))
+    commands: list[Command] = [("SET", key, record, "PX", int(ttl * 1000))]
+    if message.reply_to.startswith(keys.reply_prefix):
+        commands.append(("PUBLISH", message.reply_to, result_frame(message.id, result)))
+    else:
+        commands.append(("PUBLISH", key, record))
+    return commands
+
+
+class Nodes:
+    """Renews the lease once a second and buries the dead, one worker of the cluster at a time."""
+
+    def __init__(
+        self, node: NodeId, client: AsyncClient, keys: Keys, clock: RedisClock, outbox: Outbox, *, result_ttl: float
+    ) -> None:
+        self._node = node
+        self._client = client
+        self._keys = keys
+        self._clock = clock
+        self._outbox = outbox
+        self._result_ttl = result_ttl
+        self.beating = asyncio.Event()
+
+    async def run(self) -> None:
+        """Beat and sweep, for ever. Redis away: the lease runs out, and is taken again afterwards."""
+        while True:
+            try:
+                await self._beat()
+                await self._sweep()
+            except StoreUnavailable as error:
+                log.warning("node_not_renewed", node=self._node, cause=repr(error.__cause__))
+            await asyncio.sleep(BEAT)
+
+    async def leave(self) -> None:
+        """Say goodbye: whatever is still recorded as begun here is answered now."""
+        with store_errors("leaving"):
+            await self._bury(self._node, force=True)
+
+    async def _beat(self) -> None:
+        with store_errors("renewing the node's lease"):
+            _, now = await run_async(self._client, "node_beat", [self._keys.nodes], [self._node, LEASE_MS])
+        self._clock.correct(now)
+        self.beating.set()
+
+    async def _sweep(self) -> None:
+        with store_errors("looking for dead nodes"):
+            mine = await run_async(
+                self._client, "lease_take", [self._keys.sweep_lease], [self._node, SWEEP_LEASE_MS]
+            )
+            if not mine:
+                return
+            dead = await self._client.zrangebyscore(self._keys.nodes, "-inf", self._clock.now())
+            for raw in dead:
+                await self._bury(NodeId(raw.decode()), force=False)
+
+    async def _bury(self, node: NodeId, *, force: bool) -> None:
+        """Answer what a node had begun: nobody can know whether the backend acted."""
+        held = await run_async(
+            self._client, "node_bury", [self._keys.nodes, self._keys.unacked(node)], [node, int(force)]
+        )
+        if held is None:
+            return
+        if not force:
+            log.warning("node_lost", node=node, calls=len(held))
+        lost = failed(WorkerLost("the worker died while it held the call; whether the tool acted is unknown"))
+        for raw in held:
+            try:
+                message = read_message(raw, "")
+            except InvalidRequest as error:
+                log.error("message_unreadable", error=error.message)
+                continue
+            self._outbox.put(*end_of_call(message, lost, self._keys, ttl=self._result_ttl))

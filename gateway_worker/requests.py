@@ -1,0 +1,52 @@
+"""Running calls in the form in which Celery's inspection and control look at them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gateway_worker.message import TaskMessage
+
+
+class RunningRequest:
+    """Stands in ``celery.worker.state`` where a stock worker has its ``Request``."""
+
+    acknowledged = False
+    eventer = None
+
+    def __init__(self, message: TaskMessage, *, hostname: str, cancel: Callable[[], None]) -> None:
+        self.id = message.id
+        self.name = message.task
+        self.hostname = hostname
+        self.queue = message.queue
+        self.argsrepr = message.argsrepr
+        self.time_start: float | None = None
+        self.worker_pid: int | None = None
+        self._cancel = cancel
+
+    def info(self, *, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
+        """What ``inspect active`` shows: never the arguments."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "args": self.argsrepr,
+            "kwargs": {},
+            "type": self.name,
+            "hostname": self.hostname,
+            "time_start": self.time_start,
+            "acknowledged": self.acknowledged,
+            "delivery_info": {"exchange": "", "routing_key": self.queue, "priority": 0, "redelivered": False},
+            "worker_pid": self.worker_pid,
+        }
+
+    def started(self, pid: int) -> None:
+        """The call begins."""
+        self.time_start = time.time()
+        self.worker_pid = pid
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:  # noqa: ARG002 - Celery's signature
+        """``revoke(terminate=True)``: cancel the call, and with it the backend's."""
+        self._cancel()
+
+    cancel = terminate

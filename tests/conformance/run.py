@@ -1,0 +1,170 @@
+"""Run the official conformance suite against the gateway: ``python -m tests.conformance.run``.
+
+It starts our fixture server and a gateway that has it as its only tool, runs the suite for each revision,
+prints a table and writes ``build/conformance.json``. The exit code is 0 only if exactly the scenarios listed in
+``expected-failures-<revision>.yml`` fail. ``--direct`` leaves the gateway out, ``--target`` starts nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import orjson
+from mcp import Client, MCPError
+
+from tests.conformance.fixture import TOOLS
+from tests.conformance.suite import HERE, REVISIONS, RevisionReport, SuiteError, install_suite
+from tests.interop.install import REPOSITORY, NodeUnavailableError
+from tests.support.servers.gateway import running_gateway
+from tests.support.servers.process import free_port, running
+from tests.support.wait import wait_until
+
+BUILD = REPOSITORY / "build"
+FIXTURE = [sys.executable, "-m", "tests.conformance.fixture"]
+TOOL_ID = "fixture"
+LIST_TIMEOUT = 60.0
+
+
+@contextlib.contextmanager
+def fixture_url(directory: Path) -> Iterator[str]:
+    """Run the fixture over HTTP and yield its URL."""
+    port = free_port()
+    command = [*FIXTURE, "--transport", "http", "--port", str(port)]
+    with running(command, log=directory / "fixture.log") as process:
+
+        def answers() -> bool:
+            process.require_alive()
+            with contextlib.suppress(httpx.TransportError):
+                return httpx.get(f"http://127.0.0.1:{port}/mcp", timeout=2.0).status_code > 0
+            return False
+
+        wait_until(answers, timeout=30.0, description="the fixture to answer", interval=0.1)
+        yield f"http://localhost:{port}/mcp"
+
+
+@contextlib.contextmanager
+def gateway_url(directory: Path, transport: str) -> Iterator[str]:
+    """Run a gateway in front of the fixture and yield the URL of its one tool."""
+    with contextlib.ExitStack() as stack:
+        tool: dict[str, Any]
+        if transport == "http":
+            tool = {"url": stack.enter_context(fixture_url(directory))}
+        else:
+            tool = {
+                "command": FIXTURE[0],
+                "args": [*FIXTURE[1:], "--transport", "stdio"],
+                "cwd": str(REPOSITORY),
+            }
+        gateway = stack.enter_context(running_gateway({TOOL_ID: tool}, directory=directory / "gateway"))
+        yield gateway.tool_url(TOOL_ID)
+
+
+@contextlib.contextmanager
+def target_url(arguments: argparse.Namespace, directory: Path) -> Iterator[str]:
+    """Yield what is to be tested, started as the command line says."""
+    if arguments.target:
+        yield arguments.target
+    elif arguments.direct:
+        with fixture_url(directory) as url:
+            yield url
+    else:
+        with gateway_url(directory, arguments.fixture_transport) as url:
+            yield url
+
+
+def wait_for_tools(url: str) -> None:
+    """Wait until ``tools/list`` has all of the fixture's tools: a dead server passes three scenarios."""
+
+    async def names() -> set[str]:
+        async with Client(url, cache=None) as client:
+            return {tool.name for tool in (await client.list_tools()).tools}
+
+    def listed() -> bool:
+        # What a gateway that is still connecting may do: refuse, answer with an error, or list less.
+        with contextlib.suppress(httpx.TransportError, MCPError, OSError, ExceptionGroup):
+            return anyio.run(names) >= TOOLS.keys()
+        return False
+
+    wait_until(
+        listed, timeout=LIST_TIMEOUT, description=f"the fixture's tools to be listed at {url}", interval=0.5
+    )
+
+
+def print_table(report: RevisionReport) -> None:
+    """Print a line a scenario, and below a failing one what it complained about."""
+    print(f"\n{report.revision}: {report.score} required scenarios in {report.seconds:g} s")
+    width = max(len(scenario.name) for scenario in report.scenarios)
+    for scenario in report.scenarios:
+        checks = f"{scenario.passed}/{scenario.passed + scenario.failed}"
+        print(f"  {scenario.name:<{width}}  {checks:>7}  {scenario.outcome}")
+        if scenario.scored:
+            for complaint in scenario.complaints:
+                print(f"      {complaint[:300]}")
+    if not report.as_expected:
+        print(f"  NOT as expected (the suite's own exit code: {report.suite_exit})")
+
+
+def run(arguments: argparse.Namespace) -> bool:
+    """Run the suite for the revisions asked for; return whether all went as expected.
+
+    Raises ``NodeUnavailableError``, ``SuiteError`` and, for what did not start in time, ``AssertionError``.
+    """
+    suite = install_suite()
+    details = BUILD / "conformance"
+    reports = []
+    with (
+        tempfile.TemporaryDirectory(prefix="canalgate-conformance-") as scratch,
+        target_url(arguments, Path(scratch)) as url,
+    ):
+        print(f"conformance {suite.version} against {url}", flush=True)
+        wait_for_tools(url)
+        for revision in arguments.revision or REVISIONS:
+            expected = HERE / f"expected-failures-{revision}.yml"
+            report = suite.run(url, revision, expected, details / revision)
+            print_table(report)
+            reports.append(report)
+    written = {
+        "suite": suite.version,
+        "target": arguments.target
+        or ("fixture" if arguments.direct else f"gateway, {arguments.fixture_transport}"),
+        "revisions": {report.revision: report.as_json() for report in reports},
+    }
+    (BUILD / "conformance.json").write_bytes(orjson.dumps(written, option=orjson.OPT_INDENT_2) + b"\n")
+    return all(report.as_expected for report in reports)
+
+
+def main() -> None:
+    """Parse the command line, run, and exit with 0, 1 (not as expected) or 2 (could not run)."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.conformance.run")
+    parser.add_argument("--fixture-transport", choices=("http", "stdio"), default="http")
+    parser.add_argument("--direct", action="store_true", help="test the fixture itself")
+    parser.add_argument(
+        "--target", metavar="URL", help="test what runs there, which must serve the fixture's tools"
+    )
+    parser.add_argument(
+        "--revision", choices=REVISIONS, action="append", help="only this one; can be repeated"
+    )
+    arguments = parser.parse_args()
+    # SIGTERM takes the same way out as Ctrl-C, through every context manager.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        as_expected = run(arguments)
+    except (NodeUnavailableError, SuiteError, AssertionError) as error:
+        print(f"conformance could not run: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0 if as_expected else 1)
+
+
+if __name__ == "__main__":
+    main()

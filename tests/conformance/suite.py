@@ -1,0 +1,224 @@
+"""The conformance suite: installing it, running it, reading what it found."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from tests.interop.install import CACHE, NodeUnavailableError, npm, npm_ci
+
+HERE = Path(__file__).resolve().parent
+REVISIONS = ("2025-11-25", "2026-07-28")
+NODE_MAJOR = 22
+SUITE_TIMEOUT = 600.0
+SUMMARY_LINE = re.compile(
+    r"^[✓✗] (?P<name>\S+): (?P<passed>\d+) passed, (?P<failed>\d+) failed$", re.MULTILINE
+)
+SERVER_SECTION = re.compile(r"^Server scenarios.*?:\n(?P<names>(?:  - \S+\n)+)", re.MULTILINE)
+
+
+class SuiteError(Exception):
+    """The suite did not run to its end, so nothing can be said about the server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioResult:
+    """One scenario at one revision.
+
+    ``outcome`` is ``pass``, ``FAIL``, ``expected`` (fails, and is listed) or ``STALE`` (listed, but passes);
+    of an unscored scenario ``pass`` or ``fail (unscored)``.
+    """
+
+    name: str
+    scored: bool
+    outcome: str
+    passed: int
+    failed: int
+    complaints: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionReport:
+    """All scenarios at one revision; ``suite_exit`` is what the suite itself made of them."""
+
+    revision: str
+    seconds: float
+    suite_exit: int
+    scenarios: list[ScenarioResult]
+
+    @property
+    def required(self) -> list[ScenarioResult]:
+        """The scenarios that count."""
+        return [scenario for scenario in self.scenarios if scenario.scored]
+
+    @property
+    def score(self) -> str:
+        """Scenarios passed of scenarios required."""
+        passed = [scenario for scenario in self.required if scenario.outcome in {"pass", "STALE"}]
+        return f"{len(passed)}/{len(self.required)}"
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether exactly the listed scenarios fail; both our reading and the suite's have to say so."""
+        ours = all(scenario.outcome in {"pass", "expected"} for scenario in self.required)
+        return ours and self.suite_exit == 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for ``build/conformance.json``."""
+        checks = {
+            "passed": sum(s.passed for s in self.scenarios),
+            "failed": sum(s.failed for s in self.scenarios),
+        }
+        return {**asdict(self), "score": self.score, "as_expected": self.as_expected, "checks": checks}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """An installed suite."""
+
+    node: str
+    program: Path
+    version: str
+
+    def required(self, revision: str) -> list[str]:
+        """Return the server scenarios that count at ``revision``.
+
+        Raises ``SuiteError`` if the list cannot be read.
+        """
+        done = self._run("list", "--requirements", revision)
+        section = SERVER_SECTION.search(done.stdout)
+        if done.returncode != 0 or section is None:
+            raise SuiteError(f"cannot list the requirements of {revision}:\n{done.stdout}{done.stderr}")
+        return [line.removeprefix("  - ") for line in section["names"].splitlines()]
+
+    def run(self, url: str, revision: str, expected: Path, output: Path) -> RevisionReport:
+        """Run all server scenarios of ``revision`` against ``url``; details go to ``output``.
+
+        Raises ``SuiteError`` if it did not come to its end.
+        """
+        required, listed = self.required(revision), expected_failures(expected)
+        if unknown := {entry.split(":")[0] for entry in listed} - set(required):
+            raise SuiteError(
+                f"{expected.name} names scenarios that {revision} does not require: {sorted(unknown)}"
+            )
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir(parents=True)
+        selection = ["--requirements", revision, "--expected-failures", str(expected)]
+        begin = time.monotonic()
+        done = self._run("server", "--url", url, *selection, "--output-dir", str(output))
+        (output / "suite.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+        found = {match["name"]: match for match in SUMMARY_LINE.finditer(done.stdout)}
+        if missing := set(required) - set(found):
+            raise SuiteError(
+                f"the suite did not report {sorted(missing)}:\n{(done.stdout + done.stderr)[-3000:]}"
+            )
+        scenarios = [
+            result(
+                name,
+                int(match["passed"]),
+                name in required,
+                listed,
+                complaints_of(name, int(match["failed"]), output),
+            )
+            for name, match in found.items()
+        ]
+        seconds = round(time.monotonic() - begin, 1)
+        return RevisionReport(
+            revision=revision, seconds=seconds, suite_exit=done.returncode, scenarios=scenarios
+        )
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [self.node, str(self.program), *arguments]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, timeout=SUITE_TIMEOUT, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise SuiteError(f"the suite took longer than {SUITE_TIMEOUT:g} s") from error
+
+
+def result(
+    name: str,
+    passed: int,
+    scored: bool,
+    listed: frozenset[str],
+    complaints: dict[str, str],
+) -> ScenarioResult:
+    """Judge one scenario by the checks that failed, ``complaints``: id to message."""
+    entries = {entry for entry in listed if entry.split(":")[0] == name}
+    whole = name in entries
+    named = {entry.partition(":")[2] for entry in entries - {name}}
+    if not scored:
+        outcome = "fail (unscored)" if complaints else "pass"
+    elif not complaints:
+        outcome = "STALE" if entries else "pass"
+    elif whole or named == set(complaints):
+        outcome = "expected"
+    else:
+        outcome = "STALE" if set(complaints) < named else "FAIL"
+    lines = [f"{check}: {message}" for check, message in complaints.items()]
+    return ScenarioResult(
+        name=name, scored=scored, outcome=outcome, passed=passed, failed=len(complaints), complaints=lines
+    )
+
+
+def complaints_of(name: str, failed: int, output: Path) -> dict[str, str]:
+    """Return the checks that failed or warned (a warning is a failure to the suite's baseline too)."""
+    complaints: dict[str, str] = {}
+    for path in output.glob(f"server-{name}-2*/checks.json"):
+        for check in orjson.loads(path.read_bytes()):
+            if check["status"] in {"FAILURE", "WARNING"}:
+                complaints[check["id"]] = str(check.get("errorMessage", check["status"]))
+    if failed and not complaints:
+        # A scenario that threw writes no checks; the summary is all there is.
+        complaints[name] = "the scenario did not finish; see suite.log"
+    return complaints
+
+
+def expected_failures(path: Path) -> frozenset[str]:
+    """Return the entries of an expected-failures file: ``scenario`` or ``scenario:check-id``."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return frozenset(content.get("server") or ())
+
+
+def install_suite() -> Suite:
+    """Install the suite and, if this machine's is too old, Node.
+
+    Raises ``NodeUnavailableError``.
+    """
+    package = npm_ci(HERE, CACHE / "conformance") / "node_modules" / "@modelcontextprotocol" / "conformance"
+    version = orjson.loads((package / "package.json").read_bytes())["version"]
+    return Suite(node=install_node(), program=package / "dist" / "index.js", version=version)
+
+
+def install_node() -> str:
+    """Return a Node of at least version 22, from PATH or else from ``.cache/node24``.
+
+    Raises ``NodeUnavailableError``.
+    """
+    found = shutil.which("node")
+    if found is not None and node_major(found) >= NODE_MAJOR:
+        return found
+    directory = CACHE / "node24"
+    program = directory / "node_modules" / ".bin" / "node"
+    if not program.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "package.json").write_text('{"name": "canalgate-node", "private": true}\n')
+        npm("install", "node@24", directory=directory)
+    if node_major(str(program)) < NODE_MAJOR:
+        raise NodeUnavailableError(
+            f"{program} is older than Node {NODE_MAJOR}; remove {directory} and run again"
+        )
+    return str(program)
+
+
+def node_major(program: str) -> int:
+    """Return the major version of a Node program."""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=True)
+    return int(done.stdout.strip().removeprefix("v").split(".")[0])
