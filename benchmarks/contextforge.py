@@ -90,7 +90,7 @@ def _register(client: httpx.Client, name: str, url: str, port: int, token: str) 
     made = _send(client, "/servers", {"server": server})
     return Endpoint(
         port=port,
-        path=f"/v1/servers/{made['id']}/mcp",
+        path=f"/servers/{made['id']}/mcp",
         tool=tool["name"],
         headers={"Authorization": f"Bearer {token}"},
     )

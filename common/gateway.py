@@ -25,7 +25,7 @@ from common.domain.errors import (
     ToolDisabled,
     ToolNotFound,
 )
-from common.domain.ids import InvocationId, McpSessionId, TenantId, ToolId, queue_of
+from common.domain.ids import InvocationId, McpSessionId, ToolId, queue_of
 from common.domain.invocation import Caller, ExecutionResult, Invocation, failed
 from common.domain.tool import Tool
 from common.mcp.revisions import LATEST_LEGACY
@@ -119,7 +119,7 @@ class Gateway:
         )
         self._lock = threading.Lock()
         self._by_request: dict[tuple[McpSessionId, str | int], Call] = {}
-        self._listed = {TenantId(tenant.id) for tenant in settings.tenants.listed}
+        self._listed = settings.listed_tenants
 
     def start(self) -> None:
         """Begin to listen and to follow the registry. Redis may still be away."""

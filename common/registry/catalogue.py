@@ -7,7 +7,7 @@ While Redis is away the last view stays in use: calls fail at the queue then, wi
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
@@ -49,6 +49,10 @@ class Catalogue:
     def entries(self) -> tuple[Entry, ...]:
         """All entries, sorted by id."""
         return self._sorted
+
+    def ids(self) -> Collection[str]:
+        """The ids of all tools; membership is a look-up."""
+        return self._entries.keys()
 
     def refresh(self) -> bool:
         """Catch up with the registry; True if anything changed. Raises ``StoreUnavailable``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,11 @@ class Entry:
         """The capabilities if they are those of the present definition."""
         found = self.capabilities
         return found if found and found.tool_version == self.registered.version else None
+
+    def definition(self, name: str) -> Mapping[str, Any] | None:
+        """What the backend says of one of its capabilities; None if it names none such."""
+        known = self.known
+        return None if known is None else next((tool for tool in known.tools if tool.get("name") == name), None)
 
 
 def definition_to_json(tool: Tool, origin: Origin) -> bytes:

@@ -18,10 +18,11 @@ from common.domain.tool import MASK, MAX_TIMEOUT
 from common.settings.document import parse
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_HOST_HEADER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # RFC 6454, section 6.2: no path, not even "/"
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESOLVER_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
-REDIS_SCHEMES = ("redis", "rediss", "unix")
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 RESOLVERS = ("none", "header", "api_key")
 
 
@@ -127,9 +128,10 @@ def _host(value: str) -> str:
 
 
 def _hosts(values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        if not value or not value.isprintable() or any(character in value for character in "/ @"):
-            raise ValueError("must hold host names such as gateway.example.com or gateway.example.com:8443")
+    if not all(_HOST_HEADER.fullmatch(value) for value in values):
+        raise ValueError(
+            "must hold values of a Host header: gateway.example.com, gateway.example.com:8443 or [::1]"
+        )
     return values
 
 
@@ -162,7 +164,7 @@ def _redis_url(value: SecretUrl) -> SecretUrl | None:
         valid = bool(parts.path) if parts.scheme == "unix" else bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         valid = False
-    if not valid or parts.scheme not in REDIS_SCHEMES:
+    if not valid or not value.startswith(REDIS_SCHEMES):
         raise ValueError("must be redis://host:port/db, rediss://host:port/db or unix:///path/of/socket")
     return value
 

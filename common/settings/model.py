@@ -65,10 +65,10 @@ class WebSettings(Section):
     connections: Connections = Field(default=4000, description="Open client connections per web process.")
     allowed_hosts: Hosts = Field(
         default=(),
-        description="Values of the Host header to accept beside the listening address (DNS rebinding guard).",
+        description="Values of the Host header to accept beside loopback names and web.host (DNS rebinding guard).",
     )
     allowed_origins: Origins = Field(
-        default=(), description="Browser origins that may call, such as https://app.example.com."
+        default=(), description="Origins whose pages may call, beside the gateway's own."
     )
     max_body_bytes: Bytes = Field(default=4 * 1024 * 1024, description="Largest request body to accept.")
     session_idle_timeout: Seconds = Field(
@@ -124,12 +124,8 @@ class IdentitySettings(Section):
     api_keys: Annotated[tuple[ApiKey, ...], AsList] = Field(
         default=(), description="Keys of the api_key resolver, each with key, tenant and client."
     )
-    default_tenant: Id = Field(
-        default="default", description="Tenant of callers for whom the resolver names none."
-    )
-    default_client: Id = Field(
-        default="default", description="Client of callers for whom the resolver names none."
-    )
+    default_tenant: Id = Field(default="default", description="Tenant of every caller with resolver none.")
+    default_client: Id = Field(default="default", description="Client of every caller with resolver none.")
 
     @model_validator(mode="after")
     def _agrees(self) -> IdentitySettings:

@@ -1,8 +1,8 @@
 """Run the official conformance suite against the gateway: ``python -m tests.conformance.run``.
 
 It starts our fixture server and a gateway that has it as its only tool, runs the suite for each revision,
-prints a table and writes ``build/conformance.json``. The exit code is 0 only if exactly the scenarios listed in
-``expected-failures-<revision>.yml`` fail. ``--direct`` leaves the gateway out, ``--target`` starts nothing.
+prints a table and writes ``build/conformance.json``. The exit code is 0 only if exactly what is listed in
+``expected-failures-<revision>.yml`` fails. ``--direct`` leaves the gateway out, ``--target`` starts nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import anyio
 import httpx
 import orjson
-from mcp import Client, MCPError
+from mcp import Client
 
 from tests.conformance.fixture import TOOLS
 from tests.conformance.suite import HERE, REVISIONS, RevisionReport, SuiteError, install_suite
@@ -31,15 +31,16 @@ from tests.support.wait import wait_until
 BUILD = REPOSITORY / "build"
 FIXTURE = [sys.executable, "-m", "tests.conformance.fixture"]
 TOOL_ID = "fixture"
-LIST_TIMEOUT = 60.0
+DETAILS = BUILD / "conformance"
+LIST_TIMEOUT = 30.0
 
 
 @contextlib.contextmanager
-def fixture_url(directory: Path) -> Iterator[str]:
+def fixture_url() -> Iterator[str]:
     """Run the fixture over HTTP and yield its URL."""
     port = free_port()
     command = [*FIXTURE, "--transport", "http", "--port", str(port)]
-    with running(command, log=directory / "fixture.log") as process:
+    with running(command, log=DETAILS / "fixture.log") as process:
 
         def answers() -> bool:
             process.require_alive()
@@ -57,14 +58,15 @@ def gateway_url(directory: Path, transport: str) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         tool: dict[str, Any]
         if transport == "http":
-            tool = {"url": stack.enter_context(fixture_url(directory))}
+            tool = {"url": stack.enter_context(fixture_url())}
         else:
             tool = {
                 "command": FIXTURE[0],
                 "args": [*FIXTURE[1:], "--transport", "stdio"],
                 "cwd": str(REPOSITORY),
             }
-        gateway = stack.enter_context(running_gateway({TOOL_ID: tool}, directory=directory / "gateway"))
+        log = DETAILS / "gateway.log"
+        gateway = stack.enter_context(running_gateway({TOOL_ID: tool}, directory=directory, log=log))
         yield gateway.tool_url(TOOL_ID)
 
 
@@ -74,7 +76,7 @@ def target_url(arguments: argparse.Namespace, directory: Path) -> Iterator[str]:
     if arguments.target:
         yield arguments.target
     elif arguments.direct:
-        with fixture_url(directory) as url:
+        with fixture_url() as url:
             yield url
     else:
         with gateway_url(directory, arguments.fixture_transport) as url:
@@ -82,21 +84,30 @@ def target_url(arguments: argparse.Namespace, directory: Path) -> Iterator[str]:
 
 
 def wait_for_tools(url: str) -> None:
-    """Wait until ``tools/list`` has all of the fixture's tools: a dead server passes three scenarios."""
+    """Wait until ``tools/list`` has all of the fixture's tools: a dead server passes three scenarios.
+
+    Raises ``SuiteError`` with the last reason if that does not happen.
+    """
+    reason = "no answer"
 
     async def names() -> set[str]:
         async with Client(url, cache=None) as client:
             return {tool.name for tool in (await client.list_tools()).tools}
 
     def listed() -> bool:
-        # What a gateway that is still connecting may do: refuse, answer with an error, or list less.
-        with contextlib.suppress(httpx.TransportError, MCPError, OSError, ExceptionGroup):
-            return anyio.run(names) >= TOOLS.keys()
-        return False
+        nonlocal reason
+        try:
+            missing = TOOLS.keys() - anyio.run(names)
+        except Exception as error:  # a gateway that is still connecting may refuse in any way
+            reason = repr(error)
+            return False
+        reason = f"missing: {sorted(missing)}"
+        return not missing
 
-    wait_until(
-        listed, timeout=LIST_TIMEOUT, description=f"the fixture's tools to be listed at {url}", interval=0.5
-    )
+    try:
+        wait_until(listed, timeout=LIST_TIMEOUT, description="tools/list", interval=0.5)
+    except AssertionError as error:
+        raise SuiteError(f"the fixture's tools are not all listed at {url}: {reason}") from error
 
 
 def print_table(report: RevisionReport) -> None:
@@ -119,7 +130,6 @@ def run(arguments: argparse.Namespace) -> bool:
     Raises ``NodeUnavailableError``, ``SuiteError`` and, for what did not start in time, ``AssertionError``.
     """
     suite = install_suite()
-    details = BUILD / "conformance"
     reports = []
     with (
         tempfile.TemporaryDirectory(prefix="canalgate-conformance-") as scratch,
@@ -129,7 +139,7 @@ def run(arguments: argparse.Namespace) -> bool:
         wait_for_tools(url)
         for revision in arguments.revision or REVISIONS:
             expected = HERE / f"expected-failures-{revision}.yml"
-            report = suite.run(url, revision, expected, details / revision)
+            report = suite.run(url, revision, expected, DETAILS / revision)
             print_table(report)
             reports.append(report)
     written = {

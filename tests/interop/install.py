@@ -20,6 +20,7 @@ CACHE = REPOSITORY / ".cache"
 HERE = Path(__file__).resolve().parent
 NPM_TIMEOUT = 600.0
 STAMP = ".installed"
+SCRIPTS = ("client_v1.mjs", "client_v2.mjs", "scenario.mjs")
 
 
 class NodeUnavailableError(Exception):
@@ -50,12 +51,13 @@ def install_interop() -> InteropPaths:
         )
     target = npm_ci(HERE, CACHE / "interop")
     # A module finds its packages beside itself or above, so the clients have to stand next to node_modules.
-    clients = [Path(shutil.copy2(HERE / name, target / name)) for name in ("client_v1.mjs", "client_v2.mjs")]
+    for name in SCRIPTS:
+        shutil.copy2(HERE / name, target / name)
     servers = target / "node_modules" / "@modelcontextprotocol"
     return InteropPaths(
         node=node,
-        client_v1=clients[0],
-        client_v2=clients[1],
+        client_v1=target / SCRIPTS[0],
+        client_v2=target / SCRIPTS[1],
         everything=servers / "server-everything" / "dist" / "index.js",
         filesystem=servers / "server-filesystem" / "dist" / "index.js",
         memory=servers / "server-memory" / "dist" / "index.js",

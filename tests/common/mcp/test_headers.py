@@ -180,7 +180,7 @@ def test_arguments_become_headers_where_they_can(value: Any, headers: dict[str, 
 
 def test_a_path_that_is_not_there_has_no_header() -> None:
     """Missing keys and scalars on the way are skipped."""
-    header_map = {("a", "b"): "B"}
+    header_map: dict[tuple[str, ...], str] = {("a", "b"): "B"}
     assert mcp_param_headers(header_map, {}) == {}
     assert mcp_param_headers(header_map, {"a": 5}) == {}
     assert mcp_param_headers(header_map, {"a": {"b": 5}}) == {"Mcp-Param-B": "5"}
@@ -220,6 +220,7 @@ DISAGREE: list[tuple[Any, dict[str, Any], dict[str, str], str]] = [
     (REGION, {"region": "a"}, {"mcp-param-region": "=?base64?YR==?="}, "malformed"),
     (REGION, {"region": "eu"}, {"mcp-param-region": "eu", "Mcp-Param-Region": "eu"}, "more than once"),
     (REGION, {"region": "42"}, {"mcp-param-region": "42.0"}, "not equal"),
+    (REGION, {"region": 42}, {"mcp-param-region": "42.0"}, "not equal"),
     (NESTED, {"where": {"zone": 42}}, {"mcp-param-zone": "42.5"}, "not equal"),
     (NESTED, {"where": {"zone": 42}}, {"mcp-param-zone": "4.2e1"}, "not equal"),
     (NESTED, {"where": {"zone": 2**60}}, {"mcp-param-zone": str(2**60 + 1)}, "not equal"),

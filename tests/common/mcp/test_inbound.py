@@ -132,7 +132,8 @@ def test_a_name_that_is_no_string_never_matches() -> None:
 def test_a_client_at_odds_with_itself_is_told_so_before_its_version_is_judged() -> None:
     """Mismatch comes before support; a null version does not equal an absent header."""
     assert refusal("tools/call", params(version="2099-01-01"), HEADERS).code == HEADER_MISMATCH
-    assert refusal("tools/call", params(version=None), {"mcp-method": "tools/call"}).code == HEADER_MISMATCH
+    without_version = {name: value for name, value in HEADERS.items() if name != "mcp-protocol-version"}
+    assert refusal("tools/call", params(version=None), without_version).code == HEADER_MISMATCH
 
 
 @pytest.mark.parametrize("requested", ["2099-01-01", "2025-11-25", ""])

@@ -21,7 +21,9 @@ def sdk() -> ModuleType:
 
 
 NOW = "2026-07-28"
-ANY_VALUE = st.sampled_from([None, True, 0, 5, 1.5, "", "x", "info", [], {}, {"name": "c", "version": "1"}])
+ANY_VALUE: st.SearchStrategy[Any] = st.sampled_from(
+    [None, True, 0, 5, 1.5, "", "x", "info", [], {}, {"name": "c", "version": "1"}]
+)
 VERSIONS = st.sampled_from([NOW] * 6 + ["2025-11-25", "2099-01-01", "", None, 5])
 METHODS = st.sampled_from(
     ["tools/call", "prompts/get", "resources/read", "tools/list", "server/discover", "x"]
@@ -154,7 +156,7 @@ TIDY_SCHEMAS = st.dictionaries(
         "properties": {name: {"type": kind, "x-mcp-header": name.upper()} for name, kind in kinds.items()}
     }
 )
-SCALARS = st.sampled_from(
+SCALARS: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, False, 0, 42, 42.0, 42.5, 2**70, 10**5000, "42", "é", "", "true", [], 1e22]
 )
 ARGUMENTS = st.dictionaries(

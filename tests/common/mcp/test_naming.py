@@ -23,6 +23,7 @@ NAMES = st.text("ab_.-x0", max_size=8)
         ("a/b:c", "x", "a_x002F_b_x003A_c__x"),
         ("\N{GRINNING FACE}", "x", "_x1F600___x"),
         ("my_x0020_tool", "x", "my_x005F_x0020_tool__x"),
+        ("_x0020é", "x", "_x005F_x0020_x00E9___x"),
         ("linux_x64", "x", "linux_x64__x"),
         ("git", "name with blanks", "git__name with blanks"),
     ],

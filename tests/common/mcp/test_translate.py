@@ -189,7 +189,9 @@ def test_tool_schemas_get_the_legacy_shape(version: str) -> None:
     expected = copy.deepcopy(tool)
     expected["inputSchema"]["properties"] |= {"any": {}, "none": {"not": {}}}  # type: ignore[index]
     del expected["outputSchema"]
+    before = copy.deepcopy(tool)
     assert to_legacy_result("tools/list", {"tools": [tool]}, version) == {"tools": [expected]}
+    assert tool == before
 
 
 @pytest.mark.parametrize(

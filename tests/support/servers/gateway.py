@@ -45,11 +45,16 @@ def gateway_command() -> list[str]:
 
 @contextlib.contextmanager
 def running_gateway(
-    tools: Mapping[str, Any], *, directory: Path, settings: Mapping[str, Any] | None = None
+    tools: Mapping[str, Any],
+    *,
+    directory: Path,
+    settings: Mapping[str, Any] | None = None,
+    log: Path | None = None,
 ) -> Iterator[RunningGateway]:
     """Start a gateway with ``tools`` (the section of the file), yield it when it serves, stop it afterwards.
 
-    ``settings`` are further sections of the file. ``directory`` gets the file, the log and the state.
+    ``settings`` are further sections of the file. ``directory`` gets the file, the state and, unless ``log``
+    is given, the log; it should be a short path, for there may be sockets in it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "canalgate.yaml"
@@ -60,7 +65,7 @@ def running_gateway(
     command = [*gateway_command(), "up", "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     state = {"CANALGATE_STATE_DIR": str(directory / "state")}
     # A developer's own settings are not the test's.
-    with running(command, log=directory / "gateway.log", env=state, remove="CANALGATE_") as process:
+    with running(command, log=log or directory / "gateway.log", env=state, remove="CANALGATE_") as process:
         process.line_beginning("ready", timeout=START_TIMEOUT)
         gateway = RunningGateway(port=port, process=process, config=config)
         wait_until(

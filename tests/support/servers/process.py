@@ -59,9 +59,11 @@ class ServerProcess:
             complete = self.output().rpartition("\n")[0]
             return next((line for line in complete.splitlines() if line.startswith(prefix)), None)
 
-        line = wait_until(
-            found, timeout=timeout, description=f"a line beginning {prefix!r} of {self.popen.args!r}"
-        )
+        wanted = f"a line beginning {prefix!r} of {self.popen.args!r}"
+        try:
+            line = wait_until(found, timeout=timeout, description=wanted)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; its output ends:\n{self.output()[-4000:]}") from None
         assert line is not None
         return line
 

@@ -1,13 +1,12 @@
-"""A gateway of toy children under a supervisor, as a program: each event is one line, ``<kind> <child> <pid>``.
+"""A gateway of toy children under a supervisor, as a program; each event is a line ``<kind> <child> <pid>``.
 
-Usage: ``program.py STATE_DIR CHILD...`` where CHILD is ``redis``, ``steady``, ``stubborn``, ``slow`` or ``never``,
-with ``:<name>`` if it is not to be named after its kind.
+Usage: ``program.py STATE_DIR CHILD...`` where CHILD is ``redis``, ``steady``, ``stubborn``, ``slow`` or
+``never``, with ``:<name>`` if it is not to be named after its kind.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from common.processes import ProcessGuard
@@ -70,8 +69,7 @@ def _child(word: str, state: Path) -> ChildSpec:
         spec = find_redis(None, state).child
         assert spec is not None
         return spec
-    make: Callable[[str, str, Path], ChildSpec] = toy
-    return make(kind, name or kind, state)
+    return toy(kind, name or kind, state)
 
 
 if __name__ == "__main__":

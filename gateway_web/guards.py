@@ -1,0 +1,90 @@
+"""What is checked before anything else is looked at: Host, Origin, content type, Accept, size.
+
+Specification: MCP, "Transports", security warning (DNS rebinding) and the rules on Accept and Origin.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import IO, Any
+
+from common.domain.errors import Forbidden, GatewayError, InvalidRequest
+from common.settings import WebSettings
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+WILDCARDS = frozenset({"0.0.0.0", "::", "[::]"})  # noqa: S104 - compared with, not bound
+JSON, EVENT_STREAM = "application/json", "text/event-stream"
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
+
+
+class Refused(GatewayError):
+    """A guard's refusal with an HTTP status of its own."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class HostGuard:
+    """Which Host and Origin headers are accepted.
+
+    Loopback names are always good for a loopback bind. A gateway bound to a wildcard address without
+    ``web.allowed_hosts`` accepts any well-formed Host: it cannot know its own names, and there an identity
+    resolver is obligatory.
+    """
+
+    def __init__(self, web: WebSettings) -> None:
+        bound = web.host.lower()
+        named = {host.lower() for host in web.allowed_hosts}
+        self._any = bound in WILDCARDS and not named
+        self._hosts = named | LOOPBACK_NAMES | ({bound} if bound not in WILDCARDS else set())
+        self._origins = {origin.lower() for origin in web.allowed_origins}
+
+    def check(self, environ: Mapping[str, Any]) -> None:
+        """Raise :class:`Refused` or :class:`Forbidden`."""
+        host = str(environ.get("HTTP_HOST", "")).lower()
+        found = _HOST.fullmatch(host)
+        if found is None:
+            raise Refused(400, "the Host header is missing or malformed")
+        if not self._any and found["name"] not in self._hosts and host not in self._hosts:
+            raise Refused(421, "this Host is not served here; add it to web.allowed_hosts")
+        origin = environ.get("HTTP_ORIGIN")
+        if origin is not None and not self._origin_allowed(str(origin).lower(), host):
+            raise Forbidden("this Origin may not call; add it to web.allowed_origins")
+
+    def _origin_allowed(self, origin: str, host: str) -> bool:
+        if origin in self._origins:
+            return True
+        scheme, separator, authority = origin.partition("://")
+        return separator == "://" and scheme in {"http", "https"} and authority == host
+
+
+def check_content_type(value: str | None) -> None:
+    """POST bodies are JSON. Raises :class:`Refused`."""
+    if (value or "").partition(";")[0].strip().lower() != JSON:
+        raise Refused(415, "Content-Type must be application/json")
+
+
+def check_accept(value: str | None) -> None:
+    """A client must take both forms of an answer (MCP, "Sending Messages to the Server"). Raises :class:`Refused`."""
+    kinds = {part.partition(";")[0].strip().lower() for part in (value or "").split(",")}
+    if "*/*" in kinds:
+        return
+    for wanted in (JSON, EVENT_STREAM):
+        if wanted not in kinds and f"{wanted.partition('/')[0]}/*" not in kinds:
+            raise Refused(406, "Accept must list both application/json and text/event-stream")
+
+
+def read_body(stream: IO[bytes], length: str | None, limit: int) -> bytes:
+    """The body, bounded by ``limit`` bytes also where no length was announced. Raises :class:`Refused`."""
+    try:
+        announced = int(length) if length else 0
+    except ValueError as error:
+        raise InvalidRequest("Content-Length is not a number", field="Content-Length") from error
+    if announced > limit:
+        raise Refused(413, f"the body is larger than {limit} bytes (web.max_body_bytes)")
+    body = stream.read(limit + 1)
+    if len(body) > limit:
+        raise Refused(413, f"the body is larger than {limit} bytes (web.max_body_bytes)")
+    return body

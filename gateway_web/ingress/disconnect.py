@@ -1,0 +1,35 @@
+"""Noticing that a client has hung up, without writing to it.
+
+A WSGI application is not told. The server's socket is in the environment, though, and peeking at it tells the
+end of the stream apart from silence. In the modern era a closed connection is a cancellation.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+SOCKET_KEYS = ("gunicorn.socket", "werkzeug.socket")
+
+
+def hung_up(environ: Mapping[str, Any]) -> bool:
+    """True if the client has closed its connection; False also where the server does not show its socket."""
+    connection = next((environ[key] for key in SOCKET_KEYS if key in environ), None)
+    if connection is None:
+        return False
+    try:
+        fileno = connection.fileno()
+        if fileno < 0:
+            return True
+        # poll, not select: descriptors beyond 1024 are ordinary here.
+        poller = select.poll()
+        poller.register(fileno, select.POLLIN | select.POLLHUP)
+        if not poller.poll(0):
+            return False
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except (BlockingIOError, InterruptedError):
+        return False
+    except (OSError, ValueError):
+        return True

@@ -1,0 +1,101 @@
+"""Waiting for a call: a plain answer if the end comes first, an event stream if anything else does.
+
+The stream is committed to when the first notification comes, or after ``web.sse_commit_after`` seconds of
+silence; until then an error can still have its HTTP status.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flask import Response
+
+from common.calls.replies import Frame, Notification
+from common.domain.errors import InvocationCancelled
+from common.domain.invocation import ExecutionResult, failed
+from common.gateway import Call
+from common.mcp.jsonrpc import dumps
+from common.mcp.revisions import Era
+from common.settings import WebSettings
+from gateway_web.ingress.answers import result_answer, result_message
+from gateway_web.ingress.disconnect import hung_up
+from gateway_web.ingress.requests import McpRequest
+
+LOOK = 0.5
+"""Seconds between two looks at whether the client is still there."""
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+GONE = failed(InvocationCancelled("the client hung up"))
+
+
+def answer_call(call: Call, mcp: McpRequest, web: WebSettings, environ: Mapping[str, Any]) -> Response:
+    """Wait for a call and answer it."""
+    stream = CallStream(call, mcp, environ)
+    try:
+        first = stream.next(web.sse_commit_after)
+    except BaseException:
+        call.close()
+        raise
+    if isinstance(first, ExecutionResult):
+        call.close()
+        return result_answer(first, mcp.request.id, mcp.era, mcp.request.method)
+    return Response(
+        stream.events(first, web.ping_interval), mimetype="text/event-stream", headers=STREAM_HEADERS
+    )
+
+
+class CallStream:
+    """The frames of one call, with an eye on the client."""
+
+    def __init__(self, call: Call, mcp: McpRequest, environ: Mapping[str, Any]) -> None:
+        self._call = call
+        self._mcp = mcp
+        self._environ = environ
+
+    def next(self, silence: float) -> Frame | None:
+        """The next frame for the client, or None after ``silence`` seconds. Ends early if the client hangs up."""
+        end = time.monotonic() + silence
+        while True:
+            frame = self._call.next(min(LOOK, max(0.0, end - time.monotonic())))
+            if isinstance(frame, ExecutionResult) or (frame is not None and self._wanted(frame)):
+                return frame
+            if frame is None and hung_up(self._environ):
+                return self._abandon()
+            if frame is None and time.monotonic() >= end:
+                return None
+
+    def events(self, first: Frame | None, ping_interval: float) -> Iterator[bytes]:
+        """The event stream, from ``first`` on."""
+        frame = first
+        try:
+            while True:
+                if frame is None:
+                    yield b": ping\n\n"
+                elif isinstance(frame, Notification):
+                    yield _event(frame.message)
+                else:
+                    message = result_message(
+                        frame, self._mcp.request.id, self._mcp.era, self._mcp.request.method
+                    )
+                    yield _event(message)
+                    return
+                frame = self.next(ping_interval)
+        except GeneratorExit:
+            self._abandon()
+            raise
+        finally:
+            self._call.close()
+
+    def _abandon(self) -> ExecutionResult:
+        """Nobody reads any more. In the modern era that cancels the call; in the legacy era it does not."""
+        if self._mcp.era is Era.MODERN:
+            self._call.cancel()
+        return GONE
+
+    def _wanted(self, frame: Notification) -> bool:
+        return self._mcp.wants_log or frame.message.get("method") != "notifications/message"
+
+
+def _event(message: Mapping[str, Any]) -> bytes:
+    return b"event: message\ndata: " + dumps(message) + b"\n\n"

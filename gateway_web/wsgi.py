@@ -1,0 +1,51 @@
+"""The WSGI entry point: ``gunicorn -k gevent gateway_web.wsgi:app``."""
+
+from __future__ import annotations
+
+import os
+
+import structlog
+from flask import Flask
+
+from common.domain.errors import ConfigurationError, StoreUnavailable
+from common.gateway import Gateway
+from common.logs import configure as configure_logs
+from common.settings import Settings, load
+from common.store.client import StoreAddress
+from gateway_web.app import create_app
+
+log = structlog.get_logger(__name__)
+
+
+def store_address(settings: Settings) -> StoreAddress:
+    """Where Redis is. Raises :class:`ConfigurationError` if the settings do not say."""
+    if settings.redis.url is None:
+        raise ConfigurationError(
+            "redis.url is not set: a web process started by itself needs it (CANALGATE_REDIS__URL); "
+            "`canalgate up` starts a Redis of its own",
+            field="redis.url",
+        )
+    return StoreAddress(
+        url=str(settings.redis.url),
+        connect_timeout=settings.redis.connect_timeout,
+        socket_timeout=settings.redis.socket_timeout,
+    )
+
+
+def make() -> Flask:
+    """This process's application, listening and with the file's tools registered."""
+    settings = load()
+    configure_logs(settings.logging, process=f"web-{os.getpid()}")
+    gateway = Gateway(settings, store_address(settings))
+    for problem in settings.tool_problems:
+        log.error("tool_skipped", tool=problem.id, reason=problem.message)
+    try:
+        changed = gateway.registry.publish_file(settings.tools)
+        log.info("tools_published", tools=len(settings.tools), changed=len(changed))
+    except StoreUnavailable as error:
+        log.warning("tools_not_published", error=error.message)
+    gateway.start()
+    return create_app(gateway)
+
+
+app = make()

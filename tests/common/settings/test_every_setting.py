@@ -1,0 +1,195 @@
+"""Every setting: it can be given in the file, the environment and on the command line, and is checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from common.domain.errors import ConfigurationError
+from common.settings import Settings, load
+from common.settings.layers import KEYS, variable_of
+
+SECONDS = [0, -1, "x", True, None, [], ".inf", 90_000]
+SECONDS_OR_ZERO = SECONDS[1:]
+COUNT = [0, -1, 1.5, "x", True, None, 10**9]
+BYTES = [1023, "x", True, 1.5, 2**31]
+FLAG = ["maybe", 3, None, []]
+IDS = ["", 5, None, "x" * 513]
+HEADER = ["", "a b", "a:b", "a\nb", "ä", 5]
+
+# setting: (value in the file, its text in the environment, what Settings then holds, values that are refused)
+CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
+    "redis.url": (
+        "rediss://u:p@h:1/2",
+        "unix:///s?db=1",
+        None,
+        ["h:6379", "http://h", "redis://", "redis://h:x", "unix://", "redis://[::1", "REDIS://h", 5],
+    ),
+    "redis.connect_timeout": (0.5, "0.5", 0.5, SECONDS),
+    "redis.socket_timeout": (7, "7", 7.0, SECONDS),
+    "redis.key_prefix": ("b.1_x-Y", "b.1_x-Y", "b.1_x-Y", ["", "a:b", "{a}", "a b", "-a", "x" * 65, 5]),
+    "web.host": ("::1", "::1", "::1", ["", "http://h", "h/x", "a b", "u@h", 5, None]),
+    "web.port": (0, "0", 0, [-1, 65536, "x", 1.5, True, None]),
+    "web.processes": (3, "3", 3, COUNT),
+    "web.connections": (9, "9", 9, COUNT),
+    "web.allowed_hosts": (
+        ["a", "b:80"],
+        "a, b:80",
+        ("a", "b:80"),
+        [["http://a"], [""], [5], 5, ["a b"], "[a", ["*"], ["::1"], ["a:b"]],
+    ),
+    "web.allowed_origins": (
+        ["https://a:1", "http://b"],
+        '["https://a:1", "http://b"]',
+        ("https://a:1", "http://b"),
+        [["*"], ["https://a/"], ["a.example"], ["null"], ["https://u@a"], 5],
+    ),
+    "web.max_body_bytes": (2048, "2048", 2048, BYTES),
+    "web.session_idle_timeout": (60, "60", 60.0, SECONDS),
+    "web.sse_commit_after": (0, "0", 0.0, SECONDS_OR_ZERO),
+    "web.ping_interval": (1.5, "1.5", 1.5, SECONDS),
+    "worker.processes": (2, "2", 2, COUNT),
+    "worker.concurrency": (5, "5", 5, COUNT),
+    "worker.events": (False, "false", False, FLAG),
+    "worker.drain_timeout": (0, "0", 0.0, SECONDS_OR_ZERO),
+    "identity.resolver": ("a.b:C", "a.b:C", "a.b:C", ["", "api-key", "a.b", "a:b:c", ":C", "a b:C", 5]),
+    "identity.tenant_header": ("X-Org", "X-Org", "X-Org", [*HEADER, "x-client-id"]),
+    "identity.client_header": ("X-App", "X-App", "X-App", [*HEADER, "X-TENANT-ID"]),
+    "identity.api_keys": (
+        [{"key": "k", "tenant": "t", "client": "c"}],
+        '[{"key": "k", "tenant": "t", "client": "c"}]',
+        None,
+        [
+            5,
+            "k",
+            [{"key": "k", "tenant": "t"}],
+            [{"key": "", "tenant": "t", "client": "c"}],
+            [{"key": "a b", "tenant": "t", "client": "c"}],
+            [{"key": "k", "tenant": "t", "client": "c", "extra": 1}],
+            [{"key": "k", "tenant": "t", "client": "c"}, {"key": "k", "tenant": "u", "client": "c"}],
+        ],
+    ),
+    "identity.default_tenant": ("acme", "acme", "acme", IDS),
+    "identity.default_client": ("cli", "cli", "cli", IDS),
+    "tenants.allow_unlisted": (True, "true", True, FLAG),
+    "tenants.listed": (
+        ["a", {"id": "b"}],
+        "a,b",
+        None,
+        [5, [5], [""], ["a", "a"], [{"id": "a", "x": 1}], [{}]],
+    ),
+    "runtime.request_timeout": (5, "5", 5.0, SECONDS),
+    "runtime.startup_timeout": (5, "5", 5.0, SECONDS),
+    "runtime.idle_timeout": (5, "5", 5.0, SECONDS),
+    "runtime.max_result_bytes": (2048, "2048", 2048, BYTES),
+    "runtime.result_ttl": (5, "5", 5.0, SECONDS),
+    "discovery.ttl": (5, "5", 5.0, SECONDS),
+    "discovery.timeout": (5, "5", 5.0, SECONDS),
+    "discovery.era_probe_timeout": (5.5, "5.5", 5.5, SECONDS),
+    "discovery.retry_min": (2, "2", 2.0, [*SECONDS, 61]),
+    "discovery.retry_max": (5, "5", 5.0, [*SECONDS, 0.5]),
+    "logging.level": ("DEBUG", "warning", None, ["inof", "", 5, None]),
+    "logging.format": ("json", "JSON", "json", ["xml", 5]),
+}
+PLAIN = [key for key, case in CASES.items() if case[2] is not None]
+REFUSED = [(key, bad) for key, case in CASES.items() for bad in case[3]]
+
+
+def held(settings: Settings, key: str) -> Any:
+    section, name = key.split(".")
+    return getattr(getattr(settings, section), name)
+
+
+def write(directory: Path, key: str, value: Any) -> Path:
+    section, name = key.split(".")
+    path = directory / "canalgate.yaml"
+    path.write_text(yaml.safe_dump({section: {name: value}}))
+    return path
+
+
+def test_every_setting_is_in_the_table() -> None:
+    """A new setting without a case here fails."""
+    assert set(CASES) == set(KEYS)
+
+
+@pytest.mark.parametrize("key", PLAIN)
+def test_it_can_be_given_in_the_file(key: str, tmp_path: Path) -> None:
+    """The value of the file replaces the default, which is another one."""
+    value, _, expected, _ = CASES[key]
+    assert held(Settings(), key) != expected
+    assert held(load(write(tmp_path, key, value), {}), key) == expected
+
+
+@pytest.mark.parametrize("key", PLAIN)
+def test_it_can_be_given_in_the_environment(key: str) -> None:
+    """Text becomes a value of the right type."""
+    _, text, expected, _ = CASES[key]
+    assert held(load(None, {variable_of(*key.split(".")): text}), key) == expected
+
+
+@pytest.mark.parametrize("key", PLAIN)
+def test_it_can_be_given_on_the_command_line(key: str) -> None:
+    """A dotted key with a value of any fitting type."""
+    value, _, expected, _ = CASES[key]
+    assert held(load(None, {}, overrides={key: value}), key) == expected
+
+
+@pytest.mark.parametrize(("key", "bad"), REFUSED)
+def test_a_wrong_value_is_refused_by_name_and_never_repeated(key: str, bad: Any, tmp_path: Path) -> None:
+    """The message names file and line, section and key."""
+    path = write(tmp_path, key, bad)
+    with pytest.raises(ConfigurationError) as caught:
+        load(path, {})
+    section, name = key.split(".")
+    finding = next(line for line in caught.value.message.splitlines() if section in line)
+    assert name in finding
+    assert f"{path}:" in finding
+    assert "validation error" not in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["rediss://u:p@h:1/2", "unix:///run/x.sock?db=1", "redis://h"])
+def test_a_redis_url_is_kept_and_its_password_hidden(text: str) -> None:
+    """The text itself is what a client needs; what is printed has no password."""
+    url = load(None, {"CANALGATE_REDIS__URL": text}).redis.url
+    assert url == text
+    assert ":p@" not in repr(url)
+
+
+def test_an_empty_redis_url_is_none() -> None:
+    """Compose files pass variables on as empty text."""
+    assert load(None, {"CANALGATE_REDIS__URL": ""}).redis.url is None
+
+
+@pytest.mark.parametrize("where", ["file", "environment"])
+def test_api_keys_hold_a_secret_and_a_caller(where: str, tmp_path: Path) -> None:
+    """The key is hidden when printed."""
+    value, text, _, _ = CASES["identity.api_keys"]
+    settings = (
+        load(write(tmp_path, "identity.api_keys", value), {})
+        if where == "file"
+        else load(None, {"CANALGATE_IDENTITY__API_KEYS": text})
+    )
+    (entry,) = settings.identity.api_keys
+    assert (entry.key.get_secret_value(), entry.tenant, entry.client) == ("k", "t", "c")
+    assert "'k'" not in repr(settings)
+
+
+@pytest.mark.parametrize("where", ["file", "environment"])
+def test_tenants_are_listed_by_name_or_mapping(where: str, tmp_path: Path) -> None:
+    """Both ways of writing mean the same."""
+    value, text, _, _ = CASES["tenants.listed"]
+    settings = (
+        load(write(tmp_path, "tenants.listed", value), {})
+        if where == "file"
+        else load(None, {"CANALGATE_TENANTS__LISTED": text})
+    )
+    assert [tenant.id for tenant in settings.tenants.listed] == ["a", "b"]
+
+
+@pytest.mark.parametrize("text", ["debug", "INFO", "Warning", "error"])
+def test_a_log_level_may_be_written_in_capitals(text: str) -> None:
+    """People write INFO."""
+    assert load(None, {"CANALGATE_LOGGING__LEVEL": text}).logging.level == text.lower()

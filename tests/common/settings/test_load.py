@@ -1,0 +1,281 @@
+"""Where settings come from, which source wins, and how everything wrong is told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.domain.errors import ConfigurationError
+from common.settings import Settings, load
+from common.settings.layers import PROCESS_VARIABLES
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "gate.yaml"
+
+
+def refusal(path: Path | None, environ: dict[str, str], **options: Any) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load(path, environ, **options)
+    return caught.value.message
+
+
+def test_without_anything_the_defaults_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No file, no variables: a working local gateway."""
+    monkeypatch.chdir(tmp_path)
+    assert load(None, {}) == Settings()
+
+
+def test_the_command_line_beats_the_environment_which_beats_the_file(file: Path) -> None:
+    """Each layer replaces single settings, and leaves those beside them alone."""
+    file.write_text("web: {port: 1, processes: 2, host: localhost}\n")
+    settings = load(
+        file,
+        {"CANALGATE_WEB__PORT": "3", "CANALGATE_WEB__PROCESSES": "4"},
+        overrides={"web.port": 5, "worker.processes": None},
+    )
+    assert (settings.web.port, settings.web.processes, settings.web.host) == (5, 4, "localhost")
+    assert settings.worker.processes == 1
+
+
+def test_the_file_is_the_one_named_by_the_variable(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An argument wins over CANALGATE_CONFIG, which wins over canalgate.yaml in the working directory."""
+    other = file.with_name("other.yaml")
+    local = file.with_name("canalgate.yaml")
+    monkeypatch.chdir(file.parent)
+    for path, port in ((file, 1), (other, 2), (local, 3)):
+        path.write_text(f"web: {{port: {port}}}\n")
+    environ = {"CANALGATE_CONFIG": str(other)}
+    assert [load(file, environ).web.port, load(None, environ).web.port, load(None, {}).web.port] == [1, 2, 3]
+    assert load(None, {"CANALGATE_CONFIG": ""}).web.port == 3
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    """Without a mapping, what the process was started with counts."""
+    file.write_text("")
+    monkeypatch.setenv("CANALGATE_WEB__PORT", "7")
+    assert load(file).web.port == 7
+
+
+@pytest.mark.parametrize("environ", [{}, {"CANALGATE_CONFIG": "/nowhere/x.yaml"}])
+def test_a_file_that_was_named_must_be_there(environ: dict[str, str]) -> None:
+    """Only the unnamed default may be absent."""
+    path = None if environ else Path("/nowhere/x.yaml")
+    assert "/nowhere/x.yaml: the configuration file cannot be read: No such file" in refusal(path, environ)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\xfe", "not UTF-8"),
+        (b"just text", "must be a mapping with the sections"),
+        (b"[]", "must be a mapping with the sections"),
+        (b"web: {port: 1", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(file: Path, content: bytes, said: str) -> None:
+    """Each with the file's name and no traceback."""
+    file.write_bytes(content)
+    message = refusal(file, {})
+    assert said in message
+    assert str(file) in message
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    """The operating system's reason is given."""
+    assert "Is a directory" in refusal(tmp_path, {})
+
+
+def test_a_byte_order_mark_is_no_content(file: Path) -> None:
+    """Editors on Windows write one."""
+    file.write_bytes(b"\xef\xbb\xbfweb: {port: 9}\n")
+    assert load(file, {}).web.port == 9
+
+
+def test_an_empty_section_counts_as_absent(file: Path) -> None:
+    """A section whose keys are all commented out is still there as a word."""
+    file.write_text("web:\ntools:\n")
+    assert load(file, {}) == Settings()
+
+
+def test_all_problems_are_told_at_once(file: Path) -> None:
+    """One start, one list: from the file with its lines, the environment and the command line."""
+    file.write_text(
+        "web:\n  prot: 1\n  processes: 0\nport: 5\nlogging: {level: inof}\nredis: {url: '${P}'}\n"
+    )
+    message = refusal(
+        file,
+        {"CANALGATE_WORKER__PROCESSES": "two", "CANALGATE_WEB_PORT": "1"},
+        overrides={"web.prot": 1, "discovery.ttl": 0},
+    )
+    assert message.splitlines()[0] == "the configuration is not valid (9 problems):"
+    for line in (
+        f"  - {file}:2: unknown key 'prot' in web; did you mean 'port'?",
+        f"  - {file}:3: web.processes must be at least 1",
+        f"  - {file}:4: unknown key 'port'; did you mean 'web.port'?",
+        f"  - {file}:5: logging.level must be one of 'debug', 'info', 'warning' or 'error'",
+        f"  - {file}:6: redis.url: the environment variable P is not set: set it, or write ${{P:-default}}",
+        "  - CANALGATE_WORKER__PROCESSES: worker.processes must be a whole number",
+        "  - environment: unknown variable CANALGATE_WEB_PORT; did you mean 'CANALGATE_WEB__PORT'?",
+        "  - command line: unknown setting 'web.prot'; did you mean 'web.port'?",
+        "  - command line: discovery.ttl must be above 0",
+    ):
+        assert line in message.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("wbe: {}", "unknown key 'wbe'; did you mean 'web'?"),
+        ("processes: 1", "did you mean 'web.processes'?"),
+        ("web: {key_prefix: x}", "unknown key 'key_prefix' in web; did you mean 'redis.key_prefix'?"),
+        ("web: {zzzzzz: x}", "known keys: host, port"),
+        ("identity: {api_keys: [{kay: x, tenant: t, client: c}]}", "api_keys[0]; did you mean 'key'?"),
+        ("tool_problems: []", "unknown key 'tool_problems'"),
+    ],
+)
+def test_an_unknown_key_brings_the_nearest_name(file: Path, text: str, hint: str) -> None:
+    """Also if the key is right and only its place is wrong."""
+    file.write_text(text)
+    assert hint in refusal(file, {})
+
+
+def test_a_section_must_be_a_mapping(file: Path) -> None:
+    """Also when the environment sets one of its keys."""
+    file.write_text("web: 5\ntools: [1]\n")
+    message = refusal(file, {"CANALGATE_WEB__PORT": "1"})
+    assert f"{file}:1: web must be a mapping" in message
+    assert f"{file}:2: tools must be a mapping of names to tools" in message
+
+
+@pytest.mark.parametrize(
+    "name", ["CANALGATE_WEB__PROT", "CANALGATE_Web__Port", "CANALGATE_", "CANALGATE_TOOLS__A"]
+)
+def test_an_unknown_variable_is_refused(name: str) -> None:
+    """A typo in a variable must not be ignored."""
+    assert name in refusal(None, {name: "1"})
+
+
+def test_a_variable_for_tools_says_where_tools_go() -> None:
+    """The environment holds values that the file refers to, not tools."""
+    assert "tools are given in the file" in refusal(None, {"CANALGATE_TOOLS__ECHO__URL": "x"})
+
+
+@pytest.mark.parametrize("name", PROCESS_VARIABLES)
+def test_process_variables_are_no_settings(name: str, file: Path) -> None:
+    """They are for whoever starts the process."""
+    file.write_text("")
+    assert load(file, {name: str(file)}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CANALGATE_SERVICE_HOST", "10.0.0.1"),
+        ("CANALGATE_SERVICE_PORT", "8080"),
+        ("CANALGATE_SERVICE_PORT_HTTP", "8080"),
+        ("CANALGATE_PORT", "tcp://10.0.0.1:8080"),
+        ("CANALGATE_WEB_PORT", "tcp://10.0.0.1:8080"),
+        ("CANALGATE_WEB_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("CANALGATE_WEB_PORT_8080_TCP_ADDR", "10.0.0.1"),
+    ],
+)
+def test_service_links_of_kubernetes_are_no_typos(name: str, value: str) -> None:
+    """A Service named canalgate puts these variables into every pod beside it."""
+    assert load(None, {name: value}) == Settings()
+
+
+def test_lookalikes_outside_the_prefix_are_ignored() -> None:
+    """Only CANALGATE_ is ours."""
+    assert load(None, {"CANALGATEX": "1", "canalgate_web__port": "x", "PATH": "/"}) == Settings()
+
+
+def test_a_reference_fills_any_kind_of_setting(file: Path) -> None:
+    """Numbers, flags and lists may come from the environment by reference."""
+    file.write_text("web: {port: '${P}', allowed_hosts: '${H}'}\nworker: {events: '${E:-no}'}\n")
+    settings = load(file, {"P": "81", "H": "a, b"})
+    assert (settings.web.port, settings.web.allowed_hosts, settings.worker.events) == (81, ("a", "b"), False)
+
+
+def test_an_unset_variable_in_a_tool_stops_the_start(file: Path) -> None:
+    """A tool's mistakes skip the tool, but a token ``${TOKEN}`` must never be sent."""
+    file.write_text("tools:\n  a:\n    url: http://h\n    headers:\n      X: Bearer ${TOKEN}\n")
+    message = refusal(file, {})
+    assert f"{file}:5: tools.a.headers.X: the environment variable TOKEN is not set" in message
+
+
+def test_variables_and_options_are_not_interpolated() -> None:
+    """References are for the file; elsewhere a dollar is a dollar."""
+    settings = load(
+        None, {"CANALGATE_IDENTITY__DEFAULT_TENANT": "${A}"}, overrides={"identity.default_client": "$$"}
+    )
+    assert (settings.identity.default_tenant, settings.identity.default_client) == ("${A}", "$$")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "gate.example", "127.0.0.1.evil.example"])  # noqa: S104
+def test_an_open_gateway_without_identity_does_not_start(host: str) -> None:
+    """Both keys and the fix are named."""
+    message = refusal(None, {"CANALGATE_WEB__HOST": host})
+    for word in ("web.host", "identity.resolver", "api_key or header", "127.0.0.1"):
+        assert word in message
+    assert (
+        load(None, {"CANALGATE_WEB__HOST": host, "CANALGATE_IDENTITY__RESOLVER": "header"}).web.host == host
+    )
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "LOCALHOST"])
+def test_on_loopback_no_identity_is_needed(host: str) -> None:
+    """Only this machine can call."""
+    assert load(None, {"CANALGATE_WEB__HOST": host}).web.host == host
+
+
+def test_api_key_without_keys_is_refused() -> None:
+    """Nobody could ever call."""
+    assert "identity.api_keys" in refusal(None, {"CANALGATE_IDENTITY__RESOLVER": "api_key"})
+
+
+def test_the_default_tenant_is_listed_with_resolver_none() -> None:
+    """A local gateway works without a list; with a resolver, only what is listed counts."""
+    assert load(None, {"CANALGATE_TENANTS__LISTED": "a"}).listed_tenants == {"a", "default"}
+    environ = {"CANALGATE_TENANTS__LISTED": "a", "CANALGATE_IDENTITY__RESOLVER": "header"}
+    assert load(None, environ).listed_tenants == {"a"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "redis: {url: 'http://user:hunter2@h'}",
+        "identity: {api_keys: [{key: 'hunter2 x', tenant: t, client: c}]}",
+        "identity: {api_keys: [{key: hunter2, tenant: t, client: c}, {key: hunter2, tenant: t, client: c}]}",
+        "identity: {api_keys: hunter2}",
+        "identity: {api_keys: '[hunter2'}",
+        "redis: hunter2",
+        "web: {port: hunter2, host: 'hunter2 ', allowed_origins: [hunter2]}",
+        "redis: {url: 'redis://:hunter2${'}",
+        "logging: {level: hunter2, format: hunter2}",
+    ],
+)
+def test_no_message_holds_a_value(file: Path, text: str) -> None:
+    """What was given may be a secret in the wrong place."""
+    file.write_text(text)
+    assert "hunter2" not in refusal(file, {})
+
+
+def test_names_from_the_file_cannot_write_to_the_terminal(file: Path) -> None:
+    """Control characters in a key are shown escaped."""
+    file.write_text('"\\e[31mred\\n": 1\n')
+    assert "\\x1b[31mred\\n" in refusal(file, {})
+
+
+def test_text_that_is_not_utf8_is_refused() -> None:
+    """Environment bytes outside UTF-8 come as lone surrogates."""
+    assert "not UTF-8" in refusal(None, {"CANALGATE_IDENTITY__DEFAULT_TENANT": "a\udcff"})
+
+
+def test_settings_do_not_change() -> None:
+    """What was checked at the start stays true."""
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().web.port = 1
