@@ -144,8 +144,8 @@ def dumps(obj: Any) -> bytes:
     """Write compact UTF-8 JSON.
 
     What orjson cannot write but JSON can (integers beyond 64 bit, lone surrogates as escapes, more than 254
-    levels), which a backend may have sent, is written by the slower standard encoder. NaN and infinities become
-    null, as in JavaScript. Raises JsonRpcError(INTERNAL_ERROR) for what JSON cannot carry.
+    levels), which a backend may have sent, is written by the slower standard encoder. NaN and infinities
+    become null, as in JavaScript. Raises JsonRpcError(INTERNAL_ERROR) for what JSON cannot carry.
     """
     try:
         return orjson.dumps(obj)

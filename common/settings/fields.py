@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema, core_schema
@@ -18,6 +18,7 @@ from common.domain.tool import MASK, MAX_TIMEOUT
 from common.settings.document import parse
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:]*)(:[0-9]*)?")
 _HOST_HEADER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # RFC 6454, section 6.2: no path, not even "/"
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -52,18 +53,23 @@ class SecretUrl(str):
 
 
 def masked_url(url: str) -> str:
-    """``url`` without its password and query values; wholly masked if it cannot be taken apart."""
-    try:
-        parts = urlsplit(url)
-        query = urlencode(
-            [(name, MASK) for name, _ in parse_qsl(parts.query, keep_blank_values=True)], safe="*"
-        )
-    except ValueError:
+    """``url`` without password, query values and fragment; all of it hidden if it is not clear what is what."""
+    front, hash_mark, _ = url.partition("#")
+    front, question_mark, query = front.partition("?")
+    scheme, separator, rest = front.partition("://")
+    authority, slash, path = rest.partition("/")
+    user, at, host = authority.rpartition("@")
+    if not separator or not _AUTHORITY.fullmatch(host):
         return MASK
-    user, at, host = parts.netloc.rpartition("@")
     name, colon, _ = user.partition(":")
-    netloc = f"{name}{colon}{MASK if colon else ''}{at}{host}"
-    return urlunsplit(SplitResult(parts.scheme, netloc, parts.path, query, MASK if parts.fragment else ""))
+    pairs = [pair.partition("=") for pair in query.split("&")] if query else []
+    return "".join(
+        (
+            f"{scheme}://{name}{colon}{MASK if colon else ''}{at}{host}{slash}{path}{question_mark}",
+            "&".join(f"{key}={MASK}" if equals else MASK for key, equals, _ in pairs),
+            f"{hash_mark}{MASK if hash_mark else ''}",
+        )
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -65,7 +65,7 @@ class WebSettings(Section):
     connections: Connections = Field(default=4000, description="Open client connections per web process.")
     allowed_hosts: Hosts = Field(
         default=(),
-        description="Values of the Host header to accept beside loopback names and web.host (DNS rebinding guard).",
+        description="Values of the Host header to accept beside loopback names and web.host.",
     )
     allowed_origins: Origins = Field(
         default=(), description="Origins whose pages may call, beside the gateway's own."

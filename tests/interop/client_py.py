@@ -1,6 +1,7 @@
 """The Python SDK as a client: ``python -m tests.interop.client_py URL '[{"tool": "echo"}]' MODE``.
 
-``MODE`` is ``auto``, ``legacy`` or ``2026-07-28``. Prints one line, ``{"version", "tools", "results"}``, as the TypeScript clients beside it do.
+``MODE`` is ``auto``, ``legacy`` or ``2026-07-28``. Prints one line, ``{"version", "tools", "results"}``, as
+the TypeScript clients beside it do.
 """
 
 from __future__ import annotations

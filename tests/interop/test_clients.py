@@ -20,7 +20,6 @@ def echo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.mark.xdist_group("interop")
 @pytest.mark.parametrize("client", CLIENTS)
 def test_client_works(client: str, paths: InteropPaths, echo_url: str) -> None:
     """It negotiates the revision it is made for, reads all pages, and reports results and errors apart."""

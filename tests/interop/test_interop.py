@@ -14,7 +14,6 @@ from tests.support.servers.gateway import RunningGateway
 pytestmark = [pytest.mark.interop, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-@pytest.mark.xdist_group("interop")
 @pytest.mark.parametrize("tool_id", ["everything", "filesystem", "memory", "time", "git"])
 @pytest.mark.parametrize("client", CLIENTS)
 def test_client_reaches_backend(
@@ -40,7 +39,6 @@ def test_client_reaches_backend(
         assert call.expected in texts, orjson.dumps(answer).decode()
 
 
-@pytest.mark.xdist_group("interop")
 @pytest.mark.parametrize("client", ["python-auto", "ts-v1"])
 def test_aggregate_lists_all_backends(
     client: str, paths: InteropPaths, gateway: RunningGateway, own_lists: dict[str, list[Json]]

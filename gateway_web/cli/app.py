@@ -1,0 +1,86 @@
+"""All verbs, one line each."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from common import __version__
+from gateway_web.cli import call as call_verb
+from gateway_web.cli import config as config_verbs
+from gateway_web.cli import interchange, tools
+from gateway_web.cli.output import errors_as_exit_codes, out
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Settings file; default: CANALGATE_CONFIG, then ./canalgate.yaml."),
+]
+HostOption = Annotated[str | None, typer.Option("--host", help="Address to listen on (web.host).")]
+PortOption = Annotated[int | None, typer.Option("--port", help="Port to listen on (web.port); 0 is any.")]
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+cli = typer.Typer(
+    help="Canalgate: a gateway between MCP clients and MCP servers.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # locals may hold secrets
+)
+cli.add_typer(tools.cli, name="tools")
+cli.add_typer(config_verbs.cli, name="config")
+cli.command("call")(errors_as_exit_codes(call_verb.call))
+cli.command("import")(errors_as_exit_codes(interchange.import_file))
+cli.command("export")(errors_as_exit_codes(interchange.export))
+
+
+@cli.command()
+@errors_as_exit_codes
+def up(
+    config: ConfigOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the children's logs.")] = False,  # noqa: FBT002
+) -> None:
+    """Run everything on this machine: Redis if none is configured, workers, web."""
+    from gateway_web.cli.up import run_up
+
+    run_up(config, host=host, port=port, verbose=verbose)
+
+
+@cli.command(context_settings=PASS_ON)
+@errors_as_exit_codes
+def web(context: typer.Context, config: ConfigOption = None, host: HostOption = None, port: PortOption = None) -> None:
+    """Run the web program alone; further arguments go to gunicorn."""
+    from gateway_web.cli.programs import exec_web
+
+    exec_web(config, host=host, port=port, extra=context.args)
+
+
+@cli.command(context_settings=PASS_ON)
+@errors_as_exit_codes
+def worker(context: typer.Context, config: ConfigOption = None) -> None:
+    """Run one worker alone; further arguments (-Q tool.a, -c 256, -n name@host) go to celery."""
+    from gateway_web.cli.programs import exec_worker
+
+    exec_worker(config, extra=context.args)
+
+
+@cli.command()
+@errors_as_exit_codes
+def doctor(config: ConfigOption = None) -> None:
+    """Look at this machine and these settings, and say what would not work."""
+    from gateway_web.cli.doctor import examine
+
+    raise typer.Exit(examine(config))
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    out.print(f"canalgate {__version__} (Python {sys.version.split()[0]})")
+
+
+def main(**options: Any) -> None:
+    """The console script."""
+    cli(prog_name="canalgate", **options)

@@ -1,0 +1,41 @@
+"""``canalgate config``: is the file right, and what does it come to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.settings import find_file, load, masked
+from common.settings.schema import json_schema
+from gateway_web.cli.output import Exit, err, errors_as_exit_codes, out, say_json
+
+cli = typer.Typer(help="Check and show settings.", no_args_is_help=True)
+
+
+@cli.command("check")
+@errors_as_exit_codes
+def check(
+    file: Annotated[Path | None, typer.Argument(help="Settings file.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print what it comes to, secrets masked.")] = False,  # noqa: FBT002
+) -> None:
+    """Check a settings file; exit code 2 if the gateway would not start, 1 if it would skip a tool."""
+    import os
+
+    settings = load(file)
+    if show:
+        say_json(masked(settings))
+    for problem in settings.tool_problems:
+        err.print(f"tool {problem.id} would be skipped: {problem.message}", markup=False)
+    if settings.tool_problems:
+        raise typer.Exit(Exit.FAILED)
+    if not show:
+        found = find_file(file, os.environ)
+        out.print(f"{found or 'no file'}: good, {len(settings.tools)} tools", markup=False)
+
+
+@cli.command("schema")
+def schema() -> None:
+    """Print the JSON schema of the settings file, for editors."""
+    say_json(json_schema())

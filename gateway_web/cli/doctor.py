@@ -1,0 +1,93 @@
+"""``canalgate doctor``: what would not work here, and how to mend it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.domain.errors import ConfigurationError, GatewayError
+from common.domain.tool import StdioTransport
+from common.registry.registry import Registry
+from common.settings import Settings, find_file, load
+from gateway_web.cli.output import Exit, out
+from gateway_web.cli.where import store
+from gateway_web.supervisor import SupervisorError, find_redis, running_instance, state_dir_path
+from gateway_web.wsgi_address import free_port
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    good: bool
+    text: str
+
+
+def examine(config: Path | None) -> Exit:
+    """Print all findings; FAILED if one is bad."""
+    findings = list(_findings(config))
+    for finding in findings:
+        mark = "[green]ok[/green]  " if finding.good else "[red]bad[/red] "
+        out.print(mark, end=" ")
+        out.print(finding.text, markup=False)
+    return Exit.OK if all(finding.good for finding in findings) else Exit.FAILED
+
+
+def _findings(config: Path | None) -> Iterator[Finding]:
+    yield Finding(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]}")
+    try:
+        settings = load(config)
+    except ConfigurationError as error:
+        yield Finding(False, error.message)
+        return
+    yield Finding(True, f"settings: {find_file(config, os.environ) or 'no file, the built-in demo'}")
+    for problem in settings.tool_problems:
+        yield Finding(False, f"tool {problem.id}: {problem.message}")
+    yield from _commands(settings)
+    running = running_instance(state_dir_path(os.environ))
+    if running is None:
+        yield _tried("Redis", lambda: _redis(settings))
+        yield _tried("port", lambda: f"{settings.web.host}:{free_port(settings.web.host, settings.web.port)} is free")
+    else:
+        yield Finding(True, f"a gateway runs: {running.endpoint} (process {running.pid})")
+        yield from _running_tools(config)
+
+
+def _commands(settings: Settings) -> Iterator[Finding]:
+    for tool in settings.tools:
+        if isinstance(tool.transport, StdioTransport):
+            found = shutil.which(tool.transport.command, path=tool.transport.env.get("PATH"))
+            hint = found or "not found on PATH: install it, or give its full path as command"
+            yield Finding(found is not None, f"tool {tool.id}: {tool.transport.command}: {hint}")
+
+
+def _running_tools(config: Path | None) -> Iterator[Finding]:
+    try:
+        where = store(config)
+        entries = Registry(where.client, where.keys).entries()
+    except GatewayError as error:
+        yield Finding(False, error.message)
+        return
+    for entry in entries:
+        if entry.known is None:
+            yield Finding(False, f"tool {entry.id}: not asked yet what it offers")
+        elif entry.known.error is not None:
+            yield Finding(False, f"tool {entry.id}: {entry.known.error}")
+        else:
+            yield Finding(True, f"tool {entry.id}: offers {len(entry.known.tools)}")
+
+
+def _redis(settings: Settings) -> str:
+    configured = None if settings.redis.url is None else str(settings.redis.url)
+    return find_redis(configured, state_dir_path(os.environ)).description
+
+
+def _tried(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(True, f"{what}: {look()}")
+    except (SupervisorError, GatewayError) as error:
+        return Finding(False, f"{what}: {error}")

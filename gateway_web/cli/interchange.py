@@ -1,0 +1,62 @@
+"""``canalgate import`` and ``export``: to and from the files of MCP clients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from common.domain.errors import ConfigurationError
+from common.interchange.document import merge_into_yaml
+from common.interchange.exporters import to_client, to_mcp_json
+from common.interchange.importers import parse
+from common.settings import load
+from gateway_web.cli.output import err, out
+from gateway_web.cli.where import endpoint
+
+
+def import_file(
+    file: Annotated[Path, typer.Argument(help="mcp.json of Claude, Cursor or VS Code.")],
+    source: Annotated[str, typer.Option("--from", help="auto, claude, cursor or vscode.")] = "auto",
+    into: Annotated[Path | None, typer.Option("--into", help="Add the tools to this settings file.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace tools of the same id.")] = False,  # noqa: FBT002
+) -> None:
+    """Turn a client's MCP server list into tools; prints YAML, or adds it to a settings file."""
+    found = parse(_read(file), source=source)
+    for note in found.notes:
+        err.print(f"note: {note}", markup=False)
+    if found.inputs:
+        err.print(f"set these in the environment: {', '.join(found.inputs)}", markup=False)
+    if into is None:
+        out.print(yaml.safe_dump({"tools": found.entries}, sort_keys=False).rstrip(), markup=False)
+        return
+    text = _read(into) if into.exists() else ""
+    into.write_text(merge_into_yaml(text, found.entries, replace=replace), encoding="utf-8")
+    out.print(f"{len(found.entries)} tools added to {into}", markup=False)
+
+
+def export(
+    client: Annotated[str, typer.Option("--for", help="claude, cursor or vscode.")] = "claude",
+    url: Annotated[str | None, typer.Option("--url", envvar="CANALGATE_URL", help="The gateway's address.")] = None,
+    tools: Annotated[bool, typer.Option("--tools", help="The tools themselves, not the gateway.")] = False,  # noqa: FBT002
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (for --tools).")] = None,
+) -> None:
+    """Print an entry for a client's mcp.json that points at the gateway, or the tools as such entries."""
+    if not tools:
+        out.print(to_client("canalgate", endpoint(url), {}, flavour=client).rstrip(), markup=False)
+        return
+    exported = to_mcp_json(load(config).tools, client)
+    for note in exported.notes:
+        err.print(f"note: {note}", markup=False)
+    if exported.variables:
+        err.print(f"set these in the environment: {', '.join(exported.variables)}", markup=False)
+    out.print(exported.text.rstrip(), markup=False)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"cannot read {file}: {error}") from None

@@ -1,0 +1,68 @@
+"""How the command line talks: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from enum import IntEnum
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import orjson
+import typer
+from rich.console import Console
+
+from common.domain.errors import ConfigurationError, GatewayError, StoreUnavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Exit(IntEnum):
+    """Exit codes, the same for every verb."""
+
+    OK = 0
+    FAILED = 1
+    """The tool answered with an error, or a check failed."""
+    USAGE = 2
+    """Wrong arguments or settings."""
+    REFUSED = 3
+    """The gateway refused or could not do it."""
+    UNREACHABLE = 4
+    """No gateway, or no Redis, answers."""
+
+
+def say_json(value: object) -> None:
+    """One JSON document for scripts."""
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode() + "\n")
+
+
+def stop(message: str, code: Exit) -> typer.Exit:
+    """Print an error and give the exception that ends the command."""
+    err.print(f"[red]error:[/red] {_plain(message)}")
+    return typer.Exit(code)
+
+
+def _plain(text: str) -> str:
+    """Text from elsewhere must not be read as markup."""
+    return text.replace("[", r"\[")
+
+
+def errors_as_exit_codes(verb: Callable[P, T]) -> Callable[P, T]:
+    """Turn our errors into one line and an exit code; anything else is a bug and keeps its traceback."""
+
+    @wraps(verb)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return verb(*args, **kwargs)
+        except ConfigurationError as error:
+            raise stop(error.message, Exit.USAGE) from None
+        except StoreUnavailable as error:
+            raise stop(f"{error.message} ({error.__cause__})", Exit.UNREACHABLE) from None
+        except GatewayError as error:
+            raise stop(f"{error.message} ({error.code})", Exit.REFUSED) from None
+
+    return wrapped

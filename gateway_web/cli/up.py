@@ -1,0 +1,200 @@
+"""``canalgate up``: the whole gateway on one machine, under a supervisor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+import yaml
+
+from common.domain.errors import StoreUnavailable
+from common.interchange.exporters import to_client
+from common.processes import ProcessGuard
+from common.registry.registry import Registry
+from common.settings import Settings, find_file, load
+from common.store.client import Client, StoreAddress, connect, store_errors
+from common.store.keys import Keys
+from gateway_web.cli.output import Exit, err, stop
+from gateway_web.cli.programs import environment, web_command, worker_command
+from gateway_web.supervisor import (
+    ChildSpec,
+    Event,
+    EventKind,
+    RedisServer,
+    RunRecord,
+    StateDirectory,
+    Supervisor,
+    SupervisorError,
+    find_redis,
+    held_state_dir,
+    http_ready,
+    state_dir_path,
+)
+from gateway_web.wsgi_address import authority, free_port
+
+DISCOVERY_PATIENCE = 5.0
+"""Seconds for which the line ``ready`` waits for the first discoveries; a slow tool does not hold it up longer."""
+DEMO_TOOLS = {"demo": {"command": sys.executable, "args": ["-m", "gateway_worker.demo_server"]}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything decided before anything is started."""
+
+    settings: Settings
+    config: Path
+    host: str
+    port: int
+    redis: RedisServer
+    state: StateDirectory
+
+    @property
+    def base_url(self) -> str:
+        host = "127.0.0.1" if self.host in {"0.0.0.0", ""} else self.host  # noqa: S104 - compared with
+        return f"http://{authority(host, self.port)}"
+
+    @property
+    def endpoint(self) -> str:
+        return f"{self.base_url}/mcp"
+
+
+def run_up(config: Path | None, *, host: str | None, port: int | None, verbose: bool) -> None:
+    """Start, serve until a signal, stop in reverse."""
+    try:
+        with held_state_dir(state_dir_path(os.environ)) as state:
+            plan = _plan(config, host=host, port=port, state=state)
+            _serve(plan, verbose=verbose)
+    except SupervisorError as error:
+        raise stop(str(error), Exit.REFUSED) from None
+
+
+def _plan(config: Path | None, *, host: str | None, port: int | None, state: StateDirectory) -> Plan:
+    file = find_file(config, os.environ) or _demo_file(state)
+    settings = load(file, overrides={"web.host": host, "web.port": port})
+    for problem in settings.tool_problems:
+        err.print(f"tool {problem.id} is skipped: {problem.message}", markup=False)
+    configured = None if settings.redis.url is None else str(settings.redis.url)
+    return Plan(
+        settings=settings,
+        config=file,
+        host=settings.web.host,
+        port=free_port(settings.web.host, settings.web.port),
+        redis=find_redis(configured, state.path),
+        state=state,
+    )
+
+
+def _demo_file(state: StateDirectory) -> Path:
+    """Without a settings file the gateway starts with the built-in demo tool."""
+    file = state.path / "demo.yaml"
+    file.write_text(yaml.safe_dump({"tools": DEMO_TOOLS}), encoding="utf-8")
+    err.print("no settings file: starting with the built-in demo tool", markup=False)
+    return file
+
+
+def _serve(plan: Plan, *, verbose: bool) -> None:
+    client = connect(StoreAddress(url=plan.redis.url.for_redis_py), size=4)
+    keys = Keys(plan.settings.redis.key_prefix)
+    with ProcessGuard(keep_fds=(plan.state.lock_fd,)) as guard:
+        echo: Callable[[str, str], None] | None = _echo if verbose else None
+        supervisor = Supervisor(_children(plan, client, keys), guard, _report, echo=echo)
+        stopped_by = supervisor.run(on_ready=lambda: _announce(plan, supervisor, client, keys))
+    if stopped_by is signal.SIGHUP:
+        raise typer.Exit(Exit.FAILED)
+
+
+def _children(plan: Plan, client: Client, keys: Keys) -> list[ChildSpec]:
+    env = environment(
+        plan.config,
+        CANALGATE_REDIS__URL=plan.redis.url.for_redis_py,
+        CANALGATE_WEB__HOST=plan.host,
+        CANALGATE_WEB__PORT=str(plan.port),
+        CANALGATE_STATE_DIR=str(plan.state.path),
+        PYTHONUNBUFFERED="1",
+    )
+    workers = [
+        _worker(f"worker{number}", plan, client, keys, env)
+        for number in range(1, plan.settings.worker.processes + 1)
+    ]
+    web = ChildSpec(
+        name="web",
+        argv=web_command(plan.settings, host=plan.host, port=plan.port),
+        ready=http_ready(f"{plan.base_url}/livez"),
+        ready_timeout=60.0,
+        stop_timeout=15.0,
+        log_path=plan.state.log("web"),
+        env=env,
+    )
+    redis = [] if plan.redis.child is None else [plan.redis.child]
+    return [*redis, *workers, web]
+
+
+def _worker(name: str, plan: Plan, client: Client, keys: Keys, env: dict[str, str]) -> ChildSpec:
+    return ChildSpec(
+        name=name,
+        argv=worker_command(f"{name}@%h"),
+        ready=lambda: _alive(client, keys, name),
+        ready_timeout=60.0,
+        stop_timeout=plan.settings.worker.drain_timeout + 10.0,
+        log_path=plan.state.log(name),
+        env=env,
+    )
+
+
+def _alive(client: Client, keys: Keys, name: str) -> bool:
+    """Whether a node of that worker holds its lease."""
+    try:
+        with store_errors("looking for workers"):
+            nodes = client.zrangebyscore(keys.nodes, time.time() * 1000, "+inf")
+    except StoreUnavailable:
+        return False
+    return any(node.decode().startswith(f"{name}@") for node in nodes)
+
+
+def _announce(plan: Plan, supervisor: Supervisor, client: Client, keys: Keys) -> None:
+    waiting = _wait_for_discovery(plan, Registry(client, keys))
+    plan.state.write_run(
+        RunRecord(
+            pid=os.getpid(),
+            endpoint=plan.endpoint,
+            redis_url=plan.redis.url.for_redis_py,
+            started_at=time.time(),
+            children=dict(supervisor.pids),
+        )
+    )
+    still = f" (still asking: {', '.join(waiting)})" if waiting else ""
+    err.print(f"Redis: {plan.redis.description}", markup=False)
+    err.print("add this to your MCP client:", markup=False)
+    err.print(to_client("canalgate", plan.endpoint, {}, flavour="claude").rstrip(), markup=False)
+    # One line, unwrapped and unstyled, at once: scripts wait for it.
+    sys.stdout.write(f"ready {plan.endpoint} tools={len(plan.settings.tools)}{still}\n")
+    sys.stdout.flush()
+
+
+def _wait_for_discovery(plan: Plan, registry: Registry) -> list[str]:
+    """Wait until calls can be served and the tools were asked once; return the tools that have not answered."""
+    ready = http_ready(f"{plan.base_url}/readyz")
+    end = time.monotonic() + DISCOVERY_PATIENCE
+    while True:
+        waiting = [entry.id for entry in registry.entries() if entry.tool.enabled and entry.known is None]
+        if (ready() and not waiting) or time.monotonic() > end:
+            return [str(tool) for tool in waiting]
+        time.sleep(0.05)
+
+
+def _report(event: Event) -> None:
+    """Tell a person what happens, but not each step of a stop."""
+    if event.kind in {EventKind.STARTED, EventKind.STOPPING}:
+        return
+    seconds = "" if event.seconds is None else f" {event.seconds:.1f} s"
+    err.print(f"{event.child}: {event.kind.value}{seconds} {event.detail}".rstrip(), markup=False)
+
+
+def _echo(name: str, line: str) -> None:
+    err.print(f"{name} | {line}", markup=False)

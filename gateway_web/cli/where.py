@@ -1,0 +1,55 @@
+"""Which gateway, and which Redis, a command means."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.domain.errors import ConfigurationError
+from common.settings import Settings, load
+from common.store.client import Client, StoreAddress, connect
+from common.store.keys import Keys
+from gateway_web.supervisor import running_instance, state_dir_path
+
+DEFAULT_URL = "http://127.0.0.1:8080/mcp"
+
+
+def endpoint(url: str | None) -> str:
+    """The MCP endpoint: as given, or that of the gateway that runs from this state directory."""
+    if url:
+        return url if url.rstrip("/").endswith("/mcp") else url.rstrip("/") + "/mcp"
+    running = running_instance(state_dir_path(os.environ))
+    return running.endpoint if running else DEFAULT_URL
+
+
+def tool_endpoint(url: str | None, tool: str) -> str:
+    """The endpoint of one tool."""
+    from urllib.parse import quote
+
+    return endpoint(url).removesuffix("/mcp") + f"/servers/{quote(tool, safe='')}/mcp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """A connection for the commands that read or change the registry."""
+
+    settings: Settings
+    client: Client
+    keys: Keys
+
+
+def store(config: Path | None) -> Store:
+    """Redis as the settings say, else as the gateway that runs from this state directory says."""
+    settings = load(config)
+    url = None if settings.redis.url is None else str(settings.redis.url)
+    if url is None:
+        running = running_instance(state_dir_path(os.environ))
+        if running is None:
+            raise ConfigurationError(
+                "no gateway runs from this state directory and redis.url is not set: start one with "
+                "`canalgate up`, or name its Redis in CANALGATE_REDIS__URL",
+                field="redis.url",
+            )
+        url = running.redis_url
+    return Store(settings=settings, client=connect(StoreAddress(url=url)), keys=Keys(settings.redis.key_prefix))

@@ -1,0 +1,147 @@
+"""The schema and the document say what the models say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from common.domain.errors import ConfigurationError
+from common.settings import load
+from common.settings.entry import ENTRY_KEYS
+from common.settings.layers import KEYS, PROCESS_VARIABLES, VARIABLES
+from common.settings.reference import render
+from common.settings.schema import json_schema, text
+
+ROOT = Path(__file__).parents[3]
+DOCUMENT = ROOT / "docs" / "configuration.md"
+SCHEMA = ROOT / "docs" / "canalgate.schema.json"
+
+EXAMPLE = """
+redis: {url: "redis://127.0.0.1:6379/0"}
+web: {host: 127.0.0.1, port: "${PORT:-8080}", processes: 1, allowed_hosts: [gate.example], allowed_origins: "https://a.example"}
+worker: {concurrency: 1000, processes: 1, events: "${EVENTS:-true}"}
+identity: {resolver: api_key, api_keys: [{key: k, tenant: t, client: c}]}
+tenants: {allow_unlisted: true, listed: [a, {id: b}]}
+runtime:
+logging: {level: "${LEVEL:-info}", format: json}
+tools:
+  everything: {command: npx, args: [-p, 8080], env: {K: V, PORT: 80, DEBUG: yes}, cwd: /dir, idle_timeout: 60}
+  remote: {url: "http://127.0.0.1:9000/mcp", type: http, headers: {X-K: V}, enabled: false}
+"""
+REFUSED = [
+    "wbe: {}",
+    "web: {prot: 1}",
+    "web: {port: 65536}",
+    "web: {port: text}",
+    "runtime: {request_timeout: 0}",
+    "logging: {level: inof}",
+    "identity: {api_keys: [{key: k, tenant: t}]}",
+    "tenants: {listed: [5]}",
+    "tools: {a: {}}",
+    "tools: {a: {command: x, url: 'http://h'}}",
+    "tools: {a: {url: 'http://h', type: sse}}",
+    "tools: {a: {command: x, comand: y}}",
+    "tools: {'': {command: x}}",
+]
+
+
+def valid(document: str) -> bool:
+    return jsonschema.Draft202012Validator(json_schema()).is_valid(yaml.safe_load(document))
+
+
+def test_the_schema_is_a_schema() -> None:
+    """Of draft 2020-12, which it names."""
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+    assert json_schema()["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_the_committed_schema_is_current() -> None:
+    """After a change of the models: ``python -m common.settings.schema``."""
+    assert SCHEMA.read_text(encoding="utf-8") == text()
+
+
+def test_schema_and_program_accept_the_same_example(tmp_path: Path) -> None:
+    """What the editor calls good starts."""
+    file = tmp_path / "c.yaml"
+    file.write_text(EXAMPLE)
+    assert valid(EXAMPLE)
+    settings = load(file, {})
+    assert (settings.tool_problems, len(settings.tools)) == ((), 2)
+
+
+@pytest.mark.parametrize("document", REFUSED)
+def test_schema_and_program_refuse_the_same_mistakes(document: str, tmp_path: Path) -> None:
+    """What the editor underlines does not start."""
+    file = tmp_path / "c.yaml"
+    file.write_text(document)
+    assert not valid(document)
+    try:
+        settings = load(file, {})
+    except ConfigurationError:
+        return
+    assert settings.tool_problems
+
+
+def test_every_part_of_the_schema_is_closed_and_described() -> None:
+    """Editors underline typos and show what a key is for."""
+    parts = [json_schema(), *json_schema()["$defs"].values()]
+    for part in parts:
+        assert part["additionalProperties"] is False
+        assert part["title"]
+        for name, schema in part["properties"].items():
+            assert schema.get("description"), (part["title"], name)
+
+
+def tables() -> str:
+    content = DOCUMENT.read_text(encoding="utf-8")
+    found = re.search(r"<!-- begin reference -->\n\n(.*)\n<!-- end reference -->", content, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_document_has_the_tables_of_the_models() -> None:
+    """After a change of the models, put ``python -m common.settings.reference`` between the two marks."""
+    assert tables() == render()
+
+
+def test_document_and_models_know_the_same_settings() -> None:
+    """Both ways: no setting without a row, no row without a setting."""
+    rows = [line for line in tables().splitlines() if line.startswith("| `")]
+    names = {re.findall(r"`([^`]+)`", row)[0] for row in rows}
+    assert set(KEYS) <= names
+    assert set(ENTRY_KEYS) <= names
+    assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {"key", "tenant", "client"}
+    assert set(VARIABLES) <= set(re.findall(r"CANALGATE_[A-Z_]+", "\n".join(rows)))
+
+
+def test_every_row_has_a_meaning_of_one_sentence() -> None:
+    """The last cell says what the setting is for."""
+    for row in (line for line in render().splitlines() if line.startswith("| `")):
+        assert len(row.rstrip(" |").rpartition(" | ")[2]) > 10, row
+
+
+def test_the_yaml_in_the_document_is_valid() -> None:
+    """Readers copy examples: each starts, and agrees with the schema."""
+    blocks = re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        assert valid(block), block
+
+
+@pytest.mark.parametrize("module", ["common.settings.schema", "common.settings.reference"])
+def test_the_generators_run(module: str, tmp_path: Path) -> None:
+    """As documented: the one writes a file, the other prints."""
+    target = tmp_path / "schema.json"
+    arguments = [str(target)] if module.endswith("schema") else []
+    command = [sys.executable, "-W", "error", "-m", module, *arguments]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ), timeout=50
+    )
+    assert (target.read_text() if arguments else done.stdout) == (text() if arguments else render())
