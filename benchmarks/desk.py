@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -113,10 +114,11 @@ class Desk:
 
     def clear(self) -> None:
         """End everything that was started here, last first."""
-        for process in reversed(self._processes):
-            process.stop()
-        self._processes.clear()
-        kill(self._backends().values())
+        with ExitStack() as stack:  # a process that cannot be stopped must not keep the others running
+            stack.callback(lambda: kill(self._backends().values()))
+            for process in self._processes:
+                stack.callback(process.stop)
+            self._processes = []
 
     def _tally(self, transport: Transport) -> list[str]:
         return ["--tally", str(self.folder / transport)]

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -31,6 +31,7 @@ from benchmarks.targets import GATEWAY, REPOSITORY, Access, Pipe, Target, own_ta
 from benchmarks.wire import BadAnswerError, Era
 
 RESULT_FILE = REPOSITORY / "build" / "bench.json"
+SMOKE_FILE = REPOSITORY / "build" / "bench-smoke.json"
 PROBE_TIMEOUT = 20.0  # seconds
 
 
@@ -52,10 +53,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--markdown", action="store_true", help="print the documentation's table from the last run"
     )
-    parser.add_argument("--output", type=Path, default=RESULT_FILE)
+    parser.add_argument("--output", type=Path, help="result file; otherwise in build/")
     options = parser.parse_args(arguments)
     if options.smoke:
         options.rounds, options.seconds, options.concurrency, options.no_peers = 1, 1.0, [1, 16], True
+    options.output = options.output or (SMOKE_FILE if options.smoke else RESULT_FILE)
     unknown = set(options.peers or ()) - {target.name for target in peer_targets()}
     if unknown:
         parser.error(f"no such peer: {', '.join(sorted(unknown))}; there are {_names(peer_targets())}")
@@ -117,12 +119,11 @@ async def _probe(load: HttpLoad, description: str) -> None:
 @contextmanager
 def started(targets: Sequence[Target], options: argparse.Namespace, work: Path) -> Iterator[list[Served]]:
     """Start all targets that can be, name those that cannot; end everything on leaving, whatever happened."""
-    desks: list[Desk] = []
     served: list[Served] = []
-    try:
+    with ExitStack() as stack:
         for target in targets:
             desk = Desk(work / target.name, cache=REPOSITORY / ".cache" / "bench", backend=options.backend)
-            desks.append(desk)
+            stack.callback(desk.clear)
             print(f"starting {target.name} {target.version}", flush=True)
             try:
                 served.append(start(target, desk, options))
@@ -130,9 +131,6 @@ def started(targets: Sequence[Target], options: argparse.Namespace, work: Path) 
                 print(f"\nSKIPPED {target.name} {target.version}: {error}\n", flush=True)
                 desk.clear()
         yield served
-    finally:
-        for desk in desks:
-            desk.clear()
 
 
 async def measure(served: Sequence[Served], options: argparse.Namespace) -> list[Cell]:
@@ -197,19 +195,38 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(143)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; return the exit code."""
-    options = parse(arguments)
-    if options.markdown:
-        print(report.markdown(orjson.loads(options.output.read_bytes())))
-        return 0
-    signal.signal(signal.SIGTERM, _terminate)
+def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Start, measure and end everything; return the rows."""
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
         started(chosen_targets(options), options, Path(folder)) as served,
     ):
-        cells = asyncio.run(measure(served, options))
-    rows = rows_of(cells, options)
+        return rows_of(asyncio.run(measure(served, options)), options)
+
+
+def print_markdown(file: Path) -> int:
+    """Print the documentation's table from a result file; return the exit code."""
+    if not file.is_file():
+        print(f"{file} does not exist: run the benchmark first", file=sys.stderr)
+        return 1
+    print(report.markdown(orjson.loads(file.read_bytes())))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; return the exit code."""
+    options = parse(arguments)
+    if options.markdown:
+        return print_markdown(options.output)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        rows = run(options)
+    except KeyboardInterrupt:
+        print("\ninterrupted; everything that was started has ended")
+        return 130
+    if not rows:
+        print("FAILED: nothing was measured")
+        return 1
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_bytes(orjson.dumps(rows, option=orjson.OPT_INDENT_2))
     print(f"\n{report.plain(rows)}\n\nwritten to {options.output}")

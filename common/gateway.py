@@ -7,6 +7,7 @@ is this API's first user, and has no other way to a tool.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -64,7 +65,13 @@ class Call:
     def __init__(self, gateway: Gateway, invocation: Invocation, waiter: Waiter) -> None:
         self._gateway = gateway
         self._waiter = waiter
+        self._begun = time.monotonic()
         self.invocation = invocation
+
+    @property
+    def age_ms(self) -> float:
+        """Milliseconds since the call was accepted."""
+        return (time.monotonic() - self._begun) * 1000
 
     def next(self, timeout: float) -> Frame | None:
         """The next frame, or None after ``timeout`` seconds. Past the deadline it is always a result."""

@@ -39,7 +39,7 @@ def create_app(gateway: Gateway) -> Flask:
             body = {"error": error.name, "status": error.code}
             headers = {name: value for name, value in error.get_headers() if name == "Allow"}
             return json_response(body, error.code or 500, headers)
-        log.exception("request_broke", path=request.path)
+        log.error("request_broke", path=request.path, exc_info=error)
         answer = error_answer(JsonRpcError(INTERNAL_ERROR, "Internal error"), None, Era.LEGACY)
         answer.status_code = 500
         return answer
@@ -51,7 +51,12 @@ def create_app(gateway: Gateway) -> Flask:
     @app.get("/readyz")
     def readyz() -> Response:
         state = gateway.readiness()
-        body = {"ready": state.ready, "redis": state.redis, "replies": state.replies, "workers": state.workers}
+        body = {
+            "ready": state.ready,
+            "redis": state.redis,
+            "replies": state.replies,
+            "workers": state.workers,
+        }
         return json_response(body, 200 if state.ready else 503)
 
     app.register_blueprint(StreamableHttp(gateway, resolver).blueprint())

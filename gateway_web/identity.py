@@ -8,7 +8,13 @@ from importlib import import_module
 
 import structlog
 
-from common.domain.errors import ConfigurationError, GatewayError, InternalError, InvalidRequest, Unauthenticated
+from common.domain.errors import (
+    ConfigurationError,
+    GatewayError,
+    InternalError,
+    InvalidRequest,
+    Unauthenticated,
+)
 from common.domain.ids import ClientId, TenantId, checked_id
 from common.domain.invocation import Caller
 from common.ports import IdentityResolver, RequestFacts
@@ -102,7 +108,8 @@ def load_resolver(settings: IdentitySettings) -> IdentityResolver:
         ) from error
     if not callable(getattr(resolver, "resolve", None)):
         raise ConfigurationError(
-            f"identity.resolver {settings.resolver!r} has no method resolve(request)", field="identity.resolver"
+            f"identity.resolver {settings.resolver!r} has no method resolve(request)",
+            field="identity.resolver",
         )
     return resolver
 

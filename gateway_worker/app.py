@@ -58,7 +58,7 @@ def make_app(configured: Settings, redis: StoreAddress) -> Celery:
 app = make_app(settings(), address())
 
 
-@celeryd_init.connect  # type: ignore[untyped-decorator]
+@celeryd_init.connect
 def _prepare_worker(**_: Any) -> None:
     """Only in worker processes: monitors and producers that load this module keep kombu's own transport."""
     from gateway_worker import channel
@@ -68,7 +68,7 @@ def _prepare_worker(**_: Any) -> None:
     app.steps["consumer"].add(EngineStep)
 
 
-@setup_logging.connect  # type: ignore[untyped-decorator]
+@setup_logging.connect
 def _prepare_logs(**_: Any) -> None:
     """Our logs, instead of Celery's own format."""
     configure_logs(settings().logging, process=f"worker-{os.getpid()}")

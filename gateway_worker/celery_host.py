@@ -40,7 +40,9 @@ class CeleryHost:
     def reserved(self, request: RunningRequest) -> None:
         """Show a call to inspection, and announce it."""
         state.task_reserved(request)
-        self._event("task-received", request, name=request.name, args=request.argsrepr, kwargs="{}", retries=0)
+        self._event(
+            "task-received", request, name=request.name, args=request.argsrepr, kwargs="{}", retries=0
+        )
 
     def accepted(self, request: RunningRequest) -> None:
         """A call begins."""

@@ -31,12 +31,12 @@ class Channel(redis.Channel):
     _leaving = False
 
     @property
-    def active_queues(self) -> list[str]:
+    def active_queues(self) -> list[str]:  # type: ignore[override]
         """The queues that kombu itself asks Redis for."""
         return [queue for queue in super().active_queues if not queue.startswith(QUEUE_PREFIX)]
 
     def _update_queue_cycle(self) -> None:
-        super()._update_queue_cycle()
+        super()._update_queue_cycle()  # type: ignore[misc]
         # Closing a channel cancels its consumers one by one. That is no wish to stop fetching: after a lost
         # connection the next channel takes them up again, and meanwhile the engine has its own connections.
         if bridge.follow is not None and not self._leaving:

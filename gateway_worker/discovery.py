@@ -88,7 +88,7 @@ class Discovery:
 
     async def _look(self) -> None:
         with store_errors("reading wanted discoveries"):
-            raw = await self._client.hgetall(self._keys.registry_refresh)
+            raw: dict[Any, Any] = await self._client.hgetall(self._keys.registry_refresh)
         wanted = {ToolId(name.decode()): int(at) for name, at in raw.items()}
         for entry in self._catalogue.entries():
             if len(self._running) >= MAX_AT_ONCE:
@@ -160,7 +160,11 @@ class Discovery:
             ) from error
         took = time.monotonic() - started
         try:
-            tools = await list_all(backend, "tools/list", "tools") if "tools" in backend.negotiated.capabilities else []
+            tools = (
+                await list_all(backend, "tools/list", "tools")
+                if "tools" in backend.negotiated.capabilities
+                else []
+            )
         finally:
             await link.close()
         spoken = dict(known.eras) if known and known.eras else await self._eras(entry, backend, took)

@@ -72,7 +72,9 @@ class Host(Protocol):
 class Engine:
     """Start and stop it from Celery's main thread; everything else happens on its loop."""
 
-    def __init__(self, settings: Settings, address: StoreAddress, *, hostname: str, limit: int, host: Host) -> None:
+    def __init__(
+        self, settings: Settings, address: StoreAddress, *, hostname: str, limit: int, host: Host
+    ) -> None:
         """``limit`` is the most calls in flight; ``hostname`` Celery's node name."""
         self.node = NodeId(f"{hostname}:{uuid4().hex[:8]}")
         self.limit = limit
@@ -188,9 +190,7 @@ class Engine:
             settings=settings.discovery,
             max_bytes=max_bytes,
         )
-        self._sessions = Sessions(
-            self._guard, max_bytes=max_bytes, on_list_changed=self._discovery.announce
-        )
+        self._sessions = Sessions(self._guard, max_bytes=max_bytes, on_list_changed=self._discovery.announce)
         self._executor = Executor(self._catalogue, self._sessions, self._clock)
         self._fetcher = Fetcher(self.node, self._client, keys, free=self._free, start=self._begin)
         self._look_at_registry = asyncio.Event()
@@ -354,4 +354,3 @@ class Engine:
             task.cancel()
         else:
             self._host.revoke(invocation_id)
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection
+from typing import Any
 
 import structlog
 
@@ -75,9 +76,7 @@ class Fetcher:
         while not self._paused:
             self._wake.clear()
             try:
-                while self._free() > 0 and self._queues and not self._paused and await self._fetch():
-                    # Let the calls begin before more are fetched.
-                    await asyncio.sleep(0)
+                await self._fetch_all()
                 delay = RETRY_FIRST
             except StoreUnavailable as error:
                 log.warning("fetch_waits", cause=repr(error.__cause__))
@@ -94,6 +93,12 @@ class Fetcher:
                 await self._wake.wait()
         except TimeoutError:
             pass
+
+    async def _fetch_all(self) -> None:
+        """Fetch until the queues are empty or the slots are taken."""
+        more = True
+        while more and self._free() > 0 and self._queues and not self._paused:
+            more = await self._fetch()
 
     async def _fetch(self) -> bool:
         """One script call; True if something came."""
@@ -126,7 +131,7 @@ class Fetcher:
         self._look_at = now + LOOK_AGAIN
         try:
             with store_errors("recovering calls"):
-                recorded = await self._client.hgetall(self._unacked)
+                recorded: dict[Any, Any] = await self._client.hgetall(self._unacked)
         except StoreUnavailable:
             return
         found = set()
@@ -137,4 +142,6 @@ class Fetcher:
                     log.info("call_recovered", tag=tag)
                     found.add(tags)
                     self._start(str(tag), message, "")
-        self._uncertain = [(tags, until) for tags, until in self._uncertain if tags not in found and until > now]
+        self._uncertain = [
+            (tags, until) for tags, until in self._uncertain if tags not in found and until > now
+        ]

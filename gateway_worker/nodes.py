@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
@@ -41,7 +42,14 @@ class Nodes:
     """Renews the lease once a second and buries the dead, one worker of the cluster at a time."""
 
     def __init__(
-        self, node: NodeId, client: AsyncClient, keys: Keys, clock: RedisClock, outbox: Outbox, *, result_ttl: float
+        self,
+        node: NodeId,
+        client: AsyncClient,
+        keys: Keys,
+        clock: RedisClock,
+        outbox: Outbox,
+        *,
+        result_ttl: float,
     ) -> None:
         self._node = node
         self._client = client
@@ -79,7 +87,7 @@ class Nodes:
             )
             if not mine:
                 return
-            dead = await self._client.zrangebyscore(self._keys.nodes, "-inf", self._clock.now())
+            dead: list[Any] = await self._client.zrangebyscore(self._keys.nodes, "-inf", self._clock.now())
             for raw in dead:
                 await self._bury(NodeId(raw.decode()), force=False)
 

@@ -51,8 +51,10 @@ class EnginePool(TaskPool):
         self.limit = self.engine.limit
 
     def _get_info(self) -> dict[str, Any]:
-        info: dict[str, Any] = super()._get_info()
-        info.update({"max-concurrency": self.limit, "in-flight": self.engine.in_flight, "node": self.engine.node})
+        info: dict[str, Any] = super()._get_info()  # type: ignore[misc]
+        info.update(
+            {"max-concurrency": self.limit, "in-flight": self.engine.in_flight, "node": self.engine.node}
+        )
         return info
 
 

@@ -47,7 +47,9 @@ class ToolSession:
         self._leave = asyncio.Event()
         self._owner: asyncio.Task[None] | None = None
 
-    def begin(self, guard: ProcessGuard, eras: Sequence[Era], *, max_bytes: int, on_event: OnNotification) -> None:
+    def begin(
+        self, guard: ProcessGuard, eras: Sequence[Era], *, max_bytes: int, on_event: OnNotification
+    ) -> None:
         """Start the owner task."""
         self._owner = asyncio.create_task(
             self._own(guard, eras, max_bytes, on_event), name=f"session-{self.key.tool}"
@@ -148,9 +150,7 @@ class Sessions:
         session = self._sessions.get(key)
         if session is None or session.ended:
             session = self._sessions[key] = ToolSession(key, entry.tool)
-            session.begin(
-                self._guard, eras, max_bytes=self._max_bytes, on_event=self._listener(entry.id)
-            )
+            session.begin(self._guard, eras, max_bytes=self._max_bytes, on_event=self._listener(entry.id))
         session.in_flight += 1
         return session
 

@@ -134,7 +134,7 @@ class ReplyHub:
     def _run(self) -> None:
         delay = RETRY_FIRST
         while not self._stop.is_set():
-            subscription = self._client.pubsub(ignore_subscribe_messages=False)
+            subscription = self._client.pubsub(ignore_subscribe_messages=False)  # type: ignore[no-untyped-call]
             try:
                 with store_errors("listening for replies"):
                     subscription.subscribe(self.channel, *self._others)
@@ -208,6 +208,6 @@ def _close_quietly(subscription: Subscription) -> None:
     """Closing a broken connection may fail once more; there is nobody left to tell."""
     try:
         with store_errors("closing a subscription"):
-            subscription.close()  # type: ignore[no-untyped-call]
+            subscription.close()
     except StoreUnavailable as error:
         log.debug("subscription_not_closed", error=str(error))

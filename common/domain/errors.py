@@ -89,9 +89,7 @@ class ErrorMeaning:
 def _meaning(
     status: Status, http: int, jsonrpc: int, *, retryable: bool = False, trips: bool = False
 ) -> ErrorMeaning:
-    return ErrorMeaning(
-        status=status, http=http, jsonrpc=jsonrpc, retryable=retryable, trips_breaker=trips
-    )
+    return ErrorMeaning(status=status, http=http, jsonrpc=jsonrpc, retryable=retryable, trips_breaker=trips)
 
 
 _INTERNAL = -32603

@@ -47,7 +47,11 @@ def merge_into_yaml(text: str, entries: Mapping[str, Mapping[str, Any]], *, repl
 
 
 def _dump(data: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(_plain(data), sort_keys=False, allow_unicode=True, width=110)
+    text = yaml.safe_dump(_plain(data), sort_keys=False, allow_unicode=True, width=110)
+    if _same(text, data):
+        return text
+    # PyYAML writes some line separators (U+0085) in a way that it reads back as spaces.
+    return yaml.safe_dump(_plain(data), sort_keys=False, width=110)
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ MAX_TEXT = 4 * 1024 * 1024
 """Longest text in characters."""
 
 # An unclosed comment or string runs to the end of the text, so that no text is searched twice.
-_STRING = r'"(?:[^"\\]|\\.)*(?:"|\Z)'
+_STRING = r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)'
 _STRING_OR_COMMENT = re.compile(rf"{_STRING}|//[^\n]*|/\*(?:.*?\*/|.*\Z)", re.DOTALL)
 _STRING_OR_COMMA = re.compile(rf"{_STRING}|,(?=\s*+[}}\]])", re.DOTALL)
 _NOT_NEWLINE = re.compile(r"[^\n]")

@@ -9,8 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Protocol
-
+from typing import Any, Protocol
 
 from common.domain.ids import ToolId
 from common.registry.records import Entry, entry_from_redis
@@ -90,9 +89,9 @@ class Catalogue:
         keys = self._keys
         with self._client.pipeline(transaction=True) as pipe:
             try:
-                pipe.watch(keys.registry_version)
+                pipe.watch(keys.registry_version)  # type: ignore[no-untyped-call]
                 version = int(pipe.get(keys.registry_version) or 0)
-                changed = pipe.zrangebyscore(keys.registry_changes, f"({self.version}", "+inf")
+                changed: list[Any] = pipe.zrangebyscore(keys.registry_changes, f"({self.version}", "+inf")
                 if not changed:
                     return version, dict(self._entries)
                 pipe.multi()

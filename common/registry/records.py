@@ -45,7 +45,9 @@ class Entry:
     def definition(self, name: str) -> Mapping[str, Any] | None:
         """What the backend says of one of its capabilities; None if it names none such."""
         known = self.known
-        return None if known is None else next((tool for tool in known.tools if tool.get("name") == name), None)
+        return (
+            None if known is None else next((tool for tool in known.tools if tool.get("name") == name), None)
+        )
 
 
 def definition_to_json(tool: Tool, origin: Origin) -> bytes:

@@ -50,7 +50,9 @@ def up(
 
 @cli.command(context_settings=PASS_ON)
 @errors_as_exit_codes
-def web(context: typer.Context, config: ConfigOption = None, host: HostOption = None, port: PortOption = None) -> None:
+def web(
+    context: typer.Context, config: ConfigOption = None, host: HostOption = None, port: PortOption = None
+) -> None:
     """Run the web program alone; further arguments go to gunicorn."""
     from gateway_web.cli.programs import exec_web
 

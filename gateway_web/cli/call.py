@@ -12,11 +12,15 @@ from gateway_web.cli.client import GatewayClient
 from gateway_web.cli.output import Exit, out, say_json
 from gateway_web.cli.where import tool_endpoint
 
-UrlOption = Annotated[str | None, typer.Option("--url", envvar="CANALGATE_URL", help="The gateway's address.")]
+UrlOption = Annotated[
+    str | None, typer.Option("--url", envvar="CANALGATE_URL", help="The gateway's address.")
+]
 TokenOption = Annotated[
     str | None, typer.Option("--token", envvar="CANALGATE_TOKEN", help="Sent as a bearer token.")
 ]
-HeaderOption = Annotated[list[str] | None, typer.Option("--header", "-H", help="Further header, 'Name: value'.")]
+HeaderOption = Annotated[
+    list[str] | None, typer.Option("--header", "-H", help="Further header, 'Name: value'.")
+]
 
 
 def call(
@@ -60,7 +64,9 @@ def _arguments(client: GatewayClient, name: str, given: list[str]) -> dict[str, 
     if not given:
         return {}
     listed = client.request("tools/list", {})["tools"]
-    schema = next((tool.get("inputSchema", {}) for tool in listed if tool.get("name") == name), {})
+    schema: dict[str, Any] = next(
+        (tool.get("inputSchema", {}) for tool in listed if tool.get("name") == name), {}
+    )
     properties = schema.get("properties") or {}
     arguments: dict[str, Any] = {}
     for pair in given:

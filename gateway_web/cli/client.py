@@ -20,8 +20,8 @@ class RefusedByGateway(GatewayError):
     """The gateway answered with a JSON-RPC error."""
 
     def __init__(self, error: Mapping[str, Any]) -> None:
-        super().__init__(str(error.get("message")))
-        self.error = error
+        data = error.get("data")
+        super().__init__(str(error.get("message")), **(data if isinstance(data, dict) else {}))
 
 
 class GatewayClient:
@@ -69,6 +69,8 @@ def _result(answer: httpx.Response) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         raise RefusedByGateway({"message": f"HTTP status {answer.status_code}, and no JSON"}) from None
     if "error" in message:
-        raise RefusedByGateway(message["error"] if isinstance(message["error"], dict) else {"message": message["error"]})
+        raise RefusedByGateway(
+            message["error"] if isinstance(message["error"], dict) else {"message": message["error"]}
+        )
     result: dict[str, Any] = message["result"]
     return result

@@ -51,7 +51,9 @@ def _findings(config: Path | None) -> Iterator[Finding]:
     running = running_instance(state_dir_path(os.environ))
     if running is None:
         yield _tried("Redis", lambda: _redis(settings))
-        yield _tried("port", lambda: f"{settings.web.host}:{free_port(settings.web.host, settings.web.port)} is free")
+        yield _tried(
+            "port", lambda: f"{settings.web.host}:{free_port(settings.web.host, settings.web.port)} is free"
+        )
     else:
         yield Finding(True, f"a gateway runs: {running.endpoint} (process {running.pid})")
         yield from _running_tools(config)

@@ -63,6 +63,6 @@ def errors_as_exit_codes(verb: Callable[P, T]) -> Callable[P, T]:
         except StoreUnavailable as error:
             raise stop(f"{error.message} ({error.__cause__})", Exit.UNREACHABLE) from None
         except GatewayError as error:
-            raise stop(f"{error.message} ({error.code})", Exit.REFUSED) from None
+            raise stop(f"{error.message} ({error.data.get('code', error.code)})", Exit.REFUSED) from None
 
     return wrapped

@@ -40,7 +40,9 @@ def list_tools(
     for entry in entries:
         row = _row(entry)
         offers = "not known yet" if row["offers"] is None else str(len(row["offers"]))
-        table.add_row(row["id"], row["state"], row["transport"], offers, " ".join(row["eras"]), row["problem"] or "")
+        table.add_row(
+            row["id"], row["state"], row["transport"], offers, " ".join(row["eras"]), row["problem"] or ""
+        )
     out.print(table)
 
 
@@ -48,7 +50,9 @@ def list_tools(
 @errors_as_exit_codes
 def add(
     tool: Annotated[str, typer.Argument(help="Id of the tool.")],
-    definition: Annotated[str, typer.Argument(help="As in the settings file: '{command: npx, args: [...]}'.")],
+    definition: Annotated[
+        str, typer.Argument(help="As in the settings file: '{command: npx, args: [...]}'.")
+    ],
     config: ConfigOption = None,
     replace: Annotated[bool, typer.Option("--replace", help="Change it if it exists.")] = False,  # noqa: FBT002
 ) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 import yaml
@@ -151,7 +152,7 @@ def _alive(client: Client, keys: Keys, name: str) -> bool:
     """Whether a node of that worker holds its lease."""
     try:
         with store_errors("looking for workers"):
-            nodes = client.zrangebyscore(keys.nodes, time.time() * 1000, "+inf")
+            nodes: list[Any] = client.zrangebyscore(keys.nodes, time.time() * 1000, "+inf")
     except StoreUnavailable:
         return False
     return any(node.decode().startswith(f"{name}@") for node in nodes)

@@ -52,4 +52,6 @@ def store(config: Path | None) -> Store:
                 field="redis.url",
             )
         url = running.redis_url
-    return Store(settings=settings, client=connect(StoreAddress(url=url)), keys=Keys(settings.redis.key_prefix))
+    return Store(
+        settings=settings, client=connect(StoreAddress(url=url)), keys=Keys(settings.redis.key_prefix)
+    )

@@ -32,7 +32,9 @@ KEEPS_STATUS = frozenset(
 was understood: legacy clients take those under 200 only (the TypeScript client drops a body under any other)."""
 
 
-def json_response(body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(
+    body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """A JSON answer."""
     return Response(dumps(body), status=status, mimetype="application/json", headers=dict(headers or {}))
 
@@ -49,9 +51,7 @@ def error_message(error: GatewayError | JsonRpcError, request_id: Id) -> dict[st
 
 def error_answer(error: GatewayError | JsonRpcError, request_id: Id, era: Era) -> Response:
     """The HTTP answer to a request that was refused before a stream began."""
-    return json_response(
-        error_message(error, request_id), _status(error, era), _headers(error)
-    )
+    return json_response(error_message(error, request_id), _status(error, era), _headers(error))
 
 
 def _status(error: GatewayError | JsonRpcError, era: Era) -> int:

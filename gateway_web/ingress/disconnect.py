@@ -28,7 +28,7 @@ def hung_up(environ: Mapping[str, Any]) -> bool:
         poller.register(fileno, select.POLLIN | select.POLLHUP)
         if not poller.poll(0):
             return False
-        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        return len(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)) == 0
     except (BlockingIOError, InterruptedError):
         return False
     except (OSError, ValueError):

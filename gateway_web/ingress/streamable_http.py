@@ -25,8 +25,9 @@ from common.mcp.jsonrpc import (
     result_response,
 )
 from common.mcp.revisions import LEGACY_VERSIONS, Era, era_of_header
+from common.ports import IdentityResolver
 from gateway_web import guards
-from gateway_web.identity import IdentityResolver, identify
+from gateway_web.identity import identify
 from gateway_web.ingress.answers import error_answer, json_response
 from gateway_web.ingress.methods import dispatch
 from gateway_web.ingress.requests import McpRequest
@@ -169,4 +170,3 @@ class StreamableHttp:
 
 def _tool_id(tool: str | None) -> ToolId | None:
     return None if tool is None else ToolId(tool)
-

@@ -39,10 +39,18 @@ def answer_call(call: Call, mcp: McpRequest, web: WebSettings, environ: Mapping[
         raise
     if isinstance(first, ExecutionResult):
         call.close()
-        return result_answer(first, mcp.request.id, mcp.era, mcp.request.method)
+        answer = result_answer(first, mcp.request.id, mcp.era, mcp.request.method)
+        answer.headers["Server-Timing"] = server_timing(first, call.age_ms)
+        return answer
     return Response(
         stream.events(first, web.ping_interval), mimetype="text/event-stream", headers=STREAM_HEADERS
     )
+
+
+def server_timing(result: ExecutionResult, total: float) -> str:
+    """Where the time went, in milliseconds (W3C "Server Timing"): queue, session, backend, total."""
+    stages = {"queue": max(0.0, total - result.duration_ms), **result.stages, "total": total}
+    return ", ".join(f"{name};dur={value:.1f}" for name, value in stages.items())
 
 
 class CallStream:

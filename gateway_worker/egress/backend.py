@@ -45,9 +45,7 @@ class Backend:
         self, invocation: Invocation, *, on_notification: OnNotification | None = None
     ) -> dict[str, Any]:
         """Forward an invocation and return the backend's result as it is."""
-        return await self.request(
-            invocation.method, dict(invocation.params), on_notification=on_notification
-        )
+        return await self.request(invocation.method, dict(invocation.params), on_notification=on_notification)
 
     async def request(
         self, method: str, params: dict[str, Any], *, on_notification: OnNotification | None = None

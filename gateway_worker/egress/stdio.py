@@ -129,7 +129,9 @@ class StdioLink:
         except asyncio.IncompleteReadError as error:
             return b"" if not error.partial.strip() else error.partial
         except asyncio.LimitOverrunError as error:
-            raise ResponseTooLarge("the tool sent a line above the bound (runtime.max_result_bytes)") from error
+            raise ResponseTooLarge(
+                "the tool sent a line above the bound (runtime.max_result_bytes)"
+            ) from error
 
     def _receive(self, line: bytes) -> None:
         try:

@@ -28,6 +28,7 @@ def test_client_reaches_backend(
     play, revision = CLIENTS[client]
     calls = backends[tool_id].calls(client)
 
+    gateway.process.require_alive()
     played = play(paths, gateway.tool_url(tool_id), [call.as_json() for call in calls])
 
     assert played["version"] == revision
@@ -47,6 +48,7 @@ def test_aggregate_lists_all_backends(
     play, _ = CLIENTS[client]
     call = {"tool": "everything__echo", "arguments": {"message": "all"}}
 
+    gateway.process.require_alive()
     played = play(paths, f"{gateway.url}/mcp", [call])
 
     expected = {

@@ -1,0 +1,65 @@
+# Every verb prints itself: `make help`. Needs Python >= 3.11; everything else it installs into .venv.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.14 || command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help demo up test unit e2e interop lint type format lock conformance bench schema clean
+
+help: ## Show the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; name it: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	@echo "installing into $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+demo: $(READY) ## Start the gateway with demo tools, make real calls through it, show each stage, stop
+	@$(BIN)/python examples/demo.py
+
+up: $(READY) ## Run the gateway here, with canalgate.yaml if there is one
+	@$(BIN)/canalgate up
+
+test: lint type unit e2e interop ## Everything that must pass: checks, tests, end to end
+
+unit: $(READY) ## The tests beside the code, with a real Redis
+	$(PYTEST) tests -m "not e2e and not interop" -q
+
+e2e: $(READY) ## Real gateway processes, real backends, real clients, kill -9
+	$(PYTEST) tests -m "e2e" -q
+
+interop: $(READY) ## The reference servers and SDK clients of both languages (Node from PATH)
+	$(PYTEST) tests -m "interop" -q
+
+lint: $(READY) ## ruff, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: $(READY) ## mypy --strict
+	$(BIN)/mypy
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+conformance: $(READY) ## The official conformance suite, through the gateway (Node >= 22 is fetched from npm)
+	$(BIN)/python -m tests.conformance.run
+
+bench: $(READY) ## Throughput, latency and CPU against the backend alone and against other gateways
+	$(BIN)/python -m benchmarks.run
+
+schema: $(READY) ## Write docs/canalgate.schema.json
+	$(BIN)/python -m common.settings.schema
+
+lock: ## Resolve the dependencies anew (needs uv)
+	uv pip compile pyproject.toml --extra local --group dev --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet -o requirements.lock
+
+clean: ## Remove what the verbs made
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache
