@@ -14,6 +14,7 @@ class McpSession:
     """A record made by ``initialize``.
 
     ``principal`` is whom it is bound to, ``tool`` the one tool it was opened for (None: all of them).
+    ``log_level`` is the least severity of log messages it wants; None: it has not said.
     """
 
     id: McpSessionId
@@ -22,3 +23,4 @@ class McpSession:
     tool: ToolId | None = None
     client_info: Mapping[str, Any] = field(default_factory=dict)
     client_capabilities: Mapping[str, Any] = field(default_factory=dict)
+    log_level: str | None = None

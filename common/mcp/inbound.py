@@ -82,9 +82,8 @@ HTTP_STATUS: Final[Mapping[int, int]] = MappingProxyType(
 )
 """JSON-RPC error code -> HTTP status of a modern answer; every other code goes with 200."""
 
-LOG_LEVELS: Final = frozenset(
-    {"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"}
-)
+LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+"""Severities of log messages, least severe first (RFC 5424, as MCP "Logging" names them)."""
 
 _REQUIRED_META: Final = (META_PROTOCOL_VERSION, META_CLIENT_CAPABILITIES)
 _ROUTING_HEADERS: Final = frozenset({VERSION_HEADER, METHOD_HEADER, NAME_HEADER})
@@ -184,7 +183,7 @@ def _typed(version: str, meta: Mapping[str, Any]) -> ModernRequest:
     if client_info is not None and not isinstance(client_info, dict):
         raise _wrong_type(META_CLIENT_INFO, "an object")
     if log_level is not None and not (isinstance(log_level, str) and log_level in LOG_LEVELS):
-        raise _wrong_type(META_LOG_LEVEL, "one of " + ", ".join(sorted(LOG_LEVELS)))
+        raise _wrong_type(META_LOG_LEVEL, "one of " + ", ".join(LOG_LEVELS))
     if token is not None and (isinstance(token, bool) or not isinstance(token, str | int)):
         raise _wrong_type("progressToken", "a string or an integer")
     return ModernRequest(

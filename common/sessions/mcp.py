@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import asdict, replace
 from typing import Any
 
 import orjson
@@ -43,16 +44,17 @@ class McpSessions:
             client_info=client_info,
             client_capabilities=client_capabilities,
         )
-        record = {
-            "principal": principal,
-            "version": version,
-            "tool": tool,
-            "client_info": client_info,
-            "client_capabilities": client_capabilities,
-        }
-        with store_errors("creating an MCP session"):
-            self._client.set(self._keys.mcp_session(session.id), orjson.dumps(record), px=self._idle_ms)
+        self._write(session)
         return session
+
+    def _write(self, session: McpSession) -> None:
+        record = {name: value for name, value in asdict(session).items() if name != "id"}
+        with store_errors("writing an MCP session"):
+            self._client.set(self._keys.mcp_session(session.id), orjson.dumps(record), px=self._idle_ms)
+
+    def set_log_level(self, session: McpSession, level: str) -> None:
+        """Remember the least severity of log messages the client wants."""
+        self._write(replace(session, log_level=level))
 
     def use(self, session_id: str, *, principal: str, tool: ToolId | None) -> McpSession:
         """The session, its idle time begun anew.

@@ -16,6 +16,8 @@ STATE_VARIABLE = "CANALGATE_STATE_DIR"
 PROCESS_VARIABLES: Mapping[str, str] = {
     CONFIG_VARIABLE: "The configuration file to read.",
     STATE_VARIABLE: "The directory for what a local gateway keeps (its embedded server, sockets, logs).",
+    "CANALGATE_URL": "The address of the gateway, for `canalgate call` and `canalgate export`.",
+    "CANALGATE_TOKEN": "The bearer token that `canalgate call` sends.",
 }
 """Variables that are no settings, and what each is for."""
 

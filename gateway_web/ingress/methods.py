@@ -12,6 +12,7 @@ from common.domain.ids import ToolId
 from common.gateway import Call, Gateway
 from common.mcp import naming
 from common.mcp.headers import check_mcp_param_headers
+from common.mcp.inbound import LOG_LEVELS
 from common.mcp.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, JsonRpcError
 from common.mcp.revisions import MODERN_VERSIONS, Era, negotiate_legacy
 from common.mcp.translate import to_legacy_result, to_modern_result
@@ -40,7 +41,7 @@ def initialize(gateway: Gateway, mcp: McpRequest) -> Result:
     """The legacy handshake; the session itself is made by the door, which owns the session header."""
     return {
         "protocolVersion": negotiate_legacy(mcp.params.get("protocolVersion")),
-        "capabilities": {"tools": {"listChanged": False}},
+        "capabilities": {"logging": {}, "tools": {"listChanged": False}},
         "serverInfo": SERVER_INFO,
         **_instructions(gateway, mcp),
     }
@@ -58,6 +59,16 @@ def discover(gateway: Gateway, mcp: McpRequest) -> Result:
 
 def ping(_gateway: Gateway, _mcp: McpRequest) -> Result:
     """Answered here: it asks about the way to us, not about a backend."""
+    return {}
+
+
+def set_log_level(gateway: Gateway, mcp: McpRequest) -> Result:
+    """``logging/setLevel``: kept with the session; what is less severe is not sent along."""
+    level = mcp.params.get("level")
+    if level not in LOG_LEVELS:
+        raise JsonRpcError(INVALID_PARAMS, f"Invalid params: level must be one of {', '.join(LOG_LEVELS)}")
+    if mcp.session is not None:
+        gateway.mcp_sessions.set_log_level(mcp.session, level)
     return {}
 
 
@@ -105,7 +116,13 @@ def call_tool(gateway: Gateway, mcp: McpRequest) -> Call:
 HANDLERS: Mapping[Era, Mapping[str, Handler]] = MappingProxyType(
     {
         Era.LEGACY: MappingProxyType(
-            {"initialize": initialize, "ping": ping, "tools/list": list_tools, "tools/call": call_tool}
+            {
+                "initialize": initialize,
+                "ping": ping,
+                "logging/setLevel": set_log_level,
+                "tools/list": list_tools,
+                "tools/call": call_tool,
+            }
         ),
         Era.MODERN: MappingProxyType(
             {"server/discover": discover, "tools/list": list_tools, "tools/call": call_tool}

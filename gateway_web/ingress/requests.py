@@ -9,6 +9,7 @@ from typing import Any
 from common.domain.ids import McpSessionId, ToolId
 from common.domain.invocation import Caller
 from common.domain.session import McpSession
+from common.mcp.inbound import LOG_LEVELS
 from common.mcp.jsonrpc import Request
 from common.mcp.revisions import Era
 
@@ -18,7 +19,8 @@ class McpRequest:
     """A request that has passed the guards.
 
     ``tool`` is the endpoint's tool, None at the aggregate. ``session`` exists in the legacy era only, and not
-    yet for ``initialize``. ``wants_log`` says whether log messages may be sent along.
+    yet for ``initialize``. ``log_level`` is the least severity of log messages to send
+    along; None sends none in the modern era, and all in the legacy era.
     """
 
     request: Request
@@ -28,11 +30,19 @@ class McpRequest:
     version: str
     session: McpSession | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    wants_log: bool = True
+    log_level: str | None = None
 
     @property
     def params(self) -> dict[str, Any]:
         return self.request.params
+
+    def wants_log(self, level: object) -> bool:
+        """Whether a log message of that severity is to be sent along."""
+        if self.log_level is None:
+            return self.era is Era.LEGACY
+        if level not in LOG_LEVELS:
+            return True
+        return LOG_LEVELS.index(str(level)) >= LOG_LEVELS.index(self.log_level)
 
     @property
     def session_id(self) -> McpSessionId | None:

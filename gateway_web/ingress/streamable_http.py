@@ -106,14 +106,20 @@ class StreamableHttp:
             era=Era.MODERN,
             version=described.protocol_version,
             headers=headers,
-            wants_log=described.log_level is not None,
+            log_level=described.log_level,
         )
 
     def _legacy(self, message: Request, caller: Caller, tool: ToolId | None) -> McpRequest:
         session = None if message.method == "initialize" else self._session(caller, tool)
         version = session.version if session else LEGACY_VERSIONS[-1]
         return McpRequest(
-            request=message, caller=caller, tool=tool, era=Era.LEGACY, version=version, session=session
+            request=message,
+            caller=caller,
+            tool=tool,
+            era=Era.LEGACY,
+            version=version,
+            session=session,
+            log_level=session.log_level if session else None,
         )
 
     def _session(self, caller: Caller, tool: ToolId | None) -> McpSession:

@@ -102,7 +102,9 @@ class CallStream:
         return GONE
 
     def _wanted(self, frame: Notification) -> bool:
-        return self._mcp.wants_log or frame.message.get("method") != "notifications/message"
+        if frame.message.get("method") != "notifications/message":
+            return True
+        return self._mcp.wants_log((frame.message.get("params") or {}).get("level"))
 
 
 def _event(message: Mapping[str, Any]) -> bytes:

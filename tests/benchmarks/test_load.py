@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import orjson
 import pytest
@@ -90,7 +91,7 @@ class TestMessages:
     @pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
     def test_a_response_without_json_is_an_error_that_shows_it(self, kind: str) -> None:
         """The status and the text are in the message."""
-        with pytest.raises(BadHttpError, match="HTTP 502 .*Bad Gateway"):
+        with pytest.raises(BadHttpError, match=r"HTTP 502 .*Bad Gateway"):
             last_message(Response(status=502, headers={"content-type": kind}, body=b"Bad Gateway"))
 
     def test_a_correct_echo_passes(self) -> None:
@@ -236,17 +237,17 @@ class TestLanes:
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def _echo(call_id: int, text: str) -> dict[str, object]:
+def _echo(call_id: int, text: str) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": call_id, "result": {"content": [{"type": "text", "text": text}]}}
 
 
-def _answer(request: bytes) -> dict[str, object]:
+def _answer(request: bytes) -> dict[str, Any]:
     answer = EchoServer(Tally(None)).answer(orjson.loads(request))
     assert answer is not None
     return answer
 
 
-def _json(message: dict[str, object], extra: bytes = b"") -> bytes:
+def _json(message: dict[str, Any], extra: bytes = b"") -> bytes:
     body = orjson.dumps(message)
     return b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b" % (extra, len(body), body)
 
@@ -292,6 +293,6 @@ def _load(handler: Handler, *, era: Era = Era.LEGACY) -> Window:
         async with server:
             endpoint = Endpoint(port=server.sockets[0].getsockname()[1])
             async with HttpLoad(endpoint, era=era, mode=SessionMode.SHARED).open(2) as runner:
-                return await runner.run(0.1)
+                return await runner.run(0.2)
 
     return asyncio.run(run())
