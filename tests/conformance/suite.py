@@ -130,7 +130,8 @@ class Suite:
         Raises ``SuiteError`` if it did not come to its end.
         """
         required, listed = self.required(revision), expected_failures(expected)
-        if unknown := {entry.split(":")[0] for entry in listed} - set(required):
+        skips = expected_skips(expected)
+        if unknown := {entry.split(":")[0] for entry in listed | skips} - set(required):
             raise SuiteError(
                 f"{expected.name} names scenarios that {revision} does not require: {sorted(unknown)}"
             )
@@ -146,7 +147,7 @@ class Suite:
                 f"the suite did not report {sorted(missing)}:\n{(done.stdout + done.stderr)[-3000:]}"
             )
         scenarios = [
-            judge(Finding.of(match, output), scored=name in required, listed=listed)
+            judge(Finding.of(match, output), scored=name in required, listed=listed, skips=skips)
             for name, match in found.items()
         ]
         seconds = round(time.monotonic() - begin, 1)
@@ -162,16 +163,20 @@ class Suite:
             raise SuiteError(f"the suite took longer than {SUITE_TIMEOUT:g} s") from error
 
 
-def judge(finding: Finding, *, scored: bool, listed: frozenset[str]) -> ScenarioResult:
-    """Judge one scenario by what failed and by the expected-failures file."""
+def judge(
+    finding: Finding, *, scored: bool, listed: frozenset[str], skips: frozenset[str] = frozenset()
+) -> ScenarioResult:
+    """Judge one scenario by what failed, what it skipped, and by the expected-failures file."""
     entries = {entry.partition(":")[2] for entry in listed if entry.split(":")[0] == finding.name}
     if finding.complaints:
         # An entry without a check id stands for any failure of the scenario.
         outcome = "expected" if "" in entries or entries == set(finding.complaints) else "FAIL"
-    elif entries:
+    elif finding.skipped:
+        outcome = "expected" if finding.name in skips else "SKIPPED"
+    elif entries or finding.name in skips:
         outcome = "STALE"
     else:
-        outcome = "SKIPPED" if finding.skipped else "pass"
+        outcome = "pass"
     return ScenarioResult(
         name=finding.name,
         scored=scored,
@@ -186,6 +191,12 @@ def expected_failures(path: Path) -> frozenset[str]:
     """Return the entries of an expected-failures file: ``scenario`` or ``scenario:check-id``."""
     content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     return frozenset(content.get("server") or ())
+
+
+def expected_skips(path: Path) -> frozenset[str]:
+    """Return the scenarios of an expected-failures file of which the suite skips checks (our key, not the suite's)."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return frozenset(content.get("skipped") or ())
 
 
 def install_suite() -> Suite:
