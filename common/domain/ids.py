@@ -60,4 +60,9 @@ def tool_of(queue: str) -> ToolId | None:
     """The tool whose queue this is; None for a queue that is not a tool's."""
     if not queue.startswith(QUEUE_PREFIX):
         return None
-    return ToolId(decode_part(queue.removeprefix(QUEUE_PREFIX)))
+    try:
+        tool = ToolId(decode_part(queue.removeprefix(QUEUE_PREFIX)))
+    except UnicodeDecodeError:
+        return None
+    # A tool has one queue: another spelling of its name is nobody's.
+    return tool if tool and queue_of(tool) == queue else None

@@ -19,7 +19,7 @@ from common.domain.errors import (
     InvalidRequest,
     Status,
 )
-from common.domain.ids import ClientId, InvocationId, McpSessionId, TenantId, ToolId, checked_id
+from common.domain.ids import ClientId, InvocationId, McpSessionId, TenantId, ToolId, checked_id, encode_part
 
 WIRE_VERSION = 1
 
@@ -36,7 +36,7 @@ class Caller:
     @property
     def principal(self) -> str:
         """What an MCP session is bound to: another principal with the same session id is a stranger."""
-        return "\x1f".join((self.tenant, self.client, self.subject))
+        return ":".join(map(encode_part, (self.tenant, self.client, self.subject)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +110,9 @@ def failed(error: GatewayError, *, duration_ms: float = 0.0) -> ExecutionResult:
 
 def error_of(failure: Failure) -> GatewayError:
     """The exception for a failure, for callers of the Python API."""
-    kind = ERRORS_BY_CODE.get(failure.code, InternalError)
-    return kind(failure.message, **dict(failure.data))
+    error = ERRORS_BY_CODE.get(failure.code, InternalError)(failure.message)
+    error.data = dict(failure.data)
+    return error
 
 
 def invocation_to_wire(invocation: Invocation) -> dict[str, Any]:
@@ -153,23 +154,38 @@ def invocation_from_wire(
     deadline = wire.get("deadline", default_deadline)
     if not isinstance(deadline, int) or isinstance(deadline, bool):
         raise InvalidRequest("deadline must be whole milliseconds of Redis time", field="deadline")
+    request_id = wire.get("request_id")
+    if isinstance(request_id, bool) or not isinstance(request_id, str | int | None):
+        raise InvalidRequest("request_id must be a string or an integer", field="request_id")
     session = wire.get("mcp_session")
     return Invocation(
         id=InvocationId(task_id),
         caller=Caller(
             tenant=TenantId(checked_id(wire.get("tenant"), field="tenant")),
             client=ClientId(checked_id(wire.get("client"), field="client")),
-            subject=str(wire.get("subject", "")),
-            scopes=frozenset(wire.get("scopes", ())),
+            subject=_text(wire.get("subject", ""), field="subject"),
+            scopes=_scopes(wire.get("scopes", ())),
         ),
         tool=ToolId(checked_id(wire.get("tool"), field="tool")),
         method=checked_id(wire.get("method"), field="method"),
         params=params,
-        version=str(wire.get("version", default_version)),
+        version=_text(wire.get("version", default_version), field="version"),
         deadline=deadline,
-        request_id=wire.get("request_id"),
-        mcp_session=None if session is None else McpSessionId(str(session)),
+        request_id=request_id,
+        mcp_session=None if session is None else McpSessionId(_text(session, field="mcp_session")),
     )
+
+
+def _text(value: object, *, field: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{field} must be a string, not {type(value).__name__}", field=field)
+    return value
+
+
+def _scopes(value: object) -> frozenset[str]:
+    if not isinstance(value, list | tuple):
+        raise InvalidRequest("scopes must be a list of strings", field="scopes")
+    return frozenset(_text(scope, field="scopes") for scope in value)
 
 
 def result_to_wire(result: ExecutionResult) -> dict[str, Any]:
@@ -193,22 +209,37 @@ def result_to_wire(result: ExecutionResult) -> dict[str, Any]:
     return wire
 
 
-def result_from_wire(wire: Mapping[str, Any]) -> ExecutionResult:
-    """Inverse of :func:`result_to_wire`. A code this reader does not know becomes INTERNAL, with its name kept."""
-    error = wire.get("error")
-    failure = None
-    if error is not None:
-        known = error["code"] in ERROR_TABLE
-        failure = Failure(
-            code=ErrorCode(error["code"]) if known else ErrorCode.INTERNAL,
-            message=error["message"] if known else f"{error['code']}: {error['message']}",
-            data=error.get("data") or {},
-            rpc=error.get("rpc"),
+def result_from_wire(wire: object) -> ExecutionResult:
+    """Inverse of :func:`result_to_wire`. A code this reader does not know becomes INTERNAL, with its name kept.
+
+    Raises :class:`InvalidRequest` for a newer form, and for what is no result of ours: others may write result
+    keys too (stock Celery does when a task is revoked).
+    """
+    if not isinstance(wire, Mapping):
+        raise InvalidRequest("a result must be an object", field="result")
+    if wire.get("v") != WIRE_VERSION:
+        raise InvalidRequest(
+            f"result format {wire.get('v')!r} is not known here; this reader knows {WIRE_VERSION}", field="v"
         )
-    return ExecutionResult(
-        status=Status(wire["status"]),
-        result=wire.get("result"),
-        failure=failure,
-        duration_ms=wire.get("duration_ms", 0.0),
-        stages=wire.get("stages", {}),
+    try:
+        return ExecutionResult(
+            status=Status(wire["status"]),
+            result=wire.get("result"),
+            failure=_failure_from_wire(wire.get("error")),
+            duration_ms=wire.get("duration_ms", 0.0),
+            stages=wire.get("stages", {}),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidRequest(f"this is no result of an invocation: {error!r}", field="result") from error
+
+
+def _failure_from_wire(error: Any) -> Failure | None:
+    if error is None:
+        return None
+    known = error["code"] in ERROR_TABLE
+    return Failure(
+        code=ErrorCode(error["code"]) if known else ErrorCode.INTERNAL,
+        message=error["message"] if known else f"{error['code']}: {error['message']}",
+        data=error.get("data") or {},
+        rpc=error.get("rpc"),
     )

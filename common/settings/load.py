@@ -66,7 +66,7 @@ def read_file(path: Path) -> Document:
     """The file as data with line numbers; :class:`ConfigurationError` if it cannot be read."""
     name = shown(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigurationError(f"{name}: not UTF-8 text; save the file as UTF-8") from None
     except (OSError, ValueError) as error:

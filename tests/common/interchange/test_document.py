@@ -54,7 +54,13 @@ def test_a_comment_above_the_next_section_stays_above_it() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["tools: {a: {command: y}}  # c\nweb: {port: 1}\n", "{web: {port: 1}}", "tools:\nweb: {port: 1}\n"],
+    [
+        "tools: {a: {command: y}}  # c\nweb: {port: 1}\n",
+        "{web: {port: 1}}",
+        "tools:\nweb: {port: 1}\n",
+        "web: {port: 1}\n...\n",
+        "  web: {port: 1}\n",
+    ],
 )
 def test_other_layouts_are_written_anew(text: str) -> None:
     """The data stay; the comments may not."""

@@ -219,6 +219,7 @@ def test_variables_and_options_are_not_interpolated() -> None:
 def test_an_open_gateway_without_identity_does_not_start(host: str) -> None:
     """Both keys and the fix are named."""
     message = refusal(None, {"CANALGATE_WEB__HOST": host})
+    assert "  - CANALGATE_WEB__HOST: web.host is reachable" in message
     for word in ("web.host", "identity.resolver", "api_key or header", "127.0.0.1"):
         assert word in message
     assert (
@@ -273,6 +274,13 @@ def test_names_from_the_file_cannot_write_to_the_terminal(file: Path) -> None:
 def test_text_that_is_not_utf8_is_refused() -> None:
     """Environment bytes outside UTF-8 come as lone surrogates."""
     assert "not UTF-8" in refusal(None, {"CANALGATE_IDENTITY__DEFAULT_TENANT": "a\udcff"})
+
+
+def test_settings_made_by_hand_do_not_leak_either() -> None:
+    """A validation error that gets into a log by another way holds no value."""
+    with pytest.raises(ValueError, match="port") as caught:
+        Settings.model_validate({"web": {"port": "hunter2"}})
+    assert "hunter2" not in str(caught.value)
 
 
 def test_settings_do_not_change() -> None:
