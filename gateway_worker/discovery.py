@@ -27,7 +27,7 @@ from common.store.client import AsyncClient, store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.scripts import run_async
-from gateway_worker.egress.backend import Backend, connect, make_link, speaks_modern
+from gateway_worker.egress.backend import Backend, make_link, speaks_modern, start
 from gateway_worker.egress.link import RpcError
 
 log = structlog.get_logger(__name__)
@@ -151,13 +151,7 @@ class Discovery:
         eras = [era for era in Era if known is not None and era.value in known.eras]
         link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
         started = time.monotonic()
-        try:
-            async with asyncio.timeout(entry.tool.startup_timeout):
-                backend = await connect(link, eras or [Era.LEGACY, Era.MODERN])
-        except TimeoutError as error:
-            raise TransportFailure(
-                f"the tool did not become usable within startup_timeout ({entry.tool.startup_timeout:g} s)"
-            ) from error
+        backend = await start(entry.tool, link, eras or [Era.LEGACY, Era.MODERN])
         took = time.monotonic() - started
         try:
             tools = (

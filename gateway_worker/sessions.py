@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import structlog
 
-from common.domain.errors import GatewayError, InternalError, InvocationTimeout, TransportFailure
+from common.domain.errors import GatewayError, InternalError, InvocationTimeout
 from common.domain.ids import ClientId, TenantId, ToolId
 from common.domain.invocation import Invocation
 from common.domain.tool import Tool
 from common.mcp.revisions import Era, era_of_version
 from common.processes.guard import ProcessGuard
 from common.registry.records import Entry
-from gateway_worker.egress.backend import Backend, connect, make_link
+from gateway_worker.egress.backend import Backend, make_link, start
 from gateway_worker.egress.link import OnNotification
 
 log = structlog.get_logger(__name__)
@@ -103,13 +103,7 @@ class ToolSession:
 
     async def _open(self, guard: ProcessGuard, eras: Sequence[Era], max_bytes: int) -> Backend:
         link = make_link(self.tool, guard, max_bytes=max_bytes)
-        try:
-            async with asyncio.timeout(self.tool.startup_timeout):
-                return await connect(link, eras)
-        except TimeoutError as error:
-            raise TransportFailure(
-                f"the tool did not become usable within startup_timeout ({self.tool.startup_timeout:g} s)"
-            ) from error
+        return await start(self.tool, link, eras)
 
     def _fail(self, error: GatewayError) -> None:
         if not self._ready.done():

@@ -7,10 +7,11 @@ script twice. Here nothing is repeated: a command either answers within ``socket
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from redis import BlockingConnectionPool, Redis
 from redis.asyncio import BlockingConnectionPool as AsyncBlockingConnectionPool
@@ -22,6 +23,7 @@ from redis.exceptions import RedisError, WatchError
 from redis.retry import Retry
 
 from common.domain.errors import ConfigurationError, StoreUnavailable
+from common.domain.tool import MASK
 
 __all__ = [
     "AsyncClient",
@@ -40,6 +42,11 @@ Subscription = PubSub
 
 POOL_SIZE = 64
 POOL_WAIT = 5.0
+# What the URL parser has to say may hold a piece of the password, so it is not repeated.
+NO_URL = (
+    "redis.url must be redis://host:port/db, rediss://host:port/db or unix:///path/of/socket; special characters "
+    "of a password are written in percent-encoding"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +60,12 @@ class StoreAddress:
     @property
     def shown(self) -> str:
         """The address for people: without user and password."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        scheme, _, rest = self.url.partition("://")
+        authority = re.split("[/?#]", rest, maxsplit=1)[0]
+        if "@" in rest.removeprefix(authority):
+            # Somebody forgot to encode a character of the password: it is not clear what is what.
+            return f"{scheme}://{MASK}"
+        return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
 
     @property
     def celery_url(self) -> str:
@@ -62,8 +73,11 @@ class StoreAddress:
         parts = urlsplit(self.url)
         if parts.scheme != "unix":
             return self.url
-        database = dict(pair.partition("=")[::2] for pair in parts.query.split("&")).get("db", "0")
-        return f"redis+socket://{parts.path}?virtual_host={database}"
+        options = dict(parse_qsl(parts.query))
+        userinfo = parts.netloc
+        if "password" in options:
+            userinfo = f"{parts.username or ''}:{quote(options['password'], safe='')}@"
+        return f"redis+socket://{userinfo}{parts.path}?virtual_host={options.get('db', '0')}"
 
 
 def connect(address: StoreAddress, *, size: int = POOL_SIZE) -> Redis:
@@ -78,9 +92,9 @@ def connect(address: StoreAddress, *, size: int = POOL_SIZE) -> Redis:
             retry=Retry(NoBackoff(), 0),
             **_keepalive(address),
         )
-    except ValueError as error:
-        raise ConfigurationError(f"redis.url is not a Redis URL: {error}", field="redis.url") from error
-    return Redis(connection_pool=pool)
+    except ValueError:
+        raise ConfigurationError(NO_URL, field="redis.url") from None
+    return Redis.from_pool(pool)
 
 
 def connect_async(address: StoreAddress, *, size: int = POOL_SIZE) -> AsyncRedis:
@@ -95,9 +109,9 @@ def connect_async(address: StoreAddress, *, size: int = POOL_SIZE) -> AsyncRedis
             retry=AsyncRetry(NoBackoff(), 0),
             **_keepalive(address),
         )
-    except ValueError as error:
-        raise ConfigurationError(f"redis.url is not a Redis URL: {error}", field="redis.url") from error
-    return AsyncRedis(connection_pool=pool)
+    except ValueError:
+        raise ConfigurationError(NO_URL, field="redis.url") from None
+    return AsyncRedis.from_pool(pool)
 
 
 def _keepalive(address: StoreAddress) -> dict[str, bool]:

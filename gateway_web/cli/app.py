@@ -16,7 +16,7 @@ from gateway_web.cli.output import errors_as_exit_codes, out
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="Settings file; default: CANALGATE_CONFIG, then ./canalgate.yaml."),
+    typer.Option("--config", help="Settings file; default: CANALGATE_CONFIG, then ./canalgate.yaml."),
 ]
 HostOption = Annotated[str | None, typer.Option("--host", help="Address to listen on (web.host).")]
 PortOption = Annotated[int | None, typer.Option("--port", help="Port to listen on (web.port); 0 is any.")]

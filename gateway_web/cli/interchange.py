@@ -44,7 +44,7 @@ def export(
     ] = None,
     tools: Annotated[bool, typer.Option("--tools", help="The tools themselves, not the gateway.")] = False,  # noqa: FBT002
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Settings file (for --tools).")
+        Path | None, typer.Option("--config", help="Settings file (for --tools).")
     ] = None,
 ) -> None:
     """Print an entry for a client's mcp.json that points at the gateway, or the tools as such entries."""

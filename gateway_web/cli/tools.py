@@ -19,7 +19,7 @@ from gateway_web.cli.output import errors_as_exit_codes, out, say_json
 from gateway_web.cli.where import Store, store
 
 cli = typer.Typer(help="List, add, remove and refresh tools.", invoke_without_command=True)
-ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
 
 
 @cli.callback()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from common.mcp.revisions import LATEST_LEGACY, LATEST_MODERN, LEGACY_VERSIONS, 
 from common.mcp.translate import legacy_params, modern_params
 from common.processes.guard import ProcessGuard
 from gateway_worker.egress.http import HttpLink
-from gateway_worker.egress.link import Link, OnNotification, RpcError
+from gateway_worker.egress.link import Link, OnNotification, RpcError, noise_words
 from gateway_worker.egress.process import Child
 from gateway_worker.egress.stdio import StdioLink
 
@@ -99,6 +100,18 @@ async def connect(link: Link, eras: Sequence[Era]) -> Backend:
     except BaseException:
         await link.close()
         raise
+
+
+async def start(tool: Tool, link: Link, eras: Sequence[Era]) -> Backend:
+    """:func:`connect` within the tool's ``startup_timeout``; beyond it, :class:`TransportFailure` that says so."""
+    try:
+        async with asyncio.timeout(tool.startup_timeout):
+            return await connect(link, eras)
+    except TimeoutError as error:
+        raise TransportFailure(
+            f"the tool did not become usable within startup_timeout ({tool.startup_timeout:g} s)"
+            + noise_words(link.noise)
+        ) from error
 
 
 async def _initialize(link: Link) -> Negotiated:

@@ -51,6 +51,7 @@ class HttpLink:
         self.closed = asyncio.Event()
         self.on_notification: OnNotification = _ignore
         self.era = Era.LEGACY
+        self.noise = 0
         self._url = transport.url
         self._max_bytes = max_bytes
         self._ids = itertools.count(1)

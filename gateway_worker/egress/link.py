@@ -38,11 +38,13 @@ class LinkLost(TransportFailure):
 class Link(Protocol):
     """An open way to one backend. All methods belong to one event loop.
 
-    ``closed`` is set once the link is of no use any more; ``on_notification`` hears what belongs to no request.
+    ``closed`` is set once the link is of no use any more; ``on_notification`` hears what belongs to no request;
+    ``noise`` counts what came in that was no JSON-RPC.
     """
 
     closed: asyncio.Event
     on_notification: OnNotification
+    noise: int
 
     async def open(self) -> None:
         """Connect or start the child. Raises :class:`TransportFailure`."""
@@ -68,6 +70,11 @@ class Link(Protocol):
 
     async def close(self) -> None:
         """Let go of the backend. Never raises."""
+
+
+def noise_words(noise: int) -> str:
+    """What to add to an error about a backend that also sent things that were no JSON-RPC."""
+    return f"; {noise} lines of its output were no JSON-RPC" if noise else ""
 
 
 class ProgressTokens:

@@ -18,6 +18,7 @@ from gateway_worker.egress.link import (
     ProgressTokens,
     RpcError,
     answer_to_backend,
+    noise_words,
 )
 from gateway_worker.egress.process import Child
 
@@ -185,6 +186,5 @@ class StdioLink:
     def _lost(self, *, unsent: bool) -> GatewayError:
         if isinstance(self._error, ResponseTooLarge):
             return ResponseTooLarge(self._error.message)
-        noise = f"; {self.noise} lines of its output were no JSON-RPC" if self.noise else ""
         reason = self._error.message if self._error else "the tool's process does not read its input"
-        return LinkLost(reason + noise, unsent=unsent)
+        return LinkLost(reason + noise_words(self.noise), unsent=unsent)
