@@ -38,7 +38,12 @@ def canalgate(gateway: RunningGateway, *words: str) -> subprocess.CompletedProce
     env = {k: v for k, v in os.environ.items() if not k.startswith("CANALGATE_")}
     env["CANALGATE_STATE_DIR"] = str(gateway.config.parent / "state")
     return subprocess.run(
-        [sys.executable, "-m", "gateway_web", *words], env=env, capture_output=True, text=True, timeout=30
+        [sys.executable, "-m", "gateway_web", *words],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
 
 

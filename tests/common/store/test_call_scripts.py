@@ -1,0 +1,156 @@
+"""enqueue and fetch: no message is lost, no queue is starved, nobody takes more than he can start."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+import pytest
+
+from common.domain.ids import NodeId
+from common.store.client import Client
+from common.store.keys import UNACKED_TTL, Keys
+from common.store.scripts import run
+
+WAKE = "test:wake"
+
+
+def enqueue(client: Client, queue: str, *messages: str) -> list[int]:
+    return [run(client, "enqueue", [queue], [message, WAKE])[0] for message in messages]
+
+
+def fetch(
+    client: Client, unacked: str, queues: list[str], most: int, tag: int = 1
+) -> list[tuple[str, int, str]]:
+    """What came: queue, tag, message."""
+    flat: list[Any] = run(client, "fetch", [unacked, *queues], [most, tag, UNACKED_TTL])
+    assert len(flat) % 3 == 0
+    return [(queues[flat[at] - 1], int(flat[at + 1]), flat[at + 2].decode()) for at in range(0, len(flat), 3)]
+
+
+@pytest.fixture
+def unacked(keys: Keys) -> str:
+    return keys.unacked(NodeId("celery@a:1"))
+
+
+def test_first_in_first_out(client: Client, unacked: str) -> None:
+    """A queue keeps its order, and so do the delivery tags."""
+    assert enqueue(client, "tool.a", "1", "2", "3") == [1, 2, 3]
+    assert fetch(client, unacked, ["tool.a"], 10, tag=7) == [
+        ("tool.a", 7, "1"),
+        ("tool.a", 8, "2"),
+        ("tool.a", 9, "3"),
+    ]
+
+
+def test_what_is_taken_is_recorded_in_the_same_step(client: Client, unacked: str) -> None:
+    """Each message is either in its queue or in the node's hash; the hash does not outlive its node for ever."""
+    enqueue(client, "tool.a", "1", "2")
+    fetch(client, unacked, ["tool.a"], 1, tag=5)
+    assert client.hgetall(unacked) == {b"5": b"1"}
+    assert client.lrange("tool.a", 0, -1) == [b"2"]
+    assert 0 < client.ttl(unacked) <= UNACKED_TTL
+
+
+def test_each_fetch_begins_the_lifetime_anew(client: Client, unacked: str) -> None:
+    """A day after the last fetch, not after the first."""
+    enqueue(client, "tool.a", "1", "2")
+    fetch(client, unacked, ["tool.a"], 1, tag=1)
+    client.expire(unacked, 5)
+    fetch(client, unacked, ["tool.a"], 1, tag=2)
+    assert client.ttl(unacked) > UNACKED_TTL - 10
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 6, 7, 100])
+def test_no_more_is_taken_than_wanted(client: Client, unacked: str, most: int) -> None:
+    """What this worker cannot start stays for others."""
+    for queue in ("tool.a", "tool.b", "tool.c"):
+        enqueue(client, queue, "1", "2")
+    taken = fetch(client, unacked, ["tool.a", "tool.b", "tool.c"], most)
+    left = sum(client.llen(queue) for queue in ("tool.a", "tool.b", "tool.c"))
+    assert (len(taken), left, client.hlen(unacked)) == (min(most, 6), 6 - min(most, 6), min(most, 6))
+
+
+def test_a_busy_queue_does_not_hold_up_the_others(client: Client, unacked: str) -> None:
+    """One message a queue and a pass."""
+    enqueue(client, "tool.busy", *map(str, range(100)))
+    enqueue(client, "tool.quiet", "q")
+    enqueue(client, "tool.other", "o1", "o2")
+    taken = fetch(client, unacked, ["tool.busy", "tool.quiet", "tool.other"], 6)
+    assert [(queue, message) for queue, _, message in taken] == [
+        ("tool.busy", "0"),
+        ("tool.quiet", "q"),
+        ("tool.other", "o1"),
+        ("tool.busy", "1"),
+        ("tool.other", "o2"),
+        ("tool.busy", "2"),
+    ]
+
+
+def test_nothing_there_is_nothing_recorded(client: Client, unacked: str) -> None:
+    """Empty queues, no room, no queues: an empty answer and no key."""
+    assert fetch(client, unacked, ["tool.a", "tool.b"], 5) == []
+    enqueue(client, "tool.a", "1")
+    assert fetch(client, unacked, ["tool.a"], 0) == []
+    assert fetch(client, unacked, [], 5) == []
+    assert client.exists(unacked) == 0
+
+
+def test_large_tags_stay_exact(client: Client, unacked: str) -> None:
+    """A worker that runs for years does not get ``1e+15`` for a tag."""
+    enqueue(client, "tool.a", "1")
+    assert fetch(client, unacked, ["tool.a"], 1, tag=2**53 - 2) == [("tool.a", 2**53 - 2, "1")]
+    assert client.hkeys(unacked) == [str(2**53 - 2).encode()]
+
+
+def test_of_many_workers_each_message_goes_to_one(client: Client, keys: Keys) -> None:
+    """8 nodes fetch from the same 3 queues while they are filled: 300 messages, none twice, none lost."""
+    queues = ["tool.a", "tool.b", "tool.c"]
+    total = 300
+    tags = count(1)
+
+    def fill(queue: str) -> None:
+        for number in range(total // 3):
+            enqueue(client, queue, f"{queue}:{number}")
+
+    def take(node: int) -> list[str]:
+        mine: list[str] = []
+        unacked = keys.unacked(NodeId(f"n{node}"))
+        while client.get("test:done") is None or any(client.llen(queue) for queue in queues):
+            for _, _, message in fetch(client, unacked, queues, 4, tag=next(tags) * 10):
+                mine.append(message)
+        assert client.hlen(unacked) == len(mine)
+        return mine
+
+    with ThreadPoolExecutor(11) as pool:
+        takers = [pool.submit(take, node) for node in range(8)]
+        for filler in [pool.submit(fill, queue) for queue in queues]:
+            filler.result()
+        client.set("test:done", 1, ex=60)
+        taken = [message for taker in takers for message in taker.result()]
+    assert len(taken) == len(set(taken)) == total
+
+
+def test_workers_are_woken_only_when_there_was_nothing(client: Client) -> None:
+    """The name of the queue goes out with the first message, and again once it was emptied."""
+    with client.pubsub(ignore_subscribe_messages=True) as channel:
+        channel.subscribe(WAKE)
+        channel.get_message(timeout=1)
+        enqueue(client, "tool.a", "1", "2")
+        enqueue(client, "tool.b", "1")
+        client.delete("tool.a")
+        enqueue(client, "tool.a", "3")
+        client.publish(WAKE, "end")
+        heard = []
+        while not heard or heard[-1] != b"end":
+            if message := channel.get_message(timeout=1):
+                heard.append(message["data"])
+    assert heard == [b"tool.a", b"tool.b", b"tool.a", b"end"]
+
+
+def test_enqueue_tells_the_time_of_redis(client: Client) -> None:
+    """In whole milliseconds, so that the sender's clock is corrected for free."""
+    seconds, micros = client.time()
+    _, now = run(client, "enqueue", ["tool.a"], ["m", WAKE])
+    assert 0 <= now - (seconds * 1000 + micros // 1000) < 1000
