@@ -29,7 +29,7 @@ up: $(READY) ## Run the gateway here, with canalgate.yaml if there is one
 test: lint type unit e2e interop ## Everything that must pass: checks, tests, end to end
 
 unit: $(READY) ## The tests beside the code, with a real Redis
-	$(PYTEST) tests -m "not e2e and not interop" -q
+	$(PYTEST) tests -m "not e2e and not interop" -q -n auto
 
 e2e: $(READY) ## Real gateway processes, real backends, real clients, kill -9
 	$(PYTEST) tests -m "e2e" -q

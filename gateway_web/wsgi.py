@@ -7,36 +7,21 @@ import os
 import structlog
 from flask import Flask
 
-from common.domain.errors import ConfigurationError, StoreUnavailable
+from common.domain.errors import StoreUnavailable
 from common.gateway import Gateway
 from common.logs import configure as configure_logs
-from common.settings import Settings, load
-from common.store.client import StoreAddress
+from common.settings import load
+from common.store.client import address_of
 from gateway_web.app import create_app
 
 log = structlog.get_logger(__name__)
-
-
-def store_address(settings: Settings) -> StoreAddress:
-    """Where Redis is. Raises :class:`ConfigurationError` if the settings do not say."""
-    if settings.redis.url is None:
-        raise ConfigurationError(
-            "redis.url is not set: a web process started by itself needs it (CANALGATE_REDIS__URL); "
-            "`canalgate up` starts a Redis of its own",
-            field="redis.url",
-        )
-    return StoreAddress(
-        url=str(settings.redis.url),
-        connect_timeout=settings.redis.connect_timeout,
-        socket_timeout=settings.redis.socket_timeout,
-    )
 
 
 def make() -> Flask:
     """This process's application, listening and with the file's tools registered."""
     settings = load()
     configure_logs(settings.logging, process=f"web-{os.getpid()}")
-    gateway = Gateway(settings, store_address(settings))
+    gateway = Gateway(settings, address_of(settings.redis))
     for problem in settings.tool_problems:
         log.error("tool_skipped", tool=problem.id, reason=problem.message)
     try:

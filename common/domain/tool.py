@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -193,5 +193,6 @@ def capabilities_to_wire(capabilities: Capabilities) -> dict[str, Any]:
 
 
 def capabilities_from_wire(wire: Mapping[str, Any]) -> Capabilities:
-    """Inverse of :func:`capabilities_to_wire`."""
-    return Capabilities(**{**wire, "tools": tuple(wire["tools"])})
+    """Inverse of :func:`capabilities_to_wire`. What a newer writer has added is left out."""
+    known = {field.name: wire[field.name] for field in fields(Capabilities) if field.name in wire}
+    return Capabilities(**{**known, "tools": tuple(wire["tools"])})

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from common.domain.ids import ToolId
-from common.registry.records import Entry, entry_from_redis
+from common.registry.records import Entry, readable_entry
 from common.store.client import Client, WatchError, store_errors
 from common.store.keys import Keys
 
@@ -78,10 +78,9 @@ class Catalogue:
             pipe.hgetall(keys.registry_versions)
             pipe.hgetall(keys.registry_capabilities)
             version, tools, versions, capabilities = pipe.execute()
-        entries = {
-            ToolId(name.decode()): entry_from_redis(definition, versions[name], capabilities.get(name))
-            for name, definition in tools.items()
-        }
+        entries: dict[ToolId, Entry] = {}
+        for name, definition in tools.items():
+            _set(entries, name, readable_entry(name, definition, versions[name], capabilities.get(name)))
         return int(version or 0), entries
 
     def _read_changes(self) -> tuple[int, dict[ToolId, Entry]]:
@@ -103,8 +102,13 @@ class Catalogue:
                 return self._read_all()
         entries = dict(self._entries)
         for name, definition, tool_version, known in zip(changed, tools, versions, capabilities, strict=True):
-            if definition is None:
-                entries.pop(ToolId(name.decode()), None)
-            else:
-                entries[ToolId(name.decode())] = entry_from_redis(definition, tool_version, known)
+            gone = definition is None
+            _set(entries, name, None if gone else readable_entry(name, definition, tool_version, known))
         return version, entries
+
+
+def _set(entries: dict[ToolId, Entry], name: bytes, entry: Entry | None) -> None:
+    if entry is None:
+        entries.pop(ToolId(name.decode()), None)
+    else:
+        entries[ToolId(name.decode())] = entry

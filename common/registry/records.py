@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+import structlog
 
+from common.domain.errors import GatewayError
 from common.domain.ids import ToolId
 from common.domain.tool import (
     Capabilities,
@@ -19,6 +21,8 @@ from common.domain.tool import (
     tool_from_wire,
     tool_to_wire,
 )
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,3 +76,14 @@ def entry_from_redis(definition: bytes, version: bytes, capabilities: bytes | No
     """One entry from the three hashes."""
     known = None if capabilities is None else capabilities_from_wire(orjson.loads(capabilities))
     return Entry(registered=definition_from_json(definition, int(version)), capabilities=known)
+
+
+def readable_entry(
+    name: bytes, definition: bytes, version: bytes, capabilities: bytes | None
+) -> Entry | None:
+    """The same, or None if this reader cannot read it: one tool's record must not hide all the others."""
+    try:
+        return entry_from_redis(definition, version, capabilities)
+    except (GatewayError, LookupError, TypeError, ValueError) as error:
+        log.error("tool_unreadable", tool=name.decode(errors="replace"), error=repr(error))
+        return None

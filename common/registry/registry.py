@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from common.domain.errors import ToolNotFound, VersionConflict
 from common.domain.ids import ToolId
 from common.domain.tool import Origin, RegisteredTool, Tool
-from common.registry.records import Entry, definition_to_json, entry_from_redis
+from common.registry.records import Entry, definition_to_json, entry_from_redis, readable_entry
 from common.store.client import Client, store_errors
 from common.store.keys import Keys
 from common.store.scripts import run
@@ -79,17 +80,18 @@ class Registry:
             raise ToolNotFound(f"no tool {tool!r} is registered")
 
     def entries(self) -> list[Entry]:
-        """All tools, sorted by id."""
+        """All tools whose records can be read, sorted by id."""
         keys = self._keys
         with store_errors("reading the registry"), self._client.pipeline(transaction=True) as pipe:
             pipe.hgetall(keys.registry_tools)
             pipe.hgetall(keys.registry_versions)
             pipe.hgetall(keys.registry_capabilities)
             tools, versions, capabilities = pipe.execute()
-        return [
-            entry_from_redis(definition, versions[name], capabilities.get(name))
+        found = (
+            readable_entry(name, definition, versions[name], capabilities.get(name))
             for name, definition in sorted(tools.items())
-        ]
+        )
+        return [entry for entry in found if entry is not None]
 
     def get(self, tool: ToolId) -> Entry:
         """One tool. Raises :class:`ToolNotFound`."""
@@ -111,15 +113,29 @@ class Registry:
         """
         wanted = {tool.id: tool for tool in tools}
         present: dict[ToolId, RegisteredTool] = {entry.id: entry.registered for entry in self.entries()}
-        changed = []
-        for tool in wanted.values():
-            found = present.get(tool.id)
-            if found and found.origin is Origin.FILE and found.tool.digest() == tool.digest():
-                continue
-            self.put(tool, origin=Origin.FILE)
-            changed.append(tool.id)
+        changed = [tool.id for tool in wanted.values() if self._publish(tool, present.get(tool.id))]
         for tool_id, found in present.items():
             if found.origin is Origin.FILE and tool_id not in wanted:
-                self.remove(tool_id)
-                changed.append(tool_id)
+                # Race: another web process removes it as well, or an operator has just registered it anew.
+                with suppress(ToolNotFound, VersionConflict):
+                    self.remove(tool_id, expected=found.version)
+                    changed.append(tool_id)
         return changed
+
+    def _publish(self, tool: Tool, found: RegisteredTool | None) -> bool:
+        """Register a tool of the file over what was ``found``; False if that is the same."""
+        if _from_file(found, tool):
+            return False
+        try:
+            self.put(tool, origin=Origin.FILE, expected=ABSENT if found is None else found.version)
+        except VersionConflict:
+            # Web processes that start together publish the same file: who comes second finds it done.
+            now = next((entry.registered for entry in self.entries() if entry.id == tool.id), None)
+            if _from_file(now, tool):
+                return False
+            self.put(tool, origin=Origin.FILE)
+        return True
+
+
+def _from_file(found: RegisteredTool | None, tool: Tool) -> bool:
+    return found is not None and found.origin is Origin.FILE and found.tool.digest() == tool.digest()

@@ -24,6 +24,7 @@ from redis.retry import Retry
 
 from common.domain.errors import ConfigurationError, StoreUnavailable
 from common.domain.tool import MASK
+from common.settings import RedisSettings
 
 __all__ = [
     "AsyncClient",
@@ -31,6 +32,7 @@ __all__ = [
     "StoreAddress",
     "Subscription",
     "WatchError",
+    "address_of",
     "connect",
     "connect_async",
     "store_errors",
@@ -78,6 +80,19 @@ class StoreAddress:
         if "password" in options:
             userinfo = f"{parts.username or ''}:{quote(options['password'], safe='')}@"
         return f"redis+socket://{userinfo}{parts.path}?virtual_host={options.get('db', '0')}"
+
+
+def address_of(redis: RedisSettings) -> StoreAddress:
+    """The address in the settings. Raises :class:`ConfigurationError` if they name none."""
+    if redis.url is None:
+        raise ConfigurationError(
+            "redis.url is not set: a program started by itself needs it (CANALGATE_REDIS__URL); "
+            "`canalgate up` starts a Redis of its own",
+            field="redis.url",
+        )
+    return StoreAddress(
+        url=str(redis.url), connect_timeout=redis.connect_timeout, socket_timeout=redis.socket_timeout
+    )
 
 
 def connect(address: StoreAddress, *, size: int = POOL_SIZE) -> Redis:

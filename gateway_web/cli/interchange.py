@@ -43,9 +43,7 @@ def export(
         str | None, typer.Option("--url", envvar="CANALGATE_URL", help="The gateway's address.")
     ] = None,
     tools: Annotated[bool, typer.Option("--tools", help="The tools themselves, not the gateway.")] = False,  # noqa: FBT002
-    config: Annotated[
-        Path | None, typer.Option("--config", help="Settings file (for --tools).")
-    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Settings file (for --tools).")] = None,
 ) -> None:
     """Print an entry for a client's mcp.json that points at the gateway, or the tools as such entries."""
     if not tools:

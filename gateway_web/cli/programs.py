@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from common.settings import Settings, load
 from common.settings.layers import CONFIG_VARIABLE
+from common.store.client import address_of
 from gateway_web.wsgi_address import bind_address
 
 
@@ -48,6 +49,7 @@ def environment(config: Path | None, **values: str | None) -> dict[str, str]:
 def exec_web(config: Path | None, *, host: str | None, port: int | None, extra: Sequence[str]) -> NoReturn:
     """Become the web program."""
     settings = load(config, overrides={"web.host": host, "web.port": port})
+    address_of(settings.redis)
     added = environment(
         config, CANALGATE_WEB__HOST=host, CANALGATE_WEB__PORT=None if port is None else str(port)
     )
@@ -56,7 +58,7 @@ def exec_web(config: Path | None, *, host: str | None, port: int | None, extra: 
 
 def exec_worker(config: Path | None, *, extra: Sequence[str]) -> NoReturn:
     """Become a worker."""
-    load(config)
+    address_of(load(config).redis)
     _become(worker_command(extra=extra), environment(config))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,11 @@ from gateway_worker.egress.process import Child
 
 log = structlog.get_logger(__name__)
 
+EXIT_GRACE = 0.5
+"""Seconds for reading what a child wrote before its end, when a descendant of it holds the pipe open."""
+ASIDE_LIMIT = 16 << 20
+"""Bytes that may wait for a child to read them before an answer or a cancellation is no longer added."""
+
 
 def _ignore(_method: str, _params: dict[str, Any]) -> None:
     """Nobody listens."""
@@ -40,13 +46,16 @@ class StdioLink:
         self._ids = itertools.count(1)
         self._pending: dict[int, tuple[asyncio.Future[dict[str, Any]], OnNotification | None]] = {}
         self._tokens = ProgressTokens()
+        self._sending = asyncio.Lock()
         self._reader: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
         self._error: GatewayError | None = None
 
     async def open(self) -> None:
         """Start the child. Raises :class:`TransportFailure`."""
         await self.child.start()
         self._reader = asyncio.create_task(self._read(), name=f"stdout-{self.child.process.pid}")
+        self._watcher = asyncio.create_task(self._watch(self._reader), name=f"exit-{self.child.process.pid}")
 
     async def request(
         self,
@@ -62,12 +71,15 @@ class StdioLink:
         request_id = next(self._ids)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._pending[request_id] = (future, on_notification)
+        sent = False
         try:
             outgoing = self._tokens.outgoing(request_id, params)
             await self._send({"jsonrpc": "2.0", "id": request_id, "method": method, "params": outgoing})
+            sent = True
             return await future
         except asyncio.CancelledError:
-            await self._cancel(method, request_id)
+            if sent:
+                self._cancel(method, request_id)
             raise
         finally:
             del self._pending[request_id]
@@ -85,38 +97,58 @@ class StdioLink:
 
     async def close(self) -> None:
         """End the child."""
+        self._error = self._error or LinkLost("the tool's session was closed")
         self.closed.set()
         await self.child.stop()
-        if self._reader is not None:
-            await asyncio.wait([self._reader])
+        for task in (self._watcher, self._reader):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
 
     async def _send(self, message: dict[str, Any]) -> None:
+        """Write a message once the child has taken those before it: given up before its turn, it left nothing."""
         stdin = self.child.stdin
+        written = False
         try:
-            stdin.write(orjson.dumps(message) + b"\n")
-            await stdin.drain()
+            async with self._sending:
+                await stdin.drain()
+                stdin.write(orjson.dumps(message) + b"\n")
+                written = True
         except (ConnectionError, RuntimeError) as error:
             # The pipe may have taken the bytes before it broke: no claim that nothing was sent.
-            raise self._lost(unsent=False) from error
+            raise self._lost(unsent=not written) from error
 
-    async def _cancel(self, method: str, request_id: int) -> None:
+    def _send_aside(self, message: dict[str, Any]) -> bool:
+        """Write without waiting; False if too much waits for the child already."""
+        stdin = self.child.stdin
+        if stdin.transport.get_write_buffer_size() > ASIDE_LIMIT:
+            return False
+        stdin.write(orjson.dumps(message) + b"\n")
+        return True
+
+    def _cancel(self, method: str, request_id: int) -> None:
         """Tell the backend that nobody waits; ``initialize`` must not be cancelled (lifecycle rules)."""
         if self.closed.is_set() or method == "initialize":
             return
         params = {"requestId": request_id, "reason": "the caller no longer waits"}
-        try:
-            async with asyncio.timeout(1.0):
-                await self.notify("notifications/cancelled", params)
-        except (LinkLost, TimeoutError) as error:
-            log.debug("cancellation_not_delivered", error=str(error))
+        if not self._send_aside({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}):
+            log.debug("cancellation_not_delivered", request=request_id)
+
+    async def _watch(self, reader: asyncio.Task[None]) -> None:
+        """See the child's end even if a descendant holds its pipes: then no end of file tells of it."""
+        await self.child.exited.wait()
+        await asyncio.wait([reader], timeout=EXIT_GRACE)
+        if not reader.done():
+            self._error = self._error or LinkLost(await self.child.end_words())
+            reader.cancel()
 
     async def _read(self) -> None:
         try:
             while line := await self._line():
                 self._receive(line)
-            self._error = LinkLost(await self.child.end_words())
-        except ResponseTooLarge as error:
-            self._error = error
+            self._error = self._error or LinkLost(await self.child.end_words())
+        except GatewayError as error:
+            self._error = self._error or error
         finally:
             self.closed.set()
             for future, _ in self._pending.values():
@@ -138,21 +170,46 @@ class StdioLink:
         try:
             message = orjson.loads(line)
         except orjson.JSONDecodeError:
-            message = None
-        if not isinstance(message, dict):
-            if line.strip():
-                self.noise += 1
+            self._unreadable(line)
             return
+        if not isinstance(message, dict):
+            self.noise += 1
+            return
+        method, params = message.get("method"), message.get("params")
         if "method" not in message:
             self._resolve(message)
-        elif "id" in message:
-            # Fire and forget: a backend that asks and then stops reading must not stop our reading.
-            self.child.stdin.write(orjson.dumps(answer_to_backend(message)) + b"\n")
-        else:
-            self._notified(str(message["method"]), message.get("params") or {})
+        elif not isinstance(method, str) or not isinstance(params, dict | None):
+            self.noise += 1
+        elif "id" not in message:
+            self._notified(method, params or {})
+        elif not self._send_aside(answer_to_backend(message)):
+            # A backend that asks and then stops reading must not stop our reading, nor fill our memory.
+            raise LinkLost("the tool's process does not read the answers to its requests")
 
-    def _resolve(self, message: dict[str, Any]) -> None:
-        entry = self._pending.get(message["id"]) if isinstance(message.get("id"), int) else None
+    def _unreadable(self, line: bytes) -> None:
+        """A line that is no JSON: noise, unless it is an answer that can be sent on to nobody.
+
+        Python reads more than is JSON (NaN, lone surrogates), so it may still tell whose answer it is.
+        """
+        found: Any = None
+        if line.startswith(b"{"):
+            try:
+                found = json.JSONDecoder().decode(line.decode("utf-8", "replace"))
+            except (ValueError, RecursionError):
+                found = None
+        if isinstance(found, dict) and "method" not in found:
+            self._resolve({"id": found.get("id"), "result": None}, "the tool's answer is no valid JSON")
+        elif line.strip():
+            self.noise += 1
+
+    def _resolve(
+        self,
+        message: dict[str, Any],
+        fault: str = "the tool's answer has neither a result nor an error object",
+    ) -> None:
+        request_id = message.get("id")
+        # True and 1.0 equal 1, and are nobody's id.
+        entry = self._pending.get(request_id) if type(request_id) is int else None
         if entry is None or entry[0].done():
             self.noise += 1
             return
@@ -162,7 +219,7 @@ class StdioLink:
         elif isinstance(result, dict):
             entry[0].set_result(result)
         else:
-            entry[0].set_exception(LinkLost("the tool's answer has neither a result nor an error object"))
+            entry[0].set_exception(LinkLost(fault))
 
     def _notified(self, method: str, params: dict[str, Any]) -> None:
         """Hand a notification to the request it belongs to.
@@ -184,7 +241,7 @@ class StdioLink:
         self.on_notification(method, params)
 
     def _lost(self, *, unsent: bool) -> GatewayError:
-        if isinstance(self._error, ResponseTooLarge):
+        if isinstance(self._error, ResponseTooLarge) and not unsent:
             return ResponseTooLarge(self._error.message)
         reason = self._error.message if self._error else "the tool's process does not read its input"
         return LinkLost(reason + noise_words(self.noise), unsent=unsent)

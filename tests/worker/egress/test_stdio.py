@@ -293,7 +293,7 @@ async def test_no_nonsense_ends_a_session_or_answers_a_call(guard: ProcessGuard)
 for nonsense in json.loads({json.dumps(json.dumps(NONSENSE))}):
     os.write(1, json.dumps(nonsense).encode() + b'\\n')
 os.write(1, b'[' * 100000 + b'\\n')
-os.write(1, b'{{"id": 1, "result": {{"wrong": "\\xff"}}}}\\n')
+os.write(1, b'{{"id": 77, "result": {{"wrong": "\\xff"}}}}\\n')
 if 'id' in m and 'method' in m:
     say(id=m['id'], result={{'right': m['id']}})
 """

@@ -1,0 +1,185 @@
+"""Writing to the registry: compare and set, and the settings file as one of its writers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Barrier
+
+import pytest
+
+from common.domain.errors import GatewayError, StoreUnavailable, ToolNotFound, VersionConflict
+from common.domain.ids import ToolId
+from common.domain.tool import Origin, StdioTransport, Tool, ToolState
+from common.registry.registry import ABSENT, Registry
+from common.store.client import Client, StoreAddress, connect
+from common.store.keys import Keys
+
+
+def tool(name: str, command: str = "cmd") -> Tool:
+    return Tool(id=ToolId(name), transport=StdioTransport(command=command, env={"K": "secret"}))
+
+
+@pytest.fixture
+def registry(client: Client, keys: Keys) -> Registry:
+    return Registry(client, keys)
+
+
+@pytest.fixture
+def away(keys: Keys) -> Iterator[Registry]:
+    """A registry whose Redis is not there."""
+    client = connect(StoreAddress(url="unix:///nonexistent/redis.sock"))
+    yield Registry(client, keys)
+    client.close()
+
+
+def versions(registry: Registry) -> dict[str, int]:
+    return {entry.id: entry.registered.version for entry in registry.entries()}
+
+
+# -- one tool -------------------------------------------------------------------------------------------
+
+
+def test_what_was_put_is_found(registry: Registry) -> None:
+    """Definition, version and origin."""
+    wanted = tool("a b/c").with_state(ToolState.DISABLED)
+    version = registry.put(wanted, origin=Origin.FILE)
+    entry = registry.get(wanted.id)
+    assert (entry.tool, entry.registered.version, entry.registered.origin) == (wanted, version, Origin.FILE)
+    assert (entry.capabilities, entry.known) == (None, None)
+    assert registry.entries() == [entry]
+
+
+def test_entries_are_sorted(registry: Registry) -> None:
+    """By id, whatever the order of registration."""
+    for name in ("b", "ä", "a", "Z"):
+        registry.put(tool(name))
+    assert [entry.id for entry in registry.entries()] == sorted(("b", "ä", "a", "Z"))
+
+
+def test_a_writer_who_read_an_old_version_is_told_the_new_one(registry: Registry) -> None:
+    """And what to do about it."""
+    first = registry.put(tool("a"))
+    second = registry.put(tool("a", "new"), expected=first)
+    for refused in (
+        lambda: registry.put(tool("a", "newer"), expected=first),
+        lambda: registry.put(tool("a"), expected=ABSENT),
+        lambda: registry.remove(ToolId("a"), expected=first),
+    ):
+        with pytest.raises(VersionConflict, match=f"at version {second}") as caught:
+            refused()
+        assert caught.value.data == {"version": second}
+    assert registry.get(ToolId("a")).tool.transport == tool("a", "new").transport
+
+
+def test_what_is_not_there_is_not_found(registry: Registry) -> None:
+    """By name, for each way of asking."""
+    for asking in (registry.get, registry.remove, registry.refresh):
+        with pytest.raises(ToolNotFound, match="'nobody'"):
+            asking(ToolId("nobody"))
+    with pytest.raises(ToolNotFound):
+        registry.remove(ToolId("nobody"), expected=7)
+
+
+def test_without_redis_every_method_fails_closed(away: Registry) -> None:
+    """With the one error that says so."""
+    for asking in (
+        lambda: away.put(tool("a")),
+        lambda: away.remove(ToolId("a")),
+        lambda: away.get(ToolId("a")),
+        lambda: away.refresh(ToolId("a")),
+        lambda: away.publish_file([tool("a")]),
+        away.entries,
+    ):
+        with pytest.raises(StoreUnavailable):
+            asking()
+
+
+def test_errors_hold_no_secret(registry: Registry) -> None:
+    """Definitions hold credentials; messages about them do not."""
+    registry.put(tool("a"))
+    with pytest.raises(GatewayError) as caught:
+        registry.put(tool("a"), expected=99)
+    assert "secret" not in f"{caught.value!r} {caught.value.data}"
+
+
+# -- the settings file ----------------------------------------------------------------------------------
+
+
+def test_the_registry_becomes_what_the_file_says(registry: Registry) -> None:
+    """New tools come, changed ones change, removed ones go; the ids that changed are returned."""
+    assert registry.publish_file([tool("a"), tool("b"), tool("c")]) == ["a", "b", "c"]
+    before = versions(registry)
+    assert registry.publish_file([tool("a"), tool("b", "new"), tool("d")]) == ["b", "d", "c"]
+    after = versions(registry)
+    assert set(after) == {"a", "b", "d"}
+    assert after["a"] == before["a"]
+    assert after["b"] > before["b"]
+    assert {entry.registered.origin for entry in registry.entries()} == {Origin.FILE}
+
+
+def test_an_unchanged_file_changes_nothing(registry: Registry, client: Client, keys: Keys) -> None:
+    """Not even the counter: no session is rebuilt because a web process was restarted."""
+    registry.publish_file([tool("a"), tool("b")])
+    before = client.get(keys.registry_version)
+    assert registry.publish_file([tool("b"), tool("a")]) == []
+    assert client.get(keys.registry_version) == before
+
+
+def test_tools_registered_at_run_time_stay(registry: Registry) -> None:
+    """Unless the file names the same id; then it is the file's from now on."""
+    mine, taken = registry.put(tool("mine")), registry.put(tool("taken"))
+    registry.publish_file([tool("taken")])
+    assert registry.get(ToolId("mine")).registered.version == mine
+    entry = registry.get(ToolId("taken"))
+    assert entry.registered.version > taken
+    assert entry.registered.origin is Origin.FILE
+    registry.publish_file([])
+    assert set(versions(registry)) == {"mine"}
+
+
+def test_an_empty_file_empties_only_what_a_file_put_there(registry: Registry) -> None:
+    """The last tool of a file can be removed, too."""
+    registry.publish_file([tool("a")])
+    assert registry.publish_file([]) == ["a"]
+    assert registry.entries() == []
+
+
+def test_processes_that_start_together_publish_once(registry: Registry, client: Client, keys: Keys) -> None:
+    """Each web process publishes the file: none fails over another's removal, no version is counted twice."""
+    processes = 8
+    for attempt in range(5):
+        registry.publish_file([tool("old"), tool("kept"), tool("changed")])
+        kept = versions(registry)["kept"]
+        before = int(client.get(keys.registry_version) or 0)
+        together = Barrier(processes)
+
+        def start(attempt: int = attempt, together: Barrier = together) -> list[ToolId]:
+            together.wait()
+            return registry.publish_file([tool("kept"), tool("changed", f"new {attempt}"), tool("new")])
+
+        with ThreadPoolExecutor(processes) as pool:
+            reports = [started.result() for started in [pool.submit(start) for _ in range(processes)]]
+        assert set(versions(registry)) == {"kept", "changed", "new"}
+        assert versions(registry)["kept"] == kept
+        assert int(client.get(keys.registry_version) or 0) == before + 3
+        assert sorted(name for report in reports for name in report) == ["changed", "new", "old"]
+        registry.remove(ToolId("new"))
+
+
+def test_a_removal_by_the_file_spares_what_an_operator_has_just_put_there(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between reading and removing, the id became somebody else's."""
+    registry.publish_file([tool("a")])
+    read = registry.entries
+
+    def read_and_be_overtaken() -> list[object]:
+        found = read()
+        registry.put(replace(tool("a"), description="an operator's"))
+        return list(found)
+
+    monkeypatch.setattr(registry, "entries", read_and_be_overtaken)
+    registry.publish_file([])
+    assert registry.get(ToolId("a")).tool.description == "an operator's"
