@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import settings
 from redis import Redis
 
@@ -16,6 +17,15 @@ from tests.support.tcp_proxy import TcpProxy
 # The machines that run these tests are slow and shared: how long one example takes says nothing.
 settings.register_profile("canalgate", deadline=None)
 settings.load_profile("canalgate")
+
+# Plain lines: the coloured tracebacks for people take most of a second each.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.processors.format_exc_info,
+        structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
+    ]
+)
 
 
 @pytest.fixture(scope="session")

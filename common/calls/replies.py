@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -31,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 HEARTBEAT = 1.0
 """Seconds between two looks at the connection (and at the registry, see ``on_tick``)."""
+MISSED_HEARTBEATS = 3
+"""So many pings without any word from Redis, and the connection is taken for dead."""
 RETRY_FIRST, RETRY_MAX = 0.05, 1.0
 HEAL_BATCH = 200
 
@@ -96,9 +99,10 @@ class ReplyHub:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening. Comes before the client is closed."""
         self._stop.set()
-        self._thread.join(timeout=3.0)
+        if self._thread.is_alive():
+            self._thread.join(timeout=3.0)
 
     @property
     def listening(self) -> bool:
@@ -149,14 +153,20 @@ class ReplyHub:
                 delay = min(delay * 2, RETRY_MAX)
             finally:
                 _close_quietly(subscription)
+        self._subscribed.clear()
 
     def _listen(self, subscription: Subscription) -> None:
         """Read until told to stop; any fault of the connection is raised."""
-        next_tick = time.monotonic() + HEARTBEAT
+        heard = time.monotonic()
+        next_tick = heard + HEARTBEAT
         while not self._stop.is_set():
             message = subscription.get_message(timeout=max(0.0, next_tick - time.monotonic()))
+            if message is not None:
+                heard = time.monotonic()
             if time.monotonic() >= next_tick:
-                # The ping makes a connection that died silently fail here, instead of never.
+                # A connection may die without a word (a firewall forgets it): then no ping is answered.
+                if time.monotonic() - heard > MISSED_HEARTBEATS * HEARTBEAT:
+                    raise StoreUnavailable("Redis does not answer the pings of the reply subscription")
                 subscription.ping()
                 self._tick()
                 next_tick = time.monotonic() + HEARTBEAT
@@ -171,11 +181,11 @@ class ReplyHub:
 
     def _tick(self) -> None:
         if self._on_tick is not None:
-            self._on_tick()
+            with _contained("tick_broke"):
+                self._on_tick()
 
     def _dispatch(self, channel: str, data: bytes) -> None:
-        """A frame that cannot be read is logged and dropped: it must not end the others' listening."""
-        try:
+        with _contained("message_unreadable", channel=channel):
             if channel != self.channel:
                 self._others[channel](data)
                 return
@@ -183,8 +193,6 @@ class ReplyHub:
             waiter = self._waiters.get(InvocationId(name.decode()))
             if waiter is not None:
                 waiter.put(_frame(orjson.loads(frame)))
-        except (ValueError, KeyError, TypeError) as error:
-            log.error("reply_unreadable", channel=channel, error=repr(error))
 
     def _heal(self, waiters: list[Waiter]) -> None:
         """Read the result keys of ``waiters`` and deliver what is there."""
@@ -194,14 +202,29 @@ class ReplyHub:
                 records = self._client.mget([self._keys.result(waiter.id) for waiter in batch])
             for waiter, record in zip(batch, records, strict=True):
                 if record is not None and not waiter.done:
-                    self.heals += 1
-                    waiter.put(result_from_wire(wire_of_record(orjson.loads(record))))
+                    with _contained("result_unreadable", invocation=waiter.id):
+                        waiter.put(result_from_wire(wire_of_record(orjson.loads(record))))
+                        self.heals += 1
 
 
 def _frame(frame: dict[str, Any]) -> Frame:
     if "result" in frame:
         return result_from_wire(frame["result"])
     return Notification(frame["notification"])
+
+
+@contextmanager
+def _contained(event: str, **facts: str) -> Iterator[None]:
+    """What one frame or one reader breaks is logged: it must not end the listening for everybody.
+
+    Only a Redis that is away ends it, for a while.
+    """
+    try:
+        yield
+    except StoreUnavailable:
+        raise
+    except Exception:
+        log.exception(event, **facts)
 
 
 def _close_quietly(subscription: Subscription) -> None:

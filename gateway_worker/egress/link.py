@@ -30,9 +30,19 @@ class RpcError(Exception):
 class LinkLost(TransportFailure):
     """The way to the backend broke. ``unsent`` is True only if certainly no byte of the request went out."""
 
-    def __init__(self, message: str, *, unsent: bool = False) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, unsent: bool = False, **data: Any) -> None:
+        super().__init__(message, **data)
         self.unsent = unsent
+
+
+class StatusRefused(LinkLost):
+    """The backend answered a request with an HTTP status outside 2xx, and with no JSON-RPC error."""
+
+    def __init__(self, status: int, *, retry_after: int | None = None) -> None:
+        what = "redirects" if 300 <= status < 400 else "answered"
+        more = "; give its final URL" if what == "redirects" else ""
+        super().__init__(f"the tool's URL {what} with status {status}{more}", retry_after=retry_after)
+        self.status = status
 
 
 class Link(Protocol):

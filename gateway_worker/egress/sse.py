@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
 from common.domain.errors import ResponseTooLarge
@@ -24,7 +24,7 @@ class ServerSentEvent:
     retry: int | None = None
 
 
-async def events(chunks: AsyncIterator[bytes], *, limit: int) -> AsyncIterator[ServerSentEvent]:
+async def events(chunks: AsyncIterator[bytes], *, limit: int) -> AsyncGenerator[ServerSentEvent, None]:
     """Events of a byte stream. Raises :class:`ResponseTooLarge` for one with data above ``limit`` bytes."""
     data: list[str] = []
     name, event_id, retry = "message", None, None

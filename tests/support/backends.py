@@ -34,7 +34,6 @@ from tests.support.servers.echo_http import HttpServer
 from tests.support.servers.http_wire import Connection, Request
 from tests.support.servers.peer import Json, logged
 from tests.support.servers.process import server_command
-from tests.support.wait import wait_until
 
 MAX_BYTES = 8 << 20
 VERSIONS = {Era.LEGACY: LATEST_LEGACY, Era.MODERN: LATEST_MODERN}
@@ -172,7 +171,6 @@ def http_backend(handle: Handle) -> Iterator[HttpBackend]:
             for sock in list(backend.live):
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
-            wait_until(lambda: not backend.live, description="the backend's connections to end")
 
 
 @contextlib.contextmanager

@@ -158,7 +158,7 @@ def test_the_tick_goes_on(start: Start) -> None:
 
 
 def test_a_reply_during_a_lost_connection_is_found(
-    start: Start, disturbed: Client, proxy: TcpProxy, client: Client, keys: Keys
+    disturbed: Client, start: Start, proxy: TcpProxy, client: Client, keys: Keys
 ) -> None:
     """It was published to nobody; its result key tells it as soon as the subscription stands again."""
     hub = start(disturbed)
@@ -195,7 +195,7 @@ def test_a_failure_is_found_as_what_it_was(start: Start, client: Client, keys: K
 
 
 def test_many_are_healed_in_batches(
-    start: Start, disturbed: Client, proxy: TcpProxy, client: Client, keys: Keys
+    disturbed: Client, start: Start, proxy: TcpProxy, client: Client, keys: Keys
 ) -> None:
     """More waiters than fit one MGET."""
     hub = start(disturbed)
@@ -211,7 +211,7 @@ def test_many_are_healed_in_batches(
 
 
 def test_a_connection_that_dies_silently_is_noticed(
-    start: Start, disturbed: Client, proxy: TcpProxy, client: Client, keys: Keys
+    disturbed: Client, start: Start, proxy: TcpProxy, client: Client, keys: Keys
 ) -> None:
     """A firewall forgets it: no error, no end, only silence. The hub's ping is not answered, so it begins anew."""
     hub = start(disturbed)
@@ -241,7 +241,7 @@ def test_a_quiet_connection_is_no_dead_one(start: Start, client: Client, raw: Re
 
 
 def test_redis_may_come_later_than_we(
-    start: Start, disturbed: Client, proxy: TcpProxy, client: Client
+    disturbed: Client, start: Start, proxy: TcpProxy, client: Client
 ) -> None:
     """A web process that starts first waits in the background, and says that it is not ready."""
     proxy.refuse()
@@ -251,7 +251,7 @@ def test_redis_may_come_later_than_we(
     assert hub.wait_listening(5)
 
 
-def test_recovering_without_redis_finds_nothing(start: Start, disturbed: Client, proxy: TcpProxy) -> None:
+def test_recovering_without_redis_finds_nothing(disturbed: Client, start: Start, proxy: TcpProxy) -> None:
     """It degrades: no error for the caller."""
     hub = start(disturbed)
     waiter = hub.expect(named("1"))
@@ -306,7 +306,7 @@ RECORDS: list[Any] = [
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_another_ones_record_does_not_stop_it(
-    start: Start, disturbed: Client, proxy: TcpProxy, client: Client, keys: Keys, record: Any
+    disturbed: Client, start: Start, proxy: TcpProxy, client: Client, keys: Keys, record: Any
 ) -> None:
     """Stock Celery writes result keys too (``revoke``): unreadable for us, and no reason to end or to raise."""
     hub = start(disturbed)

@@ -1,0 +1,72 @@
+"""A Redis address taken apart for connections of our own."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import hiredis
+from redis.connection import parse_url
+
+from common.domain.errors import ConfigurationError
+from common.store.client import StoreAddress
+from common.store.scripts import Arg
+
+_VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Host and port, or the path of a Unix socket; and the commands that open a session there."""
+
+    host: str = "localhost"
+    port: int = 6379
+    path: str | None = None
+    tls: ssl.SSLContext | None = None
+    greeting: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+
+    def opening(self) -> bytes:
+        """The greeting as bytes."""
+        return b"".join(pack(command) for command in self.greeting)
+
+
+def pack(command: Sequence[Arg]) -> bytes:
+    """A command as Redis reads it."""
+    packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]
+    return packed
+
+
+def endpoint_of(address: StoreAddress) -> Endpoint:
+    """Take an address apart. Raises :class:`ConfigurationError` for one that redis-py would not take either."""
+    try:
+        parts: dict[str, Any] = dict(parse_url(address.url))  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        raise ConfigurationError(f"redis.url is not a Redis URL: {error}", field="redis.url") from error
+    secure = "SSL" in parts.pop("connection_class", type).__name__
+    greeting: list[tuple[str, ...]] = []
+    if parts.get("password"):
+        user = (str(parts["username"]),) if parts.get("username") else ()
+        greeting.append(("AUTH", *user, str(parts["password"])))
+    if parts.get("db"):
+        greeting.append(("SELECT", str(parts["db"])))
+    return Endpoint(
+        host=parts.get("host", "localhost"),
+        port=int(parts.get("port", 6379)),
+        path=parts.get("path"),
+        tls=_tls(parts) if secure else None,
+        greeting=tuple(greeting),
+    )
+
+
+def _tls(parts: dict[str, Any]) -> ssl.SSLContext:
+    """The TLS settings in the URL's query, in redis-py's words."""
+    context = ssl.create_default_context(cafile=parts.get("ssl_ca_certs"))
+    verify = _VERIFY.get(str(parts.get("ssl_cert_reqs", "required")), ssl.CERT_REQUIRED)
+    checked = str(parts.get("ssl_check_hostname", "true")).lower() not in {"false", "0", "no"}
+    context.check_hostname = checked and verify is ssl.CERT_REQUIRED
+    context.verify_mode = verify
+    if parts.get("ssl_certfile"):
+        context.load_cert_chain(parts["ssl_certfile"], parts.get("ssl_keyfile"))
+    return context

@@ -1,0 +1,184 @@
+"""One asyncio connection shared by everybody, on which commands are never waited for one by one.
+
+All commands of one turn of the event loop leave in one write, and their answers come back in order: a tenth of what a
+pooled client costs per command. Nothing is repeated: a command whose answer does not come fails with
+:class:`StoreUnavailable`, and whether it ran is not known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import hiredis
+from redis.exceptions import RedisError
+
+from common.domain.errors import StoreUnavailable
+from common.store.client import StoreAddress
+from common.store.endpoint import Endpoint, endpoint_of, pack
+from common.store.scripts import Arg, script
+
+Answer = asyncio.Future[Any]
+
+
+class CommandRefused(RedisError):
+    """Redis answered with an error: the command was wrong, or the server cannot do it now."""
+
+
+class _Wire(asyncio.Protocol):
+    """The connection itself: bytes in and out, answers in order."""
+
+    def __init__(self) -> None:
+        self._reader = hiredis.Reader(protocolError=ConnectionError, replyError=CommandRefused)
+        self._waiting: deque[tuple[Answer, float]] = deque()
+        self._out: list[bytes] = []
+        self._flushing = False
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def send(self, packed: bytes) -> Answer:
+        """Queue a command for the write at the end of this turn."""
+        answer: Answer = self._loop.create_future()
+        self._waiting.append((answer, self._loop.time()))
+        self._out.append(packed)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        return answer
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._transport is not None and self._out:
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand each answer to the oldest that waits."""
+        self._reader.feed(data)
+        while True:
+            try:
+                reply = self._reader.gets()
+            except ConnectionError:
+                self.close()
+                return
+            if reply is False:
+                return
+            answer, _ = self._waiting.popleft()
+            if answer.done():
+                continue
+            if isinstance(reply, CommandRefused):
+                answer.set_exception(reply)
+                answer.exception()  # fire-and-forget commands have nobody who would look
+            else:
+                answer.set_result(reply)
+
+    @property
+    def oldest(self) -> float:
+        """Seconds for which the oldest command waits; 0 if none does."""
+        return self._loop.time() - self._waiting[0][1] if self._waiting else 0.0
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Everybody who waits is told."""
+        self._transport = None
+        for answer, _ in self._waiting:
+            if not answer.done():
+                answer.set_exception(StoreUnavailable("the connection to Redis broke"))
+                answer.exception()
+        self._waiting.clear()
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
+class PipelinedConnection:
+    """Connects on first use, and again after a loss. Belongs to one event loop."""
+
+    def __init__(self, address: StoreAddress) -> None:
+        self._endpoint: Endpoint = endpoint_of(address)
+        self._connect_timeout = address.connect_timeout
+        self._answer_timeout = address.socket_timeout
+        self._wire: _Wire | None = None
+        self._connecting: asyncio.Lock = asyncio.Lock()
+        self._watch: asyncio.Task[None] | None = None
+
+    async def command(self, *args: Arg) -> Any:
+        """Run one command and return Redis' answer, strings as bytes.
+
+        Raises :class:`StoreUnavailable` if no answer came, :class:`CommandRefused` for Redis' own error.
+        """
+        return await (await self._ready()).send(pack(args))
+
+    async def commands(self, batch: Sequence[Sequence[Arg]]) -> list[Any]:
+        """Run several in one write; the answers in order, Redis' errors among them as values.
+
+        Raises :class:`StoreUnavailable` if the connection broke before the last answer.
+        """
+        wire = await self._ready()
+        answers = [wire.send(pack(args)) for args in batch]
+        found = await asyncio.gather(*answers, return_exceptions=True)
+        lost = next((answer for answer in found if isinstance(answer, StoreUnavailable)), None)
+        if lost is not None:
+            raise lost
+        return found
+
+    async def run(self, name: str, keys: Sequence[str], args: Sequence[Arg] = ()) -> Any:
+        """Run a script by name; see :mod:`common.store.scripts`."""
+        wanted = script(name)
+        try:
+            return await self.command("EVALSHA", wanted.sha, len(keys), *keys, *args)
+        except CommandRefused as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+            return await self.command("EVAL", wanted.source, len(keys), *keys, *args)
+
+    async def aclose(self) -> None:
+        """Close; commands under way fail."""
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._wire is not None:
+            self._wire.close()
+            await self._wire.lost
+
+    async def _ready(self) -> _Wire:
+        wire = self._wire
+        if wire is not None and not wire.lost.done():
+            return wire
+        async with self._connecting:
+            if self._wire is None or self._wire.lost.done():
+                self._wire = await self._connect()
+            return self._wire
+
+    async def _connect(self) -> _Wire:
+        loop, place = asyncio.get_running_loop(), self._endpoint
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                if place.path is not None:
+                    _, wire = await loop.create_unix_connection(_Wire, place.path)
+                else:
+                    _, wire = await loop.create_connection(_Wire, place.host, place.port, ssl=place.tls)
+                for command in place.greeting:
+                    await wire.send(pack(command))
+        except (OSError, TimeoutError) as error:
+            raise StoreUnavailable("Redis cannot be reached") from error
+        except CommandRefused as error:
+            raise StoreUnavailable("Redis refuses this connection") from error
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._watch_answers(), name="redis-watch")
+        return wire
+
+    async def _watch_answers(self) -> None:
+        """Close a connection on which an answer does not come: a dead peer says nothing by itself."""
+        while True:
+            await asyncio.sleep(min(1.0, self._answer_timeout / 2))
+            wire = self._wire
+            if wire is not None and wire.oldest > self._answer_timeout:
+                wire.close()

@@ -1,0 +1,197 @@
+"""One blocking connection shared by all threads (or greenlets) of a process.
+
+Commands of several threads share writes and reads: whoever has something to send while another is writing leaves it
+to that one, and one reader hands out the answers in order. Nothing is repeated; a command whose answer does not come
+fails with :class:`StoreUnavailable`, and whether it ran is not known.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import hiredis
+
+from common.domain.errors import StoreUnavailable
+from common.store.client import StoreAddress
+from common.store.endpoint import Endpoint, endpoint_of, pack
+from common.store.pipelined import CommandRefused
+from common.store.scripts import Arg, script
+
+READ_SIZE = 65536
+
+
+class _Answer:
+    """Where one thread waits. A lock is the cheapest thing to wait on, under threads and under gevent."""
+
+    __slots__ = ("_lock", "_value")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._value: Any = None
+
+    def set(self, value: Any) -> None:
+        self._value = value
+        self._lock.release()
+
+    def get(self, timeout: float) -> Any:
+        if not self._lock.acquire(timeout=timeout):
+            raise StoreUnavailable("Redis did not answer in time")
+        if isinstance(self._value, Exception):
+            raise self._value
+        return self._value
+
+
+class _Wire:
+    """One connection, its reader, and who waits on it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._lock = threading.Lock()
+        self._out: list[bytes] = []
+        self._writing = False
+        self._waiting: deque[_Answer] = deque()
+        self.broken = False
+        threading.Thread(target=self._read, name="redis-answers", daemon=True).start()
+
+    def send(self, packed: bytes) -> _Answer:
+        """Send a command, or leave it to the thread that is sending."""
+        answer = _Answer()
+        with self._lock:
+            if self.broken:
+                raise StoreUnavailable("the connection to Redis broke")
+            self._waiting.append(answer)
+            self._out.append(packed)
+            if self._writing:
+                return answer
+            self._writing = True
+        self._write()
+        return answer
+
+    def _write(self) -> None:
+        while True:
+            with self._lock:
+                if not self._out:
+                    self._writing = False
+                    return
+                data = b"".join(self._out)
+                self._out.clear()
+            try:
+                self._sock.sendall(data)
+            except OSError:
+                self.close()
+                return
+
+    def _read(self) -> None:
+        reader = hiredis.Reader(protocolError=ConnectionError, replyError=CommandRefused)
+        try:
+            while data := self._sock.recv(READ_SIZE):
+                reader.feed(data)
+                while (reply := reader.gets()) is not False:
+                    self._waiting.popleft().set(reply)
+        except (OSError, IndexError):
+            pass  # told to everybody who waits, below
+        self.close()
+
+    def close(self) -> None:
+        """Tell everybody who waits, once."""
+        with self._lock:
+            if self.broken:
+                return
+            self.broken = True
+            waiting, self._waiting = list(self._waiting), deque()
+        with suppress(OSError):  # the other side was first
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+        for answer in waiting:
+            answer.set(StoreUnavailable("the connection to Redis broke"))
+
+
+class SharedConnection:
+    """Connects on first use, and again after a loss."""
+
+    def __init__(self, address: StoreAddress) -> None:
+        self._endpoint: Endpoint = endpoint_of(address)
+        self._connect_timeout = address.connect_timeout
+        self._answer_timeout = address.socket_timeout
+        self._wire: _Wire | None = None
+        self._lock = threading.Lock()
+
+    def command(self, *args: Arg) -> Any:
+        """Run one command and return Redis' answer, strings as bytes.
+
+        Raises :class:`StoreUnavailable` if no answer came, :class:`CommandRefused` for Redis' own error.
+        """
+        wire = self._ready()
+        answer = wire.send(pack(args))
+        try:
+            return answer.get(self._answer_timeout)
+        except StoreUnavailable:
+            # Answers come in order: behind one that does not come, none will.
+            wire.close()
+            raise
+
+    def run(self, name: str, keys: Sequence[str], args: Sequence[Arg] = ()) -> Any:
+        """Run a script by name; see :mod:`common.store.scripts`."""
+        wanted = script(name)
+        try:
+            return self.command("EVALSHA", wanted.sha, len(keys), *keys, *args)
+        except CommandRefused as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+            return self.command("EVAL", wanted.source, len(keys), *keys, *args)
+
+    def close(self) -> None:
+        """Close; commands under way fail."""
+        with self._lock:
+            if self._wire is not None:
+                self._wire.close()
+
+    def _ready(self) -> _Wire:
+        wire = self._wire
+        if wire is not None and not wire.broken:
+            return wire
+        with self._lock:
+            if self._wire is None or self._wire.broken:
+                self._wire = _Wire(self._connect())
+            return self._wire
+
+    def _connect(self) -> socket.socket:
+        place = self._endpoint
+        try:
+            if place.path is not None:
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                sock.settimeout(self._connect_timeout)
+                sock.connect(place.path)
+            else:
+                sock = socket.create_connection((place.host, place.port), timeout=self._connect_timeout)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                if place.tls is not None:
+                    sock = place.tls.wrap_socket(sock, server_hostname=place.host)
+            self._greet(sock)
+        except OSError as error:
+            raise StoreUnavailable("Redis cannot be reached") from error
+        sock.settimeout(None)
+        return sock
+
+    def _greet(self, sock: socket.socket) -> None:
+        """Authenticate and choose the database, before anybody else uses the connection."""
+        if not self._endpoint.greeting:
+            return
+        reader = hiredis.Reader(replyError=CommandRefused)
+        sock.sendall(self._endpoint.opening())
+        for _ in self._endpoint.greeting:
+            while (reply := reader.gets()) is False:
+                data = sock.recv(READ_SIZE)
+                if not data:
+                    raise ConnectionError("closed")
+                reader.feed(data)
+            if isinstance(reply, CommandRefused):
+                sock.close()
+                raise StoreUnavailable("Redis refuses this connection") from reply

@@ -1,0 +1,418 @@
+"""MCP over Streamable HTTP with a backend that behaves: both eras, both forms of answer, few connections."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from common.domain.tool import HttpTransport
+from common.mcp.revisions import Era
+from gateway_worker.egress.http import HttpLink
+from gateway_worker.egress.link import LinkLost, RpcError
+from tests.support.aio import on_loop, until
+from tests.support.backends import ERAS, EchoLog, HttpBackend, echo_backend, http_backend, text_of
+from tests.support.servers import echo_core
+from tests.support.servers.http_wire import Connection, Request
+from tests.support.servers.process import running_http
+from tests.worker.egress.http_links import Json, call, connected, event, notification, respond, served
+
+# -- calls ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sse", [False, True], ids=["json", "sse"])
+@pytest.mark.parametrize("era", ERAS)
+def test_every_tool_of_the_echo_server(era: Era, sse: bool) -> None:
+    """Each answers, in both eras and both forms; what comes back is what it sent, to the last field."""
+
+    @on_loop
+    async def scenario() -> None:
+        heard: list[tuple[str, Json]] = []
+        with echo_backend(sse=sse) as server:
+            async with connected(server, era=era) as (backend, _):
+
+                async def ask(name: str, token: Any = None, **arguments: Any) -> Json:
+                    return await backend.request(
+                        "tools/call",
+                        call(name, token, **arguments),
+                        on_notification=lambda *m: heard.append(m),
+                    )
+
+                assert text_of(await ask("echo", text="héllo \u2028 🚢")) == "héllo \u2028 🚢"
+                assert text_of(await ask("sleep", seconds=0.01)) == "slept 0.01 s"
+                assert (await ask("add", a=1, b=2.5))["structuredContent"] == {"sum": 3.5}
+                assert (await ask("fail"))["isError"] is True
+                rich = await ask("rich")
+                assert (
+                    rich.items() >= {k: v for k, v in echo_core.RICH_RESULT.items() if k != "_meta"}.items()
+                )
+                assert len(text_of(await ask("big", bytes=1 << 20))) == 1 << 20
+                assert text_of(await ask("progress", "mine", steps=3)) == "did 3 steps"
+                assert [(m, p["progressToken"], p["progress"]) for m, p in heard] == [
+                    ("notifications/progress", "mine", step) for step in (1, 2, 3)
+                ]
+                assert text_of(await ask("log")) == "logged"
+                if era is Era.LEGACY:
+                    assert heard[-1][0] == "notifications/message"
+                with pytest.raises(RpcError) as unknown:
+                    await ask("no such tool")
+                assert unknown.value.error == {"code": -32602, "message": "Unknown tool: no such tool"}
+
+    scenario()
+
+
+@on_loop
+async def test_the_session_of_a_legacy_backend() -> None:
+    """Its id and revision go with every request after the handshake, and it is ended at the close."""
+    with echo_backend() as server:
+        async with connected(server, headers={"X-Key": "k"}) as (backend, _):
+            await backend.request("tools/call", call("echo", text="x"))
+            await until(lambda: server.by_verb("GET"), description="the standing stream")
+        first, *others = server.requests
+        assert orjson.loads(first.body)["method"] == "initialize"
+        assert "mcp-session-id" not in first.headers
+        assert {request.headers["mcp-protocol-version"] for request in others} == {"2025-11-25"}
+        assert len({request.headers["mcp-session-id"] for request in others}) == 1
+        assert all(request.headers["x-key"] == "k" for request in server.requests)
+        assert others[-1].method == "DELETE"
+
+
+@on_loop
+async def test_a_modern_backend_is_told_by_headers() -> None:
+    """Revision, method and name stand in headers; there is no session, no standing stream, nothing to end."""
+    with echo_backend() as server:
+        async with connected(server, era=Era.MODERN) as (backend, _):
+            await backend.request("tools/call", call("echo", text="x"))
+            await backend.request("tools/list", {})
+        for request in server.requests:
+            message = orjson.loads(request.body)
+            assert request.method == "POST"
+            assert "mcp-session-id" not in request.headers
+            assert request.headers["mcp-protocol-version"] == "2026-07-28"
+            assert request.headers["mcp-method"] == message["method"]
+            assert request.headers.get("mcp-name") == message["params"].get("name")
+
+
+@on_loop
+async def test_the_environment_has_no_part(monkeypatch_env: pytest.MonkeyPatch) -> None:
+    """No proxy and no credentials of the environment: where a tool lives is said in its definition."""
+    monkeypatch_env.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch_env.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    with echo_backend() as server:
+        async with connected(server) as (backend, _):
+            assert text_of(await backend.request("tools/call", call("echo", text="direct"))) == "direct"
+
+
+@pytest.fixture
+def monkeypatch_env(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The environment, to be changed."""
+    return monkeypatch
+
+
+# -- connections ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sse", [False, True], ids=["json", "sse"])
+@pytest.mark.parametrize("era", ERAS)
+def test_connections_are_used_again(era: Era, sse: bool) -> None:
+    """Forty calls one after another share a connection or two, whatever the form of their answers."""
+
+    @on_loop
+    async def scenario() -> None:
+        with echo_backend(sse=sse) as server:
+            async with connected(server, era=era) as (backend, _):
+                for n in range(40):
+                    assert text_of(await backend.request("tools/call", call("echo", text=str(n)))) == str(n)
+                standing = 1 if era is Era.LEGACY else 0
+                assert server.connections <= 2 + standing
+
+    scenario()
+
+
+@on_loop
+async def test_connections_are_used_again_after_notifications_and_refusals() -> None:
+    """Also where an answer has no body, or is an error."""
+    with echo_backend() as server:
+        async with connected(server) as (backend, link):
+            for _ in range(20):
+                await link.notify("notifications/roots/list_changed", {})
+                with pytest.raises(RpcError):
+                    await backend.request("no/such/method", {})
+            assert server.connections <= 3
+
+
+@on_loop
+async def test_many_calls_at_once() -> None:
+    """A hundred under way together get their own answers."""
+    with echo_backend(sse=True) as server:
+        async with connected(server, era=Era.MODERN) as (backend, _):
+            names = [f"caller {n}" for n in range(100)]
+            answers = await asyncio.gather(
+                *(backend.request("tools/call", call("echo", text=name)) for name in names)
+            )
+            assert [text_of(answer) for answer in answers] == names
+
+
+@on_loop
+async def test_an_answer_counts_though_its_stream_stays_open() -> None:
+    """Nobody waits for a backend that does not end its stream after the answer; its connection is let go."""
+    released = threading.Event()
+
+    def answer_and_hold(connection: Connection, request: Request) -> None:
+        connection.start_stream()
+        event(connection, respond(request, {"content": []}))
+        while not connection.hung_up(0.05):
+            pass
+        released.set()
+        connection.abort()
+
+    with served(answer_and_hold) as server:
+        async with connected(server) as (backend, _):
+            async with asyncio.timeout(0.5):
+                assert await backend.request("tools/call", call("x")) == {"content": []}
+            await until(released.is_set, timeout=5, description="the stream to be let go")
+
+
+@on_loop
+async def test_a_link_costs_no_certificates_to_make() -> None:
+    """Reading the trust store takes tenths of a second and would hold up every other call of the worker."""
+    HttpLink(HttpTransport(url="https://host/mcp"), connect_timeout=1, max_bytes=1)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    for scheme in ("http", "https"):
+        link = HttpLink(HttpTransport(url=f"{scheme}://host/mcp"), connect_timeout=1, max_bytes=1)
+        await link.close()
+    assert loop.time() - begun < 0.05
+
+
+# -- notifications --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_equal_progress_tokens_of_two_callers_do_not_meet(era: Era) -> None:
+    """Each hears its own progress, under the token it chose."""
+
+    @on_loop
+    async def scenario() -> None:
+        heard: dict[str, list[Json]] = {"a": [], "b": []}
+        with echo_backend() as server:
+            async with connected(server, era=era) as (backend, _):
+
+                async def count(who: str, steps: int) -> None:
+                    await backend.request(
+                        "tools/call",
+                        call("progress", "same", steps=steps),
+                        on_notification=lambda _, p: heard[who].append(p),
+                    )
+
+                await asyncio.gather(count("a", 3), count("b", 5))
+        assert [p["progress"] for p in heard["a"]] == [1, 2, 3]
+        assert [p["progress"] for p in heard["b"]] == [1, 2, 3, 4, 5]
+        assert {p["progressToken"] for who in "ab" for p in heard[who]} == {"same"}
+
+    scenario()
+
+
+@on_loop
+async def test_progress_goes_to_its_own_caller_whatever_stream_it_comes_on() -> None:
+    """A backend that mixes up its streams does not show one caller the other's progress."""
+    tokens: dict[str, Any] = {}
+    both = threading.Barrier(2, timeout=10)
+
+    def crossed(connection: Connection, request: Request) -> None:
+        message = orjson.loads(request.body)
+        who = message["params"]["name"]
+        tokens[who] = message["params"]["_meta"]["progressToken"]
+        connection.start_stream()
+        both.wait()
+        other = "a" if who == "b" else "b"
+        event(
+            connection,
+            notification("notifications/progress", progressToken=tokens[other], message=f"for {other}"),
+        )
+        both.wait()
+        event(connection, respond(request, {"content": []}))
+        connection.end_stream()
+
+    heard: dict[str, list[str]] = {"a": [], "b": []}
+    with served(crossed) as server:
+        async with connected(server) as (backend, _):
+            await asyncio.gather(
+                *(
+                    backend.request(
+                        "tools/call",
+                        call(who, 1),
+                        on_notification=lambda _, p, who=who: heard[who].append(p["message"]),
+                    )
+                    for who in "ab"
+                )
+            )
+    assert heard == {"a": ["for a"], "b": ["for b"]}
+
+
+@on_loop
+async def test_a_changed_list_is_heard_on_the_standing_stream_and_on_a_calls_own() -> None:
+    """It belongs to no call, so no caller hears it."""
+    mine: list[str] = []
+    all_others: list[str] = []
+
+    def change(connection: Connection, request: Request) -> None:
+        connection.start_stream()
+        event(connection, notification("notifications/tools/list_changed"))
+        event(connection, respond(request, {"content": []}))
+        connection.end_stream()
+
+    with echo_backend() as server:
+        async with connected(server) as (backend, link):
+            link.on_notification = lambda method, _: all_others.append(method)
+            await until(lambda: server.by_verb("GET"), description="the standing stream")
+            await backend.request(
+                "tools/call", call("list_changed"), on_notification=lambda m, _: mine.append(m)
+            )
+            await until(lambda: all_others, description="the announcement")
+    with served(change) as server:
+        async with connected(server) as (backend, link):
+            link.on_notification = lambda method, _: all_others.append(method)
+            await backend.request("tools/call", call("x"), on_notification=lambda m, _: mine.append(m))
+    assert all_others == ["notifications/tools/list_changed"] * 2
+    assert mine == []
+
+
+@on_loop
+async def test_requests_of_the_backend_are_answered() -> None:
+    """``ping`` with an empty result, all else with -32601, each in a POST of its own with the session."""
+    answers: list[tuple[Json, str]] = []
+    complete = threading.Event()
+
+    def ask(connection: Connection, request: Request) -> None:
+        message = orjson.loads(request.body)
+        if "method" not in message:
+            answers.append((message, request.headers["mcp-session-id"]))
+            connection.respond("202 Accepted")
+            if len(answers) == 2:
+                complete.set()
+            return
+        connection.start_stream()
+        event(connection, {"jsonrpc": "2.0", "id": "p", "method": "ping"})
+        event(connection, {"jsonrpc": "2.0", "id": 7, "method": "sampling/createMessage", "params": {}})
+        complete.wait(10)
+        event(connection, respond(request, {"content": []}))
+        connection.end_stream()
+
+    with served(ask, also=lambda message: "method" not in message) as server:
+        async with connected(server) as (backend, _):
+            await backend.request("tools/call", call("x"))
+    by_id = {json.dumps(message["id"]): message for message, _ in answers}
+    assert by_id['"p"']["result"] == {}
+    assert by_id["7"]["error"]["code"] == -32601
+
+
+# -- cancellation and death -----------------------------------------------------------------------------
+
+
+async def cancelled_in_the_middle(server: HttpBackend, era: Era) -> None:
+    """Start a call that never ends by itself, and give it up once the backend has it."""
+    async with connected(server, era=era) as (backend, _):
+        task = asyncio.create_task(backend.request("tools/call", call("cancel_log")))
+        await until(lambda: server.messages("tools/call"), description="the call at the backend")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        # It has to have arrived before the session ends.
+        if era is Era.LEGACY:
+            await until(lambda: server.messages("notifications/cancelled"), description="the cancellation")
+        assert text_of(await backend.request("tools/call", call("echo", text="on"))) == "on"
+
+
+@on_loop
+async def test_a_cancelled_legacy_call() -> None:
+    """A notification names the id the backend knows: a closed stream would mean nothing to it."""
+    with echo_backend() as server:
+        await cancelled_in_the_middle(server, Era.LEGACY)
+        (sent,) = [m for m in server.messages("tools/call") if m["params"]["name"] == "cancel_log"]
+        (cancelled,) = server.messages("notifications/cancelled")
+        assert cancelled["params"]["requestId"] == sent["id"]
+
+
+@on_loop
+async def test_a_cancelled_modern_call(echo_env: EchoLog) -> None:
+    """The closed stream is the cancellation; there is no notification."""
+    with echo_backend() as server:
+        await cancelled_in_the_middle(server, Era.MODERN)
+        assert server.messages("notifications/cancelled") == []
+        await until(lambda: any("cancelled" in e for e in echo_env.entries()), description="cancelled")
+        assert any("disconnected" in entry for entry in echo_env.entries())
+
+
+@pytest.fixture
+def echo_env(echo_log: EchoLog, monkeypatch: pytest.MonkeyPatch) -> EchoLog:
+    """The log of backends that run in this process."""
+    monkeypatch.setenv("ECHO_LOG", str(echo_log.path))
+    return echo_log
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_a_backend_that_dies_in_the_middle_of_a_call(era: Era, tmp_path: Path) -> None:
+    """The call fails at once, with no claim that nothing was sent."""
+
+    @on_loop
+    async def scenario() -> None:
+        with running_http("echo_http", log=tmp_path / "log") as url:
+            async with connected(HttpBackend(url), era=era) as (backend, _):
+                with pytest.raises(LinkLost, match="broke") as lost:
+                    await backend.request("tools/call", call("kill_me"))
+                assert not lost.value.unsent
+                with pytest.raises(LinkLost, match="cannot be reached") as gone:
+                    await backend.request("tools/call", call("echo", text="x"))
+                assert gone.value.unsent
+
+    scenario()
+
+
+@on_loop
+async def test_calls_under_way_fail_when_the_link_is_closed() -> None:
+    """They are told so, and closing once more is harmless."""
+    with echo_backend() as server:
+        async with connected(server) as (backend, link):
+            task = asyncio.create_task(backend.request("tools/call", call("cancel_log")))
+            await until(lambda: server.messages("tools/call"), description="the call at the backend")
+            await link.close()
+            with pytest.raises(LinkLost):
+                await task
+            with pytest.raises(LinkLost) as later:
+                await backend.request("tools/call", call("echo", text="x"))
+            assert later.value.unsent
+        assert len(server.by_verb("DELETE")) == 1
+
+
+@on_loop
+async def test_a_close_waits_for_no_backend() -> None:
+    """One that does not answer the end of the session is left after 2 s."""
+
+    def deaf_to_delete(connection: Connection, request: Request) -> None:
+        while not connection.hung_up(0.1):
+            pass
+
+    with served(deaf_to_delete, verbs=("DELETE",)) as server:
+        async with connected(server) as (_, link):
+            async with asyncio.timeout(3.0):
+                await link.close()
+
+
+def test_the_backend_helper_counts_connections() -> None:
+    """The tests above stand on it."""
+    import httpx
+
+    with http_backend(lambda connection, _: connection.respond("200 OK", b"{}")) as server:
+        for _ in range(2):
+            httpx.post(server.url, content=b"{}")
+        with httpx.Client() as client:
+            for _ in range(3):
+                client.post(server.url, content=b"{}")
+        assert server.connections == 3
+        assert len(server.requests) == 5
