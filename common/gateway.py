@@ -20,6 +20,7 @@ from common.calls.replies import Frame, Notification, ReplyHub, Waiter
 from common.domain.errors import (
     Forbidden,
     GatewayError,
+    InvalidRequest,
     InvocationCancelled,
     InvocationTimeout,
     StoreUnavailable,
@@ -176,7 +177,7 @@ class Gateway:
         self._remember(call)
         try:
             self._enqueue(invocation)
-        except GatewayError:
+        except BaseException:
             call.close()
             raise
         return call
@@ -212,19 +213,26 @@ class Gateway:
         return entry
 
     def _deadline(self, tool: Tool, timeout: float | None) -> int:
-        seconds = min(timeout, tool.request_timeout) if timeout else tool.request_timeout
+        if timeout is not None and not timeout > 0:
+            raise InvalidRequest(
+                "timeout must be above 0 seconds; leave it out for the tool's own", field="timeout"
+            )
+        seconds = tool.request_timeout if timeout is None else min(timeout, tool.request_timeout)
         return self.clock.now() + int(seconds * 1000)
 
     def _enqueue(self, invocation: Invocation) -> None:
-        """Put the call on its tool's queue.
+        """Put the call on its tool's queue. Raises :class:`InvalidRequest` for what is no JSON.
 
         A Redis that takes the message and whose answer is lost leaves us not knowing; the caller is told
         STORE_UNAVAILABLE and nobody sends again by himself.
         """
         queue = queue_of(invocation.tool)
-        message = task_message(
-            invocation, queue=queue, reply_to=self.hub.channel, origin=self.settings.redis.key_prefix
-        )
+        try:
+            message = task_message(
+                invocation, queue=queue, reply_to=self.hub.channel, origin=self.settings.redis.key_prefix
+            )
+        except TypeError as error:
+            raise InvalidRequest(f"params cannot be written as JSON: {error}", field="params") from error
         with store_errors("queueing the call"):
             _, now = run(self.client, "enqueue", [queue], [message, self.keys.wake_channel])
         self.clock.correct(now)

@@ -13,7 +13,7 @@ from common.domain.errors import Forbidden, GatewayError, InvalidRequest
 from common.settings import WebSettings
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-WILDCARDS = frozenset({"0.0.0.0", "::", "[::]"})  # noqa: S104 - compared with, not bound
+WILDCARDS = frozenset({"0.0.0.0", "[::]"})  # noqa: S104 - compared with, not bound
 JSON, EVENT_STREAM = "application/json", "text/event-stream"
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 
@@ -36,6 +36,8 @@ class HostGuard:
 
     def __init__(self, web: WebSettings) -> None:
         bound = web.host.lower()
+        if ":" in bound and not bound.startswith("["):
+            bound = f"[{bound}]"  # as an IPv6 address stands in a Host header
         named = {host.lower() for host in web.allowed_hosts}
         self._any = bound in WILDCARDS and not named
         self._hosts = named | LOOPBACK_NAMES | ({bound} if bound not in WILDCARDS else set())
@@ -78,13 +80,17 @@ def check_accept(value: str | None) -> None:
 
 def read_body(stream: IO[bytes], length: str | None, limit: int) -> bytes:
     """The body, bounded by ``limit`` bytes also where no length was announced. Raises :class:`Refused`."""
-    try:
-        announced = int(length) if length else 0
-    except ValueError as error:
-        raise InvalidRequest("Content-Length is not a number", field="Content-Length") from error
-    if announced > limit:
+    if length and not (length.isascii() and length.isdigit()):
+        raise InvalidRequest("Content-Length is not a number", field="Content-Length")
+    # Twenty digits are beyond any limit; thousands of them are no number to Python.
+    if length and (len(length) > 20 or int(length) > limit):
         raise Refused(413, f"the body is larger than {limit} bytes (web.max_body_bytes)")
-    body = stream.read(limit + 1)
-    if len(body) > limit:
+    pieces: list[bytes] = []
+    left = limit + 1
+    # A stream may give what has come so far.
+    while left > 0 and (piece := stream.read(left)):
+        pieces.append(piece)
+        left -= len(piece)
+    if left <= 0:
         raise Refused(413, f"the body is larger than {limit} bytes (web.max_body_bytes)")
-    return body
+    return b"".join(pieces)

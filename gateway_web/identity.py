@@ -102,9 +102,9 @@ def load_resolver(settings: IdentitySettings) -> IdentityResolver:
     try:
         kind = getattr(import_module(module), name)
         resolver: IdentityResolver = kind(settings)
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:
         raise ConfigurationError(
-            f"identity.resolver {settings.resolver!r} cannot be loaded: {error}", field="identity.resolver"
+            f"identity.resolver {settings.resolver!r} cannot be loaded: {error!r}", field="identity.resolver"
         ) from error
     if not callable(getattr(resolver, "resolve", None)):
         raise ConfigurationError(
@@ -123,7 +123,26 @@ def identify(resolver: IdentityResolver, request: RequestFacts) -> Caller:
     except Exception as error:
         log.exception("identity_resolver_broke")
         raise InternalError("the caller could not be recognised") from error
-    if not isinstance(caller, Caller):
-        log.error("identity_resolver_broke", returned=type(caller).__name__)
+    problem = _problem(caller)
+    if problem is not None:
+        log.error("identity_resolver_broke", problem=problem)
         raise InternalError("the caller could not be recognised")
     return caller
+
+
+def _problem(caller: object) -> str | None:
+    """Why what a resolver returned is no caller that can be sent on; None if it is one."""
+    if not isinstance(caller, Caller):
+        return f"it returned {type(caller).__name__}, not Caller"
+    if not isinstance(caller.scopes, frozenset):
+        return "scopes must be a frozenset"
+    try:
+        checked_id(caller.tenant, field="tenant")
+        checked_id(caller.client, field="client")
+        if caller.subject != "":
+            checked_id(caller.subject, field="subject")
+        for scope in caller.scopes:
+            checked_id(scope, field="scopes")
+    except InvalidRequest as error:
+        return error.message
+    return None

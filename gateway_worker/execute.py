@@ -11,22 +11,27 @@ import structlog
 from common.domain.errors import (
     GatewayError,
     InternalError,
+    InvalidRequest,
     InvocationCancelled,
     InvocationTimeout,
     ToolDisabled,
     ToolNotFound,
 )
 from common.domain.invocation import ExecutionResult, Invocation, answer, failed, rpc_failure
-from common.mcp.revisions import Era, era_of_version
+from common.mcp.jsonrpc import JsonRpcError
+from common.mcp.revisions import LEGACY_VERSIONS, MODERN_VERSIONS, Era, era_of_version
 from common.mcp.translate import to_legacy_result, to_modern_result
 from common.registry.catalogue import CatalogueReader
 from common.registry.records import Entry
 from common.store.clock import RedisClock
 from gateway_worker.egress.backend import Backend
-from gateway_worker.egress.link import LinkLost, OnNotification, RpcError
+from gateway_worker.egress.link import NO_HEADERS, LinkLost, OnNotification, RpcError
+from gateway_worker.param_headers import ParamHeaders
 from gateway_worker.sessions import Sessions, ToolSession, usable
 
 log = structlog.get_logger(__name__)
+
+KNOWN_VERSIONS = frozenset((*LEGACY_VERSIONS, *MODERN_VERSIONS))
 
 
 class Executor:
@@ -36,12 +41,17 @@ class Executor:
         self._catalogue = catalogue
         self._sessions = sessions
         self._clock = clock
+        self._param_headers = ParamHeaders()
 
     async def run(self, invocation: Invocation, on_notification: OnNotification) -> ExecutionResult:
         """Execute and never raise. A cancelled task ends in INVOCATION_CANCELLED."""
         begun = time.monotonic()
+        left = self._clock.left(invocation.deadline)
+        if left <= 0:
+            # A timeout of no length would let everything run up to the first wait, and that is behind the sending.
+            return failed(InvocationTimeout("the deadline had passed before the call began"))
         try:
-            async with asyncio.timeout(max(0.0, self._clock.left(invocation.deadline))):
+            async with asyncio.timeout(left):
                 result = await self._attempts(invocation, on_notification)
         except TimeoutError:
             result = failed(InvocationTimeout("the tool did not answer within the deadline"))
@@ -49,6 +59,8 @@ class Executor:
             result = failed(InvocationCancelled("the caller cancelled the request"))
         except RpcError as error:
             result = rpc_failure(error.error)
+        except JsonRpcError as error:
+            result = rpc_failure({"code": error.code, "message": error.message})
         except GatewayError as error:
             result = failed(error)
         except Exception:
@@ -61,12 +73,12 @@ class Executor:
         for last in (False, True):
             session = self._sessions.take(invocation, entry)
             try:
-                return await self._call(session, invocation, on_notification)
+                return await self._call(session, entry, invocation, on_notification)
             except LinkLost as error:
                 if last or not error.unsent:
                     raise
                 log.info("session_replaced", tool=invocation.tool, reason=error.message)
-                await session.close()
+                self._sessions.retire(session)
             finally:
                 self._sessions.give(session)
         raise InternalError("unreachable: the second attempt returns or raises")
@@ -77,15 +89,20 @@ class Executor:
             raise ToolNotFound(f"no tool {invocation.tool!r} is registered")
         if not entry.tool.enabled:
             raise ToolDisabled(f"tool {invocation.tool!r} is disabled")
+        if invocation.version not in KNOWN_VERSIONS:
+            raise InvalidRequest(
+                f"version {invocation.version[:40]!r} is no known protocol revision", field="version"
+            )
         return entry
 
     async def _call(
-        self, session: ToolSession, invocation: Invocation, on_notification: OnNotification
+        self, session: ToolSession, entry: Entry, invocation: Invocation, on_notification: OnNotification
     ) -> ExecutionResult:
         started = time.monotonic()
         backend = await usable(session, self._clock.left(invocation.deadline))
         opened = time.monotonic()
-        raw = await backend.call(invocation, on_notification=on_notification)
+        headers = self._param_headers.of(entry, invocation) if backend.routed_by_headers else NO_HEADERS
+        raw = await backend.call(invocation, headers=headers, on_notification=on_notification)
         stages = {"session": (opened - started) * 1000, "backend": (time.monotonic() - opened) * 1000}
         return answer(translated(raw, invocation, backend), stages=stages)
 

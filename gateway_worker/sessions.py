@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from common.domain.errors import GatewayError, InternalError, InvocationTimeout
+from common.domain.errors import GatewayError, InternalError, InvocationTimeout, TransportFailure
 from common.domain.ids import ClientId, TenantId, ToolId
 from common.domain.invocation import Invocation
 from common.domain.tool import Tool
@@ -73,10 +73,13 @@ class ToolSession:
         return 0.0 if self.in_flight else time.monotonic() - self.last_used
 
     async def close(self) -> None:
-        """Let the owner task close the link, and wait for it."""
+        """Let the owner task close the link, and wait for it. A start under way is given up."""
         self._leave.set()
         if self._owner is not None:
+            if not self._ready.done():
+                self._owner.cancel()
             await asyncio.wait([self._owner])
+            self._fail(TransportFailure("the tool's session was closed while it started"))
 
     async def _own(
         self, guard: ProcessGuard, eras: Sequence[Era], max_bytes: int, on_event: OnNotification
@@ -86,10 +89,10 @@ class ToolSession:
         except GatewayError as error:
             self._fail(error)
             return
-        except Exception as error:
+        except Exception:
             log.exception("session_start_failed", tool=self.key.tool)
             self._fail(InternalError("the session could not be started"))
-            raise error from None
+            return
         try:
             backend.link.on_notification = on_event
             self._ready.set_result(backend)
@@ -122,6 +125,7 @@ class Sessions:
         self._max_bytes = max_bytes
         self._on_list_changed = on_list_changed
         self._sessions: dict[SessionKey, ToolSession] = {}
+        self._retired: set[ToolSession] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -142,7 +146,10 @@ class Sessions:
             era=eras[0],
         )
         session = self._sessions.get(key)
-        if session is None or session.ended:
+        if session is not None and session.ended:
+            self._dismiss(session)
+            session = None
+        if session is None:
             session = self._sessions[key] = ToolSession(key, entry.tool)
             session.begin(self._guard, eras, max_bytes=self._max_bytes, on_event=self._listener(entry.id))
         session.in_flight += 1
@@ -152,6 +159,14 @@ class Sessions:
         """A call of the session ended."""
         session.in_flight -= 1
         session.last_used = time.monotonic()
+        if session in self._retired and not session.in_flight:
+            self._dismiss(session)
+
+    def retire(self, session: ToolSession) -> None:
+        """Give it to no further call; it is closed when those under way have ended."""
+        if self._sessions.get(session.key) is session:
+            del self._sessions[session.key]
+            self._retired.add(session)
 
     async def sweep(self, version_of: Callable[[ToolId], int | None]) -> None:
         """Close, for ever, what is idle, ended, or of a definition that is no longer the present one."""
@@ -159,19 +174,20 @@ class Sessions:
             for key, session in list(self._sessions.items()):
                 stale = version_of(key.tool) != key.version and not session.in_flight
                 if session.ended or stale or session.idle_for > session.tool.idle_timeout:
-                    self._dismiss(key, session)
+                    self._dismiss(session)
             await asyncio.sleep(SWEEP_INTERVAL)
 
     async def close(self) -> None:
         """Close all of them."""
-        for key, session in list(self._sessions.items()):
-            self._dismiss(key, session)
+        for session in [*self._sessions.values(), *self._retired]:
+            self._dismiss(session)
         if self._closing:
             await asyncio.wait(self._closing)
 
-    def _dismiss(self, key: SessionKey, session: ToolSession) -> None:
-        if self._sessions.get(key) is session:
-            del self._sessions[key]
+    def _dismiss(self, session: ToolSession) -> None:
+        if self._sessions.get(session.key) is session:
+            del self._sessions[session.key]
+        self._retired.discard(session)
         task = asyncio.create_task(session.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

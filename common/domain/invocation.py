@@ -126,7 +126,7 @@ def invocation_to_wire(invocation: Invocation) -> dict[str, Any]:
         "scopes": sorted(invocation.caller.scopes),
         "tool": invocation.tool,
         "method": invocation.method,
-        "params": invocation.params,
+        "params": dict(invocation.params),
         "version": invocation.version,
         "deadline": invocation.deadline,
         "request_id": invocation.request_id,

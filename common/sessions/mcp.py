@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import orjson
@@ -14,6 +14,7 @@ from common.domain.session import McpSession
 from common.store.client import Client, store_errors
 from common.store.keys import Keys
 
+_FIELDS = frozenset(field.name for field in fields(McpSession)) - {"id"}
 GONE = "this MCP session does not exist or has ended; send initialize again"
 
 
@@ -70,7 +71,9 @@ class McpSessions:
         record = orjson.loads(raw)
         if record["principal"] != principal or record["tool"] != tool:
             raise SessionNotFound(GONE)
-        return McpSession(id=McpSessionId(session_id), **record)
+        # What a newer process has added is left out.
+        known = {name: value for name, value in record.items() if name in _FIELDS}
+        return McpSession(id=McpSessionId(session_id), **known)
 
     def end(self, session: McpSession) -> None:
         """Forget the session."""

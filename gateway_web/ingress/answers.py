@@ -51,7 +51,11 @@ def error_message(error: GatewayError | JsonRpcError, request_id: Id) -> dict[st
 
 def error_answer(error: GatewayError | JsonRpcError, request_id: Id, era: Era) -> Response:
     """The HTTP answer to a request that was refused before a stream began."""
-    return json_response(error_message(error, request_id), _status(error, era), _headers(error))
+    status = _status(error, era)
+    if request_id is None and status == 200:
+        # No request was understood, so this is no answer to one: the status must not say success.
+        status = error.meaning.http if isinstance(error, GatewayError) else 400
+    return json_response(error_message(error, request_id), status, _headers(error))
 
 
 def _status(error: GatewayError | JsonRpcError, era: Era) -> int:

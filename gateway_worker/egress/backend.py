@@ -11,17 +11,39 @@ from common import __version__
 from common.domain.errors import GatewayError, TransportFailure
 from common.domain.invocation import Invocation
 from common.domain.tool import HttpTransport, StdioTransport, Tool
-from common.mcp.inbound import NAME_BEARING_METHODS, encode_header_value
+from common.mcp.inbound import (
+    META_CLIENT_CAPABILITIES,
+    META_CLIENT_INFO,
+    META_PROTOCOL_VERSION,
+    NAME_BEARING_METHODS,
+    encode_header_value,
+)
 from common.mcp.jsonrpc import UNSUPPORTED_VERSION
-from common.mcp.revisions import LATEST_LEGACY, LATEST_MODERN, LEGACY_VERSIONS, MODERN_VERSIONS, Era
-from common.mcp.translate import legacy_params, modern_params
+from common.mcp.revisions import (
+    LATEST_LEGACY,
+    LATEST_MODERN,
+    LEGACY_VERSIONS,
+    MODERN_VERSIONS,
+    Era,
+    era_of_version,
+)
+from common.mcp.translate import META_SERVER_INFO, legacy_params, modern_params
 from common.processes.guard import ProcessGuard
 from gateway_worker.egress.http import HttpLink
-from gateway_worker.egress.link import Link, OnNotification, RpcError, noise_words
+from gateway_worker.egress.link import (
+    NO_HEADERS,
+    Link,
+    OnNotification,
+    RpcError,
+    StatusRefused,
+    noise_words,
+)
 from gateway_worker.egress.process import Child
 from gateway_worker.egress.stdio import StdioLink
 
 CLIENT_INFO = {"name": "canalgate", "version": __version__}
+ERA_REFUSALS = frozenset({400, 404, 405})
+"""What an HTTP backend may answer to the opening of an era it does not speak."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,23 +64,64 @@ class Backend:
         self.link = link
         self.negotiated = negotiated
 
+    @property
+    def routed_by_headers(self) -> bool:
+        """Whether requests repeat parts of their params in HTTP headers."""
+        return self.negotiated.era is Era.MODERN and isinstance(self.link, HttpLink)
+
     async def call(
-        self, invocation: Invocation, *, on_notification: OnNotification | None = None
+        self,
+        invocation: Invocation,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        on_notification: OnNotification | None = None,
     ) -> dict[str, Any]:
         """Forward an invocation and return the backend's result as it is."""
-        return await self.request(invocation.method, dict(invocation.params), on_notification=on_notification)
+        params = dict(invocation.params)
+        if self.negotiated.era is Era.MODERN and era_of_version(invocation.version) is Era.MODERN:
+            sent = relayed_params(params, self.negotiated.version)
+            return await self._request_modern(invocation.method, sent, headers, on_notification)
+        return await self.request(invocation.method, params, headers=headers, on_notification=on_notification)
 
     async def request(
-        self, method: str, params: dict[str, Any], *, on_notification: OnNotification | None = None
+        self,
+        method: str,
+        params: dict[str, Any],
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        on_notification: OnNotification | None = None,
     ) -> dict[str, Any]:
-        """Send a request in the backend's era."""
+        """Send a request in the backend's era, as this gateway's own or a legacy caller's."""
         if self.negotiated.era is Era.LEGACY:
             return await self.link.request(method, legacy_params(params), on_notification=on_notification)
         sent = modern_params(
             params, version=self.negotiated.version, client_info=CLIENT_INFO, client_capabilities={}
         )
-        headers = modern_headers(method, sent, self.negotiated.version)
-        return await self.link.request(method, sent, headers=headers, on_notification=on_notification)
+        return await self._request_modern(method, sent, headers, on_notification)
+
+    async def _request_modern(
+        self,
+        method: str,
+        params: dict[str, Any],
+        headers: Mapping[str, str],
+        on_notification: OnNotification | None,
+    ) -> dict[str, Any]:
+        routing = modern_headers(method, params, self.negotiated.version)
+        return await self.link.request(
+            method, params, headers={**headers, **routing}, on_notification=on_notification
+        )
+
+
+def relayed_params(params: Mapping[str, Any], version: str) -> dict[str, Any]:
+    """The params of a modern caller for a modern backend: what the caller says of itself stays as it is."""
+    meta = params.get("_meta")
+    described = {
+        META_CLIENT_INFO: CLIENT_INFO,
+        META_CLIENT_CAPABILITIES: {},
+        **(meta if isinstance(meta, Mapping) else {}),
+        META_PROTOCOL_VERSION: version,
+    }
+    return {**params, "_meta": described}
 
 
 def modern_headers(method: str, params: Mapping[str, Any], version: str) -> dict[str, str]:
@@ -94,6 +157,12 @@ async def connect(link: Link, eras: Sequence[Era]) -> Backend:
                 negotiated = await (_initialize(link) if era is Era.LEGACY else discover(link))
             except RpcError as error:
                 refused.append(f"{era.value}: {error.error.get('message')}")
+                continue
+            except StatusRefused as error:
+                # "HTTP: on 400/404/405 without a modern error body" the other era is tried (2026-07-28, Versioning).
+                if error.status not in ERA_REFUSALS:
+                    raise
+                refused.append(f"{era.value}: {error.message}")
                 continue
             return Backend(link, negotiated)
         raise TransportFailure("the tool speaks no revision known here (" + "; ".join(refused) + ")")
@@ -143,7 +212,8 @@ async def discover(link: Link) -> Negotiated:
 
 
 def _negotiated(era: Era, version: str, result: Mapping[str, Any]) -> Negotiated:
-    info = result.get("serverInfo") or result.get("_meta", {}).get("io.modelcontextprotocol/serverInfo")
+    meta = result.get("_meta")
+    info = result.get("serverInfo") or (meta.get(META_SERVER_INFO) if isinstance(meta, dict) else None)
     capabilities = result.get("capabilities")
     instructions = result.get("instructions")
     return Negotiated(

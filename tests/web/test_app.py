@@ -1,0 +1,121 @@
+"""The application around the endpoints: health, guards before everything, and errors that tell nothing."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from common.domain.errors import ConfigurationError
+from common.gateway import Gateway
+from common.settings import Settings
+from common.store.client import StoreAddress
+from gateway_web.app import create_app
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.wait import wait_until
+from tests.web.harness import OWN, Serve, Web, beat, body, error, request
+
+PATHS = ["/mcp", "/servers/echo/mcp", "/livez", "/readyz", "/nowhere", "/"]
+
+
+def test_alive_is_alive(web: Web) -> None:
+    """Whatever else is missing."""
+    response = web.http.get("/livez")
+    assert (response.status_code, response.json) == (200, {"status": "ok"})
+
+
+def test_ready_says_what_is_missing(serve: Serve) -> None:
+    """No worker yet: 503; then 200."""
+    web = serve()
+    response = web.http.get("/readyz")
+    assert response.status_code == 503
+    assert response.json == {"ready": False, "redis": True, "replies": True, "workers": 0}
+    beat(web)
+    wait_until(lambda: web.http.get("/readyz").status_code == 200, description="ready")
+    assert web.http.get("/readyz").json == {"ready": True, "redis": True, "replies": True, "workers": 1}
+
+
+def test_without_redis_it_is_alive_and_not_ready(serve: Serve, proxy: TcpProxy) -> None:
+    """And says so without an error."""
+    web = serve(f"redis://127.0.0.1:{proxy.port}/{OWN}")
+    proxy.refuse()
+    proxy.cut()
+    wait_until(lambda: web.http.get("/readyz").status_code == 503, description="noticed")
+    assert (web.http.get("/readyz").json or {})["redis"] is False
+    assert web.http.get("/livez").status_code == 200
+    proxy.refuse(False)
+
+
+def test_the_paths_above_are_all_there_are(web: Web) -> None:
+    """A new route without a row is a route that nobody has guarded."""
+    rules = {rule.rule.replace("<path:tool>", "echo") for rule in web.app.url_map.iter_rules()}
+    assert rules == set(PATHS) - {"/nowhere", "/"}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PUT", "OPTIONS", "HEAD"])
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example.com"}, 421),
+        ({"Host": "a/?x"}, 400),
+        ({"Host": "localhost,evil.example.com"}, 400),
+        ({"Host": ""}, 400),
+        ({"Origin": "http://evil.example.com"}, 403),
+        ({"Host": "evil.example.com", "Origin": "http://evil.example.com"}, 421),
+    ],
+)
+def test_every_path_is_guarded(
+    web: Web, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    """Known or not, with any method."""
+    response = web.http.open(path, method=method, headers=headers)
+    assert response.status_code == status
+    if method != "HEAD":
+        assert body(response)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/nowhere", "//mcp", "/mcp/x", "/servers//mcp", "/servers/mcp", "/MCP", "/a/../mcp", "/static/x"]
+)
+def test_what_is_not_there_is_404(web: Web, path: str) -> None:
+    """As JSON; ``//mcp`` is not ``/mcp`` in disguise."""
+    response = web.http.get("/", environ_overrides={"PATH_INFO": path})
+    assert (response.status_code, body(response)) == (404, {"error": "Not Found", "status": 404})
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_health_is_for_reading(web: Web, path: str) -> None:
+    """405, with what is allowed."""
+    response = web.http.post(path)
+    assert response.status_code == 405
+    assert {"GET", "HEAD"} <= set(response.headers["Allow"].split(", "))
+
+
+def test_a_fault_of_ours_tells_nothing(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """500 with a JSON-RPC error; what broke is in the log only."""
+    web = serve()
+
+    def broken() -> object:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(web.gateway.catalogue, "entries", broken)
+    session = web.initialize()
+    response = web.legacy(session, "tools/list")
+    assert error(response) == (500, -32603)
+    assert b"secret" not in response.data
+
+
+def test_a_resolver_that_cannot_be_loaded_stops_the_start(redis_url: str) -> None:
+    """Before the first request."""
+    settings = Settings.model_validate({"identity": {"resolver": "no.such:Thing"}})
+    gateway = Gateway(settings, StoreAddress(url=redis_url))
+    with pytest.raises(ConfigurationError):
+        create_app(gateway)
+    gateway.close()
+
+
+def test_answers_are_json_without_fuss(web: Web) -> None:
+    """UTF-8 as it is, and nothing of Flask's own making."""
+    response = web.post(request("ping", {"ü": "é"}), headers={"Mcp-Session-Id": "ü"})
+    assert response.content_type == "application/json"
+    assert orjson.loads(response.data)["jsonrpc"] == "2.0"

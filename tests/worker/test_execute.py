@@ -1,0 +1,319 @@
+"""One invocation on the worker: every end is a result with the right code, and nothing runs twice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from common.domain.errors import ErrorCode, Status
+from common.domain.invocation import ExecutionResult, Invocation
+from common.domain.tool import ToolState
+from common.mcp.revisions import Era
+from common.processes import ProcessGuard
+from common.registry.records import Entry
+from common.store.clock import RedisClock
+from gateway_worker.execute import Executor
+from gateway_worker.sessions import Sessions
+from tests.support.aio import on_loop, until
+from tests.support.backends import (
+    ERAS,
+    MAX_BYTES,
+    EchoLog,
+    FixedCatalogue,
+    echo_backend,
+    entry_of,
+    http_backend,
+    http_tool,
+    invocation,
+    misbehaving,
+    stdio_tool,
+    text_of,
+)
+from tests.support.servers.echo_core import EchoServer
+from tests.support.servers.echo_http import HttpServer
+from tests.support.servers.misbehaving_http import MisbehavingHttp
+from tests.support.servers.process import free_port
+from tests.worker.egress.http_links import respond, served
+
+LEGACY, MODERN = Era.LEGACY, Era.MODERN
+
+
+class Worker:
+    """An executor over some entries, and what its calls' listeners heard."""
+
+    def __init__(self, guard: ProcessGuard, *entries: Entry) -> None:
+        self.catalogue = FixedCatalogue(*entries)
+        self.sessions = Sessions(guard, max_bytes=MAX_BYTES, on_list_changed=lambda _: None)
+        self.executor = Executor(self.catalogue, self.sessions, RedisClock())
+        self.heard: list[tuple[str, dict[str, Any]]] = []
+
+    async def run(self, call: Invocation) -> ExecutionResult:
+        """Execute."""
+        return await self.executor.run(call, lambda *heard: self.heard.append(heard))
+
+    async def ready(self, tool: str = "local") -> None:
+        """Make the session stand."""
+        assert (await self.run(invocation("echo", {"text": "ready"}, tool=tool))).status is Status.SUCCESS
+
+
+@asynccontextmanager
+async def worker(guard: ProcessGuard, *entries: Entry) -> AsyncIterator[Worker]:
+    """A worker, closed at the end."""
+    worker = Worker(guard, *entries)
+    try:
+        yield worker
+    finally:
+        await worker.sessions.close()
+
+
+def code(result: ExecutionResult) -> ErrorCode | None:
+    """The failure's code; None for an answer."""
+    return None if result.answered or result.failure is None else result.failure.code
+
+
+# -- answers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend_era", ERAS)
+@pytest.mark.parametrize("caller_era", ERAS)
+def test_an_answer_in_each_pair_of_eras(caller_era: Era, backend_era: Era, guard: ProcessGuard) -> None:
+    """The caller gets its own era's form, with all the backend sent."""
+
+    @on_loop
+    async def scenario() -> None:
+        entry = entry_of(stdio_tool("echo", "--era", backend_era.value), eras=[backend_era])
+        async with worker(guard, entry) as w:
+            result = await w.run(invocation("rich", era=caller_era))
+            assert result.status is Status.SUCCESS
+            assert result.result is not None
+            assert ("resultType" in result.result) == (caller_era is MODERN)
+            assert result.result["vendorField"] == {"kept": True}
+            assert result.result["_meta"]["vendor.example/kept"] == {"deep": ["x"]}
+            assert set(result.stages) == {"session", "backend"}
+            assert result.duration_ms >= result.stages["backend"]
+
+    scenario()
+
+
+@on_loop
+async def test_errors_of_the_backend_are_answers(guard: ProcessGuard) -> None:
+    """A result marked ``isError``, and a JSON-RPC error, unchanged; the session stays."""
+    async with worker(guard, entry_of(stdio_tool())) as w:
+        marked = await w.run(invocation("fail"))
+        assert (marked.status, marked.answered) == (Status.FAILURE, True)
+        refused = await w.run(invocation("no such tool"))
+        assert refused.answered
+        assert refused.failure is not None
+        assert refused.failure.rpc == {"code": -32602, "message": "Unknown tool: no such tool"}
+        assert len(w.sessions) == 1
+
+
+@on_loop
+async def test_notifications_reach_the_callers_listener(guard: ProcessGuard) -> None:
+    """With the caller's own token, before the result."""
+    async with worker(guard, entry_of(stdio_tool())) as w:
+        await w.run(invocation("progress", {"steps": 2}, meta={"progressToken": "mine"}))
+        assert [(m, p["progressToken"]) for m, p in w.heard] == [("notifications/progress", "mine")] * 2
+
+
+@on_loop
+async def test_a_question_that_a_legacy_caller_cannot_be_asked(guard: ProcessGuard) -> None:
+    """A backend that wants input although none was offered: a JSON-RPC error, and no traceback of ours."""
+
+    def asks(connection: Any, request: Any) -> None:
+        asked = {"resultType": "input_required", "inputRequests": {}, "requestState": "s"}
+        connection.respond("200 OK", orjson.dumps(respond(request, asked)))
+
+    with served(asks, era="modern") as server:
+        async with worker(guard, entry_of(http_tool(server.url), eras=[MODERN])) as w:
+            result = await w.run(invocation("x", tool="remote", era=LEGACY))
+            assert result.failure is not None
+            assert result.failure.rpc is not None
+            assert "input_required" in result.failure.rpc["message"]
+            relayed = await w.run(invocation("x", tool="remote", era=MODERN))
+            assert relayed.result is not None
+            assert relayed.result["requestState"] == "s"
+
+
+@on_loop
+async def test_annotated_arguments_go_into_headers(guard: ProcessGuard) -> None:
+    """For a modern HTTP backend whose schema, as discovered, asks for it; also for a legacy caller."""
+    region = {"type": "string", "x-mcp-header": "Region"}
+    definition = {"name": "echo", "inputSchema": {"type": "object", "properties": {"text": region}}}
+    with echo_backend() as server:
+        entry = entry_of(http_tool(server.url), eras=[MODERN], definitions=[definition])
+        async with worker(guard, entry) as w:
+            for era in ERAS:
+                await w.run(invocation("echo", {"text": "eu"}, tool="remote", era=era))
+        assert [r.headers.get("mcp-param-region") for r in server.sent("tools/call")] == ["eu", "eu"]
+    with echo_backend() as server:
+        entry = entry_of(http_tool(server.url), eras=[LEGACY], definitions=[definition])
+        async with worker(guard, entry) as w:
+            await w.run(invocation("echo", {"text": "eu"}, tool="remote", era=MODERN))
+        assert [r.headers.get("mcp-param-region") for r in server.sent("tools/call")] == [None]
+
+
+# -- refusals before the backend ------------------------------------------------------------------------
+
+
+@on_loop
+async def test_what_is_refused_before_the_backend(guard: ProcessGuard, echo_log: EchoLog) -> None:
+    """A tool that is not there or switched off, and a revision nobody knows."""
+    tool = stdio_tool(env=echo_log.env)
+    async with worker(guard, entry_of(tool)) as w:
+        assert code(await w.run(invocation("echo", tool="other"))) is ErrorCode.TOOL_NOT_FOUND
+        unknown = await w.run(replace(invocation("echo"), version="2031-01-01"))
+        assert code(unknown) is ErrorCode.INVALID_REQUEST
+        assert unknown.failure is not None
+        assert unknown.failure.data == {"field": "version"}
+        w.catalogue.put(entry_of(tool.with_state(ToolState.DISABLED)))
+        assert code(await w.run(invocation("echo"))) is ErrorCode.TOOL_DISABLED
+        assert len(w.sessions) == 0
+    assert echo_log.received() == []
+
+
+@pytest.mark.parametrize("seconds", [-60.0, -0.001, 0.0])
+def test_a_call_whose_deadline_has_passed_is_not_executed(
+    seconds: float, guard: ProcessGuard, echo_log: EchoLog
+) -> None:
+    """Not a byte of it reaches the backend, though the session stands and could take it at once."""
+
+    @on_loop
+    async def scenario() -> None:
+        async with worker(guard, entry_of(stdio_tool(env=echo_log.env))) as w:
+            await w.ready()
+            result = await w.run(invocation("echo", {"text": "late"}, seconds=seconds))
+            assert code(result) is ErrorCode.INVOCATION_TIMEOUT
+            await w.ready()
+        texts = [m["params"]["arguments"]["text"] for m in echo_log.received("tools/call")]
+        assert texts == ["ready", "ready"]
+
+    scenario()
+
+
+# -- time and cancellation ------------------------------------------------------------------------------
+
+
+@on_loop
+async def test_the_deadline_ends_a_call(guard: ProcessGuard, echo_log: EchoLog) -> None:
+    """To a quarter of a second, and the backend is told; the session serves on."""
+    async with worker(guard, entry_of(stdio_tool(env=echo_log.env))) as w:
+        await w.ready()
+        begun = time.monotonic()
+        result = await w.run(invocation("cancel_log", seconds=0.3))
+        assert 0.25 < time.monotonic() - begun < 0.55
+        assert (result.status, code(result)) == (Status.TIMEOUT, ErrorCode.INVOCATION_TIMEOUT)
+        await until(lambda: echo_log.received("notifications/cancelled"), description="the cancellation")
+        await w.ready()
+        assert len(echo_log.pids()) == 1
+
+
+@on_loop
+async def test_the_deadline_counts_during_the_start(guard: ProcessGuard) -> None:
+    """A child that takes its time does not put it off."""
+    async with worker(guard, entry_of(misbehaving("silent"))) as w:
+        begun = time.monotonic()
+        result = await w.run(invocation("echo", {"text": "x"}, seconds=0.3))
+        assert time.monotonic() - begun < 0.6
+        assert code(result) is ErrorCode.INVOCATION_TIMEOUT
+
+
+@on_loop
+async def test_a_cancelled_call(guard: ProcessGuard, echo_log: EchoLog) -> None:
+    """Its task ends in a result, not in an exception."""
+    async with worker(guard, entry_of(stdio_tool(env=echo_log.env))) as w:
+        task = asyncio.create_task(w.run(invocation("cancel_log")))
+        await until(lambda: echo_log.received("tools/call"), description="the call at the child")
+        task.cancel()
+        assert code(await task) is ErrorCode.INVOCATION_CANCELLED
+        await until(lambda: echo_log.received("notifications/cancelled"), description="the cancellation")
+
+
+# -- a second attempt -----------------------------------------------------------------------------------
+
+
+@on_loop
+async def test_a_session_that_expired_is_replaced_within_the_call(guard: ProcessGuard) -> None:
+    """404 says that the request was not handled, so it is sent once more, in a new session."""
+    inner = HttpServer(EchoServer(era="legacy"))
+    handle = MisbehavingHttp(inner, mode="session_expired", only=None, location="").handle
+    with http_backend(handle) as server:
+        async with worker(guard, entry_of(http_tool(server.url))) as w:
+            for n in range(3):
+                result = await w.run(invocation("echo", {"text": str(n)}, tool="remote"))
+                assert text_of(result.result) == str(n)
+        assert len(server.messages("initialize")) == 3
+
+
+@on_loop
+async def test_a_retired_session_does_not_cut_off_its_other_calls(guard: ProcessGuard) -> None:
+    """One call finds no connection; another, whose answer is on its way, still gets it."""
+    refuse = {"on": False}
+    inner = HttpServer(EchoServer(era="modern"))
+
+    def handle(connection: Any, request: Any) -> None:
+        message = orjson.loads(request.body)
+        if refuse["on"] and message.get("params", {}).get("name") == "echo":
+            refuse["on"] = False
+            connection.respond("404 Not Found", b"gone", "text/plain")
+            return
+        inner.handle(connection, request)
+
+    with http_backend(handle) as server:
+        async with worker(guard, entry_of(http_tool(server.url), eras=[MODERN])) as w:
+            slow = asyncio.create_task(w.run(invocation("sleep", {"seconds": 0.5}, tool="remote")))
+            await until(lambda: server.messages("tools/call"), description="the slow call")
+            (session,) = w.sessions.all()
+            w.sessions.retire(session)
+            assert code(await w.run(invocation("echo", {"text": "x"}, tool="remote"))) is None
+            assert text_of((await slow).result) == "slept 0.5 s"
+    assert refuse == {"on": False}
+
+
+@on_loop
+async def test_what_may_have_been_seen_is_not_sent_again(guard: ProcessGuard, echo_log: EchoLog) -> None:
+    """The child dies in the middle of the call: whether it acted is unknown, so there is one attempt."""
+    async with worker(guard, entry_of(stdio_tool(env=echo_log.env))) as w:
+        result = await w.run(invocation("kill_me"))
+        assert code(result) is ErrorCode.TRANSPORT_FAILURE
+        assert len(echo_log.received("tools/call")) == 1
+        await w.ready()
+        assert len(echo_log.pids()) == 2
+
+
+@on_loop
+async def test_a_backend_that_is_away_is_tried_twice_and_no_more(guard: ProcessGuard) -> None:
+    """The failure is typed, quick, and kept by nobody: once it is back, the next call works."""
+    port = free_port()
+    entry = entry_of(http_tool(f"http://127.0.0.1:{port}/mcp"))
+    async with worker(guard, entry) as w:
+        begun = time.monotonic()
+        result = await w.run(invocation("echo", {"text": "x"}, tool="remote"))
+        assert code(result) is ErrorCode.TRANSPORT_FAILURE
+        assert time.monotonic() - begun < 2.0
+        with echo_backend() as server:
+            w.catalogue.put(entry_of(http_tool(server.url)))
+            await w.ready("remote")
+
+
+@on_loop
+async def test_a_fault_of_our_own_is_a_result_too(
+    guard: ProcessGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is ever raised to the engine; the message holds no inner detail."""
+
+    def broken(*_: object) -> None:
+        raise KeyError("a secret detail")
+
+    async with worker(guard, entry_of(stdio_tool())) as w:
+        monkeypatch.setattr(w.sessions, "take", broken)
+        result = await w.run(invocation("echo"))
+        assert code(result) is ErrorCode.INTERNAL
+        assert "secret" not in str(result)
