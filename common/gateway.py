@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -26,6 +27,7 @@ from common.domain.errors import (
     StoreUnavailable,
     ToolDisabled,
     ToolNotFound,
+    ToolUnavailable,
 )
 from common.domain.ids import InvocationId, McpSessionId, ToolId, queue_of
 from common.domain.invocation import Caller, ExecutionResult, Invocation, failed
@@ -39,7 +41,7 @@ from common.settings import Settings
 from common.store.client import Client, StoreAddress, connect, store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
-from common.store.scripts import run
+from common.store.shared import UNKNOWN, SharedConnection
 
 log = structlog.get_logger(__name__)
 
@@ -53,11 +55,12 @@ class Readiness:
 
     redis: bool
     replies: bool
+    tools: bool
     workers: int
 
     @property
     def ready(self) -> bool:
-        return self.redis and self.replies and self.workers > 0
+        return self.redis and self.replies and self.tools and self.workers > 0
 
 
 class Call:
@@ -106,10 +109,13 @@ class Call:
 class Gateway:
     """One process's door to the tools. Use as a context manager, or ``start`` and ``close``."""
 
-    def __init__(self, settings: Settings, address: StoreAddress) -> None:
+    def __init__(self, settings: Settings, address: StoreAddress, *, publish_tools: bool = False) -> None:
+        """``publish_tools`` makes the registry hold the settings' tools, now and after Redis lost them."""
         self.settings = settings
         self.keys = Keys(settings.redis.key_prefix)
         self.client: Client = connect(address)
+        self._hot = SharedConnection(address)
+        self._doubtful: deque[InvocationId] = deque(maxlen=10_000)
         self.clock = RedisClock()
         self.registry = Registry(self.client, self.keys)
         self.catalogue = Catalogue(self.client, self.keys)
@@ -123,8 +129,10 @@ class Gateway:
                 self.keys.registry_channel: lambda _: self._refresh_catalogue(),
                 self.keys.cancel_request_channel: self._on_cancel_request,
             },
-            on_tick=self._refresh_catalogue,
+            on_tick=self._tick,
         )
+        self.published = not publish_tools
+        self._publish_tools = publish_tools
         self._lock = threading.Lock()
         self._by_request: dict[tuple[McpSessionId, str | int], Call] = {}
         self._listed = settings.listed_tenants
@@ -136,6 +144,7 @@ class Gateway:
     def close(self) -> None:
         """Let go of everything."""
         self.hub.close()
+        self._hot.close()
         self.client.close()
 
     def __enter__(self) -> Self:
@@ -206,6 +215,8 @@ class Gateway:
     def find(self, tool: ToolId) -> Entry:
         """The catalogue's entry of a tool that may be called."""
         entry = self.catalogue.get(tool)
+        if entry is None and self.catalogue.version < 0:
+            raise ToolUnavailable("this process has not read the registry yet; try again", retry_after=1)
         if entry is None:
             raise ToolNotFound(f"no tool {tool!r} is registered")
         if not entry.tool.enabled:
@@ -223,18 +234,24 @@ class Gateway:
     def _enqueue(self, invocation: Invocation) -> None:
         """Put the call on its tool's queue. Raises :class:`InvalidRequest` for what is no JSON.
 
-        A Redis that takes the message and whose answer is lost leaves us not knowing; the caller is told
-        STORE_UNAVAILABLE and nobody sends again by himself.
+        A Redis that takes the message and whose answer is lost leaves us not knowing. The caller is told so
+        (STORE_UNAVAILABLE with ``outcome: unknown``, which is no invitation to try again), and the call is taken
+        back as soon as Redis answers: if it has not begun by then, it never will.
         """
         queue = queue_of(invocation.tool)
         try:
             message = task_message(
-                invocation, queue=queue, reply_to=self.hub.channel, origin=self.settings.redis.key_prefix
+                invocation, queue=queue, reply_to=self.hub.channel, prefix=self.settings.redis.key_prefix
             )
         except TypeError as error:
             raise InvalidRequest(f"params cannot be written as JSON: {error}", field="params") from error
-        with store_errors("queueing the call"):
-            _, now = run(self.client, "enqueue", [queue], [message, self.keys.wake_channel])
+        try:
+            with store_errors("queueing the call"):
+                _, now = self._hot.run("enqueue", [queue], [message, self.keys.wake_channel])
+        except StoreUnavailable as error:
+            if error.data.get("outcome") == UNKNOWN:
+                self._doubtful.append(invocation.id)
+            raise
         self.clock.correct(now)
 
     def end(self, call: Call) -> None:
@@ -296,15 +313,35 @@ class Gateway:
             with store_errors("counting workers"):
                 workers = self.client.zcount(self.keys.nodes, self.clock.now(), "+inf")
         except StoreUnavailable:
-            return Readiness(redis=False, replies=False, workers=0)
-        return Readiness(redis=True, replies=self.hub.listening, workers=int(workers))
+            return Readiness(redis=False, replies=False, tools=False, workers=0)
+        known = self.published and self.catalogue.version >= 0
+        return Readiness(redis=True, replies=self.hub.listening, tools=known, workers=int(workers))
+
+    def _tick(self) -> None:
+        """About once a second: catch up with the registry, take back what may have been queued in vain."""
+        self._refresh_catalogue()
+        while self._doubtful:
+            with store_errors("taking a call back"):
+                self.client.publish(self.keys.cancel_channel, self._doubtful[0])
+            self._doubtful.popleft()
 
     def _refresh_catalogue(self) -> None:
         if not self.clock.synchronised:
             with store_errors("reading the time"):
                 seconds, micros = self.client.time()
             self.clock.correct(seconds * 1000 + micros // 1000)
+        before = self.catalogue.version
         self.catalogue.refresh()
+        if self._publish_tools and (not self.published or self.catalogue.version < before):
+            self._publish()
+
+    def _publish(self) -> None:
+        """Publish the file's tools: at the start, and again when a Redis comes back empty."""
+        self.published = False
+        changed = self.registry.publish_file(self.settings.tools)
+        log.info("tools_published", tools=len(self.settings.tools), changed=len(changed))
+        self.catalogue.refresh()
+        self.published = True
 
 
 __all__ = ["Call", "Gateway", "Notification", "Readiness"]

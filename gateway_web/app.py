@@ -31,6 +31,9 @@ def create_app(gateway: Gateway) -> Flask:
             hosts.check(request.environ)
         except GatewayError as error:
             return error_answer(error, None, Era.LEGACY)
+        if str(request.environ.get("PATH_INFO", "")).startswith("//"):
+            # Werkzeug reads it as one slash; a proxy that keeps paths apart may not.
+            return json_response({"error": "Not Found", "status": 404}, 404)
         return None
 
     @app.errorhandler(Exception)
@@ -55,6 +58,7 @@ def create_app(gateway: Gateway) -> Flask:
             "ready": state.ready,
             "redis": state.redis,
             "replies": state.replies,
+            "tools": state.tools,
             "workers": state.workers,
         }
         return json_response(body, 200 if state.ready else 503)

@@ -7,7 +7,6 @@ import os
 import structlog
 from flask import Flask
 
-from common.domain.errors import StoreUnavailable
 from common.gateway import Gateway
 from common.logs import configure as configure_logs
 from common.settings import load
@@ -21,14 +20,9 @@ def make() -> Flask:
     """This process's application, listening and with the file's tools registered."""
     settings = load()
     configure_logs(settings.logging, process=f"web-{os.getpid()}")
-    gateway = Gateway(settings, address_of(settings.redis))
     for problem in settings.tool_problems:
         log.error("tool_skipped", tool=problem.id, reason=problem.message)
-    try:
-        changed = gateway.registry.publish_file(settings.tools)
-        log.info("tools_published", tools=len(settings.tools), changed=len(changed))
-    except StoreUnavailable as error:
-        log.warning("tools_not_published", error=error.message)
+    gateway = Gateway(settings, address_of(settings.redis), publish_tools=True)
     gateway.start()
     return create_app(gateway)
 

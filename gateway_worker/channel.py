@@ -29,6 +29,7 @@ class Channel(redis.Channel):
     """Leaves ``tool.*`` to the engine."""
 
     _leaving = False
+    _tools: tuple[str, ...] = ()
 
     @property
     def active_queues(self) -> list[str]:  # type: ignore[override]
@@ -39,8 +40,11 @@ class Channel(redis.Channel):
         super()._update_queue_cycle()  # type: ignore[misc]
         # Closing a channel cancels its consumers one by one. That is no wish to stop fetching: after a lost
         # connection the next channel takes them up again, and meanwhile the engine has its own connections.
-        if bridge.follow is not None and not self._leaving:
-            bridge.follow([queue for queue in super().active_queues if queue.startswith(QUEUE_PREFIX)])
+        tools = tuple(queue for queue in super().active_queues if queue.startswith(QUEUE_PREFIX))
+        # Remote control has channels of its own that never consume a tool's queue: they have nothing to report.
+        if bridge.follow is not None and not self._leaving and tools != self._tools:
+            self._tools = tools
+            bridge.follow(list(tools))
 
     def close(self) -> None:
         """Close the channel, not the engine's queues."""

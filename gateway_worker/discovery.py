@@ -27,7 +27,7 @@ from common.store.client import AsyncClient, store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.scripts import run_async
-from gateway_worker.egress.backend import Backend, make_link, speaks_modern, start
+from gateway_worker.egress.backend import Backend, connect, make_link, start
 from gateway_worker.egress.link import RpcError
 
 log = structlog.get_logger(__name__)
@@ -36,6 +36,8 @@ LOOK_INTERVAL = 0.5
 MAX_PAGES = 1000
 MAX_AT_ONCE = 8
 LEASE_MARGIN = 10.0
+SETTLING = 3.0
+"""Seconds in which the catalogue has read what was just stored; what it shows until then is out of date."""
 
 
 class Discovery:
@@ -65,6 +67,8 @@ class Discovery:
         self._max_bytes = max_bytes
         self._changed: set[ToolId] = set()
         self._running: dict[ToolId, asyncio.Task[None]] = {}
+        self._stored: dict[ToolId, tuple[int, float]] = {}
+        self._closed = False
 
     def announce(self, tool: ToolId) -> None:
         """The backend said that a list of its has changed."""
@@ -80,7 +84,8 @@ class Discovery:
             await asyncio.sleep(LOOK_INTERVAL)
 
     async def close(self) -> None:
-        """Stop what runs."""
+        """Stop what runs, and begin nothing more."""
+        self._closed = True
         for task in list(self._running.values()):
             task.cancel()
         if self._running:
@@ -91,7 +96,7 @@ class Discovery:
             raw: dict[Any, Any] = await self._client.hgetall(self._keys.registry_refresh)
         wanted = {ToolId(name.decode()): int(at) for name, at in raw.items()}
         for entry in self._catalogue.entries():
-            if len(self._running) >= MAX_AT_ONCE:
+            if self._closed or len(self._running) >= MAX_AT_ONCE:
                 return
             if entry.id not in self._running and self._serves(entry.id) and self._due(entry, wanted):
                 task = asyncio.create_task(self._guarded(entry), name=f"discovery-{entry.id}")
@@ -102,6 +107,9 @@ class Discovery:
         if not entry.tool.enabled:
             return False
         known = entry.known
+        stored_at, until = self._stored.get(entry.id, (0, 0.0))
+        if (known is None or known.discovered_at < stored_at) and time.monotonic() < until:
+            return False
         if known is None or entry.id in self._changed:
             return True
         now = self._clock.now()
@@ -143,25 +151,31 @@ class Discovery:
             found = self._failure(entry, begun, f"the tool refused: {error}")
         except GatewayError as error:
             found = self._failure(entry, begun, error.message)
+        except Exception:
+            log.exception("discovery_broke", tool=entry.id)
+            found = self._failure(entry, begun, "the worker failed; its log names the tool")
         await self._store(entry, found, begun)
 
     async def _ask(self, entry: Entry, begun: int) -> Capabilities:
-        """Connect once, list everything, and learn the eras if they are not known."""
-        known = entry.known
-        eras = [era for era in Era if known is not None and era.value in known.eras]
+        """Connect, learn the eras if they are not known, and list everything in the newest."""
         link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
         started = time.monotonic()
-        backend = await start(entry.tool, link, eras or [Era.LEGACY, Era.MODERN])
-        took = time.monotonic() - started
+        backend = await start(entry.tool, link, listing_order(entry.known))
         try:
-            tools = (
-                await list_all(backend, "tools/list", "tools")
-                if "tools" in backend.negotiated.capabilities
-                else []
-            )
+            spoken = {backend.negotiated.era.value: backend.negotiated.version}
+            if entry.known and backend.negotiated.era is Era.MODERN is listing_order(entry.known)[0]:
+                # Asked modern first because it speaks both: it was not asked for the other again.
+                spoken = {**entry.known.eras, **spoken}
+            elif to_be_probed(entry.known, backend):
+                modern = await self._modern(entry, time.monotonic() - started)
+                if modern is not None:
+                    await backend.link.close()
+                    backend = modern
+                    spoken[Era.MODERN.value] = modern.negotiated.version
+            offers = "tools" in backend.negotiated.capabilities
+            tools = await list_all(backend, "tools/list", "tools") if offers else []
         finally:
-            await link.close()
-        spoken = dict(known.eras) if known and known.eras else await self._eras(entry, backend, took)
+            await backend.link.close()
         return Capabilities(
             tool_version=entry.registered.version,
             discovered_at=begun,
@@ -172,18 +186,20 @@ class Discovery:
             tools=tuple(tools),
         )
 
-    async def _eras(self, entry: Entry, backend: Backend, startup: float) -> dict[str, str]:
-        """The backend's eras; one that is silent to the question speaks only the one it has answered in."""
-        negotiated = backend.negotiated
-        spoken = {negotiated.era.value: negotiated.version}
-        if negotiated.era is Era.LEGACY:
-            try:
-                async with asyncio.timeout(startup + self._settings.era_probe_timeout):
-                    if await speaks_modern(entry.tool, self._guard, max_bytes=self._max_bytes):
-                        spoken[Era.MODERN.value] = "2026-07-28"
-            except TimeoutError:
-                log.info("era_probe_unanswered", tool=entry.id)
-        return spoken
+    async def _modern(self, entry: Entry, startup: float) -> Backend | None:
+        """A connection in the modern era to a backend that took the legacy handshake.
+
+        One that is silent to the question speaks only the era it has answered in.
+        """
+        try:
+            async with asyncio.timeout(startup + self._settings.era_probe_timeout):
+                link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
+                return await connect(link, [Era.MODERN])
+        except TimeoutError:
+            log.info("era_probe_unanswered", tool=entry.id)
+        except GatewayError as error:
+            log.debug("era_probe_refused", tool=entry.id, error=error.message)
+        return None
 
     def _failure(self, entry: Entry, begun: int, message: str) -> Capabilities:
         """The last good answer stays in use; the error and the next try stand beside it."""
@@ -216,8 +232,29 @@ class Discovery:
                     keys.registry_channel,
                 ],
             )
+        if stored:
+            self._stored[entry.id] = (begun, time.monotonic() + SETTLING)
         if stored and found.error is None:
             log.info("capabilities_discovered", tool=entry.id, tools=len(found.tools), eras=dict(found.eras))
+
+
+def listing_order(known: Capabilities | None) -> list[Era]:
+    """The newest era first if the last answer says that it is spoken, for its lists hold the most.
+
+    Legacy first otherwise, which none answers with silence; so also after a failure: the backend may be
+    another by now.
+    """
+    if known is not None and known.error is None and Era.MODERN.value in known.eras:
+        return [Era.MODERN, Era.LEGACY]
+    return [Era.LEGACY, Era.MODERN]
+
+
+def to_be_probed(known: Capabilities | None, backend: Backend) -> bool:
+    """Whether a backend that answered in the legacy era has yet to be asked for the modern one."""
+    if backend.negotiated.era is Era.MODERN or listing_order(known)[0] is Era.MODERN:
+        return False
+    same = known is not None and dict(known.server_info) == dict(backend.negotiated.server_info)
+    return not same or known is None or known.error is not None
 
 
 async def list_all(backend: Backend, method: str, member: str) -> list[Any]:
@@ -231,7 +268,7 @@ async def list_all(backend: Backend, method: str, member: str) -> list[Any]:
             raise TransportFailure(f"the tool's answer to {method} has no list {member!r}")
         items.extend(item for item in found if isinstance(item, dict))
         following = page.get("nextCursor")
-        if not isinstance(following, str) or following == cursor:
+        if not isinstance(following, str) or not following or following == cursor:
             return items
         cursor = following
     raise TransportFailure(f"the tool's {method} has more than {MAX_PAGES} pages")

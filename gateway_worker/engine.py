@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
@@ -17,8 +18,16 @@ from uuid import uuid4
 
 import structlog
 
-from common.calls.contract import INVOKE_TASK, notification_frame
-from common.domain.errors import GatewayError, InvalidRequest, InvocationCancelled, StoreUnavailable
+from common.calls.contract import INVOKE_TASK, ORIGIN, notification_frame, result_frame
+from common.domain.errors import (
+    GatewayError,
+    InternalError,
+    InvalidRequest,
+    InvocationCancelled,
+    StoreUnavailable,
+    ToolUnavailable,
+    WorkerLost,
+)
 from common.domain.ids import NodeId, ToolId, tool_of
 from common.domain.invocation import ExecutionResult, Invocation, failed, invocation_from_wire
 from common.mcp.revisions import LATEST_LEGACY
@@ -42,6 +51,7 @@ log = structlog.get_logger(__name__)
 
 FOLLOW_INTERVAL = 1.0
 FLUSH_TIMEOUT = 5.0
+DRAIN_LOOK = 0.05
 
 
 class Host(Protocol):
@@ -62,8 +72,8 @@ class Host(Protocol):
     def revoke(self, task_id: str) -> None:
         """Remember that a call was taken back."""
 
-    def deliver(self, envelope: dict[str, Any], queue: str) -> None:
-        """Hand a message to Celery's own path."""
+    def deliver(self, envelope: dict[str, Any], queue: str, taken: Callable[[], None]) -> None:
+        """Hand a message to Celery's own path; ``taken`` is called, in any thread, once it has it."""
 
     def tools_changed(self) -> None:
         """The catalogue changed: queues may have to be taken up or dropped."""
@@ -84,6 +94,7 @@ class Engine:
         self._host = host
         self._queues: frozenset[str] = frozenset()
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._cut_off: set[str] = set()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._main, name="engine")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -153,7 +164,7 @@ class Engine:
                     ("nodes", self._nodes.run()),
                     ("follow", self._follow_registry()),
                     ("listener", self._listener.run()),
-                    ("fetcher", self._fetcher.run()),
+                    ("fetcher", self._fetch()),
                     ("sessions", self._sessions.sweep(self._version_of)),
                     ("discovery", self._discovery.run()),
                 )
@@ -165,6 +176,11 @@ class Engine:
             for task in done - {stopping}:
                 task.result()  # a service never ends by itself: this raises what ended it
             await self._leave(services)
+
+    async def _fetch(self) -> None:
+        """Fetch, but not before the first beat: who is not listed as a node is never missed when it dies."""
+        await self._nodes.beating.wait()
+        await self._fetcher.run()
 
     def _assemble(self) -> None:
         settings, keys = self._settings, Keys(self._settings.redis.key_prefix)
@@ -207,8 +223,8 @@ class Engine:
         """Drain, answer what is left, say goodbye."""
         self._fetcher.pause()
         log.info("draining", in_flight=len(self._running), timeout=self._drain_timeout)
-        if self._running:
-            await asyncio.wait(list(self._running.values()), timeout=self._drain_timeout or 0.001)
+        await self._drain(next(task for task in services if task.get_name() == "fetcher"))
+        self._cut_off.update(self._running)
         for task in list(self._running.values()):
             task.cancel()
         if self._running:
@@ -217,6 +233,8 @@ class Engine:
             if await self._outbox.flushed(FLUSH_TIMEOUT):
                 await self._nodes.leave()
                 await self._outbox.flushed(FLUSH_TIMEOUT)
+            else:
+                log.error("replies_not_written", in_flight=len(self._running))
         except StoreUnavailable as error:
             log.warning("left_without_goodbye", error=error.message)
         await self._discovery.close()
@@ -226,6 +244,15 @@ class Engine:
         await asyncio.wait(services)
         await self._client.aclose()
         self._blocking_client.close()
+
+    async def _drain(self, fetcher: asyncio.Task[Any]) -> None:
+        """Let the calls in flight end, those included that a fetch under way still brings.
+
+        The time may be cut short meanwhile: a cold shutdown follows a warm one.
+        """
+        begun = time.monotonic()
+        while (self._running or not fetcher.done()) and time.monotonic() - begun < self._drain_timeout:
+            await asyncio.wait([fetcher, *self._running.values()], timeout=DRAIN_LOOK)
 
     async def _follow_registry(self) -> None:
         """Keep the catalogue fresh: by version once a second, at once when told to."""
@@ -262,9 +289,10 @@ class Engine:
             log.error("message_unreadable", queue=queue, error=error.message)
             self._acknowledge(tag)
             return
-        if message.task != INVOKE_TASK or message.delayed:
-            self._host.deliver(dict(message.envelope), queue)
-            self._acknowledge(tag)
+        if self._foreign(message):
+            self._refuse_foreign(tag, message)
+        elif message.task != INVOKE_TASK or message.delayed:
+            self._hand_over(tag, message)
         elif message.expired(datetime.now(UTC)) or self._host.revoked(message.id):
             self._finish_unstarted(tag, message)
         elif message.id in self._running:
@@ -274,6 +302,28 @@ class Engine:
             task = asyncio.create_task(self._serve(tag, message), name=f"call-{message.id}")
             self._running[message.id] = task
             task.add_done_callback(partial(self._ensure_end, tag, message))
+
+    def _foreign(self, message: TaskMessage) -> bool:
+        """Whether another gateway sent it: queues have no prefix, so two must not share a Redis."""
+        origin = str(message.headers.get("origin") or "")
+        return origin.startswith(ORIGIN) and origin != ORIGIN + self._keys.prefix
+
+    def _refuse_foreign(self, tag: Tag, message: TaskMessage) -> None:
+        log.error("foreign_call", origin=message.headers.get("origin"), queue=message.queue)
+        refusal = failed(
+            ToolUnavailable("another gateway takes calls from the same Redis; give each its own")
+        )
+        self._outbox.put(("PUBLISH", message.reply_to, result_frame(message.id, refusal)))
+        self._acknowledge(tag)
+
+    def _hand_over(self, tag: Tag, message: TaskMessage) -> None:
+        """Celery's own path for what is none of ours; it stays recorded here until Celery has it."""
+        loop = asyncio.get_running_loop()
+        self._host.deliver(
+            dict(message.envelope),
+            message.queue,
+            lambda: loop.call_soon_threadsafe(self._acknowledge, tag),  # type: ignore[arg-type]
+        )
 
     def _ensure_end(self, tag: Tag, message: TaskMessage, task: asyncio.Task[None]) -> None:
         """A task cancelled before its first step ran nothing at all, so nothing has answered for it."""
@@ -295,10 +345,21 @@ class Engine:
             result = await self._execute(message)
         except asyncio.CancelledError:
             result = failed(InvocationCancelled("the caller cancelled the request"))
+        except Exception:
+            log.exception("call_broke", invocation=message.id)
+            result = failed(InternalError("the worker failed; its log names the invocation"))
+        if message.id in self._cut_off and not result.answered:
+            result = self._stopped_result()
         self._outbox.put(*self._end(message, result), ("HDEL", self._keys.unacked(self.node), tag))
         del self._running[message.id]
         self._host.ready(request, result)
         self._fetcher.wake()
+
+    @staticmethod
+    def _stopped_result() -> ExecutionResult:
+        return failed(
+            WorkerLost("the worker was stopped while it held the call; whether the tool acted is unknown")
+        )
 
     async def _execute(self, message: TaskMessage) -> ExecutionResult:
         try:
@@ -336,7 +397,8 @@ class Engine:
         return end_of_call(message, result, self._keys, ttl=self._settings.runtime.result_ttl)
 
     def _finish_unstarted(self, tag: Tag, message: TaskMessage) -> None:
-        result = failed(InvocationCancelled("the call was taken back or expired before it began"))
+        reason = failed(InvocationCancelled("the call was taken back or expired before it began"))
+        result = self._stopped_result() if message.id in self._cut_off else reason
         self._outbox.put(*self._end(message, result), ("HDEL", self._keys.unacked(self.node), tag))
 
     def _acknowledge(self, tag: Tag) -> None:

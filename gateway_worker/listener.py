@@ -42,4 +42,11 @@ class Listener:
                         # A connection that died silently fails here instead of never.
                         await subscription.ping()
                     elif message["type"] == "message":
-                        self._hearers[message["channel"].decode()](message["data"])
+                        self._hear(message["channel"], message["data"])
+
+    def _hear(self, channel: bytes, data: bytes) -> None:
+        """A message that nobody can read is anybody's: it must not end the listening."""
+        try:
+            self._hearers[channel.decode()](data)
+        except (ValueError, KeyError) as error:
+            log.error("message_unreadable", channel=channel, error=repr(error))

@@ -24,11 +24,6 @@ class TaskMessage:
     headers: Mapping[str, Any] = field(repr=False)
     envelope: Mapping[str, Any] = field(repr=False)
 
-    @property
-    def argsrepr(self) -> str:
-        """The producer's own description of the arguments, already redacted by ours."""
-        return str(self.headers.get("argsrepr") or "")
-
     def expired(self, now: datetime) -> bool:
         """True if the producer gave an ``expires`` that has passed."""
         expires = self.headers.get("expires")
@@ -53,7 +48,7 @@ class TaskMessage:
             if self.envelope.get("properties", {}).get("body_encoding") == "base64":
                 raw = base64.b64decode(raw)
             args, kwargs, _ = orjson.loads(raw)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise InvalidRequest("the task's body is not Celery protocol 2 in JSON", field="body") from error
         if isinstance(args, list) and len(args) == 1:
             return args[0]
@@ -68,6 +63,7 @@ def read_message(raw: bytes, queue: str) -> TaskMessage:
         envelope = orjson.loads(raw)
         headers = envelope["headers"]
         properties = envelope["properties"]
+        queue = queue or str((properties.get("delivery_info") or {}).get("routing_key") or "")
         return TaskMessage(
             id=str(headers["id"]),
             task=str(headers["task"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +25,7 @@ log = structlog.get_logger(__name__)
 LEASE_MS = 8000
 BEAT = 1.0
 SWEEP_LEASE_MS = 3000
+GAP = 3 * BEAT
 
 
 def end_of_call(message: TaskMessage, result: ExecutionResult, keys: Keys, *, ttl: float) -> list[Command]:
@@ -58,6 +60,8 @@ class Nodes:
         self._outbox = outbox
         self._result_ttl = result_ttl
         self.beating = asyncio.Event()
+        self._last_beat = float("-inf")
+        self._beating_since = float("-inf")
 
     async def run(self) -> None:
         """Beat and sweep, for ever. Redis away: the lease runs out, and is taken again afterwards."""
@@ -78,14 +82,27 @@ class Nodes:
         with store_errors("renewing the node's lease"):
             _, now = await run_async(self._client, "node_beat", [self._keys.nodes], [self._node, LEASE_MS])
         self._clock.correct(now)
+        moment = time.monotonic()
+        if self.beating.is_set() and moment - self._last_beat > GAP:
+            self._beating_since = moment
+        self._last_beat = moment
         self.beating.set()
 
     async def _sweep(self) -> None:
+        """Bury who is dead; but not right after Redis was away, when every lease has run out.
+
+        After a gap of our own, and after a restart of Redis, the living get the time of one lease to come back.
+        """
+        if time.monotonic() - self._beating_since < LEASE_MS / 1000:
+            return
         with store_errors("looking for dead nodes"):
             mine = await run_async(
                 self._client, "lease_take", [self._keys.sweep_lease], [self._node, SWEEP_LEASE_MS]
             )
             if not mine:
+                return
+            server: dict[str, Any] = await self._client.info("server")
+            if server.get("uptime_in_seconds", 0) < LEASE_MS / 1000 + BEAT:
                 return
             dead: list[Any] = await self._client.zrangebyscore(self._keys.nodes, "-inf", self._clock.now())
             for raw in dead:

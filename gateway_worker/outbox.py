@@ -1,8 +1,8 @@
 """What the worker tells Redis about its calls, in order, as few writes as possible, and never lost.
 
-Everything that collects while one write is under way goes out in the next. All of it is idempotent (SET of a
-result, PUBLISH of a frame, HDEL of an acknowledged message), so after a fault the whole batch is sent again:
-a waiter ignores what comes twice.
+Everything that collects while one write is under way goes out in the next. Ends of calls are idempotent (SET of a
+result, PUBLISH of its frame, HDEL of the acknowledged message: a waiter ignores what comes twice), so after a fault
+they are sent again. Notifications are not, since progress must never run backwards: those of a broken write are gone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ MAX_BATCH = 500
 MAX_NOTIFICATIONS = 10_000
 RETRY_FIRST, RETRY_MAX = 0.05, 1.0
 
+TRANSIENT = ("LOADING", "READONLY", "OOM", "BUSY", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS")
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+
 Command = tuple[str | bytes | int, ...]
+
+
+class _Notification(tuple[str | bytes | int, ...]):
+    """A command that is sent once at most."""
+
+    __slots__ = ()
 
 
 class Outbox:
@@ -46,20 +55,33 @@ class Outbox:
         if len(self._commands) >= MAX_NOTIFICATIONS:
             self.dropped_notifications += 1
             return
-        self.put(command)
+        self.put(_Notification(command))
+
+    def _batch(self) -> list[Command]:
+        """The next commands, bounded in number and bytes."""
+        batch: list[Command] = []
+        size = 0
+        while self._commands and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
+            command = self._commands.popleft()
+            size += sum(len(part) for part in command if isinstance(part, bytes))
+            batch.append(command)
+        return batch
 
     async def run(self) -> None:
         """Write, for ever. Redis away: the batch waits and is sent again."""
         delay = RETRY_FIRST
         while True:
             await self._some.wait()
-            batch = [self._commands.popleft() for _ in range(min(MAX_BATCH, len(self._commands)))]
+            batch = self._batch()
             try:
-                await self._write(batch)
-                delay = RETRY_FIRST
+                again = await self._write(batch)
             except StoreUnavailable as error:
                 log.warning("replies_wait", waiting=len(batch), cause=repr(error.__cause__))
-                self._commands.extendleft(reversed(batch))
+                again = [command for command in batch if not isinstance(command, _Notification)]
+            if not again:
+                delay = RETRY_FIRST
+            else:
+                self._commands.extendleft(reversed(again))
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, RETRY_MAX)
             if not self._commands:
@@ -75,9 +97,23 @@ class Outbox:
             return False
         return True
 
-    async def _write(self, batch: list[Command]) -> None:
+    async def _write(self, batch: list[Command]) -> list[Command]:
+        """Write a batch; return what Redis could not take now, and say what it never will."""
         with store_errors("writing replies"):
             pipe = self._client.pipeline(transaction=False)
             for command in batch:
                 pipe.execute_command(*command)
-            await pipe.execute()
+            answers = await pipe.execute(raise_on_error=False)
+        again = []
+        for command, answer in zip(batch, answers, strict=True):
+            if not isinstance(answer, Exception):
+                continue
+            if (
+                isinstance(answer, OSError)
+                or str(answer).startswith(TRANSIENT)
+                or "LOADING" in repr(answer).upper()
+            ):
+                again.append(command)
+            else:
+                log.error("reply_refused", command=str(command[0]), error=str(answer))
+        return again

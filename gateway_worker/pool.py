@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery.concurrency.thread import TaskPool
+from celery.worker import state
 
 from common.domain.invocation import ExecutionResult
 from gateway_worker.celery_host import CeleryHost
@@ -33,7 +34,7 @@ class EnginePool(TaskPool):
 
     def on_stop(self) -> None:
         """Warm shutdown: let the calls in flight end."""
-        self.engine.stop()
+        self.engine.stop(drain_timeout=0 if state.should_terminate else None)
         super().on_stop()
 
     def on_terminate(self) -> None:

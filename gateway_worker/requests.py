@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+from common.calls.contract import REDACTED
 from gateway_worker.message import TaskMessage
 
 
 class RunningRequest:
     """Stands in ``celery.worker.state`` where a stock worker has its ``Request``."""
 
+    task = SimpleNamespace(acks_late=False)
     acknowledged = False
     eventer = None
 
@@ -20,7 +23,6 @@ class RunningRequest:
         self.name = message.task
         self.hostname = hostname
         self.queue = message.queue
-        self.argsrepr = message.argsrepr
         self.time_start: float | None = None
         self.worker_pid: int | None = None
         self._cancel = cancel
@@ -30,7 +32,7 @@ class RunningRequest:
         return {
             "id": self.id,
             "name": self.name,
-            "args": self.argsrepr,
+            "args": REDACTED,
             "kwargs": {},
             "type": self.name,
             "hostname": self.hostname,
@@ -45,8 +47,8 @@ class RunningRequest:
         self.time_start = time.time()
         self.worker_pid = pid
 
-    def terminate(self, pool: Any, signal: Any = None) -> None:  # noqa: ARG002 - Celery's signature
-        """``revoke(terminate=True)``: cancel the call, and with it the backend's."""
+    def terminate(self, pool: Any, signal: Any = None, **_: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """``revoke(terminate=True)``, or a cold shutdown: cancel the call, and with it the backend's."""
         self._cancel()
 
     cancel = terminate

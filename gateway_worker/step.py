@@ -20,7 +20,7 @@ class EngineStep(bootsteps.StartStopStep):
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         chosen = consumer.app.amqp.queues._consume_from  # noqa: SLF001 - there is no public word for "-Q was given"
-        self._pinned = bool(chosen) and any(name.startswith(QUEUE_PREFIX) for name in chosen)
+        self._pinned = chosen is not None
 
     def start(self, consumer: Any) -> None:
         """Attach, and take up the queues of the tools known by now."""

@@ -15,6 +15,8 @@ from common.domain.errors import ERRORS_BY_CODE, InternalError
 from common.domain.invocation import ExecutionResult, Invocation, invocation_to_wire, result_to_wire
 
 INVOKE_TASK = "gateway.invoke"
+ORIGIN = "canalgate:"
+"""Begins the ``origin`` of our own messages; the key prefix of the gateway follows."""
 REDACTED = "<redacted>"
 """Stands for the arguments in every event, log and monitor: Flower never shows them."""
 
@@ -26,7 +28,7 @@ def new_invocation_id() -> str:
     return str(uuid4())
 
 
-def task_message(invocation: Invocation, *, queue: str, reply_to: str, origin: str) -> bytes:
+def task_message(invocation: Invocation, *, queue: str, reply_to: str, prefix: str) -> bytes:
     """The message for one call. ``reply_to`` is the channel of the waiting process."""
     body = [[invocation_to_wire(invocation)], {}, _EMBED]
     message = {
@@ -48,7 +50,7 @@ def task_message(invocation: Invocation, *, queue: str, reply_to: str, origin: s
             "timelimit": [None, None],
             "argsrepr": REDACTED,
             "kwargsrepr": "{}",
-            "origin": origin,
+            "origin": ORIGIN + prefix,
             "ignore_result": False,
             "replaced_task_nesting": 0,
             "stamped_headers": None,

@@ -165,8 +165,12 @@ class PipelinedConnection:
                     _, wire = await loop.create_unix_connection(_Wire, place.path)
                 else:
                     _, wire = await loop.create_connection(_Wire, place.host, place.port, ssl=place.tls)
-                for command in place.greeting:
-                    await wire.send(pack(command))
+                try:
+                    for command in place.greeting:
+                        await wire.send(pack(command))
+                except BaseException:
+                    wire.close()
+                    raise
         except (OSError, TimeoutError) as error:
             raise StoreUnavailable("Redis cannot be reached") from error
         except CommandRefused as error:

@@ -23,6 +23,8 @@ from common.store.pipelined import CommandRefused
 from common.store.scripts import Arg, script
 
 READ_SIZE = 65536
+UNKNOWN = "unknown"
+"""``outcome`` in the data of an error after which nobody knows whether the command ran."""
 
 
 class _Answer:
@@ -41,7 +43,7 @@ class _Answer:
 
     def get(self, timeout: float) -> Any:
         if not self._lock.acquire(timeout=timeout):
-            raise StoreUnavailable("Redis did not answer in time")
+            raise StoreUnavailable("Redis did not answer in time", outcome=UNKNOWN)
         if isinstance(self._value, Exception):
             raise self._value
         return self._value
@@ -90,13 +92,23 @@ class _Wire:
     def _read(self) -> None:
         reader = hiredis.Reader(protocolError=ConnectionError, replyError=CommandRefused)
         try:
-            while data := self._sock.recv(READ_SIZE):
+            while data := self._receive():
                 reader.feed(data)
                 while (reply := reader.gets()) is not False:
-                    self._waiting.popleft().set(reply)
+                    with self._lock:
+                        answer = self._waiting.popleft()
+                    answer.set(reply)
         except (OSError, IndexError):
             pass  # told to everybody who waits, below
         self.close()
+
+    def _receive(self) -> bytes:
+        """The next bytes; silence is no fault, whoever waits for an answer has a deadline of his own."""
+        while True:
+            try:
+                return self._sock.recv(READ_SIZE)
+            except TimeoutError:
+                continue
 
     def close(self) -> None:
         """Tell everybody who waits, once."""
@@ -109,7 +121,7 @@ class _Wire:
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
         for answer in waiting:
-            answer.set(StoreUnavailable("the connection to Redis broke"))
+            answer.set(StoreUnavailable("the connection to Redis broke", outcome=UNKNOWN))
 
 
 class SharedConnection:
@@ -125,7 +137,8 @@ class SharedConnection:
     def command(self, *args: Arg) -> Any:
         """Run one command and return Redis' answer, strings as bytes.
 
-        Raises :class:`StoreUnavailable` if no answer came, :class:`CommandRefused` for Redis' own error.
+        Raises :class:`StoreUnavailable` if no answer came (its data says ``outcome: unknown`` if the command had
+        left), :class:`CommandRefused` for Redis' own error.
         """
         wire = self._ready()
         answer = wire.send(pack(args))
@@ -177,7 +190,8 @@ class SharedConnection:
             self._greet(sock)
         except OSError as error:
             raise StoreUnavailable("Redis cannot be reached") from error
-        sock.settimeout(None)
+        # Bounds a write to a peer that no longer reads; reading goes on over it.
+        sock.settimeout(self._answer_timeout)
         return sock
 
     def _greet(self, sock: socket.socket) -> None:

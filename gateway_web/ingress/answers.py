@@ -58,6 +58,11 @@ def error_answer(error: GatewayError | JsonRpcError, request_id: Id, era: Era) -
     return json_response(error_message(error, request_id), status, _headers(error))
 
 
+def refusal_status(error: GatewayError) -> int:
+    """The HTTP status where there is no JSON-RPC request that the error would answer."""
+    return error.status if isinstance(error, Refused) else error.meaning.http
+
+
 def _status(error: GatewayError | JsonRpcError, era: Era) -> int:
     if isinstance(error, Refused):
         return error.status
@@ -72,7 +77,7 @@ def _headers(error: GatewayError | JsonRpcError) -> dict[str, str]:
     if isinstance(error, GatewayError):
         if "retry_after" in error.data:
             headers["Retry-After"] = str(max(1, round(error.data["retry_after"])))
-        elif error.code is ErrorCode.STORE_UNAVAILABLE:
+        elif error.code is ErrorCode.STORE_UNAVAILABLE and "outcome" not in error.data:
             headers["Retry-After"] = "1"
         if error.code is ErrorCode.UNAUTHENTICATED:
             headers["WWW-Authenticate"] = 'Bearer realm="canalgate"'

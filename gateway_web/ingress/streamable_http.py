@@ -28,7 +28,7 @@ from common.mcp.revisions import LEGACY_VERSIONS, Era, era_of_header
 from common.ports import IdentityResolver
 from gateway_web import guards
 from gateway_web.identity import identify
-from gateway_web.ingress.answers import error_answer, json_response
+from gateway_web.ingress.answers import error_answer, json_response, refusal_status
 from gateway_web.ingress.methods import dispatch
 from gateway_web.ingress.requests import McpRequest
 from gateway_web.ingress.streams import answer_call
@@ -76,7 +76,10 @@ class StreamableHttp:
                 answer.status_code = 400
             return answer
         except GatewayError as error:
-            return error_answer(error, request_id, era)
+            answer = error_answer(error, request_id, era)
+            if request_id is None:
+                answer.status_code = refusal_status(error)
+            return answer
 
     def _message(self) -> Message:
         guards.check_content_type(request.headers.get("Content-Type"))
@@ -166,7 +169,9 @@ class StreamableHttp:
             caller = identify(self._resolver, facts(request))
             self._gateway.mcp_sessions.end(self._session(caller, _tool_id(tool)))
         except GatewayError as error:
-            return error_answer(error, None, Era.LEGACY)
+            answer = error_answer(error, None, Era.LEGACY)
+            answer.status_code = refusal_status(error)
+            return answer
         return Response(status=200)
 
     @staticmethod

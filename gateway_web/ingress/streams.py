@@ -42,9 +42,12 @@ def answer_call(call: Call, mcp: McpRequest, web: WebSettings, environ: Mapping[
         answer = result_answer(first, mcp.request.id, mcp.era, mcp.request.method)
         answer.headers["Server-Timing"] = server_timing(first, call.age_ms)
         return answer
-    return Response(
+    answer = Response(
         stream.events(first, web.ping_interval), mimetype="text/event-stream", headers=STREAM_HEADERS
     )
+    # A generator that is closed before its first step runs nothing, not even its `finally`.
+    answer.call_on_close(stream.close)
+    return answer
 
 
 def server_timing(result: ExecutionResult, total: float) -> str:
@@ -60,6 +63,7 @@ class CallStream:
         self._call = call
         self._mcp = mcp
         self._environ = environ
+        self._ended = False
 
     def next(self, silence: float) -> Frame | None:
         """The next frame for the client, or None after ``silence`` seconds. Ends early if the client hangs up."""
@@ -83,17 +87,22 @@ class CallStream:
                 elif isinstance(frame, Notification):
                     yield _event(frame.message)
                 else:
+                    self._ended = True
                     message = result_message(
                         frame, self._mcp.request.id, self._mcp.era, self._mcp.request.method
                     )
                     yield _event(message)
                     return
                 frame = self.next(ping_interval)
-        except GeneratorExit:
-            self._abandon()
-            raise
         finally:
-            self._call.close()
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the call. If its end was not sent, nobody reads any more."""
+        if not self._ended:
+            self._ended = True
+            self._abandon()
+        self._call.close()
 
     def _abandon(self) -> ExecutionResult:
         """Nobody reads any more. In the modern era that cancels the call; in the legacy era it does not."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common import __version__
-from common.domain.errors import GatewayError, TransportFailure
+from common.domain.errors import TransportFailure
 from common.domain.invocation import Invocation
 from common.domain.tool import HttpTransport, StdioTransport, Tool
 from common.mcp.inbound import (
@@ -223,17 +223,3 @@ def _negotiated(era: Era, version: str, result: Mapping[str, Any]) -> Negotiated
         capabilities=capabilities if isinstance(capabilities, dict) else {},
         instructions=instructions if isinstance(instructions, str) else None,
     )
-
-
-async def speaks_modern(tool: Tool, guard: ProcessGuard, *, max_bytes: int) -> bool:
-    """Whether a backend that took the legacy handshake speaks the modern era too, asked on a link of its own."""
-    link = make_link(tool, guard, max_bytes=max_bytes)
-    try:
-        await link.open()
-        await discover(link)
-    except (RpcError, GatewayError):
-        return False
-    else:
-        return True
-    finally:
-        await link.close()

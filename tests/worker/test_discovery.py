@@ -22,7 +22,7 @@ from common.settings import DiscoverySettings
 from common.store.client import Client, StoreAddress, connect_async
 from common.store.clock import RedisClock
 from common.store.keys import Keys
-from gateway_worker.discovery import Discovery, list_all
+from gateway_worker.discovery import Discovery, list_all, listing_order
 from tests.support.aio import on_loop, until
 from tests.support.backends import (
     ERAS,

@@ -117,7 +117,7 @@ def stock_worker(address: StoreAddress, tmp_path_factory: pytest.TempPathFactory
 
 
 def send(broker: Redis, call: Invocation) -> None:
-    message = task_message(call, queue=QUEUE, reply_to="test:reply:1", origin="test")
+    message = task_message(call, queue=QUEUE, reply_to="test:reply:1", prefix="test")
     broker.lpush(QUEUE, message)
 
 
@@ -159,7 +159,7 @@ def test_kombu_reads_our_envelope(stock: Celery, broker: Redis) -> None:
     call = invocation()
     with stock.connection_for_read() as connection:
         channel = connection.default_channel
-        envelope = orjson.loads(task_message(call, queue=QUEUE, reply_to="r", origin="o"))
+        envelope = orjson.loads(task_message(call, queue=QUEUE, reply_to="r", prefix="o"))
         message = channel.message_to_python(envelope)
         args, kwargs, embed = message.decode()
     assert args == [orjson.loads(orjson.dumps(invocation_to_wire(call)))]
@@ -175,7 +175,7 @@ def test_our_headers_are_those_of_a_stock_producer(stock: Celery, broker: Redis)
     queue = "stock-producer"
     stock.send_task(INVOKE_TASK, args=[{}], queue=queue)
     theirs = orjson.loads(broker.rpop(queue) or b"")
-    ours = orjson.loads(task_message(invocation(), queue=queue, reply_to="r", origin="o"))
+    ours = orjson.loads(task_message(invocation(), queue=queue, reply_to="r", prefix="o"))
     assert set(ours) == set(theirs)
     assert set(theirs["properties"]) <= set(ours["properties"])
     assert set(theirs["headers"]) <= set(ours["headers"])
@@ -186,7 +186,7 @@ def test_arguments_are_shown_nowhere_but_in_the_body() -> None:
     """Events, logs and monitors print ``argsrepr``."""
     secret = "hunter2"
     call = invocation(params={"name": "x", "arguments": {"password": secret}})
-    message = orjson.loads(task_message(call, queue=QUEUE, reply_to="r", origin="o"))
+    message = orjson.loads(task_message(call, queue=QUEUE, reply_to="r", prefix="o"))
     body = message.pop("body")
     assert secret in body
     assert secret not in str(message)

@@ -1,0 +1,79 @@
+"""Log lines: one event each, named, and no secret that happened to stand in a local variable."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+
+PROGRAM = """
+import logging, sys, warnings
+warnings.simplefilter("error")
+import structlog
+from common.logs import configure
+from common.settings import LoggingSettings
+
+configure(LoggingSettings(format=sys.argv[1], level=sys.argv[2]), process="web-1")
+ours, theirs = structlog.get_logger("common.ours"), logging.getLogger("library")
+
+def broken(log):
+    password = "hunter2"
+    try:
+        raise ValueError("why")
+    except ValueError:
+        log.exception("it broke")
+
+ours.debug("quiet")
+ours.info("counted", calls=3)
+theirs.info("said %s", "so")
+logging.getLogger("httpx").info("one line a request")
+broken(ours)
+broken(theirs)
+"""
+
+
+def lines(form: str, level: str = "info") -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), form, level],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert done.stdout == ""
+    return done.stderr
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_exceptions_come_with_their_traceback_and_without_locals(form: str) -> None:
+    """Ours and a library's alike: locals hold passwords, environments and headers."""
+    text = lines(form)
+    assert text.count("ValueError: why") == 2
+    assert text.count("Traceback (most recent call last)") == 2
+    # The source line may be shown, its value in a local must not be.
+    assert "password" not in text
+    assert "hunter2" not in text
+
+
+def test_json_is_one_object_a_line() -> None:
+    """Each with event, level, logger, process and time, whoever wrote it."""
+    found: list[dict[str, Any]] = [json.JSONDecoder().decode(line) for line in lines("json").splitlines()]
+    assert [entry["event"] for entry in found] == ["counted", "said so", "it broke", "it broke"]
+    assert [entry["logger"] for entry in found] == ["common.ours", "library", "common.ours", "library"]
+    assert {entry["process"] for entry in found} == {"web-1"}
+    assert all({"level", "timestamp"} <= entry.keys() for entry in found)
+    assert found[0]["calls"] == 3
+    assert all("ValueError: why" in entry["exception"] for entry in found[2:])
+
+
+def test_the_level_is_for_all() -> None:
+    """What is less severe is not written."""
+    assert "quiet" in lines("console", "debug")
+    text = lines("console", "error")
+    assert "counted" not in text
+    assert "said so" not in text
+    assert text.count("it broke") == 2
