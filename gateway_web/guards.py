@@ -88,9 +88,12 @@ def read_body(stream: IO[bytes], length: str | None, limit: int) -> bytes:
     pieces: list[bytes] = []
     left = limit + 1
     # A stream may give what has come so far.
-    while left > 0 and (piece := stream.read(left)):
-        pieces.append(piece)
-        left -= len(piece)
+    try:
+        while left > 0 and (piece := stream.read(left)):
+            pieces.append(piece)
+            left -= len(piece)
+    except OSError as error:  # gunicorn's word for a malformed chunk, or for a client that went
+        raise Refused(400, "the body cannot be read") from error
     if left <= 0:
         raise Refused(413, f"the body is larger than {limit} bytes (web.max_body_bytes)")
     return b"".join(pieces)

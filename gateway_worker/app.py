@@ -39,7 +39,6 @@ def make_app(configured: Settings, redis: StoreAddress) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_heartbeat=None,
-        broker_pool_limit=2,
         task_acks_late=False,
         worker_prefetch_multiplier=1,
         worker_pool="gateway_worker.pool:EnginePool",
