@@ -18,7 +18,7 @@ from common.domain.errors import (
 from common.domain.ids import ClientId, TenantId, checked_id
 from common.domain.invocation import Caller
 from common.ports import IdentityResolver, RequestFacts
-from common.settings import IdentitySettings
+from common.settings import IdentitySettings, Settings
 
 log = structlog.get_logger(__name__)
 
@@ -112,6 +112,26 @@ def load_resolver(settings: IdentitySettings) -> IdentityResolver:
             field="identity.resolver",
         )
     return resolver
+
+
+def identity_problems(settings: Settings) -> list[str]:
+    """What of the identity could never work, in words that name the fix. Empty: nothing found."""
+    try:
+        load_resolver(settings.identity)
+    except ConfigurationError as error:
+        return [error.message]
+    if settings.tenants.allow_unlisted:
+        return []
+    listed = settings.listed_tenants
+    if settings.identity.resolver == "api_key":
+        unlisted = sorted({key.tenant for key in settings.identity.api_keys} - listed)
+        return [
+            f"an API key belongs to tenant {tenant!r}, which may not call: add it to tenants.listed"
+            for tenant in unlisted
+        ]
+    if settings.identity.resolver == "header" and not listed:
+        return ["no tenant may call: add them to tenants.listed, or set tenants.allow_unlisted"]
+    return []
 
 
 def identify(resolver: IdentityResolver, request: RequestFacts) -> Caller:

@@ -28,7 +28,7 @@ from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.scripts import run_async
 from gateway_worker.egress.backend import Backend, connect, make_link, start
-from gateway_worker.egress.link import RpcError
+from gateway_worker.egress.link import LinkLost, RpcError
 
 log = structlog.get_logger(__name__)
 
@@ -126,7 +126,8 @@ class Discovery:
         try:
             with store_errors("taking a discovery lease"):
                 mine = await run_async(self._client, "lease_take", [lease], [self._node, life])
-            if not mine:
+            # The second look: a cancellation that comes with Redis' answer gets lost (python/cpython#86296).
+            if not mine or self._closed:
                 return
             try:
                 await self._discover(entry)
@@ -150,7 +151,7 @@ class Discovery:
         except RpcError as error:
             found = self._failure(entry, begun, f"the tool refused: {error}")
         except GatewayError as error:
-            found = self._failure(entry, begun, error.message)
+            found = self._failure(entry, begun, operator_words(error))
         except Exception:
             log.exception("discovery_broke", tool=entry.id)
             found = self._failure(entry, begun, "the worker failed; its log names the tool")
@@ -255,6 +256,12 @@ def to_be_probed(known: Capabilities | None, backend: Backend) -> bool:
         return False
     same = known is not None and dict(known.server_info) == dict(backend.negotiated.server_info)
     return not same or known is None or known.error is not None
+
+
+def operator_words(error: GatewayError) -> str:
+    """The error with what only operators are shown."""
+    detail = error.detail if isinstance(error, LinkLost) else ""
+    return f"{error.message}; its standard error ends: {detail}" if detail else error.message
 
 
 async def list_all(backend: Backend, method: str, member: str) -> list[Any]:

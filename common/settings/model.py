@@ -49,7 +49,10 @@ class RedisSettings(Section):
     socket_timeout: Seconds = Field(default=5.0, description="Longest wait for one answer of the server.")
     key_prefix: KeyPrefix = Field(
         default="canalgate",
-        description="Begins the name of every key, so that several gateways can share one server.",
+        description=(
+            "Begins the name of every key but the queues and results, whose names are Celery's. "
+            "Give each gateway a Redis of its own."
+        ),
     )
 
 

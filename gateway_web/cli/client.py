@@ -21,7 +21,8 @@ class RefusedByGateway(GatewayError):
 
     def __init__(self, error: Mapping[str, Any]) -> None:
         data = error.get("data")
-        super().__init__(str(error.get("message")), **(data if isinstance(data, dict) else {}))
+        named = data if isinstance(data, dict) else {}
+        super().__init__(str(error.get("message")), **{"code": f"JSON-RPC {error.get('code')}", **named})
 
 
 class GatewayClient:
@@ -55,7 +56,9 @@ class GatewayClient:
                 self._url, content=orjson.dumps(body), headers=headers, timeout=self._timeout, trust_env=False
             )
         except httpx.HTTPError as error:
-            raise StoreUnavailable(f"no gateway answers at {self._url}") from error
+            raise StoreUnavailable(
+                f"no gateway answers at {self._url}; start one with `canalgate up`, or name it with --url"
+            ) from error
         return _result(answer)
 
 

@@ -10,6 +10,7 @@ import typer
 from common.settings import find_file, load, masked
 from common.settings.schema import json_schema
 from gateway_web.cli.output import Exit, err, errors_as_exit_codes, out, say_json
+from gateway_web.identity import identity_problems
 
 cli = typer.Typer(help="Check and show settings.", no_args_is_help=True)
 
@@ -28,7 +29,10 @@ def check(
         say_json(masked(settings))
     for problem in settings.tool_problems:
         err.print(f"tool {problem.id} would be skipped: {problem.message}", markup=False)
-    if settings.tool_problems:
+    unusable = identity_problems(settings)
+    for text in unusable:
+        err.print(text, markup=False)
+    if settings.tool_problems or unusable:
         raise typer.Exit(Exit.FAILED)
     if not show:
         found = find_file(file, os.environ)

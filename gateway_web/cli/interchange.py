@@ -33,7 +33,10 @@ def import_file(
         out.print(yaml.safe_dump({"tools": found.entries}, sort_keys=False).rstrip(), markup=False)
         return
     text = _read(into) if into.exists() else ""
-    into.write_text(merge_into_yaml(text, found.entries, replace=replace), encoding="utf-8")
+    merged = merge_into_yaml(text, found.entries, replace=replace)
+    if not into.exists():
+        into.touch(mode=0o600)  # what is imported may hold tokens
+    into.write_text(merged, encoding="utf-8")
     out.print(f"{len(found.entries)} tools added to {into}", markup=False)
 
 

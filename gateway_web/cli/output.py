@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from common.domain.errors import ConfigurationError, GatewayError, StoreUnavailable
+from gateway_web.supervisor import SupervisorError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,5 +65,10 @@ def errors_as_exit_codes(verb: Callable[P, T]) -> Callable[P, T]:
             raise stop(f"{error.message} ({error.__cause__})", Exit.UNREACHABLE) from None
         except GatewayError as error:
             raise stop(f"{error.message} ({error.data.get('code', error.code)})", Exit.REFUSED) from None
+        except SupervisorError as error:
+            raise stop(str(error), Exit.REFUSED) from None
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            raise stop(f"{error.strerror or error}{where}", Exit.REFUSED) from None
 
     return wrapped

@@ -59,7 +59,9 @@ def exec_web(config: Path | None, *, host: str | None, port: int | None, extra: 
 def exec_worker(config: Path | None, *, extra: Sequence[str]) -> NoReturn:
     """Become a worker."""
     address_of(load(config).redis)
-    _become(worker_command(extra=extra), environment(config))
+    named = any(word in {"-n", "--hostname"} or word.startswith(("-n", "--hostname=")) for word in extra)
+    name = None if named else f"worker-{os.getpid()}@%h"  # two of one name could not be told apart
+    _become(worker_command(name, extra), environment(config))
 
 
 def _become(command: list[str], added: Mapping[str, str]) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,12 +10,13 @@ import typer
 import yaml
 from rich.table import Table
 
-from common.domain.errors import ConfigurationError
+from common.domain.errors import ConfigurationError, VersionConflict
 from common.domain.ids import ToolId
 from common.domain.tool import StdioTransport
 from common.registry.records import Entry
 from common.registry.registry import ABSENT, ANY_VERSION, Registry
 from common.settings.entry import read_tool
+from common.settings.interpolate import interpolate
 from gateway_web.cli.output import errors_as_exit_codes, out, say_json
 from gateway_web.cli.where import Store, store
 
@@ -59,13 +61,18 @@ def add(
     """Register a tool while the gateway runs."""
     where = store(config)
     try:
-        entry = yaml.safe_load(definition)
+        entry = interpolate(yaml.safe_load(definition), os.environ)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"the definition is not YAML: {error}") from None
-    found = read_tool(tool, entry, where.settings.runtime)
+    if entry.faults:
+        raise ConfigurationError("; ".join(fault.message for fault in entry.faults))
+    found = read_tool(tool, entry.tree, where.settings.runtime)
     if isinstance(found, list):
         raise ConfigurationError("; ".join(message for _, message in found))
-    version = _registry(where).put(found, expected=ANY_VERSION if replace else ABSENT)
+    try:
+        version = _registry(where).put(found, expected=ANY_VERSION if replace else ABSENT)
+    except VersionConflict as error:
+        raise VersionConflict(f"a tool {tool!r} is registered already; --replace changes it") from error
     out.print(f"{tool} registered (version {version})", markup=False)
 
 

@@ -23,6 +23,7 @@ from common.store.client import Client, StoreAddress, connect, store_errors
 from common.store.keys import Keys
 from gateway_web.cli.output import Exit, err, stop
 from gateway_web.cli.programs import environment, web_command, worker_command
+from gateway_web.identity import identity_problems
 from gateway_web.supervisor import (
     ChildSpec,
     Event,
@@ -80,6 +81,8 @@ def _plan(config: Path | None, *, host: str | None, port: int | None, state: Sta
     settings = load(file, overrides={"web.host": host, "web.port": port})
     for problem in settings.tool_problems:
         err.print(f"tool {problem.id} is skipped: {problem.message}", markup=False)
+    for text in identity_problems(settings):
+        err.print(text, markup=False)
     configured = None if settings.redis.url is None else str(settings.redis.url)
     return Plan(
         settings=settings,

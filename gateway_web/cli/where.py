@@ -11,16 +11,21 @@ from common.settings import Settings, load
 from common.store.client import Client, StoreAddress, connect
 from common.store.keys import Keys
 from gateway_web.supervisor import running_instance, state_dir_path
+from gateway_web.wsgi_address import authority
 
-DEFAULT_URL = "http://127.0.0.1:8080/mcp"
+ANY = "0.0.0.0"  # noqa: S104 - compared with
 
 
 def endpoint(url: str | None) -> str:
-    """The MCP endpoint: as given, or that of the gateway that runs from this state directory."""
+    """The MCP endpoint: as given, else that of the gateway that runs here, else that of the settings."""
     if url:
-        return url if url.rstrip("/").endswith("/mcp") else url.rstrip("/") + "/mcp"
+        base = url.partition("/servers/")[0].rstrip("/")
+        return base if base.endswith("/mcp") else f"{base}/mcp"
     running = running_instance(state_dir_path(os.environ))
-    return running.endpoint if running else DEFAULT_URL
+    if running is not None:
+        return running.endpoint
+    web = load().web
+    return f"http://{authority('127.0.0.1' if web.host == ANY else web.host, web.port)}/mcp"
 
 
 def tool_endpoint(url: str | None, tool: str) -> str:

@@ -28,11 +28,15 @@ class RpcError(Exception):
 
 
 class LinkLost(TransportFailure):
-    """The way to the backend broke. ``unsent`` is True only if certainly no byte of the request went out."""
+    """The way to the backend broke. ``unsent`` is True only if certainly no byte of the request went out.
 
-    def __init__(self, message: str, *, unsent: bool = False, **data: Any) -> None:
+    ``detail`` is for operators and never for callers: the end of the process's standard error.
+    """
+
+    def __init__(self, message: str, *, unsent: bool = False, detail: str = "", **data: Any) -> None:
         super().__init__(message, **data)
         self.unsent = unsent
+        self.detail = detail
 
 
 class StatusRefused(LinkLost):

@@ -25,6 +25,9 @@ from gateway_worker.egress.process import Child
 
 log = structlog.get_logger(__name__)
 
+STDERR_SHOWN = 5
+"""Lines of standard error that an operator is shown beside a failure."""
+
 EXIT_GRACE = 0.5
 """Seconds for reading what a child wrote before its end, when a descendant of it holds the pipe open."""
 ASIDE_LIMIT = 16 << 20
@@ -244,4 +247,5 @@ class StdioLink:
         if isinstance(self._error, ResponseTooLarge) and not unsent:
             return ResponseTooLarge(self._error.message)
         reason = self._error.message if self._error else "the tool's process does not read its input"
-        return LinkLost(reason + noise_words(self.noise), unsent=unsent)
+        detail = " | ".join(self.child.stderr_tail()[-STDERR_SHOWN:])
+        return LinkLost(reason + noise_words(self.noise), unsent=unsent, detail=detail)

@@ -62,5 +62,18 @@ async def until(
         await asyncio.sleep(0.01)
 
 
+async def ended(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once is not always enough: on Python 3.11 ``asyncio.wait_for``, with which redis-py waits, loses a
+    cancellation that comes in the same moment as the answer (python/cpython#86296).
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.5)
+
+
 def _others() -> list[asyncio.Task[Any]]:
     return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

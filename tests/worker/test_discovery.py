@@ -23,7 +23,7 @@ from common.store.client import Client, StoreAddress, connect_async
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from gateway_worker.discovery import Discovery, list_all, listing_order
-from tests.support.aio import on_loop, until
+from tests.support.aio import ended, on_loop, until
 from tests.support.backends import (
     ERAS,
     MAX_BYTES,
@@ -94,9 +94,7 @@ class Cluster:
         finally:
             for worker in self.workers:
                 await worker.close()
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await ended(*tasks)
             await store.aclose()
 
     async def _refresh(self) -> None:
