@@ -67,7 +67,7 @@ class Discovery:
         self._max_bytes = max_bytes
         self._changed: set[ToolId] = set()
         self._running: dict[ToolId, asyncio.Task[None]] = {}
-        self._stored: dict[ToolId, tuple[int, float]] = {}
+        self._stored: dict[ToolId, tuple[int, int, float]] = {}
         self._closed = False
 
     def announce(self, tool: ToolId) -> None:
@@ -107,8 +107,9 @@ class Discovery:
         if not entry.tool.enabled:
             return False
         known = entry.known
-        stored_at, until = self._stored.get(entry.id, (0, 0.0))
-        if (known is None or known.discovered_at < stored_at) and time.monotonic() < until:
+        version, stored_at, until = self._stored.get(entry.id, (0, 0, 0.0))
+        settling = version == entry.registered.version and time.monotonic() < until
+        if settling and (known is None or known.discovered_at < stored_at):
             return False
         if known is None or entry.id in self._changed:
             return True
@@ -126,11 +127,12 @@ class Discovery:
         try:
             with store_errors("taking a discovery lease"):
                 mine = await run_async(self._client, "lease_take", [lease], [self._node, life])
-            # The second look: a cancellation that comes with Redis' answer gets lost (python/cpython#86296).
-            if not mine or self._closed:
+            if not mine:
                 return
             try:
-                await self._discover(entry)
+                # The second look: a cancellation that comes with Redis' answer may be lost (python/cpython#86296).
+                if not self._closed:
+                    await self._discover(entry)
             finally:
                 with store_errors("releasing a discovery lease"):
                     await run_async(self._client, "lease_release", [lease], [self._node])
@@ -234,7 +236,7 @@ class Discovery:
                 ],
             )
         if stored:
-            self._stored[entry.id] = (begun, time.monotonic() + SETTLING)
+            self._stored[entry.id] = (entry.registered.version, begun, time.monotonic() + SETTLING)
         if stored and found.error is None:
             log.info("capabilities_discovered", tool=entry.id, tools=len(found.tools), eras=dict(found.eras))
 

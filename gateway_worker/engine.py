@@ -37,6 +37,7 @@ from common.settings import Settings
 from common.store.client import StoreAddress, connect, connect_async
 from common.store.clock import RedisClock
 from common.store.keys import Keys
+from common.store.pipelined import PipelinedConnection
 from gateway_worker.discovery import Discovery
 from gateway_worker.execute import Executor
 from gateway_worker.fetcher import Fetcher, Tag
@@ -190,10 +191,11 @@ class Engine:
         self._clock = RedisClock()
         self._guard = ProcessGuard()
         self._catalogue = Catalogue(self._blocking_client, keys)
-        self._outbox = Outbox(self._client)
+        self._redis = PipelinedConnection(self._address)
+        self._outbox = Outbox(self._redis)
         max_bytes = settings.runtime.max_result_bytes
         self._nodes = Nodes(
-            self.node, self._client, keys, self._clock, self._outbox, result_ttl=settings.runtime.result_ttl
+            self.node, self._redis, keys, self._clock, self._outbox, result_ttl=settings.runtime.result_ttl
         )
         self._discovery = Discovery(
             node=self.node,
@@ -208,7 +210,7 @@ class Engine:
         )
         self._sessions = Sessions(self._guard, max_bytes=max_bytes, on_list_changed=self._discovery.announce)
         self._executor = Executor(self._catalogue, self._sessions, self._clock)
-        self._fetcher = Fetcher(self.node, self._client, keys, free=self._free, start=self._begin)
+        self._fetcher = Fetcher(self.node, self._redis, keys, free=self._free, start=self._begin)
         self._look_at_registry = asyncio.Event()
         self._listener = Listener(
             self._client,
@@ -242,6 +244,7 @@ class Engine:
         for task in services:
             task.cancel()
         await asyncio.wait(services)
+        await self._redis.aclose()
         await self._client.aclose()
         self._blocking_client.close()
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection
-from typing import Any
 
 import structlog
 
 from common.domain.errors import StoreUnavailable
 from common.domain.ids import NodeId
-from common.store.client import AsyncClient, store_errors
+from common.store.client import store_errors
 from common.store.keys import UNACKED_TTL, Keys
-from common.store.scripts import run_async
+from common.store.pipelined import PipelinedConnection
 
 log = structlog.get_logger(__name__)
 
@@ -35,14 +34,14 @@ class Fetcher:
     def __init__(
         self,
         node: NodeId,
-        client: AsyncClient,
+        redis: PipelinedConnection,
         keys: Keys,
         *,
         free: Callable[[], int],
         start: Callable[[Tag, bytes, str], None],
     ) -> None:
         self._unacked = keys.unacked(node)
-        self._client = client
+        self._redis = redis
         self._free = free
         self._start = start
         self._queues: list[str] = []
@@ -108,8 +107,8 @@ class Fetcher:
         self._next_tag += most
         try:
             with store_errors("fetching calls"):
-                flat = await run_async(
-                    self._client, "fetch", [self._unacked, *queues], [most, tags.start, UNACKED_TTL]
+                flat = await self._redis.run(
+                    "fetch", [self._unacked, *queues], [most, tags.start, UNACKED_TTL]
                 )
         except StoreUnavailable:
             self._uncertain.append((tags, time.monotonic() + UNCERTAIN_FOR))
@@ -131,9 +130,10 @@ class Fetcher:
         self._look_at = now + LOOK_AGAIN
         try:
             with store_errors("recovering calls"):
-                recorded: dict[Any, Any] = await self._client.hgetall(self._unacked)
+                flat: list[bytes] = await self._redis.command("HGETALL", self._unacked)
         except StoreUnavailable:
             return
+        recorded = dict(zip(flat[::2], flat[1::2], strict=True))
         found = set()
         for tags, _ in self._uncertain:
             for tag in tags:

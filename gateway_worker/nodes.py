@@ -13,10 +13,10 @@ from common.calls.contract import result_frame, result_record
 from common.domain.errors import InvalidRequest, StoreUnavailable, WorkerLost
 from common.domain.ids import InvocationId, NodeId
 from common.domain.invocation import ExecutionResult, failed
-from common.store.client import AsyncClient, store_errors
+from common.store.client import store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
-from common.store.scripts import run_async
+from common.store.pipelined import PipelinedConnection
 from gateway_worker.message import TaskMessage, read_message
 from gateway_worker.outbox import Command, Outbox
 
@@ -46,7 +46,7 @@ class Nodes:
     def __init__(
         self,
         node: NodeId,
-        client: AsyncClient,
+        redis: PipelinedConnection,
         keys: Keys,
         clock: RedisClock,
         outbox: Outbox,
@@ -54,7 +54,7 @@ class Nodes:
         result_ttl: float,
     ) -> None:
         self._node = node
-        self._client = client
+        self._redis = redis
         self._keys = keys
         self._clock = clock
         self._outbox = outbox
@@ -80,7 +80,7 @@ class Nodes:
 
     async def _beat(self) -> None:
         with store_errors("renewing the node's lease"):
-            _, now = await run_async(self._client, "node_beat", [self._keys.nodes], [self._node, LEASE_MS])
+            _, now = await self._redis.run("node_beat", [self._keys.nodes], [self._node, LEASE_MS])
         self._clock.correct(now)
         moment = time.monotonic()
         if self.beating.is_set() and moment - self._last_beat > GAP:
@@ -96,22 +96,21 @@ class Nodes:
         if time.monotonic() - self._beating_since < LEASE_MS / 1000:
             return
         with store_errors("looking for dead nodes"):
-            mine = await run_async(
-                self._client, "lease_take", [self._keys.sweep_lease], [self._node, SWEEP_LEASE_MS]
-            )
+            mine = await self._redis.run("lease_take", [self._keys.sweep_lease], [self._node, SWEEP_LEASE_MS])
             if not mine:
                 return
-            server: dict[str, Any] = await self._client.info("server")
-            if server.get("uptime_in_seconds", 0) < LEASE_MS / 1000 + BEAT:
+            if _uptime(await self._redis.command("INFO", "server")) < LEASE_MS / 1000 + BEAT:
                 return
-            dead: list[Any] = await self._client.zrangebyscore(self._keys.nodes, "-inf", self._clock.now())
+            dead: list[Any] = await self._redis.command(
+                "ZRANGEBYSCORE", self._keys.nodes, "-inf", self._clock.now()
+            )
             for raw in dead:
                 await self._bury(NodeId(raw.decode()), force=False)
 
     async def _bury(self, node: NodeId, *, force: bool) -> None:
         """Answer what a node had begun: nobody can know whether the backend acted."""
-        held = await run_async(
-            self._client, "node_bury", [self._keys.nodes, self._keys.unacked(node)], [node, int(force)]
+        held = await self._redis.run(
+            "node_bury", [self._keys.nodes, self._keys.unacked(node)], [node, int(force)]
         )
         if held is None:
             return
@@ -125,3 +124,12 @@ class Nodes:
                 log.error("message_unreadable", error=error.message)
                 continue
             self._outbox.put(*end_of_call(message, lost, self._keys, ttl=self._result_ttl))
+
+
+def _uptime(info: bytes) -> int:
+    """Seconds since the server started, from its own INFO."""
+    for line in info.splitlines():
+        name, _, value = line.partition(b":")
+        if name == b"uptime_in_seconds":
+            return int(value)
+    return 0

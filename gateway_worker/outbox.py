@@ -13,7 +13,8 @@ from collections import deque
 import structlog
 
 from common.domain.errors import StoreUnavailable
-from common.store.client import AsyncClient, store_errors
+from common.store.client import store_errors
+from common.store.pipelined import CommandRefused, PipelinedConnection
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +37,8 @@ class _Notification(tuple[str | bytes | int, ...]):
 class Outbox:
     """Belongs to the worker's event loop."""
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+    def __init__(self, redis: PipelinedConnection) -> None:
+        self._redis = redis
         self._commands: deque[Command] = deque()
         self._some = asyncio.Event()
         self._empty = asyncio.Event()
@@ -100,19 +101,12 @@ class Outbox:
     async def _write(self, batch: list[Command]) -> list[Command]:
         """Write a batch; return what Redis could not take now, and say what it never will."""
         with store_errors("writing replies"):
-            pipe = self._client.pipeline(transaction=False)
-            for command in batch:
-                pipe.execute_command(*command)
-            answers = await pipe.execute(raise_on_error=False)
+            answers = await self._redis.commands(batch)
         again = []
         for command, answer in zip(batch, answers, strict=True):
-            if not isinstance(answer, Exception):
+            if not isinstance(answer, CommandRefused):
                 continue
-            if (
-                isinstance(answer, OSError)
-                or str(answer).startswith(TRANSIENT)
-                or "LOADING" in repr(answer).upper()
-            ):
+            if str(answer).startswith(TRANSIENT):
                 again.append(command)
             else:
                 log.error("reply_refused", command=str(command[0]), error=str(answer))

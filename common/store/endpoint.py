@@ -11,7 +11,7 @@ import hiredis
 from redis.connection import parse_url
 
 from common.domain.errors import ConfigurationError
-from common.store.client import StoreAddress
+from common.store.client import NO_URL, StoreAddress
 from common.store.scripts import Arg
 
 _VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
@@ -42,8 +42,8 @@ def endpoint_of(address: StoreAddress) -> Endpoint:
     """Take an address apart. Raises :class:`ConfigurationError` for one that redis-py would not take either."""
     try:
         parts: dict[str, Any] = dict(parse_url(address.url))  # type: ignore[no-untyped-call]
-    except ValueError as error:
-        raise ConfigurationError(f"redis.url is not a Redis URL: {error}", field="redis.url") from error
+    except ValueError:
+        raise ConfigurationError(NO_URL, field="redis.url") from None
     secure = "SSL" in parts.pop("connection_class", type).__name__
     greeting: list[tuple[str, ...]] = []
     if parts.get("password"):

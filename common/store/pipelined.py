@@ -8,6 +8,7 @@ pooled client costs per command. Nothing is repeated: a command whose answer doe
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -108,6 +109,7 @@ class PipelinedConnection:
         self._answer_timeout = address.socket_timeout
         self._wire: _Wire | None = None
         self._connecting: asyncio.Lock = asyncio.Lock()
+        self._failed_at = float("-inf")
         self._watch: asyncio.Task[None] | None = None
 
     async def command(self, *args: Arg) -> Any:
@@ -152,9 +154,17 @@ class PipelinedConnection:
         wire = self._wire
         if wire is not None and not wire.lost.done():
             return wire
+        asked = time.monotonic()
         async with self._connecting:
             if self._wire is None or self._wire.lost.done():
-                self._wire = await self._connect()
+                if self._failed_at >= asked:
+                    # Who waited while another one tried in vain has waited long enough.
+                    raise StoreUnavailable("Redis cannot be reached")
+                try:
+                    self._wire = await self._connect()
+                except StoreUnavailable:
+                    self._failed_at = time.monotonic()
+                    raise
             return self._wire
 
     async def _connect(self) -> _Wire:

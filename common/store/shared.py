@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -132,6 +133,7 @@ class SharedConnection:
         self._connect_timeout = address.connect_timeout
         self._answer_timeout = address.socket_timeout
         self._wire: _Wire | None = None
+        self._failed_at = float("-inf")
         self._lock = threading.Lock()
 
     def command(self, *args: Arg) -> Any:
@@ -169,29 +171,47 @@ class SharedConnection:
         wire = self._wire
         if wire is not None and not wire.broken:
             return wire
+        asked = time.monotonic()
         with self._lock:
             if self._wire is None or self._wire.broken:
-                self._wire = _Wire(self._connect())
+                if self._failed_at >= asked:
+                    # Who waited while another one tried in vain has waited long enough.
+                    raise StoreUnavailable("Redis cannot be reached")
+                try:
+                    self._wire = _Wire(self._connect())
+                except StoreUnavailable:
+                    self._failed_at = time.monotonic()
+                    raise
             return self._wire
 
     def _connect(self) -> socket.socket:
-        place = self._endpoint
         try:
-            if place.path is not None:
-                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                sock.settimeout(self._connect_timeout)
-                sock.connect(place.path)
-            else:
-                sock = socket.create_connection((place.host, place.port), timeout=self._connect_timeout)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                if place.tls is not None:
-                    sock = place.tls.wrap_socket(sock, server_hostname=place.host)
-            self._greet(sock)
+            sock = self._dial()
+            try:
+                self._greet(sock)
+            except BaseException:
+                sock.close()
+                raise
         except OSError as error:
             raise StoreUnavailable("Redis cannot be reached") from error
         # Bounds a write to a peer that no longer reads; reading goes on over it.
         sock.settimeout(self._answer_timeout)
+        return sock
+
+    def _dial(self) -> socket.socket:
+        place = self._endpoint
+        if place.path is None:
+            sock = socket.create_connection((place.host, place.port), timeout=self._connect_timeout)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            return sock if place.tls is None else place.tls.wrap_socket(sock, server_hostname=place.host)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(self._connect_timeout)
+            sock.connect(place.path)
+        except BaseException:
+            sock.close()
+            raise
         return sock
 
     def _greet(self, sock: socket.socket) -> None:
@@ -207,5 +227,4 @@ class SharedConnection:
                     raise ConnectionError("closed")
                 reader.feed(data)
             if isinstance(reply, CommandRefused):
-                sock.close()
                 raise StoreUnavailable("Redis refuses this connection") from reply

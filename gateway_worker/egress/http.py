@@ -153,7 +153,7 @@ class HttpLink:
             if message["method"] == "initialize":
                 self._session_id = response.headers.get(SESSION_ID)
             if kind == JSON:
-                return _result(_parsed(await self._body(chunks)))
+                return _result(_answer_to(message["id"], _parsed(await self._body(chunks))))
             if kind == EVENT_STREAM:
                 return await self._streamed(chunks, message["id"])
         raise LinkLost(f"the tool's URL answered with {kind or 'no content type'}, which is no MCP")
@@ -370,6 +370,13 @@ def _parsed(raw: bytes) -> dict[str, Any]:
         raise LinkLost("the tool's answer is no JSON") from error
     if not isinstance(message, dict):
         raise LinkLost("the tool's answer is no JSON-RPC message")
+    return message
+
+
+def _answer_to(request_id: int, message: dict[str, Any]) -> dict[str, Any]:
+    """The message itself; an answer to another request means that the connection is out of step."""
+    if message.get("id") != request_id and not (message.get("id") is None and "error" in message):
+        raise LinkLost("the tool answered another request than it was sent")
     return message
 
 

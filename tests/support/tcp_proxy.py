@@ -58,7 +58,7 @@ class TcpProxy:
         self._call(lambda: self._deaf.update(self._links))
 
     def swallow_next_reply(self) -> None:
-        """Lose the next piece of an answer; its connection stays open."""
+        """Lose the next piece of an answer, and all behind it (TCP leaves no holes); its connection stays open."""
         self._swallow += 1
 
     def refuse(self, refusing: bool = True) -> None:
@@ -113,6 +113,7 @@ class TcpProxy:
             if answers and self._swallow:
                 self._swallow -= 1
                 self.swallowed += 1
+                self._deaf.add(link)
                 continue
             if answers and self.delay:
                 await asyncio.sleep(self.delay)

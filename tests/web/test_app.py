@@ -28,10 +28,16 @@ def test_ready_says_what_is_missing(serve: Serve) -> None:
     web = serve()
     response = web.http.get("/readyz")
     assert response.status_code == 503
-    assert response.json == {"ready": False, "redis": True, "replies": True, "workers": 0}
+    assert response.json == {"ready": False, "redis": True, "replies": True, "tools": True, "workers": 0}
     beat(web)
     wait_until(lambda: web.http.get("/readyz").status_code == 200, description="ready")
-    assert web.http.get("/readyz").json == {"ready": True, "redis": True, "replies": True, "workers": 1}
+    assert web.http.get("/readyz").json == {
+        "ready": True,
+        "redis": True,
+        "replies": True,
+        "tools": True,
+        "workers": 1,
+    }
 
 
 def test_without_redis_it_is_alive_and_not_ready(serve: Serve, proxy: TcpProxy) -> None:

@@ -138,7 +138,7 @@ def test_a_stock_worker_executes_our_message(stock: Celery, broker: Redis) -> No
         "argsrepr": REDACTED,
         "kwargsrepr": "{}",
         "reply_to": "test:reply:1",
-        "origin": "test",
+        "origin": "canalgate:test",
         "retries": 0,
     }
     assert seen["delivery"]["routing_key"] == QUEUE

@@ -20,6 +20,7 @@ from tests.support.backends import ERAS, EchoLog, HttpBackend, echo_backend, htt
 from tests.support.servers import echo_core
 from tests.support.servers.http_wire import Connection, Request
 from tests.support.servers.process import running_http
+from tests.support.wait import wait_until
 from tests.worker.egress.http_links import Json, call, connected, event, notification, respond, served
 
 # -- calls ----------------------------------------------------------------------------------------------
@@ -222,6 +223,7 @@ def test_equal_progress_tokens_of_two_callers_do_not_meet(era: Era) -> None:
 async def test_progress_goes_to_its_own_caller_whatever_stream_it_comes_on() -> None:
     """A backend that mixes up its streams does not show one caller the other's progress."""
     tokens: dict[str, Any] = {}
+    heard: dict[str, list[str]] = {"a": [], "b": []}
     both = threading.Barrier(2, timeout=10)
 
     def crossed(connection: Connection, request: Request) -> None:
@@ -231,15 +233,12 @@ async def test_progress_goes_to_its_own_caller_whatever_stream_it_comes_on() -> 
         connection.start_stream()
         both.wait()
         other = "a" if who == "b" else "b"
-        event(
-            connection,
-            notification("notifications/progress", progressToken=tokens[other], message=f"for {other}"),
-        )
-        both.wait()
+        progress = {"progressToken": tokens[other], "message": f"for {other}"}
+        event(connection, notification("notifications/progress", **progress))
+        wait_until(lambda: heard["a"] and heard["b"], timeout=5, description="both to be heard")
         event(connection, respond(request, {"content": []}))
         connection.end_stream()
 
-    heard: dict[str, list[str]] = {"a": [], "b": []}
     with served(crossed) as server:
         async with connected(server) as (backend, _):
             await asyncio.gather(

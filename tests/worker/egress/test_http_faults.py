@@ -190,8 +190,8 @@ def body(status: str, content: bytes, kind: str = "application/json") -> Answer:
         (body("200 OK", b""), "no MCP|no JSON"),
         (body("202 Accepted", b""), "no content type"),
         (body("200 OK", b"[]"), "no JSON-RPC"),
-        (body("200 OK", b'{"jsonrpc":"2.0","id":1}'), "neither a result nor an error"),
-        (body("200 OK", b'{"jsonrpc":"2.0","id":1,"result":[1]}'), "neither a result nor an error"),
+        (body("200 OK", b'{"jsonrpc":"2.0","id":2}'), "neither a result nor an error"),
+        (body("200 OK", b'{"jsonrpc":"2.0","id":2,"result":[1]}'), "neither a result nor an error"),
         (body("200 OK", b'{"result":{"x":NaN}}'), "no JSON"),
         (body("200 OK", b'{"result":{"x":"\xff"}}'), "no JSON"),
         (body("200 OK", b"[" * 100_000), "no JSON"),
@@ -222,7 +222,7 @@ def test_a_json_rpc_error_is_an_answer_whatever_the_status(status: str) -> None:
     @on_loop
     async def scenario() -> None:
         error = {"code": -32602, "message": "no", "data": {"kept": [1, None]}}
-        answer = body(status, orjson.dumps({"jsonrpc": "2.0", "id": 1, "error": error}))
+        answer = body(status, orjson.dumps({"jsonrpc": "2.0", "id": 2, "error": error}))
         with served(answer) as server:
             refusal = await failure_of(server, era=Era.MODERN)
         assert isinstance(refusal, RpcError)
@@ -419,18 +419,41 @@ async def test_a_compressed_answer_is_not_unpacked() -> None:
 
 @on_loop
 async def test_an_answer_longer_than_it_says_is_nobodys_answer() -> None:
-    """What follows a complete answer on its connection is never read as the answer to the next request."""
+    """What follows a complete answer on its connection is not taken for the answer to the next request."""
 
     def smuggle(connection: Connection, request: Request) -> None:
-        first = orjson.dumps(respond(request, {"of": orjson.loads(request.body)["params"]["name"]}))
-        fake = orjson.dumps({"jsonrpc": "2.0", "id": 3, "result": {"of": "the attacker"}})
+        message = orjson.loads(request.body)
+        first = orjson.dumps(respond(request, {"of": message["params"]["name"]}))
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        connection.sock.sendall(head % len(first) + first + head % len(fake) + fake)
+        connection.sock.sendall((head % len(first) + first) * 2)
 
     with served(smuggle) as server:
         async with connected(server, era=Era.MODERN) as (backend, _):
-            for name in "abc":
-                assert await backend.request("tools/call", call(name)) == {"of": name}
+            outcomes = [
+                await asyncio.gather(backend.request("tools/call", call(name)), return_exceptions=True)
+                for name in "abcd"
+            ]
+    for name, (outcome,) in zip("abcd", outcomes, strict=True):
+        assert outcome == {"of": name} or (
+            isinstance(outcome, LinkLost) and "another request" in outcome.message
+        )
+
+
+@pytest.mark.parametrize("request_id", [10**6, "2", True, 2.5, None])
+def test_an_answer_with_another_id_is_no_answer(request_id: Any) -> None:
+    """It may be that of another request on a connection that is out of step."""
+
+    def wrong(connection: Connection, _: Request) -> None:
+        connection.respond("200 OK", orjson.dumps({"jsonrpc": "2.0", "id": request_id, "result": {}}))
+
+    @on_loop
+    async def scenario() -> None:
+        with served(wrong) as server:
+            lost = await failure_of(server, era=Era.MODERN)
+        assert isinstance(lost, LinkLost)
+        assert "another request" in lost.message
+
+    scenario()
 
 
 # -- resumption -----------------------------------------------------------------------------------------

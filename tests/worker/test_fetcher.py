@@ -1,0 +1,263 @@
+"""Fetching: never more than there are free slots, in turn from all queues, and no message lost or taken twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from redis import Redis
+
+from common.domain.ids import NodeId
+from common.store.client import Client, StoreAddress
+from common.store.keys import Keys
+from common.store.pipelined import PipelinedConnection
+from gateway_worker import fetcher
+from gateway_worker.fetcher import Fetcher
+from tests.support.aio import ended, on_loop, until
+from tests.support.tcp_proxy import TcpProxy
+
+NODE = NodeId("n1")
+
+
+class Slots:
+    """Counts what was started; the test frees slots."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.started: list[tuple[str, bytes, str]] = []
+        self.most = 0
+        self.freed = 0
+
+    def free(self) -> int:
+        """Slots left."""
+        return self.limit - (len(self.started) - self.freed)
+
+    def start(self, tag: str, message: bytes, queue: str) -> None:
+        """Take one."""
+        self.started.append((tag, message, queue))
+        self.most = max(self.most, len(self.started) - self.freed)
+
+    @property
+    def messages(self) -> list[bytes]:
+        """What was started, in order."""
+        return [message for _, message, _ in self.started]
+
+
+@asynccontextmanager
+async def running(address: StoreAddress, keys: Keys, slots: Slots, *queues: str) -> AsyncIterator[Fetcher]:
+    """A fetcher at work on these queues."""
+    store = PipelinedConnection(address)
+    made = Fetcher(NODE, store, keys, free=slots.free, start=slots.start)
+    made.follow(queues)
+    task = asyncio.create_task(made.run())
+    try:
+        yield made
+    finally:
+        await ended(task)
+        await store.aclose()
+
+
+def push(raw: Redis, queue: str, *messages: object) -> None:
+    """Put messages into a queue, the first in front."""
+    for message in messages:
+        raw.lpush(queue, str(message))
+
+
+@on_loop
+async def test_no_more_than_there_are_free_slots(
+    client: Client, address: StoreAddress, keys: Keys, raw: Redis
+) -> None:
+    """What cannot start stays in its queue, for others; a slot that gets free takes one more."""
+    slots = Slots(3)
+    push(raw, "tool.a", *range(10))
+    async with running(address, keys, slots, "tool.a") as fetching:
+        await until(lambda: len(slots.started) == 3, description="three calls")
+        assert raw.llen("tool.a") == 7
+        assert sorted(raw.hvals(keys.unacked(NODE))) == [b"0", b"1", b"2"]
+        assert raw.ttl(keys.unacked(NODE)) > 0
+        for n in range(4, 11):
+            slots.freed += 1
+            fetching.wake()
+            await until(lambda n=n: len(slots.started) == n, description="one more")
+    assert slots.messages == [str(n).encode() for n in range(10)]
+    assert slots.most == 3
+
+
+@on_loop
+async def test_a_wake_up_is_quick_and_none_is_needed(
+    client: Client, address: StoreAddress, keys: Keys, raw: Redis
+) -> None:
+    """Ours call out; a stock producer does not, and is found all the same."""
+    slots = Slots(10)
+    async with running(address, keys, slots, "tool.a") as fetching:
+        push(raw, "tool.a", "quiet")
+        await until(lambda: slots.messages == [b"quiet"], timeout=2, description="the quiet one")
+        push(raw, "tool.a", "loud")
+        fetching.wake(b"tool.a")
+        await until(lambda: len(slots.started) == 2, timeout=2, description="the loud one")
+        fetching.wake(b"tool.unknown")
+
+
+@on_loop
+async def test_a_busy_queue_does_not_hold_up_another(
+    client: Client, address: StoreAddress, keys: Keys, raw: Redis
+) -> None:
+    """Each gives one in turn, also over several fetches."""
+    slots = Slots(6)
+    push(raw, "tool.busy", *(f"busy {n}" for n in range(500)))
+    push(raw, "tool.calm", "calm 0", "calm 1", "calm 2")
+    async with running(address, keys, slots, "tool.busy", "tool.calm"):
+        await until(lambda: len(slots.started) == 6, description="six calls")
+    assert Counter(message.split()[0] for message in slots.messages) == {b"busy": 3, b"calm": 3}
+    assert all(
+        message.split()[0].decode() == queue.removeprefix("tool.") for _, message, queue in slots.started
+    )
+
+
+@on_loop
+async def test_one_slot_serves_all_queues_in_turn(
+    client: Client, address: StoreAddress, keys: Keys, raw: Redis
+) -> None:
+    """Even when only one message is taken at a time."""
+    slots = Slots(1)
+    for name in "abc":
+        push(raw, f"tool.{name}", *(f"{name}{n}" for n in range(3)))
+    async with running(address, keys, slots, "tool.a", "tool.b", "tool.c") as fetching:
+        for n in range(1, 10):
+            await until(lambda n=n: len(slots.started) == n, description=f"{n} calls")
+            slots.freed += 1
+            fetching.wake()
+    taken = [message.decode() for message in slots.messages]
+    assert [name[1] for name in taken] == ["0"] * 3 + ["1"] * 3 + ["2"] * 3
+
+
+@on_loop
+async def test_other_queues_from_now_on(
+    client: Client, address: StoreAddress, keys: Keys, raw: Redis
+) -> None:
+    """What is no longer followed is left alone."""
+    slots = Slots(10)
+    async with running(address, keys, slots, "tool.a") as fetching:
+        fetching.follow(["tool.b"])
+        push(raw, "tool.a", "left")
+        push(raw, "tool.b", "taken")
+        await until(lambda: slots.messages == [b"taken"], description="the one of the other queue")
+        fetching.follow([])
+        push(raw, "tool.b", "left")
+        await asyncio.sleep(2 * fetcher.POLL)
+    assert slots.messages == [b"taken"]
+    assert raw.llen("tool.a") == raw.llen("tool.b") == 1
+
+
+@on_loop
+async def test_a_paused_fetcher_ends(client: Client, address: StoreAddress, keys: Keys, raw: Redis) -> None:
+    """And takes nothing more."""
+    slots = Slots(10)
+    store = PipelinedConnection(address)
+    fetching = Fetcher(NODE, store, keys, free=slots.free, start=slots.start)
+    fetching.follow(["tool.a"])
+    task = asyncio.create_task(fetching.run())
+    await asyncio.sleep(0)
+    fetching.pause()
+    push(raw, "tool.a", "late")
+    await asyncio.wait_for(task, 5)
+    await store.aclose()
+    assert len(slots.started) + raw.llen("tool.a") == 1
+
+
+# -- faults ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def quick_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look soon for what may have been taken."""
+    monkeypatch.setattr(fetcher, "LOOK_AGAIN", 0.05)
+
+
+def through(proxy: TcpProxy) -> StoreAddress:
+    """Redis behind the proxy."""
+    return StoreAddress(url=proxy.url, socket_timeout=0.3)
+
+
+@pytest.mark.parametrize("fault", ["reply lost", "cut after the script", "black hole", "cut", "refused"])
+def test_a_fault_loses_and_doubles_nothing(
+    fault: str, client: Client, proxy: TcpProxy, keys: Keys, raw: Redis
+) -> None:
+    """Each message is started once, under the tag it is recorded with."""
+
+    @on_loop
+    async def scenario() -> None:
+        slots = Slots(0)
+        push(raw, "tool.a", *range(5))
+        async with running(through(proxy), keys, slots, "tool.a") as fetching:
+            # A first fetch, so that the script is known and the connection stands.
+            slots.limit = 1
+            fetching.wake()
+            await until(lambda: len(slots.started) == 1, description="the first call")
+            if fault == "refused":
+                proxy.refuse()
+                proxy.cut()
+            elif fault == "black hole":
+                proxy.black_hole()
+            elif fault == "cut":
+                proxy.cut()
+            else:
+                proxy.swallow_next_reply()
+            slots.limit = 10
+            fetching.wake()
+            if fault == "cut after the script":
+                await until(lambda: proxy.swallowed, description="the answer to be lost")
+                proxy.cut()
+            if fault == "refused":
+                proxy.refuse(False)
+            await until(lambda: len(slots.started) == 5, description="all five", shown=lambda: slots.started)
+            push(raw, "tool.a", "afterwards")
+            fetching.wake()
+            await until(lambda: len(slots.started) == 6, description="the next")
+        assert sorted(slots.messages) == [b"0", b"1", b"2", b"3", b"4", b"afterwards"]
+        recorded = raw.hgetall(keys.unacked(NODE))
+        assert {tag.encode(): message for tag, message, _ in slots.started} == recorded
+
+    scenario()
+
+
+@on_loop
+async def test_a_script_that_runs_after_its_client_gave_up(
+    client: Client, proxy: TcpProxy, keys: Keys, raw: Redis
+) -> None:
+    """A paused Redis takes the messages later than anybody waits for; they are found all the same."""
+    slots = Slots(0)
+    async with running(through(proxy), keys, slots, "tool.a") as fetching:
+        slots.limit = 1
+        push(raw, "tool.a", "first")
+        await until(lambda: len(slots.started) == 1, description="the first call")
+        push(raw, "tool.a", "second", "third")
+        raw.execute_command("CLIENT", "PAUSE", 700, "ALL")
+        slots.limit = 10
+        fetching.wake()
+        await until(lambda: len(slots.started) >= 3, description="the others", shown=lambda: slots.started)
+    assert sorted(slots.messages) == [b"first", b"second", b"third"]
+
+
+@on_loop
+async def test_a_recorded_message_that_ended_is_not_started_again(
+    client: Client, proxy: TcpProxy, keys: Keys, raw: Redis
+) -> None:
+    """A node that was buried meanwhile has nothing recorded any more, and starts nothing."""
+    slots = Slots(0)
+    async with running(through(proxy), keys, slots, "tool.a") as fetching:
+        slots.limit = 1
+        push(raw, "tool.a", "first")
+        await until(lambda: len(slots.started) == 1, description="the first call")
+        push(raw, "tool.a", "second")
+        proxy.swallow_next_reply()
+        slots.limit = 2
+        fetching.wake()
+        await until(lambda: raw.hlen(keys.unacked(NODE)) == 2, description="the second to be recorded")
+        raw.delete(keys.unacked(NODE))
+        push(raw, "tool.a", "third")
+        await until(lambda: b"third" in slots.messages, description="the third")
+    assert slots.messages == [b"first", b"third"]
