@@ -98,7 +98,8 @@ async def make_calls(endpoint: str) -> None:
                     f"\nMCP client connected, revision {client.protocol_version}: {len(tools)} tools, {tools}"
                 )
                 for name, arguments in (
-                    ("local__echo", {"text": "through the gateway"}),
+                    ("local__echo", {"text": "the first call starts the tool"}),
+                    ("local__echo", {"text": "the next one finds it running"}),
                     ("remote__add", {"a": 20, "b": 22}),
                 ):
                     await call(client, timings, name, arguments)
@@ -137,7 +138,8 @@ async def call_with_progress(client: Client) -> None:
 def main() -> None:
     """Run the demo; exit 0 if every call was answered."""
     http_port, state = free_port(), tempfile.TemporaryDirectory(prefix="canalgate-demo-")
-    with state, running([*DEMO_SERVER, "--port", str(http_port)], stderr=subprocess.DEVNULL) as http_tool:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with state, running([*DEMO_SERVER, "--port", str(http_port)], **quiet) as http_tool:
         wait_for_port(http_port, http_tool)
         settings = Path(state.name) / "canalgate.yaml"
         settings.write_text(

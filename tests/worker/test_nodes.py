@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import orjson
 import pytest
@@ -53,6 +54,16 @@ async def node(name: str, address: StoreAddress, keys: Keys) -> AsyncIterator[No
         await store.aclose()
 
 
+@contextmanager
+def subscribed(raw: Redis, *channels: str) -> Iterator[Any]:
+    """A subscription that stands."""
+    with raw.pubsub() as heard:
+        heard.subscribe(*channels)
+        for _ in channels:
+            assert heard.get_message(timeout=5.0)["type"] == "subscribe"
+        yield heard
+
+
 def holds(raw: Redis, keys: Keys, name: str, call: Invocation, *, reply_to: str = REPLY) -> None:
     """Record a call as begun by a node."""
     message = task_message(call, queue="tool.local", reply_to=reply_to, prefix="test")
@@ -89,8 +100,7 @@ async def test_the_calls_of_a_dead_node_are_answered(
 ) -> None:
     """``WORKER_LOST``, as a result and as a frame for whoever waits; then nothing of the node is left."""
     ours, stock = invocation("echo"), invocation("echo")
-    with raw.pubsub(ignore_subscribe_messages=True) as heard:
-        heard.subscribe(REPLY, keys.result(stock.id))
+    with subscribed(raw, REPLY, keys.result(stock.id)) as heard:
         async with node("dead", address, keys):
             holds(raw, keys, "dead", ours)
             holds(raw, keys, "dead", stock, reply_to="")
@@ -142,8 +152,7 @@ async def test_each_death_is_answered_once(
 ) -> None:
     """One of the living sweeps, whoever it is; the caller hears one end."""
     call = invocation("echo")
-    with raw.pubsub(ignore_subscribe_messages=True) as heard:
-        heard.subscribe(REPLY)
+    with subscribed(raw, REPLY) as heard:
         async with node("dead", address, keys):
             holds(raw, keys, "dead", call)
         async with node("n1", address, keys), node("n2", address, keys), node("n3", address, keys):
