@@ -217,6 +217,47 @@ def test_queues_are_taken_up_and_dropped_by_remote_control(bench: Bench) -> None
     assert result.get(timeout=10)["status"] == "success"
 
 
+@pytest.mark.usefixtures("worker")
+def test_remote_control_that_fails_stops_nothing(bench: Bench) -> None:
+    """A broken control command resets Celery's mailbox, on a channel of its own; the tools' queues are not its."""
+    bench.app.control.broadcast("ping", pattern="(", matcher="pcre")
+    wait_until(lambda: bench.inspect("ping"), description="the worker to answer again")
+    assert bench.send("echo", {"text": "x"}).get(timeout=10)["status"] == "success"
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_cancelled_queue_stays_cancelled_when_the_registry_changes(bench: Bench) -> None:
+    """Only what changed in the registry is acted on: an operator's ``cancel_consumer`` is not undone."""
+    bench.app.control.cancel_consumer("tool.a", destination=["w1@here"])
+    wait_until(lambda: not serves(bench, "tool.a"), description="the queue to be dropped")
+    register_more(bench, "c")
+    wait_until(lambda: serves(bench, "tool.c"), description="the new tool's queue")
+    assert not serves(bench, "tool.a")
+
+
+def register_more(bench: Bench, tool: str) -> None:
+    """Register one more tool at run time."""
+    from common.domain.ids import ToolId
+    from common.domain.tool import StdioTransport, Tool
+    from common.registry.registry import Registry
+    from common.store.client import StoreAddress, connect
+    from common.store.keys import Keys
+
+    with connect(StoreAddress(url=bench.server.url(DB))) as client:
+        transport = StdioTransport(command=COMMAND, args=tuple(ARGS))
+        Registry(client, Keys()).put(Tool(id=ToolId(tool), transport=transport))
+
+
+def test_every_start_on_a_filled_registry_serves(bench: Bench) -> None:
+    """Whatever the order in which Celery opens its channels: five starts, five workers that work."""
+    for round_number in range(5):
+        process = bench.worker(name=f"r{round_number}")
+        name = f"r{round_number}"
+        wait_until(lambda name=name: serves(bench, "tool.a", name), timeout=30, description="the worker")
+        assert bench.send("echo", {"text": "x"}).get(timeout=10)["status"] == "success"
+        stop(process)
+
+
 def test_concurrency_bounds_the_calls_in_flight_and_the_rest_stays_in_the_queue(bench: Bench) -> None:
     """``-c 3``: three begin, the list holds exactly the others, which is what an autoscaler reads."""
     process = bench.worker("-c", "3")

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import orjson
 import psutil
 import pytest
+from redis import Redis
 
 from tests.support.mcp import RawClient, modern
 from tests.support.servers.gateway import RunningGateway, running_gateway
@@ -135,3 +137,13 @@ def test_the_supervisor(gateway: RunningGateway) -> None:
         timeout=10,
         description="all processes to go",
     )
+
+
+def test_an_emptied_redis(gateway: RunningGateway) -> None:
+    """The file's tools are registered again, and calls work as before."""
+    record = orjson.loads((gateway.config.parent / "state" / "run.json").read_bytes())
+    client = modern(gateway.tool_url("local"))
+    assert works(client)
+    with Redis.from_url(record["redis_url"]) as redis:
+        redis.flushall()
+    wait_until(lambda: works(client), timeout=15, description="calls to work again")

@@ -174,6 +174,15 @@ def bench(
         yield bench
 
 
+@pytest.fixture(autouse=True)
+def the_engine_never_breaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An engine that breaks ends its process; here the test fails instead."""
+    broken: list[int] = []
+    monkeypatch.setattr("gateway_worker.engine.os._exit", broken.append)
+    yield
+    assert broken == []
+
+
 def texts(log: EchoLog) -> list[str]:
     """The texts that the tool was asked to echo."""
     return [m["params"]["arguments"].get("text") for m in log.received("tools/call")]
