@@ -53,6 +53,7 @@ log = structlog.get_logger(__name__)
 FOLLOW_INTERVAL = 1.0
 FLUSH_TIMEOUT = 5.0
 DRAIN_LOOK = 0.05
+CANCEL_AGAIN = 0.5
 
 
 class Host(Protocol):
@@ -241,9 +242,7 @@ class Engine:
             log.warning("left_without_goodbye", error=error.message)
         await self._discovery.close()
         await self._sessions.close()
-        for task in services:
-            task.cancel()
-        await asyncio.wait(services)
+        await _end(services)
         await self._redis.aclose()
         await self._client.aclose()
         self._blocking_client.close()
@@ -419,3 +418,16 @@ class Engine:
             task.cancel()
         else:
             self._host.revoke(invocation_id)
+
+
+async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once may be too little: on Python 3.11 ``asyncio.wait_for``, with which redis-py waits, loses a cancellation
+    that comes in the same moment as the answer (python/cpython#86296).
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN)

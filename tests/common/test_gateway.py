@@ -47,6 +47,7 @@ def tool(name: ToolId, **changes: Any) -> Tool:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replies, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(replies, "MISSED_HEARTBEATS", 20)
     monkeypatch.setattr(replies, "RETRY_MAX", 0.1)
     monkeypatch.setattr(module, "ANSWER_GRACE", 0.1)
 

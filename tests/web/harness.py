@@ -179,6 +179,7 @@ def serving(
     settings = Settings.model_validate({"redis": {"key_prefix": f"web{db}"}, **sections})
     with pytest.MonkeyPatch.context() as patch, server.client(db) as raw:
         patch.setattr(replies, "HEARTBEAT", 0.05)
+        patch.setattr(replies, "MISSED_HEARTBEATS", 20)
         patch.setattr(replies, "RETRY_MAX", 0.1)
         patch.setattr(gateway_module, "ANSWER_GRACE", 0.1)
         raw.flushdb()

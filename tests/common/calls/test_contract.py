@@ -87,8 +87,10 @@ def stock(address: StoreAddress) -> Iterator[Celery]:
     """A stock client."""
     app = make_app(address.celery_url)
     yield app
-    app.backend.result_consumer.stop()
-    app.backend.client.close()
+    consumer = app.backend.result_consumer
+    consumer.stop()
+    consumer._pubsub = None  # or results that are collected later unsubscribe over a new connection
+    app.backend.client.connection_pool.disconnect()
     app.close()
 
 
