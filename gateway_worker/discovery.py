@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import structlog
 
 from common.domain.errors import GatewayError, StoreUnavailable, TransportFailure
 from common.domain.ids import NodeId, ToolId
-from common.domain.tool import Capabilities
+from common.domain.tool import Capabilities, capabilities_from_wire
 from common.mcp.revisions import Era
 from common.processes.guard import ProcessGuard
 from common.registry.catalogue import CatalogueReader
@@ -36,8 +37,6 @@ LOOK_INTERVAL = 0.5
 MAX_PAGES = 1000
 MAX_AT_ONCE = 8
 LEASE_MARGIN = 10.0
-SETTLING = 3.0
-"""Seconds in which the catalogue has read what was just stored; what it shows until then is out of date."""
 
 
 class Discovery:
@@ -67,7 +66,6 @@ class Discovery:
         self._max_bytes = max_bytes
         self._changed: set[ToolId] = set()
         self._running: dict[ToolId, asyncio.Task[None]] = {}
-        self._stored: dict[ToolId, tuple[int, int, float]] = {}
         self._closed = False
 
     def announce(self, tool: ToolId) -> None:
@@ -107,10 +105,6 @@ class Discovery:
         if not entry.tool.enabled:
             return False
         known = entry.known
-        version, stored_at, until = self._stored.get(entry.id, (0, 0, 0.0))
-        settling = version == entry.registered.version and time.monotonic() < until
-        if settling and (known is None or known.discovered_at < stored_at):
-            return False
         if known is None or entry.id in self._changed:
             return True
         now = self._clock.now()
@@ -130,14 +124,24 @@ class Discovery:
             if not mine:
                 return
             try:
-                # The second look: a cancellation that comes with Redis' answer may be lost (python/cpython#86296).
-                if not self._closed:
+                # The catalogue may not have read yet what somebody has just stored.
+                entry, wanted = await self._reread(entry)
+                # Closed: a cancellation that comes with Redis' answer may be lost (python/cpython#86296).
+                if self._due(entry, wanted) and not self._closed:
                     await self._discover(entry)
             finally:
                 with store_errors("releasing a discovery lease"):
                     await run_async(self._client, "lease_release", [lease], [self._node])
         except StoreUnavailable as error:
             log.warning("discovery_interrupted", tool=entry.id, error=str(error))
+
+    async def _reread(self, entry: Entry) -> tuple[Entry, dict[ToolId, int]]:
+        """The entry as Redis has it at this moment, and when a discovery of it was asked for."""
+        with store_errors("reading what is known of a tool"):
+            known: Any = await self._client.hget(self._keys.registry_capabilities, entry.id)
+            wanted: Any = await self._client.hget(self._keys.registry_refresh, entry.id)
+        found = None if known is None else capabilities_from_wire(orjson.loads(known))
+        return replace(entry, capabilities=found), {entry.id: int(wanted or 0)}
 
     def _patience(self, entry: Entry) -> float:
         return entry.tool.startup_timeout + self._settings.timeout + self._settings.era_probe_timeout
@@ -235,8 +239,6 @@ class Discovery:
                     keys.registry_channel,
                 ],
             )
-        if stored:
-            self._stored[entry.id] = (entry.registered.version, begun, time.monotonic() + SETTLING)
         if stored and found.error is None:
             log.info("capabilities_discovered", tool=entry.id, tools=len(found.tools), eras=dict(found.eras))
 

@@ -22,3 +22,9 @@ def guard() -> Iterator[ProcessGuard]:
 def echo_log(tmp_path: Path) -> EchoLog:
     """Where backends write what they were sent."""
     return EchoLog(tmp_path / "echo.jsonl")
+
+
+@pytest.fixture
+def quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little patience with children that do not end by themselves."""
+    monkeypatch.setattr("gateway_worker.egress.process.STOP_GRACE", 0.3)

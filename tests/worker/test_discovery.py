@@ -480,7 +480,7 @@ async def test_a_lease_of_another_is_respected(
 
 
 @on_loop
-async def test_a_slow_tool_does_not_hold_up_the_others(cluster: Cluster) -> None:
+async def test_a_slow_tool_does_not_hold_up_the_others(cluster: Cluster, quick_stop: None) -> None:
     """Nor does one that never answers."""
     cluster.registry.put(misbehaving("silent", id=ToolId("a-silent")))
     cluster.registry.put(misbehaving("slow_start", "--seconds", "3", id=ToolId("b-slow")))

@@ -19,6 +19,7 @@ from common.mcp.revisions import Era
 from common.processes import ProcessGuard
 from common.registry.records import Entry
 from common.store.clock import RedisClock
+from gateway_worker.egress.link import LinkLost
 from gateway_worker.execute import Executor
 from gateway_worker.sessions import Sessions
 from tests.support.aio import on_loop, until
@@ -253,28 +254,23 @@ async def test_a_session_that_expired_is_replaced_within_the_call(guard: Process
 
 
 @on_loop
-async def test_a_retired_session_does_not_cut_off_its_other_calls(guard: ProcessGuard) -> None:
-    """One call finds no connection; another, whose answer is on its way, still gets it."""
-    refuse = {"on": False}
-    inner = HttpServer(EchoServer(era="modern"))
-
-    def handle(connection: Any, request: Any) -> None:
-        message = orjson.loads(request.body)
-        if refuse["on"] and message.get("params", {}).get("name") == "echo":
-            refuse["on"] = False
-            connection.respond("404 Not Found", b"gone", "text/plain")
-            return
-        inner.handle(connection, request)
-
-    with http_backend(handle) as server:
+async def test_a_replaced_session_does_not_cut_off_its_other_calls(guard: ProcessGuard) -> None:
+    """One call is told that it was not sent, and gets a new session; another still gets its answer on the old one."""
+    with echo_backend("modern") as server:
         async with worker(guard, entry_of(http_tool(server.url), eras=[MODERN])) as w:
             slow = asyncio.create_task(w.run(invocation("sleep", {"seconds": 0.5}, tool="remote")))
             await until(lambda: server.messages("tools/call"), description="the slow call")
             (session,) = w.sessions.all()
-            w.sessions.retire(session)
-            assert code(await w.run(invocation("echo", {"text": "x"}, tool="remote"))) is None
+            link = (await session.backend()).link
+
+            async def unsent(*_: object, **__: object) -> None:
+                raise LinkLost("no connection", unsent=True)
+
+            link.request = unsent  # type: ignore[method-assign, assignment]
+            assert text_of((await w.run(invocation("echo", {"text": "x"}, tool="remote"))).result) == "x"
+            assert w.sessions.all() != [session]
             assert text_of((await slow).result) == "slept 0.5 s"
-    assert refuse == {"on": False}
+            await until(link.closed.is_set, description="the old session to be closed")
 
 
 @on_loop

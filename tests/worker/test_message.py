@@ -111,6 +111,7 @@ def test_the_ways_to_give_the_argument(body: str) -> None:
         (12345, False),
         ([], False),
     ],
+    ids=range(10),  # the values hold the time of collection, which differs between test processes
 )
 def test_expiry(expires: Any, expired: bool) -> None:
     """By the producer's own time; what is no time is none."""

@@ -32,9 +32,9 @@ REPLY = "test:reply:web1"
 @pytest.fixture(autouse=True)
 def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     """A short life, so that a death is soon seen."""
-    monkeypatch.setattr(nodes, "LEASE_MS", 400)
+    monkeypatch.setattr(nodes, "LEASE_MS", 250)
     monkeypatch.setattr(nodes, "BEAT", 0.05)
-    monkeypatch.setattr(nodes, "SWEEP_LEASE_MS", 150)
+    monkeypatch.setattr(nodes, "SWEEP_LEASE_MS", 100)
 
 
 @asynccontextmanager
@@ -128,7 +128,7 @@ async def test_the_calls_of_the_living_are_left_alone(
     call = invocation("echo")
     async with node("n1", address, keys), node("n2", address, keys):
         holds(raw, keys, "n1", call)
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(0.4)
         assert outcome(raw, keys, call) is None
         assert raw.hlen(keys.unacked(NodeId("n1"))) == 1
 

@@ -366,8 +366,10 @@ def test_a_backend_that_dies_in_the_middle_of_a_call(era: Era, tmp_path: Path) -
                 with pytest.raises(LinkLost, match="broke") as lost:
                     await backend.request("tools/call", call("kill_me"))
                 assert not lost.value.unsent
-                with pytest.raises(LinkLost, match="cannot be reached") as gone:
-                    await backend.request("tools/call", call("echo", text="x"))
+                # A kept connection may still stand for a moment; after it nothing can be sent any more.
+                for _ in range(3):
+                    with pytest.raises(LinkLost) as gone:
+                        await backend.request("tools/call", call("echo", text="x"))
                 assert gone.value.unsent
 
     scenario()
@@ -390,8 +392,8 @@ async def test_calls_under_way_fail_when_the_link_is_closed() -> None:
 
 
 @on_loop
-async def test_a_close_waits_for_no_backend() -> None:
-    """One that does not answer the end of the session is left after 2 s."""
+async def test_a_close_waits_for_no_backend(short_goodbye: None) -> None:
+    """One that does not answer the end of the session is left after a while."""
 
     def deaf_to_delete(connection: Connection, request: Request) -> None:
         while not connection.hung_up(0.1):
@@ -399,8 +401,14 @@ async def test_a_close_waits_for_no_backend() -> None:
 
     with served(deaf_to_delete, verbs=("DELETE",)) as server:
         async with connected(server) as (_, link):
-            async with asyncio.timeout(3.0):
+            async with asyncio.timeout(1.0):
                 await link.close()
+
+
+@pytest.fixture
+def short_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little patience with backends that do not answer it."""
+    monkeypatch.setattr("gateway_worker.egress.http.CLOSE_TIMEOUT", 0.2)
 
 
 def test_the_backend_helper_counts_connections() -> None:

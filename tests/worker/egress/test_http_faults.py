@@ -72,7 +72,7 @@ async def test_a_server_that_speaks_no_tls() -> None:
     """The handshake fails before any byte of the request."""
     with http_backend(lambda connection, _: connection.abort()) as server:
         url = server.url.replace("http:", "https:")
-        link = HttpLink(HttpTransport(url=url), connect_timeout=2, max_bytes=100)
+        link = HttpLink(HttpTransport(url=url), connect_timeout=0.3, max_bytes=100)
         with pytest.raises(LinkLost, match="cannot be reached") as lost:
             await connect(link, [Era.MODERN])
         assert lost.value.unsent

@@ -179,7 +179,7 @@ async def test_the_handshake_is_never_cancelled(guard: ProcessGuard, echo_log: E
     """The lifecycle rules forbid it: a start that is given up just ends the child."""
     link = link_to(misbehaving("silent", env=echo_log.env), guard)
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(0.5):
             await connect(link, [Era.LEGACY])
     assert len(echo_log.received("initialize")) == 1
     assert echo_log.received("notifications/cancelled") == []
@@ -396,7 +396,7 @@ elif 'method' not in m:
 
 
 @on_loop
-async def test_a_huge_line_is_too_large(guard: ProcessGuard) -> None:
+async def test_a_huge_line_is_too_large(guard: ProcessGuard, quick_stop: None) -> None:
     """The call is told so, the memory stays bounded, the child is ended and the link closed."""
     us = psutil.Process()
     before = us.memory_info().rss
@@ -440,7 +440,7 @@ async def test_a_flood_of_standard_error_does_not_block_calls(guard: ProcessGuar
 
 
 @on_loop
-async def test_a_child_that_does_not_read_costs_bounded_memory(guard: ProcessGuard) -> None:
+async def test_a_child_that_does_not_read_costs_bounded_memory(guard: ProcessGuard, quick_stop: None) -> None:
     """Requests it never takes do not pile up: those given up before their turn leave nothing behind."""
     code = "import time\ntime.sleep(60)"
     tool = Tool(id="deaf", transport=StdioTransport(command=sys.executable, args=("-c", code)))  # type: ignore[arg-type]
@@ -459,7 +459,7 @@ async def test_a_child_that_does_not_read_costs_bounded_memory(guard: ProcessGua
 
 
 @on_loop
-async def test_a_backend_that_asks_without_reading_is_cut_off(guard: ProcessGuard) -> None:
+async def test_a_backend_that_asks_without_reading_is_cut_off(guard: ProcessGuard, quick_stop: None) -> None:
     """Answers to its requests are not collected without bound."""
     code = """
 while True: os.write(1, b'{"jsonrpc":"2.0","id":"%s","method":"x"}\\n' % (b'i' * 30000))
