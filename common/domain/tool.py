@@ -86,6 +86,18 @@ class Tool:
                 raise InvalidRequest(
                     f"{name} must be above 0 and at most {MAX_TIMEOUT:.0f} seconds", field=name
                 )
+        self._check_text()
+
+    def _check_text(self) -> None:
+        """What has no UTF-8 form could not be registered: one such tool would keep back all the others."""
+        wire = tool_to_wire(self)
+        for name, value in {**wire, **wire["transport"], "transport": None}.items():
+            try:
+                json.dumps(value, ensure_ascii=False).encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise InvalidRequest(
+                    f"{name} holds a lone surrogate and has no UTF-8 form", field=name
+                ) from error
 
     @property
     def enabled(self) -> bool:

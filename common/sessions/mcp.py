@@ -48,14 +48,19 @@ class McpSessions:
         self._write(session)
         return session
 
-    def _write(self, session: McpSession) -> None:
+    def _write(self, session: McpSession, *, must_exist: bool = False) -> bool:
         record = {name: value for name, value in asdict(session).items() if name != "id"}
+        key = self._keys.mcp_session(session.id)
         with store_errors("writing an MCP session"):
-            self._client.set(self._keys.mcp_session(session.id), orjson.dumps(record), px=self._idle_ms)
+            return bool(self._client.set(key, orjson.dumps(record), px=self._idle_ms, xx=must_exist))
 
     def set_log_level(self, session: McpSession, level: str) -> None:
-        """Remember the least severity of log messages the client wants."""
-        self._write(replace(session, log_level=level))
+        """Remember the least severity of log messages the client wants.
+
+        Raises :class:`SessionNotFound` if the session was ended meanwhile: it is not written back to life.
+        """
+        if not self._write(replace(session, log_level=level), must_exist=True):
+            raise SessionNotFound(GONE)
 
     def use(self, session_id: str, *, principal: str, tool: ToolId | None) -> McpSession:
         """The session, its idle time begun anew.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +18,7 @@ from common.domain.errors import ErrorCode, Status
 from common.domain.invocation import ExecutionResult, Invocation
 from common.domain.tool import ToolState
 from common.mcp.revisions import Era
-from common.processes import ProcessGuard
+from common.processes import ProcessGuard, is_running
 from common.registry.records import Entry
 from common.store.clock import RedisClock
 from gateway_worker.egress.link import LinkLost
@@ -224,6 +226,21 @@ async def test_the_deadline_counts_during_the_start(guard: ProcessGuard) -> None
         result = await w.run(invocation("echo", {"text": "x"}, seconds=0.3))
         assert time.monotonic() - begun < 0.6
         assert code(result) is ErrorCode.INVOCATION_TIMEOUT
+
+
+@on_loop
+async def test_a_frozen_child(guard: ProcessGuard, echo_log: EchoLog, quick_stop: None) -> None:
+    """A stopped process answers nothing and reads nothing: calls end at their deadlines, and it can be killed."""
+    async with worker(guard, entry_of(stdio_tool(env=echo_log.env))) as w:
+        await w.ready()
+        (pid,) = echo_log.pids()
+        os.kill(pid, signal.SIGSTOP)
+        begun = time.monotonic()
+        calls = [invocation("echo", {"text": "x" * 300_000}, seconds=0.3) for _ in range(5)]
+        results = await asyncio.gather(*map(w.run, calls))
+        assert time.monotonic() - begun < 0.6
+        assert {code(result) for result in results} == {ErrorCode.INVOCATION_TIMEOUT}
+    assert not is_running(pid)
 
 
 @on_loop

@@ -134,6 +134,19 @@ async def test_the_calls_of_the_living_are_left_alone(
 
 
 @on_loop
+async def test_one_that_renews_at_the_last_moment_is_not_buried(
+    client: Client, address: StoreAddress, keys: Keys, raw: Redis
+) -> None:
+    """Between the look for the dead and the burial it may have come back."""
+    call = invocation("echo")
+    async with node("n1", address, keys), node("n2", address, keys) as sweeper:
+        holds(raw, keys, "n1", call)
+        await sweeper._bury(NodeId("n1"), force=False)
+    assert outcome(raw, keys, call) is None
+    assert raw.hlen(keys.unacked(NodeId("n1"))) == 1
+
+
+@on_loop
 async def test_a_goodbye_answers_what_is_left(
     client: Client, address: StoreAddress, keys: Keys, raw: Redis
 ) -> None:

@@ -133,6 +133,14 @@ def test_the_order_of_a_mapping_is_no_change() -> None:
         ({"transport": StdioTransport(command="")}, "command"),
         ({"transport": HttpTransport(url="ftp://h")}, "url"),
         ({"transport": HttpTransport(url="")}, "url"),
+        ({"description": "\ud800"}, "description"),
+        ({"transport": StdioTransport(command="x\ud800")}, "command"),
+        ({"transport": StdioTransport(command="x", args=("a", "\ud800"))}, "args"),
+        ({"transport": StdioTransport(command="x", env={"K": "\ud800"})}, "env"),
+        ({"transport": StdioTransport(command="x", env={"\ud800": "v"})}, "env"),
+        ({"transport": StdioTransport(command="x", cwd="\ud800")}, "cwd"),
+        ({"transport": HttpTransport(url="http://\ud800")}, "url"),
+        ({"transport": HttpTransport(url="http://h", headers={"X": "\ud800"})}, "headers"),
         *(
             ({name: value}, name)
             for name in ("request_timeout", "startup_timeout", "idle_timeout")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -111,6 +112,24 @@ def test_an_idle_session_is_gone(client: Client, keys: Keys) -> None:
     session = opened(sessions)
     wait_until(lambda: not client.exists(keys.mcp_session(session.id)), description="it expires")
     with pytest.raises(SessionNotFound, match="initialize again"):
+        sessions.use(session.id, principal=ME, tool=None)
+
+
+def test_the_log_level_is_kept_with_the_session(sessions: McpSessions, client: Client, keys: Keys) -> None:
+    """For whichever process serves the next request; nothing else of it changes."""
+    session = opened(sessions)
+    sessions.set_log_level(session, "warning")
+    found = McpSessions(client, keys, idle_timeout=IDLE).use(session.id, principal=ME, tool=None)
+    assert found == replace(session, log_level="warning")
+
+
+def test_an_ended_session_is_not_written_back_to_life(sessions: McpSessions) -> None:
+    """A request that was under way when the session was deleted changes nothing any more."""
+    session = opened(sessions)
+    sessions.end(session)
+    with pytest.raises(SessionNotFound):
+        sessions.set_log_level(session, "debug")
+    with pytest.raises(SessionNotFound):
         sessions.use(session.id, principal=ME, tool=None)
 
 

@@ -16,7 +16,15 @@ from common.mcp.revisions import Era
 from gateway_worker.egress.http import HttpLink
 from gateway_worker.egress.link import LinkLost, RpcError
 from tests.support.aio import on_loop, until
-from tests.support.backends import ERAS, EchoLog, HttpBackend, echo_backend, http_backend, text_of
+from tests.support.backends import (
+    ERAS,
+    EchoLog,
+    HttpBackend,
+    echo_backend,
+    http_backend,
+    open_files,
+    text_of,
+)
 from tests.support.servers import echo_core
 from tests.support.servers.http_wire import Connection, Request
 from tests.support.servers.process import running_http
@@ -145,6 +153,19 @@ async def test_connections_are_used_again_after_notifications_and_refusals() -> 
                 with pytest.raises(RpcError):
                     await backend.request("no/such/method", {})
             assert server.connections <= 3
+
+
+@on_loop
+async def test_connections_are_used_again_after_other_refusals() -> None:
+    """A backend that says 429 to every call is not also burdened with a connection for each."""
+    with served(
+        lambda connection, _: connection.respond("429 Too Many", b"slow down", "text/plain")
+    ) as server:
+        async with connected(server, era=Era.MODERN) as (backend, _):
+            for _ in range(20):
+                with pytest.raises(LinkLost, match="429"):
+                    await backend.request("tools/call", call("x"))
+        assert server.connections <= 3
 
 
 @on_loop
@@ -409,6 +430,21 @@ async def test_a_close_waits_for_no_backend(short_goodbye: None) -> None:
 def short_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little patience with backends that do not answer it."""
     monkeypatch.setattr("gateway_worker.egress.http.CLOSE_TIMEOUT", 0.2)
+
+
+@on_loop
+async def test_nothing_piles_up() -> None:
+    """After 30 sessions with calls, cancelled ones among them, all connections are closed."""
+    with echo_backend(sse=True) as server:
+        files = open_files()
+        for _ in range(30):
+            async with connected(server) as (backend, _):
+                await backend.request("tools/call", call("echo", text="x"))
+                task = asyncio.create_task(backend.request("tools/call", call("sleep", seconds=0.1)))
+                await asyncio.sleep(0)
+                task.cancel()
+        # The server's ends are in this process too, and close when it notices.
+        await until(lambda: open_files() <= files + 1, description="files back", shown=open_files)
 
 
 def test_the_backend_helper_counts_connections() -> None:

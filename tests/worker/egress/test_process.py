@@ -290,12 +290,13 @@ async def test_the_end_is_known_though_a_descendant_holds_the_pipes(
 
 @on_loop
 async def test_nothing_piles_up(guard: ProcessGuard) -> None:
-    """After 30 children the files and processes are those of before."""
+    """After 30 children the files and processes are those of before, and the reaper knows none of them any more."""
     guard.start()
     files, processes = open_files(), len(descendants())
     for _ in range(30):
         ran = child(python("input()"), guard)
         await ran.start()
         await ran.stop()
+        assert ran.process.pid not in guard._groups
     await until(lambda: open_files() <= files, description="file descriptors back", shown=open_files)
     assert len(descendants()) == processes
