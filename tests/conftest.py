@@ -74,13 +74,3 @@ def proxy(redis_server: RedisServer) -> Iterator[TcpProxy]:
     """A way to the server that can be disturbed."""
     with TcpProxy(redis_server.socket) as proxy:
         yield proxy
-
-
-@pytest.fixture(autouse=True)
-def no_key_stays_for_ever(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After a test with ``client``, each key left has a TTL or is permanent by the key catalogue."""
-    yield
-    if "client" in request.fixturenames:
-        server: RedisServer = request.getfixturevalue("redis_server")
-        with server.client() as client:
-            assert leaked_keys(client) == []

@@ -320,7 +320,13 @@ class HttpLink:
         await self.notify("notifications/cancelled", params)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run beside the requests. A fault there is the next request's to find: it is only logged."""
+        """Run beside the requests. A fault there is the next request's to find: it is only logged.
+
+        Nothing begins once the link is closing: a connection opened then would be closed by nobody.
+        """
+        if self.closed.is_set():
+            work.close()
+            return
 
         async def run() -> None:
             try:

@@ -20,6 +20,7 @@ from common.domain.errors import (
     StoreUnavailable,
     ToolDisabled,
     ToolNotFound,
+    ToolUnavailable,
 )
 from common.domain.ids import ClientId, InvocationId, McpSessionId, NodeId, TenantId, ToolId, queue_of
 from common.domain.invocation import Caller, ExecutionResult, answer
@@ -435,6 +436,26 @@ def test_a_reply_during_an_outage_reaches_its_caller(
         assert call.next(5) == answer({"n": 1})
 
 
+def test_a_call_that_may_have_been_queued_in_vain_is_taken_back(
+    opened: Open, proxy: TcpProxy, client: Client
+) -> None:
+    """The caller was told that the outcome is unknown; the workers are told that nobody waits."""
+    gateway = opened(StoreAddress(url=proxy.url, connect_timeout=1, socket_timeout=0.3))
+    gateway.invoke(ME, SLOW, "tools/call", {}, timeout=0.01)
+    client.delete(queue_of(SLOW))
+    with client.pubsub(ignore_subscribe_messages=True) as channel:
+        channel.subscribe(gateway.keys.cancel_channel)
+        channel.get_message(timeout=1)
+        proxy.delay = 1
+        with pytest.raises(StoreUnavailable) as caught:
+            begun(gateway)
+        proxy.delay = 0
+        assert caught.value.data == {"outcome": "unknown"}
+        (queued,) = client.lrange(queue_of(ECHO), 0, -1)
+        told = wait_until(lambda: channel.get_message(timeout=0.05), description="it is taken back")
+    assert told["data"] in queued
+
+
 # -- state ----------------------------------------------------------------------------------------------
 
 
@@ -474,3 +495,54 @@ def test_closing_lets_go_of_everything(address: StoreAddress, client: Client) ->
     never.close()
     wait_until(lambda: len(client.client_list()) == connections, description="all are closed")
     assert not [thread for thread in threading.enumerate() if thread.name == "replies"]
+
+
+FILE_TOOL = tool(ToolId("from-file"))
+
+
+@pytest.fixture
+def publishing(client: Client, proxy: TcpProxy) -> Iterator[Gateway]:
+    """A web process's gateway: it makes the registry hold the file's tools. Not started yet."""
+    configured = settings().model_copy(update={"tools": (FILE_TOOL,)})
+    address = StoreAddress(url=proxy.url, connect_timeout=1, socket_timeout=1)
+    gateway = Gateway(configured, address, publish_tools=True)
+    yield gateway
+    gateway.close()
+
+
+def knows_its_tool(gateway: Gateway) -> bool:
+    return gateway.catalogue.get(FILE_TOOL.id) is not None and gateway.readiness().tools
+
+
+def test_a_web_process_publishes_its_tools(publishing: Gateway) -> None:
+    """At the start; before that it is not ready, and says "not yet" rather than "no such tool"."""
+    assert not publishing.readiness().tools
+    with pytest.raises(ToolUnavailable) as caught:
+        publishing.find(FILE_TOOL.id)
+    assert caught.value.data == {"retry_after": 1}
+    publishing.start()
+    wait_until(lambda: knows_its_tool(publishing), description="its tool is published")
+    with pytest.raises(ToolNotFound):
+        publishing.find(ToolId("nobody"))
+
+
+def test_tools_are_published_once_redis_is_there(publishing: Gateway, proxy: TcpProxy) -> None:
+    """A web process may start first."""
+    proxy.refuse()
+    publishing.start()
+    assert not publishing.hub.wait_listening(0.1)
+    assert not publishing.readiness().tools
+    proxy.refuse(False)
+    wait_until(lambda: knows_its_tool(publishing), description="its tool is published")
+
+
+def test_tools_are_published_again_after_redis_lost_them(publishing: Gateway, client: Client) -> None:
+    """A Redis without a disk was restarted."""
+    publishing.start()
+    wait_until(lambda: knows_its_tool(publishing), description="its tool is published")
+    client.flushdb()
+    wait_until(
+        lambda: client.hexists(publishing.keys.registry_tools, FILE_TOOL.id),
+        description="it is published again",
+    )
+    wait_until(lambda: knows_its_tool(publishing), description="and known")
