@@ -49,11 +49,13 @@ def address(redis_url: str) -> StoreAddress:
 
 @pytest.fixture
 def client(address: StoreAddress) -> Iterator[Client]:
-    """The product's client, on an empty database."""
+    """The product's client, on an empty database; each key left there has a TTL, or is permanent by the catalogue."""
     client = connect(address)
     client.flushdb()
     yield client
+    left = leaked_keys(client)
     client.close()
+    assert left == []
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait import wait_until
 from tests.web.harness import (
     ADD,
-    BOTH,
     INITIALIZE,
     LEGACY,
     ODD,
@@ -547,8 +546,3 @@ def test_what_is_less_severe_than_wanted_is_left_out(web: Web, session: str) -> 
 def test_an_unknown_level_is_refused(web: Web, session: str, params: dict[str, Any]) -> None:
     """As invalid params."""
     assert error(web.legacy(session, "logging/setLevel", params)) == (200, -32602)
-
-
-def test_accept_is_as_in_the_specification() -> None:
-    """So that the harness does what clients do."""
-    assert BOTH == "application/json, text/event-stream"
