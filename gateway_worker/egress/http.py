@@ -109,7 +109,8 @@ class HttpLink:
             return await self._exchange(message, headers)
         except asyncio.CancelledError:
             # Modern: the closed stream is the cancellation. Legacy: it has to be said.
-            if self.era is Era.LEGACY and method != "initialize":
+            # A link that is being closed ends the whole session instead: a connection begun now would outlive it.
+            if self.era is Era.LEGACY and method != "initialize" and not self.closed.is_set():
                 self._spawn(self._cancelled(request_id))
             raise
         finally:
@@ -127,11 +128,8 @@ class HttpLink:
     async def close(self) -> None:
         """End the session at the backend and close all connections."""
         self.closed.set()
-        background = list(self._background)
-        for task in background:
-            task.cancel()
-        session_id = self._session_id
-        headers = self._headers(NO_HEADERS)
+        await self._end_background()
+        session_id, headers = self._session_id, self._headers(NO_HEADERS)
         self._session_id = None
         if session_id is not None:
             try:
@@ -139,9 +137,15 @@ class HttpLink:
                     await self._client.delete(self._url, headers=headers)
             except (httpx.HTTPError, TimeoutError) as error:
                 log.debug("backend_session_not_ended", error=repr(error))
-        if background:
-            await asyncio.wait(background)
+        # Once more: calls that ended meanwhile have left the rest of their answers to be read.
+        await self._end_background()
         await self._client.aclose()
+
+    async def _end_background(self) -> None:
+        while self._background:
+            for task in self._background:
+                task.cancel()
+            await asyncio.wait(list(self._background))
 
     # -- one exchange -----------------------------------------------------------------------------------
 
