@@ -83,7 +83,11 @@ class TcpProxy:
         if self._refusing:
             writer.close()
             return
-        up_reader, up_writer = await asyncio.open_unix_connection(str(self._target))
+        try:
+            up_reader, up_writer = await asyncio.open_unix_connection(str(self._target))
+        except BaseException:
+            writer.transport.abort()
+            raise
         me = asyncio.current_task()
         assert me is not None
         self._links[me] = [writer, up_writer]
@@ -133,3 +137,10 @@ class TcpProxy:
         self._server.close()
         await self._cut()
         await self._server.wait_closed()
+        # A connection accepted a moment ago may still be on its way to the server, and is no link yet.
+        late = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+        await asyncio.sleep(0)  # closed transports say goodbye one turn later
