@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from common.processes import ProcessGuard
-from tests.support.backends import EchoLog
+from common.store.client import Client, StoreAddress
+from common.store.keys import Keys
+from tests.support.backends import EchoLog, stdio_tool
+from tests.worker.discovery_cluster import Cluster
+from tests.worker.engine_bench import Bench, running
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +33,19 @@ def echo_log(tmp_path: Path) -> EchoLog:
 def quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little patience with children that do not end by themselves."""
     monkeypatch.setattr("gateway_worker.egress.process.STOP_GRACE", 0.3)
+
+
+@pytest.fixture
+def bench(
+    client: Client, keys: Keys, raw: Redis, address: StoreAddress, echo_log: EchoLog
+) -> Iterator[Bench]:
+    """One with the echo tool, which writes a log."""
+    with running(client, keys, raw, address) as bench:
+        bench.register(stdio_tool(env=echo_log.env))
+        yield bench
+
+
+@pytest.fixture
+def cluster(client: Client, keys: Keys, address: StoreAddress, guard: ProcessGuard) -> Cluster:
+    """No tool registered yet."""
+    return Cluster(client, keys, address, guard)

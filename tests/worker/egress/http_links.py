@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
 import orjson
+import pytest
 
 from common.domain.tool import HttpTransport
 from common.mcp.revisions import Era
@@ -84,3 +85,11 @@ def raw_event(connection: Connection, text: str) -> None:
     """Send any text as a chunk of a stream."""
     data = text.encode()
     connection.sock.sendall(b"%x\r\n%s\r\n" % (len(data), data))
+
+
+async def failure_of(server: HttpBackend, *, era: Era = Era.LEGACY, max_bytes: int = 1 << 20) -> Exception:
+    """What a call raises; the link must still be of use, or closed and saying so, afterwards."""
+    async with connected(server, era=era, max_bytes=max_bytes) as (backend, _):
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - the callers look at it
+            await backend.request("tools/call", call("echo", text="x"))
+    return caught.value

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import orjson
 import psutil
 import pytest
 
@@ -15,6 +16,7 @@ from common.domain.errors import GatewayError, TransportFailure
 from common.domain.tool import MASK, StdioTransport
 from common.processes import ProcessGuard, is_running
 from gateway_worker.egress.process import (
+    INHERITED,
     STDERR_LINE_LENGTH,
     STDERR_LINES,
     STOP_GRACE,
@@ -56,6 +58,24 @@ def test_the_environment_is_minimal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen["PATH"] == os.environ["PATH"]
     assert (seen["TOKEN"], seen["HOME"]) == ("theirs", "/home/them")
     assert "secret" not in str(seen)
+
+
+def test_a_real_child_sees_no_secret_of_ours(guard: ProcessGuard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the listed names, what is declared, and what Python adds by itself."""
+    monkeypatch.setenv("CANALGATE_REDIS__URL", "redis://:our-secret@host")
+
+    @on_loop
+    async def scenario() -> None:
+        code = "import json, os; print(json.dumps(dict(os.environ)))"
+        ran = child(python(code, env={"TOKEN": "theirs"}), guard)
+        await ran.start()
+        seen = orjson.loads(await ran.stdout.read())
+        await ran.stop()
+        assert seen.keys() <= {*INHERITED, "TOKEN", "LC_CTYPE"}
+        assert seen["TOKEN"] == "theirs"
+        assert "our-secret" not in str(seen)
+
+    scenario()
 
 
 @on_loop
