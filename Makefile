@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo up test unit e2e interop lint type format lock conformance bench schema clean
+.PHONY: help demo up test unit e2e interop lint type format lock conformance bench bench-queue bench-docs schema clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -54,6 +54,12 @@ conformance: $(READY) ## The official conformance suite, through the gateway (No
 
 bench: $(READY) ## Throughput, latency and CPU against the backend alone and against other gateways
 	$(BIN)/python -m benchmarks.run
+
+bench-queue: $(READY) ## The queue: beside stock Celery, 1,000 calls in flight, 500 tools, a second worker
+	$(BIN)/python -m benchmarks.queue_suite
+
+bench-docs: $(READY) ## Put the figures of the last benchmark runs into docs/benchmarks.md
+	$(BIN)/python -m benchmarks.queue_suite --paste
 
 schema: $(READY) ## Write docs/canalgate.schema.json
 	$(BIN)/python -m common.settings.schema

@@ -1,5 +1,6 @@
 """The backend under every benchmark: a trivial MCP server with one tool, ``echo``, over stdio or HTTP.
 
+The tool answers at once, or after ``wait`` seconds; over stdio it sends ``beats`` progress notifications meanwhile.
 Standard library only and both eras, so that any peer may start it as a child under any interpreter:
 ``python benchmarks/backend.py stdio`` or ``python benchmarks/backend.py http --port 9000``. ``--sdk`` serves
 the same tool through the official SDK's server instead, which is what an ordinary Python backend costs.
@@ -9,9 +10,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import heapq
 import json
 import os
+import select
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +37,11 @@ _TOOLS = [
         "description": "Return the text.",
         "inputSchema": {
             "type": "object",
-            "properties": {"text": {"type": "string"}},
+            "properties": {
+                "text": {"type": "string"},
+                "wait": {"type": "number"},
+                "beats": {"type": "integer"},
+            },
             "required": ["text"],
         },
     }
@@ -46,10 +54,12 @@ class EchoServer:
     """The protocol of the backend, without any transport."""
 
     def __init__(self, tally: Tally) -> None:
-        self._tally = tally
+        self.tally = tally
 
     def answer(self, message: Message) -> Message | None:
         """Return the response to ``message``, or None for what wants no response."""
+        if message.get("method") != "tools/call":
+            self.tally.bump_other()
         if "method" not in message or "id" not in message:
             return None
         params = message.get("params") or {}
@@ -64,7 +74,7 @@ class EchoServer:
     def _result(self, method: str, params: Message) -> Message | None:
         match method:
             case "tools/call":
-                self._tally.bump()
+                self.tally.bump()
                 text = params.get("arguments", {}).get("text", "")
                 return {"content": [{"type": "text", "text": text}], "isError": False}
             case "initialize":
@@ -80,15 +90,88 @@ class EchoServer:
         return None
 
 
+def wait_of(message: Message) -> float:
+    """Return for how many seconds ``message`` wants its answer held back."""
+    if message.get("method") != "tools/call":
+        return 0.0
+    return float(message["params"].get("arguments", {}).get("wait", 0.0))
+
+
+class Agenda:
+    """Lines to be written later, and who is told when the last line of a call is due."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._lines: list[tuple[float, int, bytes, bool]] = []
+        self._serial = 0
+
+    def add(self, message: Message, answer: bytes, wait: float) -> None:
+        """Put down the answer to ``message``, and the progress notifications that it wants before."""
+        now = time.monotonic()
+        params = message["params"]
+        token = params.get("_meta", {}).get("progressToken")
+        beats = int(params["arguments"].get("beats", 0)) if token is not None else 0
+        for beat in range(beats):
+            self._put(now + beat * wait / beats, _encode(_progress(token, beat, beats)), last=False)
+        self._tally.hold()
+        self._put(now + wait, answer, last=True)
+
+    def _put(self, due: float, line: bytes, *, last: bool) -> None:
+        self._serial += 1
+        heapq.heappush(self._lines, (due, self._serial, line + b"\n", last))
+
+    def seconds_left(self) -> float | None:
+        """Return the time until something is due; None if nothing ever is."""
+        return max(0.0, self._lines[0][0] - time.monotonic()) if self._lines else None
+
+    def take_due(self) -> list[bytes]:
+        """Return the lines whose time has come."""
+        due, now = [], time.monotonic()
+        while self._lines and self._lines[0][0] <= now:
+            _, _, line, last = heapq.heappop(self._lines)
+            due.append(line)
+            if last:
+                self._tally.release()
+        return due
+
+
+def _progress(token: str | int, beat: int, beats: int) -> Message:
+    params = {"progressToken": token, "progress": beat + 1, "total": beats}
+    return {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
+
+
 def serve_stdio(server: EchoServer) -> None:
     """Answer lines on stdin until it ends. All lines of one read leave in one write."""
     pending = b""
-    while chunk := os.read(0, 1 << 16):
-        *lines, pending = (pending + chunk).split(b"\n")
-        answers = [server.answer(json.loads(line)) for line in lines if line.strip()]  # noqa: TID251
-        out = b"".join(_encode(answer) + b"\n" for answer in answers if answer is not None)
-        while out:
-            out = out[os.write(1, out) :]
+    agenda = Agenda(server.tally)
+    while True:
+        out: list[bytes] = []
+        left = agenda.seconds_left()
+        if left is None or select.select([0], [], [], left)[0]:
+            chunk = os.read(0, 1 << 16)
+            if not chunk:
+                return
+            *lines, pending = (pending + chunk).split(b"\n")
+            messages = [json.loads(line) for line in lines if line.strip()]  # noqa: TID251
+            out = [_line_for(server, agenda, message) for message in messages]
+        _write_all(b"".join(out + agenda.take_due()))
+
+
+def _line_for(server: EchoServer, agenda: Agenda, message: Message) -> bytes:
+    """Return what to write at once for ``message``, which may be nothing."""
+    answer = server.answer(message)
+    if answer is None:
+        return b""
+    wait = wait_of(message)
+    if wait > 0:
+        agenda.add(message, _encode(answer), wait)
+        return b""
+    return _encode(answer) + b"\n"
+
+
+def _write_all(out: bytes) -> None:
+    while out:
+        out = out[os.write(1, out) :]
 
 
 def _encode(message: Message) -> bytes:
@@ -109,7 +192,9 @@ class _HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._pending += data
-        out = b"".join(self._responses())
+        self._write(b"".join(self._responses()))
+
+    def _write(self, out: bytes) -> None:
         if out and self._transport is not None:
             self._transport.write(out)
 
@@ -140,7 +225,16 @@ class _HttpConnection(asyncio.Protocol):
         extra = b"Content-Type: application/json\r\n"
         if message["method"] == "initialize":
             extra += b"Mcp-Session-Id: " + uuid.uuid4().hex.encode() + b"\r\n"
-        return _http(b"200 OK", extra, _encode(answer))
+        response = _http(b"200 OK", extra, _encode(answer))
+        if (wait := wait_of(message)) > 0:
+            self._server.tally.hold()
+            asyncio.get_running_loop().call_later(wait, self._release, response)
+            return b""
+        return response
+
+    def _release(self, response: bytes) -> None:
+        self._server.tally.release()
+        self._write(response)
 
 
 def _content_length(head: bytes) -> int | None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.desk import Desk, Transport
-from benchmarks.figures import Window, median_of, percentile
+from benchmarks.figures import Window, median_of, percentile, rounded
 from benchmarks.http1 import BadHttpError
 from benchmarks.load import Load
+from benchmarks.parts import Part
 from benchmarks.targets import Target
 
 WARM_UP = 0.3  # seconds
@@ -27,7 +28,10 @@ class Served:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """The figures of one round. CPU in milliseconds a call; NaN where nothing was measured."""
+    """The figures of one round. CPU in milliseconds a call; NaN where nothing was measured.
+
+    ``part_cpu_us`` splits the target's CPU by program, in microseconds a call.
+    """
 
     rps: float = 0.0
     p50_ms: float = math.nan
@@ -38,6 +42,7 @@ class Round:
     calls: int = 0
     backend_calls: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    part_cpu_us: dict[Part, float] = field(default_factory=dict)
 
 
 async def measure_round(served: Served, transport: Transport, concurrency: int, seconds: float) -> Round:
@@ -63,6 +68,9 @@ async def measure_round(served: Served, transport: Transport, concurrency: int, 
         calls=window.calls,
         backend_calls=after.backend_calls - before.backend_calls,
         errors=_errors(warm, window, after.backend_calls - before.backend_calls),
+        part_cpu_us={
+            part: seconds / calls * 1e6 for part, seconds in after.target_cpu_by_part_since(before).items()
+        },
     )
 
 
@@ -91,22 +99,29 @@ class Cell:
             "version": self.target.version,
             "transport": str(self.transport),
             "concurrency": self.concurrency,
-            "rps": _rounded(median_of([it.rps for it in self.rounds])),
-            "p50_ms": _rounded(median_of([it.p50_ms for it in self.rounds])),
-            "p99_ms": _rounded(median_of([it.p99_ms for it in self.rounds])),
-            "cpu_ms_per_call": _rounded(median_of([it.target_cpu_ms for it in self.rounds])),
-            "backend_cpu_ms_per_call": _rounded(median_of([it.backend_cpu_ms for it in self.rounds])),
-            "client_cpu_ms_per_call": _rounded(median_of([it.client_cpu_ms for it in self.rounds])),
+            "rps": rounded(median_of([it.rps for it in self.rounds])),
+            "p50_ms": rounded(median_of([it.p50_ms for it in self.rounds])),
+            "p99_ms": rounded(median_of([it.p99_ms for it in self.rounds])),
+            "cpu_ms_per_call": rounded(median_of([it.target_cpu_ms for it in self.rounds])),
+            "backend_cpu_ms_per_call": rounded(median_of([it.backend_cpu_ms for it in self.rounds])),
+            "client_cpu_ms_per_call": rounded(median_of([it.client_cpu_ms for it in self.rounds])),
+            **self._parts(),
             "errors": errors.total(),
             "error_kinds": dict(errors.most_common(5)),
             "calls": sum(it.calls for it in self.rounds),
             "backend_calls": sum(it.backend_calls for it in self.rounds),
-            "rps_of_rounds": [_rounded(it.rps) for it in self.rounds],
+            "rps_of_rounds": [rounded(it.rps) for it in self.rounds],
             "round_count": len(self.rounds),
             **shared,
         }
 
-
-def _rounded(value: float) -> float | None:
-    """Four significant digits; None for NaN, which JSON does not have."""
-    return None if math.isnan(value) else float(f"{value:.4g}")
+    def _parts(self) -> dict[str, float | None]:
+        """CPU by program; nothing for the backend, which is no gateway."""
+        if self.target.is_backend:
+            return {}
+        return {
+            f"{part}_cpu_us_per_call": rounded(
+                median_of([it.part_cpu_us.get(part, math.nan) for it in self.rounds])
+            )
+            for part in Part
+        }

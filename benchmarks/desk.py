@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 import psutil
 
+from benchmarks.parts import Part, parts_of
 from benchmarks.processes import Process, cpu_seconds, is_listening, kill
 from benchmarks.tally import read_tallies
 
@@ -38,6 +39,7 @@ class Account:
     target_cpu: dict[int, float]
     backend_cpu: dict[int, float]
     backend_calls: int
+    parts: Mapping[int, Part] = field(default_factory=dict)
 
     def target_cpu_since(self, before: Account) -> float:
         """Return the CPU that the target used since ``before``, without its backend's.
@@ -45,6 +47,14 @@ class Account:
         A process that is new counts from zero; the time of one that is gone is in its parent's.
         """
         return max(0.0, sum(self.target_cpu.values()) - sum(before.target_cpu.values()))
+
+    def target_cpu_by_part_since(self, before: Account) -> dict[Part, float]:
+        """Return the same, told apart by what the processes are."""
+        used = dict.fromkeys(Part, 0.0)
+        for account, sign in ((self, 1), (before, -1)):
+            for pid, seconds in account.target_cpu.items():
+                used[account.parts.get(pid, Part.OTHER)] += sign * seconds
+        return {part: max(0.0, seconds) for part, seconds in used.items()}
 
     def backend_cpu_since(self, before: Account) -> float:
         """Return the CPU that the backend used since ``before``."""
@@ -105,12 +115,28 @@ class Desk:
         """Return what the target, and its backend behind ``transport``, have used up so far."""
         tallies = read_tallies(self.folder / transport)
         backends = self._backends()
-        members = {member.pid: member for process in self._processes for member in process.members()}
+        members = self.members()
         return Account(
-            target_cpu=cpu_seconds(member for pid, member in members.items() if pid not in backends),
+            target_cpu=cpu_seconds(members),
             backend_cpu=cpu_seconds(member for pid, member in backends.items() if pid in tallies),
             backend_calls=sum(tallies.values()),
+            parts=parts_of(members),
         )
+
+    def members(self) -> list[psutil.Process]:
+        """Return all processes that were started here, with their descendants, but for the backends."""
+        backends = self._backends()
+        found = {member.pid: member for process in self._processes for member in process.members()}
+        return [member for pid, member in found.items() if pid not in backends]
+
+    def cpu_by_part(self) -> dict[Part, float]:
+        """Return the CPU seconds used so far by part, without the backends'."""
+        members = self.members()
+        parts, used = parts_of(members), cpu_seconds(members)
+        found = dict.fromkeys(Part, 0.0)
+        for pid, seconds in used.items():
+            found[parts.get(pid, Part.OTHER)] += seconds
+        return found
 
     def clear(self) -> None:
         """End everything that was started here, last first."""

@@ -49,3 +49,13 @@ def median_of(values: Sequence[float]) -> float:
     """Return the median of what is a number, NaN if nothing is."""
     numbers = [value for value in values if not math.isnan(value)]
     return median(numbers) if numbers else math.nan
+
+
+def rounded(value: float) -> float | None:
+    """Return ``value`` with four significant digits; None for NaN, which JSON does not have."""
+    return None if math.isnan(value) else float(f"{value:.4g}")
+
+
+def ratio(value: float, base: float) -> float | None:
+    """Return ``value`` by ``base``, rounded; None where there is nothing to compare with."""
+    return rounded(value / base) if base else None

@@ -14,7 +14,7 @@ from typing import cast
 from benchmarks.figures import Window
 from benchmarks.http1 import BadHttpError, Response, ResponseParser, last_message
 from benchmarks.recorder import Recorder
-from benchmarks.wire import CallTemplate, Endpoint
+from benchmarks.wire import Calls, Endpoint
 
 CALL_TIMEOUT = 20.0  # seconds
 _CONNECT_TIMEOUT = 5.0
@@ -65,7 +65,7 @@ class _Connection(asyncio.Protocol):
 class Lane:
     """A kept-alive connection with at most one call in flight; reconnects when it must."""
 
-    def __init__(self, endpoint: Endpoint, calls: CallTemplate) -> None:
+    def __init__(self, endpoint: Endpoint, calls: Calls) -> None:
         self._endpoint = endpoint
         self._calls = calls
         self._connection: _Connection | None = None
@@ -165,9 +165,16 @@ class Lane:
             connection.drop()
 
 
-async def run_lanes(lanes: Sequence[Lane], recorder: Recorder) -> Window:
-    """Run all lanes until the recorder's time is up and every call has ended."""
-    pending = {lane.begin(recorder) for lane in lanes}
+async def run_lanes(lanes: Sequence[Lane], recorder: Recorder, *, ramp: float = 0.0) -> Window:
+    """Run all lanes until the recorder's time is up and every call has ended.
+
+    The lanes begin together, or evenly spread over ``ramp`` seconds.
+    """
+    pending = set()
+    for number, lane in enumerate(lanes):
+        if ramp:
+            await asyncio.sleep(recorder.seconds_until(ramp * number / len(lanes)))
+        pending.add(lane.begin(recorder))
     while pending:
         _, pending = await asyncio.wait(pending, timeout=_WATCH_INTERVAL)
         now = time.perf_counter()

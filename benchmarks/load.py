@@ -16,6 +16,7 @@ from benchmarks.wire import (
     BadAnswerError,
     Endpoint,
     Era,
+    Spread,
     call_ids,
     check_echo,
     http_calls,
@@ -101,36 +102,42 @@ class _HttpRunner:
         self._lanes = lanes
 
     async def run(self, seconds: float) -> Window:
-        return await run_lanes(self._lanes, Recorder(self._load.ids, seconds))
+        return await run_lanes(self._lanes, Recorder(self._load.ids, seconds), ramp=self._load.ramp)
 
 
 class HttpLoad:
-    """Load on one endpoint."""
+    """Load on one server, at one of its endpoints or going round over several."""
 
-    def __init__(self, endpoint: Endpoint, *, era: Era, mode: SessionMode) -> None:
-        self._endpoint = endpoint
+    def __init__(self, *endpoints: Endpoint, era: Era, mode: SessionMode, ramp: float = 0.0) -> None:
+        """``ramp`` spreads the first calls of the lanes over that many seconds."""
+        self._endpoints = endpoints
         self._era = era
         self._mode = mode
+        self.ramp = ramp
         self.ids = call_ids()
 
     async def probe(self) -> None:
-        """Make one call.
+        """Make one call to each endpoint.
 
         Raises:
             BadHttpError, BadAnswerError: it was not answered with its echo.
         """
-        session_id = await open_session(self._endpoint) if self._era is Era.LEGACY else None
+        for endpoint in self._endpoints:
+            await self._probe(endpoint)
+
+    async def _probe(self, endpoint: Endpoint) -> None:
+        session_id = await open_session(endpoint) if self._era is Era.LEGACY else None
         call_id = next(self.ids)
-        request = http_calls(self._endpoint, self._era, session_id).render(call_id)
+        request = http_calls(endpoint, self._era, session_id).render(call_id)
         try:
-            response = await exchange(self._endpoint, request)
+            response = await exchange(endpoint, request)
             try:
                 check_echo(last_message(response), call_id)
             except BadAnswerError as error:
                 raise BadAnswerError(f"HTTP {response.status}: {error}") from error
         finally:
             if session_id is not None:
-                await close_session(self._endpoint, session_id)
+                await close_session(endpoint, session_id)
 
     @asynccontextmanager
     async def open(self, concurrency: int) -> AsyncIterator[Runner]:
@@ -139,19 +146,23 @@ class HttpLoad:
         Raises:
             BadHttpError: a session could not be opened. OSError, TimeoutError: a lane could not connect.
         """
-        sessions = await self._open_sessions(concurrency)
-        lanes = [Lane(self._endpoint, http_calls(self._endpoint, self._era, it)) for it in sessions]
+        groups = [(it, await self._open_sessions(it, concurrency)) for it in self._endpoints]
+        lanes = [
+            Lane(self._endpoints[0], Spread([http_calls(it, self._era, ids[number]) for it, ids in groups]))
+            for number in range(concurrency)
+        ]
         try:
             await asyncio.gather(*(lane.connect() for lane in lanes))
             yield _HttpRunner(self, lanes)
         finally:
             for lane in lanes:
                 lane.close()
-            await asyncio.gather(*(close_session(self._endpoint, it) for it in set(sessions) if it))
+            open_sessions = [(at, session_id) for at, ids in groups for session_id in set(ids) if session_id]
+            await asyncio.gather(*(close_session(at, session_id) for at, session_id in open_sessions))
 
-    async def _open_sessions(self, concurrency: int) -> list[str | None]:
+    async def _open_sessions(self, endpoint: Endpoint, concurrency: int) -> list[str | None]:
         if self._era is Era.MODERN:
             return [None] * concurrency
         if self._mode is SessionMode.SHARED:
-            return [await open_session(self._endpoint)] * concurrency
-        return list(await asyncio.gather(*(open_session(self._endpoint) for _ in range(concurrency))))
+            return [await open_session(endpoint)] * concurrency
+        return list(await asyncio.gather(*(open_session(endpoint) for _ in range(concurrency))))

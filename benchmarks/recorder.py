@@ -24,6 +24,10 @@ class Recorder:
         self._deadline = self._started + seconds
         self._last = self._started
 
+    def seconds_until(self, moment: float) -> float:
+        """Return how long it is until ``moment`` seconds after the start; 0 if that has passed."""
+        return max(0.0, self._started + moment - time.perf_counter())
+
     def next_call(self) -> int | None:
         """Return the id of a call to make now; None once the time is up."""
         return next(self._ids) if time.perf_counter() < self._deadline else None

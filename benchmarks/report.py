@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from benchmarks.parts import PARTS_OF_A_CALL
 from benchmarks.targets import GATEWAY
 
 Row = dict[str, Any]
 _HEAD = ("target", "c", "calls/s", "p50 ms", "p99 ms", "CPU ms/call", "errors", f"calls/s to {GATEWAY}")
+_OWN_HEAD = (
+    "backend over",
+    "c",
+    "p50 ms",
+    "p50 over direct, ms",
+    "p99 / p50",
+    *(f"{part} us" for part in PARTS_OF_A_CALL),
+    "together us",
+)
 _TRANSPORTS = {"stdio": "Backend over stdio", "http": "Backend over Streamable HTTP"}
 
 
@@ -22,12 +32,32 @@ def table(rows: Sequence[Row], transport: str) -> list[tuple[str, ...]]:
 
 def _line(row: Row, base: float | None) -> tuple[str, ...]:
     label = row["name"] if row["version"] == "-" else f"{row['name']} {row['version']}"
-    figures = [_figure(row[key]) for key in ("rps", "p50_ms", "p99_ms", "cpu_ms_per_call")]
+    figures = [figure(row[key]) for key in ("rps", "p50_ms", "p99_ms", "cpu_ms_per_call")]
     ratio = f"{row['rps'] / base:.2f}x" if base and row["rps"] is not None else "-"
     return (label, str(row["concurrency"]), *figures, str(row["errors"]), ratio)
 
 
-def _figure(value: float | None) -> str:
+def own_table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return head and lines of what a call through the gateway consists of."""
+    direct = {
+        (row["transport"], row["concurrency"]): row["p50_ms"] for row in rows if row["name"] == "direct"
+    }
+    own = [row for row in rows if row["name"] == GATEWAY]
+    return [_OWN_HEAD, *(_own_line(row, direct.get((row["transport"], row["concurrency"]))) for row in own)]
+
+
+def _own_line(row: Row, direct_p50: float | None) -> tuple[str, ...]:
+    p50, p99 = row["p50_ms"], row["p99_ms"]
+    added = None if p50 is None or direct_p50 is None else p50 - direct_p50
+    tail = None if not p50 or p99 is None else p99 / p50
+    parts = [row.get(f"{part}_cpu_us_per_call") for part in PARTS_OF_A_CALL]
+    known = [part for part in parts if part is not None]
+    figures = [p50, added, tail, *parts, sum(known) if known else None]
+    return (row["transport"], str(row["concurrency"]), *(figure(value) for value in figures))
+
+
+def figure(value: float | None) -> str:
+    """Return a figure with about three significant digits, "-" for none."""
     if value is None:
         return "-"
     if value >= 100:
@@ -41,10 +71,24 @@ def plain(rows: Sequence[Row]) -> str:
     for transport, title in _TRANSPORTS.items():
         lines = table(rows, transport)
         if len(lines) > 1:
-            widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
-            parts.append("\n".join([title, *(_padded(line, widths) for line in lines)]))
+            parts.append(f"{title}\n{plain_table(lines)}")
+    if len(own := own_table(rows)) > 1:
+        parts.append(f"A call through {GATEWAY}\n{plain_table(own)}")
     parts += _error_notes(rows)
     return "\n\n".join(parts)
+
+
+def plain_table(lines: Sequence[tuple[str, ...]]) -> str:
+    """Return head and lines in columns."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(_padded(line, widths) for line in lines)
+
+
+def markdown_table(lines: Sequence[tuple[str, ...]]) -> str:
+    """Return head and lines as a Markdown table, figures to the right."""
+    head, *others = lines
+    rule = ("---", *("---:" for _ in head[1:]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *others))
 
 
 def _padded(line: tuple[str, ...], widths: Sequence[int]) -> str:
@@ -61,16 +105,15 @@ def _error_notes(rows: Iterable[Row]) -> list[str]:
     return ["Errors\n" + "\n".join(notes)] if notes else []
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """Return the tables for the documentation."""
-    parts = []
+def markdown(rows: Sequence[Row], *, level: int = 3) -> str:
+    """Return the tables for the documentation, under headings of that level."""
+    parts, mark = [], "#" * level
     for transport, title in _TRANSPORTS.items():
-        head, *lines = table(rows, transport)
-        if lines:
-            rule = ("---", *("---:" for _ in head[1:]))
-            parts.append(
-                f"### {title}\n\n" + "\n".join(f"| {' | '.join(it)} |" for it in (head, rule, *lines))
-            )
+        lines = table(rows, transport)
+        if len(lines) > 1:
+            parts.append(f"{mark} {title}\n\n{markdown_table(lines)}")
+    if len(own := own_table(rows)) > 1:
+        parts.append(f"{mark} What a call through Canalgate consists of\n\n{markdown_table(own)}")
     return "\n\n".join([_conditions(rows), *parts, _setups(rows)])
 
 

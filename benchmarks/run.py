@@ -30,15 +30,15 @@ from benchmarks.stdio_load import StdioLoad
 from benchmarks.targets import GATEWAY, REPOSITORY, Access, Pipe, Target, own_targets
 from benchmarks.wire import BadAnswerError, Era
 
-RESULT_FILE = REPOSITORY / "build" / "bench.json"
-SMOKE_FILE = REPOSITORY / "build" / "bench-smoke.json"
+BUILD = REPOSITORY / "build"
+SMOKE_FILE = BUILD / "bench-smoke.json"
 PROBE_TIMEOUT = 20.0  # seconds
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; ``--smoke`` overrides what it must."""
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
-    parser.add_argument("--concurrency", type=_numbers, default=[1, 16, 64], help="e.g. 1,16,64,256")
+    parser.add_argument("--concurrency", type=_numbers, default=[1, 16, 64, 256], help="e.g. 1,16,64,256")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of load, in each round of each cell")
     parser.add_argument("--transports", type=_transports, default=list(Transport), help="stdio,http")
@@ -57,11 +57,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.smoke:
         options.rounds, options.seconds, options.concurrency, options.no_peers = 1, 1.0, [1, 16], True
-    options.output = options.output or (SMOKE_FILE if options.smoke else RESULT_FILE)
+    options.output = options.output or (SMOKE_FILE if options.smoke else result_file(options.backend))
     unknown = set(options.peers or ()) - {target.name for target in peer_targets()}
     if unknown:
         parser.error(f"no such peer: {', '.join(sorted(unknown))}; there are {_names(peer_targets())}")
     return options
+
+
+def result_file(backend: BackendKind) -> Path:
+    """Return where the result goes: each backend has a table of its own."""
+    return BUILD / ("bench.json" if backend is BackendKind.FAST else f"bench-{backend}.json")
 
 
 def _numbers(text: str) -> list[int]:

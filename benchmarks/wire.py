@@ -6,11 +6,11 @@ text would let a gateway hand one caller's answer to another unseen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -33,12 +33,17 @@ class BadAnswerError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where an MCP server listens, on 127.0.0.1, and what its echo tool is called there."""
+    """Where an MCP server listens, on 127.0.0.1, and what its echo tool is called there.
+
+    ``arguments`` go with every call beside the text; ``progress`` asks for progress notifications.
+    """
 
     port: int
     path: str = "/mcp"
     tool: str = "echo"
     headers: Mapping[str, str] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    progress: bool = False
 
 
 def text_of(call_id: int) -> str:
@@ -81,15 +86,42 @@ def modern_headers(tool: str) -> dict[str, str]:
     return {"Mcp-Protocol-Version": MODERN_VERSION, "Mcp-Method": "tools/call", "Mcp-Name": tool}
 
 
-def _call_message(tool: str, era: Era, call_id: int) -> bytes:
-    params: dict[str, Any] = {"name": tool, "arguments": {"text": text_of(call_id)}}
+def call_params(endpoint: Endpoint, era: Era, call_id: int) -> dict[str, Any]:
+    """Return the ``params`` of the call ``call_id``."""
+    arguments = {"text": text_of(call_id), **endpoint.arguments}
+    params: dict[str, Any] = {"name": endpoint.tool, "arguments": arguments}
     if era is Era.MODERN:
         params["_meta"] = {
             "io.modelcontextprotocol/protocolVersion": MODERN_VERSION,
             "io.modelcontextprotocol/clientCapabilities": {},
             "io.modelcontextprotocol/clientInfo": _CLIENT,
         }
+    if endpoint.progress:
+        params.setdefault("_meta", {})["progressToken"] = call_id
+    return params
+
+
+def _call_message(endpoint: Endpoint, era: Era, call_id: int) -> bytes:
+    params = call_params(endpoint, era, call_id)
     return orjson.dumps({"jsonrpc": "2.0", "id": call_id, "method": "tools/call", "params": params})
+
+
+class Calls(Protocol):
+    """Something that gives the bytes of a call."""
+
+    def render(self, call_id: int) -> bytes:
+        """Return the bytes of the call ``call_id`` (ten digits)."""
+
+
+class Spread:
+    """Calls that go round over several endpoints."""
+
+    def __init__(self, calls: Sequence[Calls]) -> None:
+        self._calls = calls
+
+    def render(self, call_id: int) -> bytes:
+        """Return the bytes of the call ``call_id``; which endpoint gets it follows from the id."""
+        return self._calls[call_id % len(self._calls)].render(call_id)
 
 
 class CallTemplate:
@@ -106,12 +138,12 @@ class CallTemplate:
 def http_calls(endpoint: Endpoint, era: Era, session_id: str | None) -> CallTemplate:
     """Return the template of a call as one HTTP request."""
     headers = modern_headers(endpoint.tool) if era is Era.MODERN else session_headers(session_id)
-    return CallTemplate(post(endpoint, _call_message(endpoint.tool, era, FIRST_CALL_ID), headers))
+    return CallTemplate(post(endpoint, _call_message(endpoint, era, FIRST_CALL_ID), headers))
 
 
 def line_calls(tool: str, era: Era) -> CallTemplate:
     """Return the template of a call as one line of a stdio transport."""
-    return CallTemplate(_call_message(tool, era, FIRST_CALL_ID) + b"\n")
+    return CallTemplate(_call_message(Endpoint(port=0, tool=tool), era, FIRST_CALL_ID) + b"\n")
 
 
 def call_ids() -> Iterator[int]:

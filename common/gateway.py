@@ -16,6 +16,15 @@ from typing import Any, Self
 import orjson
 import structlog
 
+from common.calls.admission import (
+    Admission,
+    Admitted,
+    Order,
+    QueueAtBound,
+    QueueBounds,
+    SessionChanged,
+    SessionGone,
+)
 from common.calls.contract import new_invocation_id, task_message
 from common.calls.replies import Frame, Notification, ReplyHub, Waiter
 from common.domain.errors import (
@@ -24,6 +33,7 @@ from common.domain.errors import (
     InvalidRequest,
     InvocationCancelled,
     InvocationTimeout,
+    SessionNotFound,
     StoreUnavailable,
     ToolDisabled,
     ToolNotFound,
@@ -31,11 +41,13 @@ from common.domain.errors import (
 )
 from common.domain.ids import InvocationId, McpSessionId, ToolId, queue_of
 from common.domain.invocation import Caller, ExecutionResult, Invocation, failed
+from common.domain.session import McpSession
 from common.domain.tool import Tool
 from common.mcp.revisions import LATEST_LEGACY
 from common.registry.catalogue import Catalogue
 from common.registry.records import Entry
 from common.registry.registry import Registry
+from common.sessions.mcp import GONE as SESSION_GONE
 from common.sessions.mcp import McpSessions
 from common.settings import Settings
 from common.store.client import Client, StoreAddress, connect, store_errors
@@ -66,7 +78,10 @@ class Readiness:
 class Call:
     """A call on its way. Read :meth:`next` until it gives an :class:`ExecutionResult`, then :meth:`close`."""
 
-    def __init__(self, gateway: Gateway, invocation: Invocation, waiter: Waiter) -> None:
+    def __init__(
+        self, gateway: Gateway, invocation: Invocation, waiter: Waiter, session: McpSession | None
+    ) -> None:
+        self.session = session
         self._gateway = gateway
         self._waiter = waiter
         self._begun = time.monotonic()
@@ -115,15 +130,14 @@ class Gateway:
         self.keys = Keys(settings.redis.key_prefix)
         self.client: Client = connect(address)
         self._hot = SharedConnection(address)
+        self._admission = Admission(self._hot, self.keys)
         self._doubtful: deque[InvocationId] = deque(maxlen=10_000)
         self.clock = RedisClock()
         self.registry = Registry(self.client, self.keys)
         self.catalogue = Catalogue(self.client, self.keys)
-        self.mcp_sessions = McpSessions(
-            self.client, self.keys, idle_timeout=settings.web.session_idle_timeout
-        )
+        self.mcp_sessions = McpSessions(self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout)
         self.hub = ReplyHub(
-            self.client,
+            self._hot,
             self.keys,
             on_message={
                 self.keys.registry_channel: lambda _: self._refresh_catalogue(),
@@ -165,10 +179,14 @@ class Gateway:
         *,
         version: str = LATEST_LEGACY,
         request_id: str | int | None = None,
-        mcp_session: McpSessionId | None = None,
+        session: McpSession | None = None,
         timeout: float | None = None,
     ) -> Call:
-        """Send a call on its way. Raises the :class:`GatewayError` of the stage that refuses it."""
+        """Send a call on its way. Raises the :class:`GatewayError` of the stage that refuses it.
+
+        ``session`` is the caller's MCP session as this process remembers it; :attr:`Call.session` is the same as it
+        stood when the call was admitted.
+        """
         self.authorise_tenant(caller)
         entry = self.find(tool)
         invocation = Invocation(
@@ -180,12 +198,12 @@ class Gateway:
             version=version,
             deadline=self._deadline(entry.tool, timeout),
             request_id=request_id,
-            mcp_session=mcp_session,
+            mcp_session=None if session is None else session.id,
         )
-        call = Call(self, invocation, self.hub.expect(invocation.id))
+        call = Call(self, invocation, self.hub.expect(invocation.id), session)
         self._remember(call)
         try:
-            self._enqueue(invocation)
+            self._enqueue(call, entry.tool)
         except BaseException:
             call.close()
             raise
@@ -231,28 +249,42 @@ class Gateway:
         seconds = tool.request_timeout if timeout is None else min(timeout, tool.request_timeout)
         return self.clock.now() + int(seconds * 1000)
 
-    def _enqueue(self, invocation: Invocation) -> None:
+    def _enqueue(self, call: Call, tool: Tool) -> None:
         """Put the call on its tool's queue. Raises :class:`InvalidRequest` for what is no JSON.
 
         A Redis that takes the message and whose answer is lost leaves us not knowing. The caller is told so
         (STORE_UNAVAILABLE with ``outcome: unknown``, which is no invitation to try again), and the call is taken
         back as soon as Redis answers: if it has not begun by then, it never will.
         """
-        queue = queue_of(invocation.tool)
+        queue, invocation = queue_of(tool.id), call.invocation
         try:
             message = task_message(
                 invocation, queue=queue, reply_to=self.hub.channel, prefix=self.settings.redis.key_prefix
             )
         except TypeError as error:
             raise InvalidRequest(f"params cannot be written as JSON: {error}", field="params") from error
-        try:
-            with store_errors("queueing the call"):
-                _, now = self._hot.run("enqueue", [queue], [message, self.keys.wake_channel])
-        except StoreUnavailable as error:
-            if error.data.get("outcome") == UNKNOWN:
-                self._doubtful.append(invocation.id)
-            raise
-        self.clock.correct(now)
+        bounds = QueueBounds(max_length=tool.queue_max_length, max_age=tool.queue_max_age)
+        while True:
+            claim = None if call.session is None else self.mcp_sessions.claim(call.session)
+            try:
+                verdict = self._admission.admit(
+                    Order(queue=queue, message=message, bounds=bounds, session=claim)
+                )
+            except StoreUnavailable as error:
+                if error.data.get("outcome") == UNKNOWN:
+                    self._doubtful.append(invocation.id)
+                raise
+            self.clock.correct(verdict.now)
+            match verdict:
+                case Admitted():
+                    return
+                case QueueAtBound():
+                    raise verdict.error(tool.id, bounds)
+                case SessionGone():
+                    self.mcp_sessions.forget(invocation.mcp_session or "")
+                    raise SessionNotFound(SESSION_GONE)
+                case SessionChanged(record=record):
+                    call.session = self.mcp_sessions.learn(invocation.mcp_session or "", record)
 
     def end(self, call: Call) -> None:
         """Forget a call; used by :meth:`Call.close`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from logging.handlers import WatchedFileHandler
 from typing import Any
 
 import structlog
@@ -13,8 +14,11 @@ from common.settings import LoggingSettings
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
-def configure(settings: LoggingSettings, *, process: str) -> None:
-    """Set up logging for this process; ``process`` names it on every line. Libraries' own lines come along."""
+def configure(settings: LoggingSettings, *, process: str, file: str | None = None) -> None:
+    """Set up logging for this process; ``process`` names it on every line. Libraries' own lines come along.
+
+    It goes to standard error, or to ``file``, which may be moved away while it is written (log rotation).
+    """
     level = _LEVELS[settings.level]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -37,9 +41,11 @@ def configure(settings: LoggingSettings, *, process: str) -> None:
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if settings.format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(colors=file is None and sys.stderr.isatty())
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = (
+        logging.StreamHandler(sys.stderr) if file is None else WatchedFileHandler(file, encoding="utf-8")
+    )
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             # Left to the renderer, a library's exception comes with local variables, and those hold secrets.

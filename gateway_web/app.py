@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
-from flask import Flask, Response, request
+from flask import Flask, request
+from flask import Response as FlaskResponse
+from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from common.domain.errors import GatewayError
+from common.domain.ids import ToolId
 from common.gateway import Gateway
 from common.mcp.jsonrpc import INTERNAL_ERROR, JsonRpcError
 from common.mcp.revisions import Era
 from gateway_web.guards import HostGuard
+from gateway_web.http import Environ, HttpAnswer, HttpRequest
 from gateway_web.identity import load_resolver
 from gateway_web.ingress.answers import error_answer, json_response
+from gateway_web.ingress.short_way import Handler, ShortWay
 from gateway_web.ingress.streamable_http import StreamableHttp
 
 log = structlog.get_logger(__name__)
+
+
+class Response(FlaskResponse):
+    """Without a content type of its own: an answer without a body has none."""
+
+    default_mimetype = None
 
 
 def create_app(gateway: Gateway) -> Flask:
@@ -23,36 +36,69 @@ def create_app(gateway: Gateway) -> Flask:
     app = Flask("canalgate", static_folder=None)
     app.url_map.merge_slashes = False
     hosts = HostGuard(gateway.settings.web)
-    resolver = load_resolver(gateway.settings.identity)
+    door = StreamableHttp(gateway, load_resolver(gateway.settings.identity))
 
-    @app.before_request
-    def guard() -> Response | None:
+    def guard(environ: Environ) -> HttpAnswer | None:
         try:
-            hosts.check(request.environ)
+            hosts.check(environ)
         except GatewayError as error:
             return error_answer(error, None, Era.LEGACY)
-        if str(request.environ.get("PATH_INFO", "")).startswith("//"):
+        if str(environ.get("PATH_INFO", "")).startswith("//"):
             # Werkzeug reads it as one slash; a proxy that keeps paths apart may not.
             return json_response({"error": "Not Found", "status": 404}, 404)
         return None
 
-    @app.errorhandler(Exception)
-    def broken(error: Exception) -> Response:
-        if isinstance(error, HTTPException):
-            body = {"error": error.name, "status": error.code}
-            headers = {name: value for name, value in error.get_headers() if name == "Allow"}
-            return json_response(body, error.code or 500, headers)
-        log.error("request_broke", path=request.path, exc_info=error)
-        answer = error_answer(JsonRpcError(INTERNAL_ERROR, "Internal error"), None, Era.LEGACY)
-        answer.status_code = 500
-        return answer
+    @app.before_request
+    def guarded() -> ResponseReturnValue | None:
+        refusal = guard(request.environ)
+        return None if refusal is None else _response(refusal)
 
+    @app.errorhandler(Exception)
+    def failed(error: Exception) -> ResponseReturnValue:
+        return _response(broken(error, request.path))
+
+    for path in ("/mcp", "/servers/<path:tool>/mcp"):
+        for method, handler in (("POST", door.post), ("DELETE", door.delete), ("GET", door.get)):
+            view = _view(handler)
+            app.add_url_rule(path, f"{method} {path}", view, methods=[method], strict_slashes=False)
+    _add_probes(app, gateway)
+    app.wsgi_app = ShortWay(app.wsgi_app, guard=guard, post=door.post, broken=broken)  # type: ignore[method-assign]
+    return app
+
+
+def broken(error: Exception, path: str) -> HttpAnswer:
+    """The answer to what no handler foresaw; it tells the caller nothing of our inside."""
+    if isinstance(error, HTTPException):
+        body = {"error": error.name, "status": error.code}
+        headers = {name: value for name, value in error.get_headers() if name == "Allow"}
+        return json_response(body, error.code or 500, headers)
+    log.error("request_broke", path=path, exc_info=error)
+    answer = error_answer(JsonRpcError(INTERNAL_ERROR, "Internal error"), None, Era.LEGACY)
+    answer.status = 500
+    return answer
+
+
+def _view(handler: Handler) -> Callable[..., ResponseReturnValue]:
+    def view(tool: str | None = None) -> ResponseReturnValue:
+        return _response(handler(HttpRequest(request.environ), None if tool is None else ToolId(tool)))
+
+    return view
+
+
+def _response(answer: HttpAnswer) -> Response:
+    response = Response(answer.body, status=answer.status, headers=answer.headers)
+    if answer.on_close is not None:
+        response.call_on_close(answer.on_close)
+    return response
+
+
+def _add_probes(app: Flask, gateway: Gateway) -> None:
     @app.get("/livez")
-    def livez() -> Response:
-        return json_response({"status": "ok"})
+    def livez() -> ResponseReturnValue:
+        return _response(json_response({"status": "ok"}))
 
     @app.get("/readyz")
-    def readyz() -> Response:
+    def readyz() -> ResponseReturnValue:
         state = gateway.readiness()
         body = {
             "ready": state.ready,
@@ -61,7 +107,4 @@ def create_app(gateway: Gateway) -> Flask:
             "tools": state.tools,
             "workers": state.workers,
         }
-        return json_response(body, 200 if state.ready else 503)
-
-    app.register_blueprint(StreamableHttp(gateway, resolver).blueprint())
-    return app
+        return _response(json_response(body, 200 if state.ready else 503))

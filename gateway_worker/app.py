@@ -61,13 +61,14 @@ app = make_app(settings(), address())
 def _prepare_worker(**_: Any) -> None:
     """Only in worker processes: monitors and producers that load this module keep kombu's own transport."""
     from gateway_worker import channel
-    from gateway_worker.step import EngineStep
+    from gateway_worker.step import ControlNode, EngineStep
 
     channel.install()
+    app.control.mailbox.node_cls = ControlNode  # type: ignore[attr-defined]
     app.steps["consumer"].add(EngineStep)
 
 
 @setup_logging.connect
-def _prepare_logs(**_: Any) -> None:
-    """Our logs, instead of Celery's own format."""
-    configure_logs(settings().logging, process=f"worker-{os.getpid()}")
+def _prepare_logs(logfile: str | None = None, **_: Any) -> None:
+    """Our logs, instead of Celery's own format; to Celery's ``--logfile`` if there is one."""
+    configure_logs(settings().logging, process=f"worker-{os.getpid()}", file=logfile or None)

@@ -46,6 +46,11 @@ class Channel(redis.Channel):
             self._tools = tools
             bridge.follow(list(tools))
 
+    def fanout_topic(self, exchange: str, routing_key: str) -> str:
+        """The Redis channel on which kombu publishes what is sent to a fanout exchange."""
+        topic: str = self._get_publish_topic(exchange, routing_key)  # type: ignore[attr-defined]
+        return topic
+
     def close(self) -> None:
         """Close the channel, not the engine's queues."""
         self._leaving = True

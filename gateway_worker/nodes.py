@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
-from common.calls.contract import result_frame, result_record
-from common.domain.errors import InvalidRequest, StoreUnavailable, WorkerLost
+from common.calls.contract import encoded_result, result_frame, result_record
+from common.domain.errors import StoreUnavailable, WorkerLost
 from common.domain.ids import InvocationId, NodeId
 from common.domain.invocation import ExecutionResult, failed
 from common.store.client import store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
-from gateway_worker.message import TaskMessage, read_message
+from gateway_worker.message import PoisonMessage, TaskMessage, read_message
 from gateway_worker.outbox import Command, Outbox
 
 log = structlog.get_logger(__name__)
@@ -30,11 +31,12 @@ GAP = 3 * BEAT
 
 def end_of_call(message: TaskMessage, result: ExecutionResult, keys: Keys, *, ttl: float) -> list[Command]:
     """The commands that give a call its end: the result for whoever asks, the frame for whoever waits."""
-    record = result_record(message.id, result, done_at=datetime.now(UTC).isoformat())
+    encoded = encoded_result(result)
+    record = result_record(message.id, result, done_at=datetime.now(UTC).isoformat(), encoded=encoded)
     key = keys.result(InvocationId(message.id))
     commands: list[Command] = [("SET", key, record, "PX", int(ttl * 1000))]
     if message.reply_to.startswith(keys.reply_prefix):
-        commands.append(("PUBLISH", message.reply_to, result_frame(message.id, result)))
+        commands.append(("PUBLISH", message.reply_to, result_frame(message.id, result, encoded=encoded)))
     else:
         commands.append(("PUBLISH", key, record))
     return commands
@@ -52,20 +54,24 @@ class Nodes:
         outbox: Outbox,
         *,
         result_ttl: float,
+        unreadable: Callable[[bytes, PoisonMessage], None],
     ) -> None:
+        """``unreadable`` takes what a dead node held and nobody can read."""
         self._node = node
         self._redis = redis
         self._keys = keys
         self._clock = clock
         self._outbox = outbox
         self._result_ttl = result_ttl
+        self._unreadable = unreadable
+        self._left = False
         self.beating = asyncio.Event()
         self._last_beat = float("-inf")
         self._beating_since = float("-inf")
 
     async def run(self) -> None:
-        """Beat and sweep, for ever. Redis away: the lease runs out, and is taken again afterwards."""
-        while True:
+        """Beat and sweep until :meth:`leave`. Redis away: the lease runs out, and is taken again afterwards."""
+        while not self._left:
             try:
                 await self._beat()
                 await self._sweep()
@@ -75,6 +81,8 @@ class Nodes:
 
     async def leave(self) -> None:
         """Say goodbye: whatever is still recorded as begun here is answered now."""
+        # The worker goes on closing for a while: a beat behind the goodbye would list it again.
+        self._left = True
         with store_errors("leaving"):
             await self._bury(self._node, force=True)
 
@@ -99,11 +107,11 @@ class Nodes:
             mine = await self._redis.run("lease_take", [self._keys.sweep_lease], [self._node, SWEEP_LEASE_MS])
             if not mine:
                 return
-            if _uptime(await self._redis.command("INFO", "server")) < LEASE_MS / 1000 + BEAT:
-                return
             dead: list[Any] = await self._redis.command(
                 "ZRANGEBYSCORE", self._keys.nodes, "-inf", self._clock.now()
             )
+            if not dead or _uptime(await self._redis.command("INFO", "server")) < LEASE_MS / 1000 + BEAT:
+                return
             for raw in dead:
                 await self._bury(NodeId(raw.decode()), force=False)
 
@@ -120,8 +128,8 @@ class Nodes:
         for raw in held:
             try:
                 message = read_message(raw, "")
-            except InvalidRequest as error:
-                log.error("message_unreadable", error=error.message)
+            except PoisonMessage as poison:
+                self._unreadable(raw, poison)
                 continue
             self._outbox.put(*end_of_call(message, lost, self._keys, ttl=self._result_ttl))
 

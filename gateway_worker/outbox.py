@@ -1,14 +1,17 @@
 """What the worker tells Redis about its calls, in order, as few writes as possible, and never lost.
 
-Everything that collects while one write is under way goes out in the next. Ends of calls are idempotent (SET of a
-result, PUBLISH of its frame, HDEL of the acknowledged message: a waiter ignores what comes twice), so after a fault
-they are sent again. Notifications are not, since progress must never run backwards: those of a broken write are gone.
+What one turn of the loop produced goes out in one write, without waiting for the answer to the write before it. Ends
+of calls are idempotent (SET of a result, PUBLISH of its frame, HDEL of the acknowledged message: a waiter ignores what
+comes twice), so after a fault they are sent again. Notifications are not, since progress must never run backwards:
+those of a broken write are gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
+from typing import Any
 
 import structlog
 
@@ -19,13 +22,16 @@ from common.store.pipelined import CommandRefused, PipelinedConnection
 log = structlog.get_logger(__name__)
 
 MAX_BATCH = 500
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+MAX_UNDER_WAY = 4
+"""Writes whose answers have not come. It bounds what a slow Redis makes us keep outside the queue."""
 MAX_NOTIFICATIONS = 10_000
 RETRY_FIRST, RETRY_MAX = 0.05, 1.0
 
 TRANSIENT = ("LOADING", "READONLY", "OOM", "BUSY", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS")
-MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 Command = tuple[str | bytes | int, ...]
+Answers = asyncio.Future[list[Any]]
 
 
 class _Notification(tuple[str | bytes | int, ...]):
@@ -35,12 +41,15 @@ class _Notification(tuple[str | bytes | int, ...]):
 
 
 class Outbox:
-    """Belongs to the worker's event loop."""
+    """Belongs to the worker's event loop. Nothing is written before :meth:`run` has found Redis."""
 
     def __init__(self, redis: PipelinedConnection) -> None:
         self._redis = redis
         self._commands: deque[Command] = deque()
-        self._some = asyncio.Event()
+        self._under_way: deque[list[Command]] = deque()
+        self._open = False
+        self._scheduled = False
+        self._fault = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self.dropped_notifications = 0
@@ -49,7 +58,9 @@ class Outbox:
         """Queue commands. They are bounded by the calls in flight, as a call is only finished once."""
         self._commands.extend(commands)
         self._empty.clear()
-        self._some.set()
+        if self._open and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._write)
 
     def put_notification(self, command: Command) -> None:
         """Queue a notification frame; beyond the bound it is dropped and counted: a result never is."""
@@ -58,36 +69,24 @@ class Outbox:
             return
         self.put(_Notification(command))
 
-    def _batch(self) -> list[Command]:
-        """The next commands, bounded in number and bytes."""
-        batch: list[Command] = []
-        size = 0
-        while self._commands and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
-            command = self._commands.popleft()
-            size += sum(len(part) for part in command if isinstance(part, bytes))
-            batch.append(command)
-        return batch
-
     async def run(self) -> None:
-        """Write, for ever. Redis away: the batch waits and is sent again."""
+        """Write, for ever. Redis away, or unable to take a command: it is tried again after a growing pause."""
         delay = RETRY_FIRST
         while True:
-            await self._some.wait()
-            batch = self._batch()
             try:
-                again = await self._write(batch)
+                with store_errors("writing replies"):
+                    await self._redis.command("PING")
             except StoreUnavailable as error:
-                log.warning("replies_wait", waiting=len(batch), cause=repr(error.__cause__))
-                again = [command for command in batch if not isinstance(command, _Notification)]
-            if not again:
-                delay = RETRY_FIRST
+                log.warning("replies_wait", waiting=len(self._commands), cause=repr(error.__cause__))
             else:
-                self._commands.extendleft(reversed(again))
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, RETRY_MAX)
-            if not self._commands:
-                self._some.clear()
-                self._empty.set()
+                self._fault.clear()
+                self._open = True
+                self._write()
+                if await self._settled():
+                    delay = 0.0  # a connection that worked and broke is opened again at once
+                await self._fault.wait()
+            await asyncio.sleep(delay)
+            delay = min(max(delay * 2, RETRY_FIRST), RETRY_MAX)
 
     async def flushed(self, timeout: float) -> bool:
         """Wait until everything is written; False after ``timeout`` seconds."""
@@ -98,10 +97,63 @@ class Outbox:
             return False
         return True
 
-    async def _write(self, batch: list[Command]) -> list[Command]:
-        """Write a batch; return what Redis could not take now, and say what it never will."""
-        with store_errors("writing replies"):
-            answers = await self._redis.commands(batch)
+    async def _settled(self) -> bool:
+        """Wait for the first sign of whether Redis takes what waited: all of it written, or a fault."""
+        signs = [asyncio.ensure_future(event.wait()) for event in (self._empty, self._fault)]
+        try:
+            await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for sign in signs:
+                sign.cancel()
+        return not self._fault.is_set()
+
+    def _write(self) -> None:
+        """Send what has collected."""
+        self._scheduled = False
+        while self._open and self._commands and len(self._under_way) < MAX_UNDER_WAY:
+            batch = self._batch()
+            self._under_way.append(batch)
+            answers = self._redis.submit(batch)
+            if answers is None:
+                self._broken()
+                return
+            answers.add_done_callback(partial(self._written, batch))
+
+    def _batch(self) -> list[Command]:
+        """The next commands, bounded in number and bytes; their acknowledgements are one command at the end."""
+        batch: list[Command] = []
+        acknowledged: dict[Any, list[str | bytes | int]] = {}
+        size = taken = 0
+        while self._commands and taken < MAX_BATCH and size < MAX_BATCH_BYTES:
+            command = self._commands.popleft()
+            taken += 1
+            if command[0] == "HDEL":
+                acknowledged.setdefault(command[1], []).extend(command[2:])
+                continue
+            size += sum(len(part) for part in command if isinstance(part, bytes))
+            batch.append(command)
+        batch.extend(("HDEL", key, *tags) for key, tags in acknowledged.items())
+        return batch
+
+    def _written(self, batch: list[Command], answers: Answers) -> None:
+        if not self._under_way or self._under_way[0] is not batch:
+            return  # it was taken back with one that broke before it
+        if answers.cancelled() or answers.exception() is not None:
+            self._broken()
+            return
+        self._under_way.popleft()
+        again = self._refused(batch, answers.result())
+        if again:
+            self._commands.extendleft(reversed(again))
+            self._pause()
+        elif self._commands:
+            self._write()
+        elif not self._under_way:
+            self._empty.set()
+
+    @staticmethod
+    def _refused(batch: list[Command], answers: list[Any]) -> list[Command]:
+        """What Redis could not take now; what it never will is said."""
         again = []
         for command, answer in zip(batch, answers, strict=True):
             if not isinstance(answer, CommandRefused):
@@ -111,3 +163,17 @@ class Outbox:
             else:
                 log.error("reply_refused", command=str(command[0]), error=str(answer))
         return again
+
+    def _broken(self) -> None:
+        """The connection is gone: what was under way is sent again, in its order, but for notifications."""
+        again = [c for batch in self._under_way for c in batch if not isinstance(c, _Notification)]
+        self._under_way.clear()
+        self._commands.extendleft(reversed(again))
+        log.warning("replies_wait", waiting=len(self._commands))
+        if not self._commands:
+            self._empty.set()
+        self._pause()
+
+    def _pause(self) -> None:
+        self._open = False
+        self._fault.set()

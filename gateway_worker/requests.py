@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -12,19 +13,21 @@ from gateway_worker.message import TaskMessage
 
 
 class RunningRequest:
-    """Stands in ``celery.worker.state`` where a stock worker has its ``Request``."""
+    """Stands in ``celery.worker.state`` where a stock worker has its ``Request``. Made when the call begins."""
+
+    __slots__ = ("__weakref__", "_cancel", "eventer", "hostname", "id", "name", "queue", "time_start")
 
     task = SimpleNamespace(acks_late=False)
     acknowledged = False
-    eventer = None
 
-    def __init__(self, message: TaskMessage, *, hostname: str, cancel: Callable[[], None]) -> None:
+    def __init__(self, message: TaskMessage, *, hostname: str, cancel: Callable[[str], None]) -> None:
+        """``cancel`` is called with the id, in any thread."""
         self.id = message.id
         self.name = message.task
         self.hostname = hostname
         self.queue = message.queue
-        self.time_start: float | None = None
-        self.worker_pid: int | None = None
+        self.time_start = time.time()
+        self.eventer: Any = None  # Celery's event step assigns it after a reconnection
         self._cancel = cancel
 
     def info(self, *, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
@@ -39,16 +42,11 @@ class RunningRequest:
             "time_start": self.time_start,
             "acknowledged": self.acknowledged,
             "delivery_info": {"exchange": "", "routing_key": self.queue, "priority": 0, "redelivered": False},
-            "worker_pid": self.worker_pid,
+            "worker_pid": os.getpid(),
         }
-
-    def started(self, pid: int) -> None:
-        """The call begins."""
-        self.time_start = time.time()
-        self.worker_pid = pid
 
     def terminate(self, pool: Any, signal: Any = None, **_: Any) -> None:  # noqa: ARG002 - Celery's signature
         """``revoke(terminate=True)``, or a cold shutdown: cancel the call, and with it the backend's."""
-        self._cancel()
+        self._cancel(self.id)
 
     cancel = terminate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 
@@ -24,8 +24,7 @@ log = structlog.get_logger(__name__)
 SWEEP_INTERVAL = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionKey:
+class SessionKey(NamedTuple):
     """Whose session it is, and with what. A changed definition is another session, as is another era."""
 
     tenant: TenantId
@@ -54,6 +53,12 @@ class ToolSession:
         self._owner = asyncio.create_task(
             self._own(guard, eras, max_bytes, on_event), name=f"session-{self.key.tool}"
         )
+
+    @property
+    def opened(self) -> Backend | None:
+        """The open backend, if it has started."""
+        ready = self._ready
+        return ready.result() if ready.done() and ready.exception() is None else None
 
     async def backend(self) -> Backend:
         """The open backend; waits while it starts. Raises what the start raised."""
@@ -137,13 +142,13 @@ class Sessions:
 
     def take(self, invocation: Invocation, entry: Entry) -> ToolSession:
         """The caller's session with the tool, begun if there is none. The caller must :meth:`give` it back."""
-        eras = era_order(entry, era_of_version(invocation.version))
+        preferred = era_of_version(invocation.version)
         key = SessionKey(
-            tenant=invocation.caller.tenant,
-            client=invocation.caller.client,
-            tool=entry.id,
-            version=entry.registered.version,
-            era=eras[0],
+            invocation.caller.tenant,
+            invocation.caller.client,
+            entry.id,
+            entry.registered.version,
+            first_era(entry, preferred),
         )
         session = self._sessions.get(key)
         if session is not None and session.ended:
@@ -151,7 +156,8 @@ class Sessions:
             session = None
         if session is None:
             session = self._sessions[key] = ToolSession(key, entry.tool)
-            session.begin(self._guard, eras, max_bytes=self._max_bytes, on_event=self._listener(entry.id))
+            eras, hearer = era_order(entry, preferred), self._listener(entry.id)
+            session.begin(self._guard, eras, max_bytes=self._max_bytes, on_event=hearer)
         session.in_flight += 1
         return session
 
@@ -200,6 +206,13 @@ class Sessions:
         return heard
 
 
+def first_era(entry: Entry, preferred: Era) -> Era:
+    """The first of :func:`era_order`."""
+    if entry.known is not None and preferred.value in entry.known.eras:
+        return preferred
+    return era_order(entry, preferred)[0]
+
+
 def era_order(entry: Entry, preferred: Era) -> list[Era]:
     """In which order to try the eras: the caller's first, if the backend is known to speak it.
 
@@ -216,6 +229,8 @@ def era_order(entry: Entry, preferred: Era) -> list[Era]:
 
 async def usable(session: ToolSession, seconds: float) -> Backend:
     """The session's backend within ``seconds``. Raises :class:`InvocationTimeout` beyond."""
+    if (opened := session.opened) is not None:
+        return opened
     try:
         async with asyncio.timeout(seconds):
             return await session.backend()

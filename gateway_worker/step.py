@@ -6,10 +6,22 @@ from typing import Any
 
 from celery import bootsteps
 from celery.exceptions import ImproperlyConfigured
+from kombu import pidbox
 
 from common.domain.ids import QUEUE_PREFIX
 from gateway_worker.channel import bridge
 from gateway_worker.pool import EnginePool
+
+
+class ControlNode(pidbox.Node):
+    """Celery's remote control, which looks at the calls as they are at this moment."""
+
+    def handle(self, method: str, arguments: dict[str, Any] | None = None) -> Any:
+        """Run a command."""
+        pool = self.state.consumer.pool if self.state is not None else None
+        if isinstance(pool, EnginePool):
+            pool.host.show()
+        return super().handle(method, arguments)
 
 
 class EngineStep(bootsteps.StartStopStep):

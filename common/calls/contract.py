@@ -69,14 +69,21 @@ def task_message(invocation: Invocation, *, queue: str, reply_to: str, prefix: s
     return orjson.dumps(message)
 
 
-def result_record(invocation_id: str, result: ExecutionResult, *, done_at: str) -> bytes:
+def encoded_result(result: ExecutionResult) -> orjson.Fragment:
+    """The result's wire form as JSON, to be put into its record and into its frame without encoding it twice."""
+    return orjson.Fragment(orjson.dumps(result_to_wire(result)))
+
+
+def result_record(
+    invocation_id: str, result: ExecutionResult, *, done_at: str, encoded: orjson.Fragment | None = None
+) -> bytes:
     """The value of ``celery-task-meta-<id>``: what a stock ``AsyncResult`` reads.
 
     An answer of the backend, be it an error, is SUCCESS and its value our result. What never became an answer
     (a timeout, a broken transport) is FAILURE with the exception's name, so that monitors show it as such; our
     own result then stands beside it under ``canalgate``.
     """
-    wire = result_to_wire(result)
+    wire = encoded or encoded_result(result)
     record: dict[str, Any] = {
         "task_id": invocation_id,
         "status": "SUCCESS" if result.answered else "FAILURE",
@@ -108,9 +115,11 @@ def wire_of_record(record: dict[str, Any]) -> dict[str, Any]:
     return wire
 
 
-def result_frame(invocation_id: str, result: ExecutionResult) -> bytes:
+def result_frame(
+    invocation_id: str, result: ExecutionResult, *, encoded: orjson.Fragment | None = None
+) -> bytes:
     """The last message of a call on its reply channel: ``<id> <json>``."""
-    return invocation_id.encode() + b" " + orjson.dumps({"result": result_to_wire(result)})
+    return invocation_id.encode() + b" " + orjson.dumps({"result": encoded or encoded_result(result)})
 
 
 def notification_frame(invocation_id: str, method: str, params: dict[str, Any]) -> bytes:

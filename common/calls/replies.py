@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -25,8 +25,10 @@ from common.calls.contract import wire_of_record
 from common.domain.errors import StoreUnavailable
 from common.domain.ids import InvocationId
 from common.domain.invocation import ExecutionResult, result_from_wire
-from common.store.client import Client, Subscription, store_errors
+from common.store.blocking_subscription import Published, Subscribed
+from common.store.client import store_errors
 from common.store.keys import Keys
+from common.store.shared import SharedConnection
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +38,8 @@ MISSED_HEARTBEATS = 3
 """So many pings without any word from Redis, and the connection is taken for dead."""
 RETRY_FIRST, RETRY_MAX = 0.05, 1.0
 HEAL_BATCH = 200
+LEAST_WAIT = 0.001
+"""A socket takes no wait of no length: that would be "do not block"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class ReplyHub:
 
     def __init__(
         self,
-        client: Client,
+        connection: SharedConnection,
         keys: Keys,
         *,
         on_message: Mapping[str, Callable[[bytes], None]] | None = None,
@@ -85,7 +89,7 @@ class ReplyHub:
         """``on_message`` maps further channels to their readers; ``on_tick`` is called about once a second."""
         self.channel = keys.reply_prefix + uuid4().hex
         self.heals = 0
-        self._client = client
+        self._connection = connection
         self._keys = keys
         self._others = dict(on_message or {})
         self._on_tick = on_tick
@@ -138,12 +142,9 @@ class ReplyHub:
     def _run(self) -> None:
         delay = RETRY_FIRST
         while not self._stop.is_set():
-            subscription = self._client.pubsub(ignore_subscribe_messages=False)  # type: ignore[no-untyped-call]
             try:
-                with store_errors("listening for replies"):
-                    subscription.subscribe(self.channel, *self._others)
-                    self._listen(subscription)
-                    delay = RETRY_FIRST
+                self._listen()
+                delay = RETRY_FIRST
             except StoreUnavailable as error:
                 if self._subscribed.is_set():
                     delay = RETRY_FIRST
@@ -151,33 +152,35 @@ class ReplyHub:
                 log.warning("replies_disconnected", error=str(error), cause=str(error.__cause__))
                 self._stop.wait(delay)
                 delay = min(delay * 2, RETRY_MAX)
-            finally:
-                _close_quietly(subscription)
         self._subscribed.clear()
 
-    def _listen(self, subscription: Subscription) -> None:
+    def _listen(self) -> None:
         """Read until told to stop; any fault of the connection is raised."""
-        heard = time.monotonic()
-        next_tick = heard + HEARTBEAT
-        while not self._stop.is_set():
-            message = subscription.get_message(timeout=max(0.0, next_tick - time.monotonic()))
-            if message is not None:
-                heard = time.monotonic()
-            if time.monotonic() >= next_tick:
-                # A connection may die without a word (a firewall forgets it): then no ping is answered.
-                if time.monotonic() - heard > MISSED_HEARTBEATS * HEARTBEAT:
-                    raise StoreUnavailable("Redis does not answer the pings of the reply subscription")
-                subscription.ping()
-                self._tick()
-                next_tick = time.monotonic() + HEARTBEAT
-            if message is None:
-                continue
-            if message["type"] == "message":
-                self._dispatch(message["channel"].decode(), message["data"])
-            elif message["type"] == "subscribe" and message["channel"].decode() == self.channel:
-                self._subscribed.set()
-                self._heal(list(self._waiters.values()))
-                self._tick()
+        with closing(self._connection.listen(self.channel, *self._others)) as subscription:
+            heard = time.monotonic()
+            next_tick = heard + HEARTBEAT
+            while not self._stop.is_set():
+                found = subscription.read(LEAST_WAIT + max(0.0, next_tick - time.monotonic()))
+                now = time.monotonic()
+                if found is not None:
+                    heard = now
+                if now >= next_tick:
+                    # A connection may die without a word (a firewall forgets it): then no ping is answered.
+                    if now - heard > MISSED_HEARTBEATS * HEARTBEAT:
+                        raise StoreUnavailable("Redis does not answer the pings of the reply subscription")
+                    subscription.ping()
+                    self._tick()
+                    next_tick = time.monotonic() + HEARTBEAT
+                for message in found or ():
+                    self._hear(message)
+
+    def _hear(self, message: Published | Subscribed) -> None:
+        if isinstance(message, Published):
+            self._dispatch(message.channel, message.data)
+        elif message.channel == self.channel:
+            self._subscribed.set()
+            self._heal(list(self._waiters.values()))
+            self._tick()
 
     def _tick(self) -> None:
         if self._on_tick is not None:
@@ -199,7 +202,9 @@ class ReplyHub:
         for start in range(0, len(waiters), HEAL_BATCH):
             batch = waiters[start : start + HEAL_BATCH]
             with store_errors("recovering replies"):
-                records = self._client.mget([self._keys.result(waiter.id) for waiter in batch])
+                records = self._connection.command(
+                    "MGET", *(self._keys.result(waiter.id) for waiter in batch)
+                )
             for waiter, record in zip(batch, records, strict=True):
                 if record is not None and not waiter.done:
                     with _contained("result_unreadable", invocation=waiter.id):
@@ -225,12 +230,3 @@ def _contained(event: str, **facts: str) -> Iterator[None]:
         raise
     except Exception:
         log.exception(event, **facts)
-
-
-def _close_quietly(subscription: Subscription) -> None:
-    """Closing a broken connection may fail once more; there is nobody left to tell."""
-    try:
-        with store_errors("closing a subscription"):
-            subscription.close()
-    except StoreUnavailable as error:
-        log.debug("subscription_not_closed", error=str(error))

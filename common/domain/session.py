@@ -24,3 +24,15 @@ class McpSession:
     client_info: Mapping[str, Any] = field(default_factory=dict)
     client_capabilities: Mapping[str, Any] = field(default_factory=dict)
     log_level: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionClaim:
+    """A session as a process remembers it, to be confirmed by the store before anything relies on it.
+
+    ``digest`` is the SHA-1 of the remembered record; ``idle_ms`` the time without requests after which it ends.
+    """
+
+    id: McpSessionId
+    digest: str
+    idle_ms: int

@@ -15,6 +15,8 @@ from common.domain.ids import ToolId, checked_id
 DEFAULT_REQUEST_TIMEOUT = 30.0
 DEFAULT_STARTUP_TIMEOUT = 20.0
 DEFAULT_IDLE_TIMEOUT = 300.0
+DEFAULT_QUEUE_MAX_LENGTH = 10_000
+MAX_QUEUE_LENGTH = 1_000_000
 MAX_TIMEOUT = 24 * 3600.0
 MASK = "********"
 
@@ -61,7 +63,8 @@ class Tool:
     """The definition of a tool. All timeouts are in seconds.
 
     ``request_timeout`` bounds one call from acceptance to answer, ``startup_timeout`` the way to a usable
-    session, ``idle_timeout`` how long a session without calls is kept.
+    session, ``idle_timeout`` how long a session without calls is kept. ``queue_max_length`` and ``queue_max_age``
+    bound what waits for a worker: the number of calls, and how long the oldest of them has waited.
     """
 
     id: ToolId
@@ -71,6 +74,8 @@ class Tool:
     request_timeout: float = DEFAULT_REQUEST_TIMEOUT
     startup_timeout: float = DEFAULT_STARTUP_TIMEOUT
     idle_timeout: float = DEFAULT_IDLE_TIMEOUT
+    queue_max_length: int = DEFAULT_QUEUE_MAX_LENGTH
+    queue_max_age: float = DEFAULT_REQUEST_TIMEOUT
 
     def __post_init__(self) -> None:
         checked_id(self.id, field="id")
@@ -80,7 +85,11 @@ class Tool:
             ("http://", "https://")
         ):
             raise InvalidRequest("url must begin with http:// or https://", field="url")
-        for name in ("request_timeout", "startup_timeout", "idle_timeout"):
+        if not 0 < self.queue_max_length <= MAX_QUEUE_LENGTH:
+            raise InvalidRequest(
+                f"queue_max_length must be above 0 and at most {MAX_QUEUE_LENGTH}", field="queue_max_length"
+            )
+        for name in ("request_timeout", "startup_timeout", "idle_timeout", "queue_max_age"):
             value = getattr(self, name)
             if not 0 < value <= MAX_TIMEOUT:
                 raise InvalidRequest(
@@ -134,6 +143,8 @@ def tool_to_wire(tool: Tool) -> dict[str, Any]:
         "request_timeout": tool.request_timeout,
         "startup_timeout": tool.startup_timeout,
         "idle_timeout": tool.idle_timeout,
+        "queue_max_length": tool.queue_max_length,
+        "queue_max_age": tool.queue_max_age,
     }
 
 
@@ -155,6 +166,8 @@ def tool_from_wire(wire: Mapping[str, Any]) -> Tool:
         request_timeout=wire["request_timeout"],
         startup_timeout=wire["startup_timeout"],
         idle_timeout=wire["idle_timeout"],
+        queue_max_length=wire.get("queue_max_length", DEFAULT_QUEUE_MAX_LENGTH),
+        queue_max_age=wire.get("queue_max_age", wire["request_timeout"]),
     )
 
 

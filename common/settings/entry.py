@@ -6,7 +6,7 @@ One bad entry never keeps the others from starting.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
 
@@ -14,7 +14,7 @@ from common.domain.errors import InvalidRequest
 from common.domain.ids import ToolId
 from common.domain.tool import HttpTransport, StdioTransport, Tool, ToolState
 from common.settings.document import KeyPath
-from common.settings.fields import Seconds, checked_header_name, checked_http_url
+from common.settings.fields import Calls, Seconds, checked_header_name, checked_http_url
 from common.settings.model import RuntimeSettings, Section, ToolProblem
 from common.settings.problems import dotted, explain, shown, unknown_key
 
@@ -61,6 +61,13 @@ class ToolEntry(Section):
         default=None, description="Longest way to a usable session with this tool."
     )
     idle_timeout: Seconds | None = Field(default=None, description="How long an idle session is kept.")
+    queue_max_length: Calls | None = Field(
+        default=None, description="Most calls that may wait for a worker; one more is refused."
+    )
+    queue_max_age: Seconds | None = Field(
+        default=None,
+        description="Calls are refused while the oldest one has waited longer; absent everywhere: `request_timeout`.",
+    )
     enabled: bool = Field(default=True, description="False switches the tool off.")
 
 
@@ -91,6 +98,8 @@ class HttpEntry(ToolEntry):
         default="http", description="May be left out; both words mean the same."
     )
 
+
+T = TypeVar("T")
 
 ENTRY_KEYS: tuple[str, ...] = tuple(dict.fromkeys([*StdioEntry.model_fields, *HttpEntry.model_fields]))
 
@@ -180,12 +189,20 @@ def _tool(name: str, entry: StdioEntry | HttpEntry, runtime: RuntimeSettings) ->
         transport = StdioTransport(command=entry.command, args=entry.args, env=entry.env, cwd=entry.cwd)
     else:
         transport = HttpTransport(url=entry.url, headers=entry.headers)
+    request_timeout = _either(entry.request_timeout, runtime.request_timeout)
+    max_age = _either(entry.queue_max_age, runtime.queue_max_age)
     return Tool(
         id=ToolId(name),
         transport=transport,
         state=ToolState.ENABLED if entry.enabled else ToolState.DISABLED,
         description=entry.description,
-        request_timeout=runtime.request_timeout if entry.request_timeout is None else entry.request_timeout,
-        startup_timeout=runtime.startup_timeout if entry.startup_timeout is None else entry.startup_timeout,
-        idle_timeout=runtime.idle_timeout if entry.idle_timeout is None else entry.idle_timeout,
+        request_timeout=request_timeout,
+        startup_timeout=_either(entry.startup_timeout, runtime.startup_timeout),
+        idle_timeout=_either(entry.idle_timeout, runtime.idle_timeout),
+        queue_max_length=_either(entry.queue_max_length, runtime.queue_max_length),
+        queue_max_age=_either(max_age, request_timeout),
     )
+
+
+def _either(own: T | None, common: T) -> T:
+    return common if own is None else own

@@ -52,5 +52,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
         "request_timeout": tool.request_timeout,
         "startup_timeout": tool.startup_timeout,
         "idle_timeout": tool.idle_timeout,
+        "queue_max_length": tool.queue_max_length,
+        "queue_max_age": tool.queue_max_age,
         "enabled": tool.enabled,
     }

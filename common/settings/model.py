@@ -8,7 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, SecretStr, model_validator
 
-from common.domain.tool import DEFAULT_IDLE_TIMEOUT, DEFAULT_REQUEST_TIMEOUT, DEFAULT_STARTUP_TIMEOUT, Tool
+from common.domain.tool import (
+    DEFAULT_IDLE_TIMEOUT,
+    DEFAULT_QUEUE_MAX_LENGTH,
+    DEFAULT_REQUEST_TIMEOUT,
+    DEFAULT_STARTUP_TIMEOUT,
+    Tool,
+)
 from common.settings.fields import (
     AsList,
     Bytes,
@@ -174,7 +180,7 @@ class TenantsSettings(Section):
 
 
 class RuntimeSettings(Section):
-    """How calls run. The three timeouts are the defaults of tools that set none of their own."""
+    """How calls run. The timeouts and the bounds of the queue are the defaults of tools that set none of their own."""
 
     request_timeout: Seconds = Field(
         default=DEFAULT_REQUEST_TIMEOUT, description="Longest time from a call's acceptance to its answer."
@@ -184,6 +190,14 @@ class RuntimeSettings(Section):
     )
     idle_timeout: Seconds = Field(
         default=DEFAULT_IDLE_TIMEOUT, description="How long a tool session without calls is kept."
+    )
+    queue_max_length: Calls = Field(
+        default=DEFAULT_QUEUE_MAX_LENGTH,
+        description="Most calls of one tool that may wait for a worker; one more is refused.",
+    )
+    queue_max_age: Seconds | None = Field(
+        default=None,
+        description="A tool's calls are refused while its oldest has waited longer; absent: its `request_timeout`.",
     )
     max_result_bytes: Bytes = Field(
         default=8 * 1024 * 1024, description="Largest answer of a tool to pass on."

@@ -18,6 +18,10 @@ key                              type     lifetime                     owner and
 {p}:nodes                        zset     permanent                    node -> Redis ms of the end of its lease
 {p}:unacked:<node>               hash     1 day after the last fetch   delivery tag -> message the node has begun
 {p}:sweep                        string   lease, PX                    the worker that looks for dead nodes
+{p}:dead-letters                 stream   permanent                    messages that no worker can run: at most
+                                                                       1,000, of each at most 64 KiB
+{p}:drain:<queue>                string   10 minutes after a fetch     messages a second that workers take from the
+                                                                       queue, and the Redis ms of the measurement
 tool.<tool>                      list     permanent while not empty    the tool's queue: Celery messages
 celery-task-meta-<id>            string   runtime.result_ttl           result of one invocation (Celery's form)
 ===============================  =======  ===========================  =========================================
@@ -82,9 +86,20 @@ class Keys:
     def unacked(self, node: NodeId) -> str:
         return f"{self.prefix}:unacked:{encode_part(node)}"
 
+    def drain(self, queue: str) -> str:
+        return self.drain_prefix + queue
+
+    @property
+    def drain_prefix(self) -> str:
+        return f"{self.prefix}:drain:"
+
     @property
     def sweep_lease(self) -> str:
         return f"{self.prefix}:sweep"
+
+    @property
+    def dead_letters(self) -> str:
+        return f"{self.prefix}:dead-letters"
 
     @staticmethod
     def result(invocation: InvocationId) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import hiredis
 from redis.exceptions import RedisError
@@ -22,10 +22,33 @@ from common.store.endpoint import Endpoint, endpoint_of, pack
 from common.store.scripts import Arg, script
 
 Answer = asyncio.Future[Any]
+P = TypeVar("P", bound=asyncio.Protocol)
 
 
 class CommandRefused(RedisError):
     """Redis answered with an error: the command was wrong, or the server cannot do it now."""
+
+
+async def open_connection(place: Endpoint, protocol: Callable[[], P]) -> P:
+    """Open a connection, without the greeting. Raises :class:`OSError`."""
+    loop = asyncio.get_running_loop()
+    if place.path is not None:
+        _, made = await loop.create_unix_connection(protocol, place.path)
+    else:
+        _, made = await loop.create_connection(protocol, place.host, place.port, ssl=place.tls)
+    return made
+
+
+class _Asked:
+    """One command, or several that are waited for together; ``found`` collects the answers of several."""
+
+    __slots__ = ("answer", "count", "found", "since")
+
+    def __init__(self, answer: Answer, count: int, since: float) -> None:
+        self.answer = answer
+        self.count = count
+        self.found: list[Any] = []
+        self.since = since
 
 
 class _Wire(asyncio.Protocol):
@@ -33,7 +56,7 @@ class _Wire(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._reader = hiredis.Reader(protocolError=ConnectionError, replyError=CommandRefused)
-        self._waiting: deque[tuple[Answer, float]] = deque()
+        self._waiting: deque[_Asked] = deque()
         self._out: list[bytes] = []
         self._flushing = False
         self._loop = asyncio.get_running_loop()
@@ -43,10 +66,13 @@ class _Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
 
-    def send(self, packed: bytes) -> Answer:
-        """Queue a command for the write at the end of this turn."""
+    def send(self, packed: bytes, count: int = 0) -> Answer:
+        """Queue a command for the write at the end of this turn.
+
+        With a ``count`` it is so many commands, answered by one list, Redis' errors among them as values.
+        """
         answer: Answer = self._loop.create_future()
-        self._waiting.append((answer, self._loop.time()))
+        self._waiting.append(_Asked(answer, count, self._loop.time()))
         self._out.append(packed)
         if not self._flushing:
             self._flushing = True
@@ -70,19 +96,29 @@ class _Wire(asyncio.Protocol):
                 return
             if reply is False:
                 return
-            answer, _ = self._waiting.popleft()
-            if answer.done():
-                continue
-            if isinstance(reply, CommandRefused):
-                answer.set_exception(reply)
-                answer.exception()  # fire-and-forget commands have nobody who would look
-            else:
-                answer.set_result(reply)
+            asked = self._waiting[0]
+            if asked.count:
+                asked.found.append(reply)
+                if len(asked.found) < asked.count:
+                    continue
+                reply = asked.found
+            self._waiting.popleft()
+            self._give(asked.answer, reply)
+
+    @staticmethod
+    def _give(answer: Answer, reply: Any) -> None:
+        if answer.done():
+            return
+        if isinstance(reply, CommandRefused):
+            answer.set_exception(reply)
+            answer.exception()  # fire-and-forget commands have nobody who would look
+        else:
+            answer.set_result(reply)
 
     @property
     def oldest(self) -> float:
         """Seconds for which the oldest command waits; 0 if none does."""
-        return self._loop.time() - self._waiting[0][1] if self._waiting else 0.0
+        return self._loop.time() - self._waiting[0].since if self._waiting else 0.0
 
     def close(self) -> None:
         if self._transport is not None:
@@ -91,10 +127,10 @@ class _Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Everybody who waits is told."""
         self._transport = None
-        for answer, _ in self._waiting:
-            if not answer.done():
-                answer.set_exception(StoreUnavailable("the connection to Redis broke"))
-                answer.exception()
+        for asked in self._waiting:
+            if not asked.answer.done():
+                asked.answer.set_exception(StoreUnavailable("the connection to Redis broke"))
+                asked.answer.exception()
         self._waiting.clear()
         if not self.lost.done():
             self.lost.set_result(None)
@@ -124,13 +160,21 @@ class PipelinedConnection:
 
         Raises :class:`StoreUnavailable` if the connection broke before the last answer.
         """
+        if not batch:
+            return []
         wire = await self._ready()
-        answers = [wire.send(pack(args)) for args in batch]
-        found = await asyncio.gather(*answers, return_exceptions=True)
-        lost = next((answer for answer in found if isinstance(answer, StoreUnavailable)), None)
-        if lost is not None:
-            raise lost
+        found: list[Any] = await wire.send(b"".join(map(pack, batch)), len(batch))
         return found
+
+    def submit(self, batch: Sequence[Sequence[Arg]]) -> asyncio.Future[list[Any]] | None:
+        """:meth:`commands` for whoever waits by a callback; None if there is no connection at this moment.
+
+        Then nothing was sent: any awaited command opens one. ``batch`` must not be empty.
+        """
+        wire = self._wire
+        if wire is None or wire.lost.done():
+            return None
+        return wire.send(b"".join(map(pack, batch)), len(batch))
 
     async def run(self, name: str, keys: Sequence[str], args: Sequence[Arg] = ()) -> Any:
         """Run a script by name; see :mod:`common.store.scripts`."""
@@ -168,15 +212,11 @@ class PipelinedConnection:
             return self._wire
 
     async def _connect(self) -> _Wire:
-        loop, place = asyncio.get_running_loop(), self._endpoint
         try:
             async with asyncio.timeout(self._connect_timeout):
-                if place.path is not None:
-                    _, wire = await loop.create_unix_connection(_Wire, place.path)
-                else:
-                    _, wire = await loop.create_connection(_Wire, place.host, place.port, ssl=place.tls)
+                wire = await open_connection(self._endpoint, _Wire)
                 try:
-                    for command in place.greeting:
+                    for command in self._endpoint.greeting:
                         await wire.send(pack(command))
                 except BaseException:
                     wire.close()

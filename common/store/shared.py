@@ -18,7 +18,9 @@ from typing import Any
 import hiredis
 
 from common.domain.errors import StoreUnavailable
+from common.store.blocking_subscription import BlockingSubscription
 from common.store.client import StoreAddress
+from common.store.dial import connected
 from common.store.endpoint import Endpoint, endpoint_of, pack
 from common.store.pipelined import CommandRefused
 from common.store.scripts import Arg, script
@@ -73,6 +75,8 @@ class _Wire:
             if self._writing:
                 return answer
             self._writing = True
+        # Whoever else is ready runs first and leaves what it has to this write: one write a turn, not one a command.
+        time.sleep(0)
         self._write()
         return answer
 
@@ -151,6 +155,10 @@ class SharedConnection:
             wire.close()
             raise
 
+    def listen(self, *channels: str) -> BlockingSubscription:
+        """Subscribe to channels of the same Redis on a connection of its own. Raises :class:`StoreUnavailable`."""
+        return BlockingSubscription(connected(self._endpoint, self._connect_timeout), channels)
+
     def run(self, name: str, keys: Sequence[str], args: Sequence[Arg] = ()) -> Any:
         """Run a script by name; see :mod:`common.store.scripts`."""
         wanted = script(name)
@@ -185,46 +193,7 @@ class SharedConnection:
             return self._wire
 
     def _connect(self) -> socket.socket:
-        try:
-            sock = self._dial()
-            try:
-                self._greet(sock)
-            except BaseException:
-                sock.close()
-                raise
-        except OSError as error:
-            raise StoreUnavailable("Redis cannot be reached") from error
+        sock = connected(self._endpoint, self._connect_timeout)
         # Bounds a write to a peer that no longer reads; reading goes on over it.
         sock.settimeout(self._answer_timeout)
         return sock
-
-    def _dial(self) -> socket.socket:
-        place = self._endpoint
-        if place.path is None:
-            sock = socket.create_connection((place.host, place.port), timeout=self._connect_timeout)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            return sock if place.tls is None else place.tls.wrap_socket(sock, server_hostname=place.host)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(self._connect_timeout)
-            sock.connect(place.path)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-    def _greet(self, sock: socket.socket) -> None:
-        """Authenticate and choose the database, before anybody else uses the connection."""
-        if not self._endpoint.greeting:
-            return
-        reader = hiredis.Reader(replyError=CommandRefused)
-        sock.sendall(self._endpoint.opening())
-        for _ in self._endpoint.greeting:
-            while (reply := reader.gets()) is False:
-                data = sock.recv(READ_SIZE)
-                if not data:
-                    raise ConnectionError("closed")
-                reader.feed(data)
-            if isinstance(reply, CommandRefused):
-                raise StoreUnavailable("Redis refuses this connection") from reply

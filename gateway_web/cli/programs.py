@@ -19,7 +19,7 @@ def web_command(settings: Settings, *, host: str, port: int, extra: Sequence[str
     web = settings.web
     return [
         sys.executable, "-m", "gunicorn",
-        "--worker-class", "gevent",
+        "--worker-class", "gateway_web.gunicorn_worker.Worker",
         "--workers", str(web.processes),
         "--worker-connections", str(web.connections),
         "--keep-alive", "75",

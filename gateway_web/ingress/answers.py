@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Response
-
 from common.domain.errors import ErrorCode, GatewayError
 from common.domain.invocation import ExecutionResult, Failure, error_of
 from common.mcp.inbound import HTTP_STATUS
@@ -14,6 +12,7 @@ from common.mcp.jsonrpc import INTERNAL_ERROR, JsonRpcError, dumps, error_respon
 from common.mcp.revisions import Era
 from common.mcp.translate import legacy_error, modern_error
 from gateway_web.guards import Refused
+from gateway_web.http import HttpAnswer
 
 Id = str | int | None
 
@@ -34,9 +33,11 @@ was understood: legacy clients take those under 200 only (the TypeScript client 
 
 def json_response(
     body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
+) -> HttpAnswer:
     """A JSON answer."""
-    return Response(dumps(body), status=status, mimetype="application/json", headers=dict(headers or {}))
+    return HttpAnswer(
+        status=status, body=dumps(body), headers={"Content-Type": "application/json", **(headers or {})}
+    )
 
 
 def error_message(error: GatewayError | JsonRpcError, request_id: Id) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def error_message(error: GatewayError | JsonRpcError, request_id: Id) -> dict[st
     return error_response(request_id, error.meaning.jsonrpc, error.message, data)
 
 
-def error_answer(error: GatewayError | JsonRpcError, request_id: Id, era: Era) -> Response:
+def error_answer(error: GatewayError | JsonRpcError, request_id: Id, era: Era) -> HttpAnswer:
     """The HTTP answer to a request that was refused before a stream began."""
     status = _status(error, era)
     if request_id is None and status == 200:
@@ -93,7 +94,7 @@ def result_message(result: ExecutionResult, request_id: str | int, era: Era, met
     return error_message(error_of(result.failure), request_id)
 
 
-def result_answer(result: ExecutionResult, request_id: str | int, era: Era, method: str) -> Response:
+def result_answer(result: ExecutionResult, request_id: str | int, era: Era, method: str) -> HttpAnswer:
     """The HTTP answer for the end of a call, where no stream has begun."""
     message = result_message(result, request_id, era, method)
     if result.failure is None:

@@ -109,7 +109,7 @@ def call_tool(gateway: Gateway, mcp: McpRequest) -> Call:
         {**mcp.params, "name": own_name},
         version=mcp.version,
         request_id=mcp.request.id,
-        mcp_session=mcp.session_id,
+        session=mcp.session,
     )
 
 
@@ -129,6 +129,8 @@ HANDLERS: Mapping[Era, Mapping[str, Handler]] = MappingProxyType(
         ),
     }
 )
+FORWARDED = frozenset({"tools/call"})
+"""Methods that become calls: the admission confirms their session, so it need not be read before."""
 
 
 def _instructions(gateway: Gateway, mcp: McpRequest) -> Result:

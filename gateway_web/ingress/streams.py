@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flask import Response
-
 from common.calls.replies import Frame, Notification
 from common.domain.errors import InvocationCancelled
 from common.domain.invocation import ExecutionResult, failed
@@ -19,17 +17,22 @@ from common.gateway import Call
 from common.mcp.jsonrpc import dumps
 from common.mcp.revisions import Era
 from common.settings import WebSettings
+from gateway_web.http import HttpAnswer
 from gateway_web.ingress.answers import result_answer, result_message
 from gateway_web.ingress.disconnect import hung_up
 from gateway_web.ingress.requests import McpRequest
 
 LOOK = 0.5
 """Seconds between two looks at whether the client is still there."""
-STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+STREAM_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",
+}
 GONE = failed(InvocationCancelled("the client hung up"))
 
 
-def answer_call(call: Call, mcp: McpRequest, web: WebSettings, environ: Mapping[str, Any]) -> Response:
+def answer_call(call: Call, mcp: McpRequest, web: WebSettings, environ: Mapping[str, Any]) -> HttpAnswer:
     """Wait for a call and answer it."""
     stream = CallStream(call, mcp, environ)
     try:
@@ -42,12 +45,10 @@ def answer_call(call: Call, mcp: McpRequest, web: WebSettings, environ: Mapping[
         answer = result_answer(first, mcp.request.id, mcp.era, mcp.request.method)
         answer.headers["Server-Timing"] = server_timing(first, call.age_ms)
         return answer
-    answer = Response(
-        stream.events(first, web.ping_interval), mimetype="text/event-stream", headers=STREAM_HEADERS
+    # A generator that is closed before its first step runs nothing, not even its `finally`: hence `on_close`.
+    return HttpAnswer(
+        body=stream.events(first, web.ping_interval), headers=dict(STREAM_HEADERS), on_close=stream.close
     )
-    # A generator that is closed before its first step runs nothing, not even its `finally`.
-    answer.call_on_close(stream.close)
-    return answer
 
 
 def server_timing(result: ExecutionResult, total: float) -> str:

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
-from contextlib import aclosing, asynccontextmanager
-from functools import cache
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import httpx
 import orjson
 import structlog
 
 from common.domain.errors import ResponseTooLarge
 from common.domain.tool import HttpTransport
 from common.mcp.revisions import Era
+from gateway_worker.egress.http1 import ConnectionLost, Response
+from gateway_worker.egress.http_pool import HttpClient
 from gateway_worker.egress.link import (
     NO_HEADERS,
     LinkLost,
@@ -29,7 +28,7 @@ from gateway_worker.egress.link import (
     StatusRefused,
     answer_to_backend,
 )
-from gateway_worker.egress.sse import ServerSentEvent, events
+from gateway_worker.egress.sse import EventParser, ServerSentEvent
 
 log = structlog.get_logger(__name__)
 
@@ -40,46 +39,50 @@ RESUME_ATTEMPTS = 5
 """Times in a row that a stream may be resumed without a new event."""
 RESUME_DELAY, RESUME_DELAY_LEAST = 1.0, 0.05
 CLOSE_TIMEOUT = 2.0
-REST_TIMEOUT, REST_BYTES = 1.0, 65536
-"""How much of an answer is read on after what was wanted of it, so that its connection can be used again."""
-POOL = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=30.0)
 
 
 def _ignore(_method: str, _params: dict[str, Any]) -> None:
     """Nobody listens."""
 
 
-@cache
-def _tls(*, needed: bool) -> ssl.SSLContext:
-    """One context for all links: reading the trust store takes 0.1 s, in which the loop stands still."""
-    return httpx.create_ssl_context(trust_env=False) if needed else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+@dataclass(slots=True)
+class _Place:
+    """How far a stream was read, and how to go on: ``delay`` in seconds, ``attempts`` since the last event."""
+
+    last_id: str = ""
+    delay: float = RESUME_DELAY
+    attempts: int = 0
+
+    def pass_by(self, event: ServerSentEvent) -> None:
+        """This event was read."""
+        self.attempts = 0
+        if event.id is not None:
+            self.last_id = event.id
+        if event.retry is not None:
+            self.delay = event.retry / 1000
 
 
 class HttpLink:
     """See :class:`~gateway_worker.egress.link.Link`. ``era`` is set by the negotiation."""
 
     def __init__(self, transport: HttpTransport, *, connect_timeout: float, max_bytes: int) -> None:
-        """``connect_timeout`` is in seconds; ``max_bytes`` bounds one answer."""
+        """``connect_timeout`` is in seconds; ``max_bytes`` bounds one answer.
+
+        Raises :class:`LinkLost` for a URL or headers that HTTP cannot carry.
+        """
         self.closed = asyncio.Event()
         self.on_notification: OnNotification = _ignore
         self.era = Era.LEGACY
         self.noise = 0
-        self._url = transport.url
         self._max_bytes = max_bytes
         self._ids = itertools.count(1)
         self._tokens = ProgressTokens()
         self._listeners: dict[int, OnNotification] = {}
         self._session_id: str | None = None
-        self._version: str | None = None
         self._background: set[asyncio.Task[None]] = set()
-        # Proxies and credentials from the environment stay out: where a tool lives is said in its definition.
-        self._client = httpx.AsyncClient(
-            headers=dict(transport.headers),
-            timeout=httpx.Timeout(None, connect=connect_timeout),
-            limits=POOL,
-            follow_redirects=False,
-            trust_env=False,
-            verify=_tls(needed=transport.url.startswith("https:")),
+        self._client = HttpClient(transport.url, transport.headers, connect_timeout=connect_timeout)
+        self._fields = self._client.fields.extended(
+            {"content-type": JSON, "accept": f"{JSON}, {EVENT_STREAM}"}
         )
 
     async def open(self) -> None:
@@ -87,7 +90,7 @@ class HttpLink:
 
     def use_session(self, version: str) -> None:
         """After a legacy handshake: name the revision on every request, and hear what belongs to none."""
-        self._version = version
+        self._fields = self._fields.extended({"mcp-protocol-version": version})
         self._spawn(self._listen())
 
     async def request(
@@ -122,24 +125,30 @@ class HttpLink:
     ) -> None:
         """Send a notification; the backend's status matters to nobody, a broken way does."""
         message = {"jsonrpc": "2.0", "method": method, "params": params}
-        async with self._post(message, headers):
+        with await self._post(message, headers):
             pass
 
     async def close(self) -> None:
         """End the session at the backend and close all connections."""
         self.closed.set()
-        await self._end_background()
-        session_id, headers = self._session_id, self._headers(NO_HEADERS)
-        self._session_id = None
-        if session_id is not None:
-            try:
-                async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await self._client.delete(self._url, headers=headers)
-            except (httpx.HTTPError, TimeoutError) as error:
-                log.debug("backend_session_not_ended", error=repr(error))
-        # Once more: calls that ended meanwhile have left the rest of their answers to be read.
-        await self._end_background()
-        await self._client.aclose()
+        try:
+            await self._end_background()
+            await self._end_session()
+            # Once more: calls that ended meanwhile may have begun something aside.
+            await self._end_background()
+        finally:
+            self._client.close()
+
+    async def _end_session(self) -> None:
+        ended, self._session_id = self._session_id, None
+        if ended is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                with await self._client.send("DELETE", self._fields):
+                    pass
+        except (LinkLost, TimeoutError) as error:
+            log.debug("backend_session_not_ended", error=repr(error))
 
     async def _end_background(self) -> None:
         while self._background:
@@ -150,126 +159,95 @@ class HttpLink:
     # -- one exchange -----------------------------------------------------------------------------------
 
     async def _exchange(self, message: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
-        async with self._post(message, headers) as (response, chunks):
+        with await self._post(message, headers) as response:
+            _refuse_encoded(response)
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if not response.is_success:
-                await self._refused(response, chunks, kind)
+            if not response.success:
+                await self._refused(response, kind)
             if message["method"] == "initialize":
-                self._session_id = response.headers.get(SESSION_ID)
+                self._begin_session(response.headers.get(SESSION_ID))
             if kind == JSON:
-                return _result(_answer_to(message["id"], _parsed(await self._body(chunks))))
+                return _result(_answer_to(message["id"], _parsed(await response.body(self._max_bytes))))
             if kind == EVENT_STREAM:
-                return await self._streamed(chunks, message["id"])
+                return await self._streamed(response, message["id"])
         raise LinkLost(f"the tool's URL answered with {kind or 'no content type'}, which is no MCP")
 
-    @asynccontextmanager
-    async def _post(
-        self, message: dict[str, Any], headers: Mapping[str, str]
-    ) -> AsyncIterator[tuple[httpx.Response, AsyncIterator[bytes]]]:
-        """Send a message; the answer and its body, of which what is left unread is read in the background."""
-        try:
-            request = self._client.build_request(
-                "POST", self._url, content=orjson.dumps(message), headers=self._headers(headers)
-            )
-            response = await self._client.send(request, stream=True)
-            chunks = response.aiter_raw()
-            try:
-                _refuse_encoded(response)
-                yield response, chunks
-            except Exception:
-                self._release(response, chunks)
-                raise
-            except BaseException:
-                # Modern: the closed connection is the cancellation, so not a byte more is read.
-                await response.aclose()
-                raise
-            self._release(response, chunks)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise LinkLost("the tool's URL cannot be reached: connection failed", unsent=True) from error
-        except httpx.InvalidURL as error:
-            raise LinkLost("the tool's URL is not a valid URL", unsent=True) from error
-        except httpx.HTTPError as error:
-            raise LinkLost(f"the connection to the tool broke: {type(error).__name__}") from error
-        except RuntimeError as error:
-            # httpx says so in this way when the link was closed in the meantime.
-            if not self.closed.is_set():
-                raise
-            raise LinkLost("the tool's session was closed") from error
+    async def _post(self, message: dict[str, Any], headers: Mapping[str, str]) -> Response:
+        return await self._client.send("POST", self._fields.extended(headers), orjson.dumps(message))
 
-    def _release(self, response: httpx.Response, chunks: AsyncIterator[bytes]) -> None:
-        if not response.is_closed:
-            self._spawn(_read_rest(response, chunks))
+    async def _get(self, headers: Mapping[str, str]) -> Response:
+        return await self._client.send("GET", self._fields.extended({"accept": EVENT_STREAM, **headers}))
 
-    def _headers(self, extra: Mapping[str, str]) -> dict[str, str]:
-        # Answers are bounded by their size as it comes: what unpacks to a thousand times that is not asked for.
-        headers = {"content-type": JSON, "accept": f"{JSON}, {EVENT_STREAM}", "accept-encoding": "identity"}
-        if self._session_id is not None:
-            headers[SESSION_ID] = self._session_id
-        if self._version is not None:
-            headers["mcp-protocol-version"] = self._version
-        return {**headers, **extra}
+    def _begin_session(self, session_id: str | None) -> None:
+        self._session_id = session_id
+        if session_id is not None:
+            self._fields = self._fields.extended({SESSION_ID: session_id})
 
-    async def _refused(self, response: httpx.Response, chunks: AsyncIterator[bytes], kind: str) -> NoReturn:
+    async def _refused(self, response: Response, kind: str) -> NoReturn:
         """Raise what a status outside 2xx means."""
         if self._expired(response):
             self.closed.set()
             raise LinkLost("the tool's session has ended", unsent=True)
         if kind == JSON:
             try:
-                message = _parsed(await self._body(chunks))
+                message = _parsed(await response.body(self._max_bytes))
             except LinkLost:
                 message = {}
             if isinstance(message.get("error"), dict):
                 raise RpcError(message["error"])
-        raise StatusRefused(response.status_code, retry_after=_seconds(response.headers.get("retry-after")))
+        raise StatusRefused(response.status, retry_after=_seconds(response.headers.get("retry-after")))
 
-    def _expired(self, response: httpx.Response) -> bool:
+    def _expired(self, response: Response) -> bool:
         """404 to a session id says that the session is gone, and that the request was not handled."""
-        return response.status_code == 404 and self._session_id is not None
-
-    async def _body(self, chunks: AsyncIterator[bytes]) -> bytes:
-        body = bytearray()
-        async for chunk in chunks:
-            body += chunk
-            if len(body) > self._max_bytes:
-                raise ResponseTooLarge("the tool's answer is above the bound (runtime.max_result_bytes)")
-        return bytes(body)
+        return response.status == 404 and self._session_id is not None
 
     # -- event streams ----------------------------------------------------------------------------------
 
-    async def _streamed(self, chunks: AsyncIterator[bytes], request_id: int) -> dict[str, Any]:
+    async def _streamed(self, response: Response, request_id: int) -> dict[str, Any]:
         """Read until the answer, resuming where a legacy backend hung up after it had numbered its events."""
-        last_id, delay, attempts = "", RESUME_DELAY, 0
-        stream = events(chunks, limit=self._max_bytes)
+        place, stream = _Place(), response
         while True:
             try:
-                async with aclosing(stream):
-                    async for event in stream:
-                        last_id = event.id if event.id is not None else last_id
-                        delay = event.retry / 1000 if event.retry is not None else delay
-                        attempts = 0
-                        answer = self._event(event, request_id)
-                        if answer is not None:
-                            return _result(answer)
-            except httpx.HTTPError as error:
-                if not last_id:
-                    raise LinkLost(f"the tool's stream broke: {type(error).__name__}") from error
-            # The modern era knows no resumption.
-            if not last_id or attempts >= RESUME_ATTEMPTS or self.era is Era.MODERN:
-                raise LinkLost("the tool's stream ended without an answer")
-            attempts += 1
-            await asyncio.sleep(max(delay, RESUME_DELAY_LEAST))
-            stream = self._resumed(last_id)
+                with stream:
+                    answer = await self._read_until(stream, place, request_id)
+                if answer is not None:
+                    return _result(answer)
+            except ConnectionLost as error:
+                if not place.last_id:
+                    raise LinkLost(f"the tool's stream broke: {error.message}") from error
+            stream = await self._resumed(place)
 
-    async def _resumed(self, last_id: str) -> AsyncGenerator[ServerSentEvent, None]:
-        headers = self._headers({"accept": EVENT_STREAM, "last-event-id": last_id})
-        async with self._client.stream("GET", self._url, headers=headers) as response:
-            if not response.is_success:
-                raise LinkLost(f"the tool refused to resume its stream: status {response.status_code}")
-            _refuse_encoded(response)
-            async with aclosing(events(response.aiter_raw(), limit=self._max_bytes)) as stream:
-                async for event in stream:
-                    yield event
+    async def _read_until(
+        self, stream: Response, place: _Place, request_id: int | None
+    ) -> dict[str, Any] | None:
+        """Handle events up to the answer to ``request_id``; None if the stream ends before."""
+        _refuse_encoded(stream)
+        parser = EventParser(limit=self._max_bytes)
+        while data := await stream.read():
+            for event in parser.feed(data):
+                place.pass_by(event)
+                answer = self._event(event, request_id)
+                if answer is not None:
+                    return answer
+        return None
+
+    async def _resumed(self, place: _Place) -> Response:
+        """The stream from ``place`` on. Raises :class:`LinkLost` that never says ``unsent``: the call was sent."""
+        while True:
+            # The modern era knows no resumption.
+            if not place.last_id or place.attempts >= RESUME_ATTEMPTS or self.era is Era.MODERN:
+                raise LinkLost("the tool's stream ended without an answer")
+            place.attempts += 1
+            await asyncio.sleep(max(place.delay, RESUME_DELAY_LEAST))
+            try:
+                response = await self._get({"last-event-id": _in_utf8(place.last_id)})
+            except ConnectionLost as error:
+                log.debug("backend_stream_not_resumed", error=error.message)
+                continue
+            if response.success:
+                return response
+            with response:
+                raise LinkLost(f"the tool refused to resume its stream: status {response.status}")
 
     def _event(self, event: ServerSentEvent, request_id: int | None) -> dict[str, Any] | None:
         """Handle one event; return the message if it is the answer to ``request_id``."""
@@ -301,22 +279,18 @@ class HttpLink:
 
     async def _listen(self) -> None:
         """The stream of what belongs to no request; a backend without one says 405, and that is that."""
-        headers = {"accept": EVENT_STREAM}
         while not self.closed.is_set():
             try:
-                async with self._client.stream("GET", self._url, headers=self._headers(headers)) as response:
-                    if not response.is_success:
+                with await self._get({}) as stream:
+                    if not stream.success:
                         return
-                    _refuse_encoded(response)
-                    async with aclosing(events(response.aiter_raw(), limit=self._max_bytes)) as stream:
-                        async for event in stream:
-                            self._event(event, None)
-            except (httpx.HTTPError, ResponseTooLarge, LinkLost) as error:
+                    await self._read_until(stream, _Place(), None)
+            except (LinkLost, ResponseTooLarge) as error:
                 log.debug("backend_stream_broke", error=repr(error))
             await asyncio.sleep(RESUME_DELAY)
 
     async def _answer(self, message: dict[str, Any]) -> None:
-        async with self._post(message, NO_HEADERS):
+        with await self._post(message, NO_HEADERS):
             pass
 
     async def _cancelled(self, request_id: int) -> None:
@@ -335,7 +309,7 @@ class HttpLink:
         async def run() -> None:
             try:
                 await work
-            except (LinkLost, httpx.HTTPError) as error:
+            except LinkLost as error:
                 log.debug("backend_aside_failed", error=str(error))
 
         task = asyncio.create_task(run())
@@ -345,22 +319,12 @@ class HttpLink:
         task.add_done_callback(lambda _: work.close())
 
 
-async def _read_rest(response: httpx.Response, chunks: AsyncIterator[bytes]) -> None:
-    """Only a connection that was read to the end of its answer serves another request; bounded."""
-    left = REST_BYTES
-    try:
-        async with asyncio.timeout(REST_TIMEOUT):
-            async for chunk in chunks:
-                left -= len(chunk)
-                if left < 0:
-                    break
-    except TimeoutError:
-        log.debug("backend_holds_its_answer_open")
-    finally:
-        await response.aclose()
+def _in_utf8(event_id: str) -> str:
+    """As a header value, whose characters are bytes (WHATWG HTML, section 9.2.4)."""
+    return event_id.encode("utf-8").decode("latin-1")
 
 
-def _refuse_encoded(response: httpx.Response) -> None:
+def _refuse_encoded(response: Response) -> None:
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise LinkLost(

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -32,12 +32,33 @@ def child_environment(declared: Mapping[str, str]) -> dict[str, str]:
     return {**base, **declared}
 
 
-class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
-    """asyncio's own, that also tells of the child's end while somebody else still holds its pipes."""
+OnOutput = Callable[[bytes], None]
+"""Called on the event loop with what a child wrote to its standard output, and with nothing at its end."""
 
-    def __init__(self, limit: int, exited: asyncio.Event) -> None:
+_STDOUT = 1
+
+
+class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
+    """asyncio's own, that also tells of the child's end while somebody else still holds its pipes.
+
+    With ``on_output`` the child's output goes there at once, in the turn in which it comes, instead of to a stream.
+    """
+
+    def __init__(self, limit: int, exited: asyncio.Event, on_output: OnOutput | None) -> None:
         super().__init__(limit=limit, loop=asyncio.get_running_loop())
         self._exited_event = exited
+        self._on_output = on_output
+
+    def pipe_data_received(self, fd: int, data: bytes | str) -> None:
+        if fd == _STDOUT and self._on_output is not None:
+            self._on_output(data)  # type: ignore[arg-type]
+        else:
+            super().pipe_data_received(fd, data)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == _STDOUT and self._on_output is not None:
+            self._on_output(b"")
+        super().pipe_connection_lost(fd, exc)
 
     def process_exited(self) -> None:
         super().process_exited()
@@ -54,7 +75,7 @@ class Child:
         """``line_limit`` is the most bytes one line of the child's output may have."""
         self._transport = transport
         self._guard = guard
-        self._line_limit = line_limit
+        self.line_limit = line_limit
         self._stderr = _Tail(transport.env)
         self._process: asyncio.subprocess.Process | None = None
         self._pipes: asyncio.SubprocessTransport | None = None
@@ -62,13 +83,16 @@ class Child:
         self._stopping: asyncio.Task[None] | None = None
         self.exited = asyncio.Event()
 
-    async def start(self) -> None:
-        """Start it. Raises :class:`TransportFailure` naming the command if that cannot be done."""
+    async def start(self, on_output: OnOutput | None = None) -> None:
+        """Start it. Raises :class:`TransportFailure` naming the command if that cannot be done.
+
+        With ``on_output`` nothing comes to ``stdout``, and ``line_limit`` is its business.
+        """
         transport = self._transport
         loop = asyncio.get_running_loop()
         try:
             self._pipes, protocol = await loop.subprocess_exec(
-                lambda: _Protocol(self._line_limit, self.exited),
+                lambda: _Protocol(self.line_limit, self.exited, on_output),
                 transport.command,
                 *transport.args,
                 stdin=asyncio.subprocess.PIPE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from common.domain.errors import ResponseTooLarge
@@ -24,52 +24,68 @@ class ServerSentEvent:
     retry: int | None = None
 
 
-async def events(chunks: AsyncIterator[bytes], *, limit: int) -> AsyncGenerator[ServerSentEvent, None]:
-    """Events of a byte stream. Raises :class:`ResponseTooLarge` for one with data above ``limit`` bytes."""
-    data: list[str] = []
-    name, event_id, retry = "message", None, None
-    size = 0
-    async for line in _lines(chunks, limit + FIELD_ROOM):
-        if not line:
-            if data or event_id is not None or retry is not None:
-                yield ServerSentEvent(data="\n".join(data), event=name, id=event_id, retry=retry)
-            data, name, event_id, retry, size = [], "message", None, None, 0
-            continue
+class EventParser:
+    """Makes events of the bytes of one stream, however they are cut."""
+
+    def __init__(self, *, limit: int) -> None:
+        """``limit`` bounds the data of one event, in bytes."""
+        self._limit = limit
+        self._rest = bytearray()
+        self._first, self._after_cr = True, False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._data: list[str] = []
+        self._name, self._size = "message", 0
+        self._id: str | None = None
+        self._retry: int | None = None
+
+    def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
+        """The events that ``chunk`` completes. Raises :class:`ResponseTooLarge` for one above the bound.
+
+        What follows the last end of an event is dropped with the stream, as the standard says.
+        """
+        for line in self._lines(chunk):
+            if line:
+                self._field(line)
+                continue
+            if self._data or self._id is not None or self._retry is not None:
+                data = "\n".join(self._data)
+                yield ServerSentEvent(data=data, event=self._name, id=self._id, retry=self._retry)
+            self._begin()
+
+    def _field(self, line: bytes) -> None:
         field, _, raw = line.partition(b":")
         raw = raw.removeprefix(b" ")
         value = raw.decode("utf-8", "replace")
         if field == b"data":
-            size += len(raw) + (1 if data else 0)
-            if size > limit:
+            self._size += len(raw) + (1 if self._data else 0)
+            if self._size > self._limit:
                 raise ResponseTooLarge("the tool sent an event above the bound (runtime.max_result_bytes)")
-            data.append(value)
+            self._data.append(value)
         elif field == b"event":
-            name = value or "message"
+            self._name = value or "message"
         elif field == b"id" and "\0" not in value:
-            event_id = value
+            self._id = value
         elif field == b"retry" and value.isascii() and value.isdigit() and len(value) <= RETRY_DIGITS:
-            retry = int(value)
+            self._retry = int(value)
 
+    def _lines(self, chunk: bytes) -> Iterator[bytes]:
+        """Lines ended by LF, CRLF or CR.
 
-async def _lines(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
-    """Lines ended by LF, CRLF or CR; what follows the last end is dropped, as the standard says.
-
-    Each byte is looked at once, however small the chunks: a big event in small ones must not hold up the loop.
-    """
-    rest = bytearray()
-    first, after_cr = True, False
-    async for chunk in chunks:
+        Each byte is looked at once, however small the chunks: a big event in small ones must not hold up the loop.
+        """
         if not chunk:
-            continue
+            return
         # A line ends with its CR, at once; a LF right behind it, maybe in the next chunk, belongs to that end.
-        fresh = chunk[1:] if after_cr and chunk.startswith(b"\n") else chunk
-        after_cr = chunk.endswith(b"\r")
+        fresh = chunk[1:] if self._after_cr and chunk.startswith(b"\n") else chunk
+        self._after_cr = chunk.endswith(b"\r")
         for piece in fresh.splitlines(keepends=True):
-            rest += piece
-            if len(rest) > limit:
+            self._rest += piece
+            if len(self._rest) > self._limit + FIELD_ROOM:
                 raise ResponseTooLarge("the tool sent a line above the bound (runtime.max_result_bytes)")
             if piece.endswith((b"\n", b"\r")):
-                line = bytes(rest).rstrip(b"\r\n")
-                rest.clear()
-                yield line.removeprefix(BYTE_ORDER_MARK) if first else line
-                first = False
+                line = bytes(self._rest).rstrip(b"\r\n")
+                self._rest.clear()
+                yield line.removeprefix(BYTE_ORDER_MARK) if self._first else line
+                self._first = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -30,8 +30,50 @@ STDERR_SHOWN = 5
 
 EXIT_GRACE = 0.5
 """Seconds for reading what a child wrote before its end, when a descendant of it holds the pipe open."""
+AT_ONCE_LIMIT = 64 << 10
+"""Bytes that may wait for a child to read them before a request waits as well."""
 ASIDE_LIMIT = 16 << 20
 """Bytes that may wait for a child to read them before an answer or a cancellation is no longer added."""
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE)
+
+
+class _Lines:
+    """Takes a stream apart into lines. Raises :class:`ResponseTooLarge` for one above the bound."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._begun: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The lines that ``data`` ends, without their line feeds."""
+        first, *others = data.split(b"\n")
+        self._begun.append(first)
+        self._size += len(first)
+        self._check()
+        for beginning in others:
+            yield self._take()
+            self._begun.append(beginning)
+            self._size = len(beginning)
+            self._check()
+
+    def end(self) -> Iterator[bytes]:
+        """The last line, if it has no line feed."""
+        rest = self._take()
+        if rest.strip():
+            yield rest
+
+    def _take(self) -> bytes:
+        line = self._begun[0] if len(self._begun) == 1 else b"".join(self._begun)
+        self._begun.clear()
+        return line
+
+    def _check(self) -> None:
+        if self._size > self._limit:
+            raise ResponseTooLarge("the tool sent a line above the bound (runtime.max_result_bytes)")
 
 
 def _ignore(_method: str, _params: dict[str, Any]) -> None:
@@ -49,14 +91,18 @@ class StdioLink:
         self._ids = itertools.count(1)
         self._pending: dict[int, tuple[asyncio.Future[dict[str, Any]], OnNotification | None]] = {}
         self._tokens = ProgressTokens()
+        self._lines = _Lines(child.line_limit)
+        self._output_ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sending = asyncio.Lock()
+        self._out: list[bytes] = []
+        self._out_size = 0
         self._reader: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._error: GatewayError | None = None
 
     async def open(self) -> None:
         """Start the child. Raises :class:`TransportFailure`."""
-        await self.child.start()
+        await self.child.start(self._output)
         self._reader = asyncio.create_task(self._read(), name=f"stdout-{self.child.process.pid}")
         self._watcher = asyncio.create_task(self._watch(self._reader), name=f"exit-{self.child.process.pid}")
 
@@ -111,11 +157,15 @@ class StdioLink:
     async def _send(self, message: dict[str, Any]) -> None:
         """Write a message once the child has taken those before it: given up before its turn, it left nothing."""
         stdin = self.child.stdin
+        if not self._sending.locked() and self._waiting_input() <= AT_ONCE_LIMIT and not stdin.is_closing():
+            self._write(message)
+            return
         written = False
         try:
             async with self._sending:
+                self._flush()
                 await stdin.drain()
-                stdin.write(orjson.dumps(message) + b"\n")
+                stdin.write(_line(message))
                 written = True
         except (ConnectionError, RuntimeError) as error:
             # The pipe may have taken the bytes before it broke: no claim that nothing was sent.
@@ -123,11 +173,33 @@ class StdioLink:
 
     def _send_aside(self, message: dict[str, Any]) -> bool:
         """Write without waiting; False if too much waits for the child already."""
-        stdin = self.child.stdin
-        if stdin.transport.get_write_buffer_size() > ASIDE_LIMIT:
+        if self._waiting_input() > ASIDE_LIMIT:
             return False
-        stdin.write(orjson.dumps(message) + b"\n")
+        self._write(message)
         return True
+
+    def _waiting_input(self) -> int:
+        """Bytes that the child has not taken yet."""
+        return self.child.stdin.transport.get_write_buffer_size() + self._out_size
+
+    def _write(self, message: dict[str, Any]) -> None:
+        """Everything that is sent in one turn of the loop reaches the child in one write."""
+        if not self._out:
+            asyncio.get_running_loop().call_soon(self._flush)
+        line = _line(message)
+        self._out.append(line)
+        self._out_size += len(line)
+
+    def _flush(self) -> None:
+        if not self._out:
+            return
+        lines = b"".join(self._out)
+        self._out.clear()
+        self._out_size = 0
+        try:
+            self.child.stdin.write(lines)
+        except (ConnectionError, RuntimeError):
+            self._end_output(LinkLost("the tool's process does not read its input"))
 
     def _cancel(self, method: str, request_id: int) -> None:
         """Tell the backend that nobody waits; ``initialize`` must not be cancelled (lifecycle rules)."""
@@ -146,9 +218,9 @@ class StdioLink:
             reader.cancel()
 
     async def _read(self) -> None:
+        """Wait for the end of what the child says, and tell everybody who waits."""
         try:
-            while line := await self._line():
-                self._receive(line)
+            await self._output_ended
             self._error = self._error or LinkLost(await self.child.end_words())
         except GatewayError as error:
             self._error = self._error or error
@@ -159,15 +231,26 @@ class StdioLink:
                     future.set_exception(self._lost(unsent=False))
             await self.child.stop()
 
-    async def _line(self) -> bytes:
+    def _output(self, data: bytes) -> None:
+        """What the child wrote; nothing: it will write no more."""
+        if self._output_ended.done():
+            return
         try:
-            return await self.child.stdout.readuntil(b"\n")
-        except asyncio.IncompleteReadError as error:
-            return b"" if not error.partial.strip() else error.partial
-        except asyncio.LimitOverrunError as error:
-            raise ResponseTooLarge(
-                "the tool sent a line above the bound (runtime.max_result_bytes)"
-            ) from error
+            for line in self._lines.feed(data) if data else self._lines.end():
+                self._receive(line)
+        except GatewayError as error:
+            self._end_output(error)
+        else:
+            if not data:
+                self._end_output(None)
+
+    def _end_output(self, error: GatewayError | None) -> None:
+        if self._output_ended.done():
+            return
+        if error is None:
+            self._output_ended.set_result(None)
+        else:
+            self._output_ended.set_exception(error)
 
     def _receive(self, line: bytes) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +18,8 @@ from common.domain.errors import (
     Forbidden,
     GatewayError,
     InvalidRequest,
+    QueueFull,
+    SessionNotFound,
     StoreUnavailable,
     ToolDisabled,
     ToolNotFound,
@@ -24,6 +27,7 @@ from common.domain.errors import (
 )
 from common.domain.ids import ClientId, InvocationId, McpSessionId, NodeId, TenantId, ToolId, queue_of
 from common.domain.invocation import Caller, ExecutionResult, answer
+from common.domain.session import McpSession
 from common.domain.tool import StdioTransport, Tool, ToolState
 from common.gateway import Call, Gateway
 from common.settings import Settings
@@ -36,7 +40,7 @@ from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait import wait_until
 
 ME = Caller(tenant=TenantId("default"), client=ClientId("default"))
-ECHO, SLOW, OFF = ToolId("echo"), ToolId("slow"), ToolId("off")
+ECHO, SLOW, OFF, NARROW = ToolId("echo"), ToolId("slow"), ToolId("off"), ToolId("narrow")
 SESSION = McpSessionId("session")
 Open = Callable[..., Gateway]
 
@@ -66,7 +70,12 @@ def opened(client: Client, address: StoreAddress, proxy: TcpProxy) -> Iterator[O
         gateway = Gateway(settings(**sections), where)
         gateways.append(gateway)
         gateway.registry.publish_file(
-            [tool(ECHO), tool(SLOW, request_timeout=0.2), tool(OFF).with_state(ToolState.DISABLED)]
+            [
+                tool(ECHO),
+                tool(SLOW, request_timeout=0.2),
+                tool(OFF).with_state(ToolState.DISABLED),
+                tool(NARROW, queue_max_length=2),
+            ]
         )
         gateway.start()
         wait_until(lambda: gateway.catalogue.get(ECHO), description="the catalogue is read")
@@ -86,6 +95,13 @@ def gateway(opened: Open) -> Gateway:
 def worker(redis_server: RedisServer, client: Client, keys: Keys) -> Iterator[FakeWorker]:
     with FakeWorker(redis_server, keys, [ECHO, SLOW]) as worker:
         yield worker
+
+
+def known(gateway: Gateway) -> McpSession:
+    """The session with the id SESSION, as its process knows it."""
+    session = McpSession(id=SESSION, principal=ME.principal, version="2025-11-25")
+    gateway.mcp_sessions._write(session)
+    return session
 
 
 def nothing_is_left(gateway: Gateway) -> bool:
@@ -115,7 +131,7 @@ def test_the_worker_is_told_all_it_needs(gateway: Gateway, worker: FakeWorker) -
         {"uri": "x"},
         version="2026-07-28",
         request_id="r",
-        mcp_session=SESSION,
+        session=known(gateway),
     )
     taken = worker.next_call()
     found = taken.invocation
@@ -218,7 +234,7 @@ UNSENDABLE: list[dict[str, Any]] = [{"x": object()}, {"x": "\ud800"}, {"x": 2**7
 def test_params_that_are_no_json_are_refused(gateway: Gateway, params: dict[str, Any]) -> None:
     """By a typed error that says so; nobody is left waiting."""
     with pytest.raises(InvalidRequest) as caught:
-        gateway.begin(ME, ECHO, "tools/call", params, request_id=1, mcp_session=SESSION)
+        gateway.begin(ME, ECHO, "tools/call", params, request_id=1, session=known(gateway))
     assert caught.value.data == {"field": "params"}
     assert nothing_is_left(gateway)
     result = gateway.invoke(ME, ECHO, "tools/call", params)
@@ -296,11 +312,58 @@ def test_an_answer_whose_frame_was_lost_is_found_at_the_deadline(
     assert worker.cancelled == []
 
 
+# -- admission ------------------------------------------------------------------------------------------
+
+
+def test_a_full_queue_refuses_at_once(gateway: Gateway, client: Client) -> None:
+    """Typed, with the time after which to try again; nothing is queued, nobody waits."""
+    client.lpush(queue_of(NARROW), "a", "b")
+    with pytest.raises(QueueFull) as caught:
+        gateway.begin(ME, NARROW, "tools/call", {}, session=known(gateway))
+    assert caught.value.data == {"reason": "length", "retry_after": 60.0}
+    assert client.llen(queue_of(NARROW)) == 2
+    assert nothing_is_left(gateway)
+
+
+def test_a_queue_that_stands_still_refuses_at_once(gateway: Gateway, client: Client) -> None:
+    """Its oldest call has waited longer than the tool's bound."""
+    client.lpush(queue_of(NARROW), '{"enqueued_at":1000,"body":""}')
+    with pytest.raises(QueueFull) as caught:
+        gateway.begin(ME, NARROW, "tools/call", {})
+    assert caught.value.data["reason"] == "age"
+
+
+def test_a_session_that_another_process_ended_admits_no_call(opened: Open, client: Client) -> None:
+    """This process remembers it, and relies on nothing it remembers."""
+    here, there = opened(), opened()
+    session = known(here)
+    there.mcp_sessions.end(session)
+    for _ in range(2):
+        with pytest.raises(SessionNotFound):
+            here.begin(ME, ECHO, "tools/call", {}, session=session)
+    assert client.llen(queue_of(ECHO)) == 0
+    assert nothing_is_left(here)
+
+
+def test_a_session_that_another_process_changed_is_seen_as_it_is(
+    opened: Open, client: Client, worker: FakeWorker
+) -> None:
+    """The call is admitted under the present record, once."""
+    here, there = opened(), opened()
+    session = known(here)
+    there.mcp_sessions.set_log_level(session, "error")
+    with here.begin(ME, ECHO, "tools/call", {}, session=session) as call:
+        assert call.session == replace(session, log_level="error")
+        assert worker.next_call().invocation.id == call.invocation.id
+    assert client.llen(queue_of(ECHO)) == 0
+
+
 # -- cancellation ---------------------------------------------------------------------------------------
 
 
 def begun(gateway: Gateway, **options: Any) -> Call:
-    return gateway.begin(ME, ECHO, "tools/call", {}, request_id=7, mcp_session=SESSION, **options)
+    session = options.pop("session", None) or known(gateway)
+    return gateway.begin(ME, ECHO, "tools/call", {}, request_id=7, session=session, **options)
 
 
 def is_cancelled(call: Call) -> bool:
@@ -396,11 +459,11 @@ def test_a_call_is_not_sent_twice(opened: Open, proxy: TcpProxy, client: Client)
     """Redis took it, and its answer was lost: the caller is told that it failed, and one message is queued."""
     gateway = opened(StoreAddress(url=proxy.url, connect_timeout=1, socket_timeout=0.3))
     gateway.hub.close()
-    run(client, "enqueue", ["tool.warm"], ["script loaded", "wake"])
-    gateway.client.ping()
+    run(client, "admit", ["tool.warm", "test:drain"], ["script loaded", "wake"])
+    session = known(gateway)
     proxy.swallow_next_reply()
     with pytest.raises(StoreUnavailable):
-        begun(gateway)
+        begun(gateway, session=session)
     assert client.llen(queue_of(ECHO)) == 1
     assert nothing_is_left(gateway)
 
@@ -443,12 +506,13 @@ def test_a_call_that_may_have_been_queued_in_vain_is_taken_back(
     gateway = opened(StoreAddress(url=proxy.url, connect_timeout=1, socket_timeout=0.3))
     gateway.invoke(ME, SLOW, "tools/call", {}, timeout=0.01)
     client.delete(queue_of(SLOW))
+    session = known(gateway)
     with client.pubsub(ignore_subscribe_messages=True) as channel:
         channel.subscribe(gateway.keys.cancel_channel)
         channel.get_message(timeout=1)
         proxy.delay = 1
         with pytest.raises(StoreUnavailable) as caught:
-            begun(gateway)
+            begun(gateway, session=session)
         proxy.delay = 0
         assert caught.value.data == {"outcome": "unknown"}
         (queued,) = client.lrange(queue_of(ECHO), 0, -1)

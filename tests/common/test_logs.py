@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,3 +78,23 @@ def test_the_level_is_for_all() -> None:
     assert "counted" not in text
     assert "said so" not in text
     assert text.count("it broke") == 2
+
+
+def test_a_file_instead_of_standard_error(tmp_path: Path) -> None:
+    """As ``--logfile`` of a worker wants it; moved away, it is begun anew."""
+    program = """
+    import os, sys, structlog
+    from common.logs import configure
+    from common.settings import LoggingSettings
+    configure(LoggingSettings(), process="w1", file=sys.argv[1])
+    structlog.get_logger("a").info("first")
+    os.rename(sys.argv[1], sys.argv[1] + ".1")
+    structlog.get_logger("a").info("second")
+    """
+    file = tmp_path / "w.log"
+    command = [sys.executable, "-c", textwrap.dedent(program), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stderr == ""
+    assert "first" in (tmp_path / "w.log.1").read_text()
+    assert "second" in file.read_text()
+    assert "\x1b" not in file.read_text()

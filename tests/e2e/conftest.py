@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.e2e.celery_bench import Bench, celery_bench
+from tests.support.redis import RedisServer
 from tests.support.servers.gateway import RunningGateway, running_gateway
 from tests.support.servers.process import running_http, server_command
 
@@ -21,3 +24,10 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway
         }
         with running_gateway(tools, directory=directory) as found:
             yield found
+
+
+@pytest.fixture
+def bench(redis_server: RedisServer, tmp_path: Path) -> Iterator[Bench]:
+    """A place for workers started by Celery's own command line."""
+    with celery_bench(redis_server, tmp_path) as bench:
+        yield bench

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import signal
 import subprocess
-import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,9 @@ import psutil
 import pytest
 import yaml
 from celery import Celery
-from redis import Redis
 
-from tests.support.redis import RedisServer
-from tests.support.servers.peer import logged
-from tests.support.servers.process import free_port, server_command
+from tests.e2e.celery_bench import ARGS, COMMAND, DB, Bench, register, serves, stop
+from tests.support.servers.process import free_port
 from tests.support.wait import wait_until
 
 pytestmark = [
@@ -33,102 +30,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-COMMAND, *ARGS = server_command("echo")
-DB = 11
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """A Redis, a stock app that knows nothing of us, and a place for workers."""
-
-    server: RedisServer
-    home: Path
-    app: Celery
-    redis: Redis
-    started: list[subprocess.Popen[bytes]]
-
-    @property
-    def env(self) -> dict[str, str]:
-        env = {name: value for name, value in os.environ.items() if not name.startswith("CANALGATE_")}
-        return env | {"CANALGATE_CONFIG": str(self.home / "canalgate.yaml")}
-
-    def worker(self, *options: str, name: str = "w1") -> subprocess.Popen[bytes]:
-        """Start a worker by celery's own command line."""
-        return self.celery(["worker", "-n", f"{name}@here", "--without-mingle", *options], self.env, name)
-
-    def celery(self, words: list[str], env: dict[str, str], name: str) -> subprocess.Popen[bytes]:
-        """Run ``celery -A gateway_worker.app ...``."""
-        command = [sys.executable, "-m", "celery", "-A", "gateway_worker.app", *words]
-        with (self.home / f"{name}.log").open("wb") as log:
-            process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-        self.started.append(process)
-        return process
-
-    def close(self) -> None:
-        """End what is still running, and let stock Celery's results go while their server lives."""
-        for process in self.started:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-        gc.collect()
-        self.app.close()
-
-    def send(self, name: str, arguments: dict[str, Any], tool: str = "a", **options: Any) -> Any:
-        """Send a call as a stock producer."""
-        payload = {
-            "tenant": "t",
-            "client": "c",
-            "tool": tool,
-            "method": "tools/call",
-            "params": {"name": name, "arguments": arguments},
-        }
-        return self.app.send_task("gateway.invoke", args=[payload], queue=f"tool.{tool}", **options)
-
-    def inspect(self, what: str, name: str = "w1") -> Any:
-        """Ask a worker something, as ``celery inspect`` does."""
-        answers = getattr(self.app.control.inspect(destination=[f"{name}@here"], timeout=2.0), what)() or {}
-        return answers.get(f"{name}@here")
-
-    def heard(self) -> list[dict[str, Any]]:
-        """What the backend received."""
-        return logged(self.home / "heard.jsonl")
-
-    def beginning(self, count: int) -> None:
-        """Wait until the backend has received that many calls."""
-        wait_until(
-            lambda: sum(e.get("received", {}).get("method") == "tools/call" for e in self.heard()) >= count,
-            description=f"{count} calls to reach the backend",
-        )
-
-
-@pytest.fixture
-def bench(redis_server: RedisServer, tmp_path: Path) -> Iterator[Bench]:
-    """An empty Redis with the tools ``a`` and ``b`` registered."""
-    env = {"ECHO_LOG": str(tmp_path / "heard.jsonl")}
-    tool = {"command": COMMAND, "args": ARGS, "env": env}
-    url = redis_server.url(DB)
-    config = {"redis": {"url": url}, "tools": {"a": tool, "b": tool}}
-    (tmp_path / "canalgate.yaml").write_text(yaml.safe_dump(config))
-    with redis_server.client(DB) as redis:
-        redis.flushdb()
-        register(tmp_path / "canalgate.yaml", url)
-        broker = "redis+socket://" + url.removeprefix("unix://").replace("?db=", "?virtual_host=")
-        app = Celery(broker=broker, backend=broker)
-        found = Bench(redis_server, tmp_path, app, redis, [])
-        yield found
-        found.close()
-        redis.flushdb()
-
-
-def register(config: Path, url: str) -> None:
-    """Put the file's tools into the registry."""
-    from common.registry.registry import Registry
-    from common.settings import load
-    from common.store.client import StoreAddress, connect
-    from common.store.keys import Keys
-
-    with connect(StoreAddress(url=url)) as client:
-        Registry(client, Keys()).publish_file(load(config, {}).tools)
 
 
 @pytest.fixture
@@ -138,18 +39,6 @@ def worker(bench: Bench) -> Iterator[subprocess.Popen[bytes]]:
     wait_until(lambda: serves(bench, "tool.b"), timeout=30, description="the worker to serve all tools")
     yield process
     stop(process)
-
-
-def serves(bench: Bench, queue: str, name: str = "w1") -> bool:
-    """Whether the worker says that it consumes a queue."""
-    return queue in {found["name"] for found in bench.inspect("active_queues", name) or []}
-
-
-def stop(process: subprocess.Popen[bytes]) -> int:
-    """SIGTERM, and how it ended."""
-    if process.poll() is None:
-        process.terminate()
-    return process.wait(60)
 
 
 @pytest.mark.usefixtures("worker")
@@ -418,3 +307,64 @@ def test_without_events_nothing_is_sent(bench: Bench) -> None:
         assert not [kind for kind in kinds if b"task" in kind]
     finally:
         stop(process)
+
+
+@contextmanager
+def events_of(bench: Bench) -> Iterator[list[dict[str, Any]]]:
+    """The task events that stock Celery's receiver hears, as they come in."""
+    heard: list[dict[str, Any]] = []
+    listening = threading.Event()
+    with bench.app.connection_for_read() as broker:
+        receiver = bench.app.events.Receiver(broker, handlers={"*": heard.append})
+        receiver.on_consume_ready = lambda *_, **__: listening.set()
+        thread = threading.Thread(target=lambda: deque(receiver.consume(limit=None), maxlen=0))
+        thread.start()
+        assert listening.wait(10)
+        try:
+            yield heard
+        finally:
+            receiver.should_stop = True
+            thread.join()
+
+
+def kinds(heard: list[dict[str, Any]], task_id: str) -> list[str]:
+    """What was told of a task, in order."""
+    return [event["type"] for event in heard if event.get("uuid") == task_id]
+
+
+COURSE = ["task-received", "task-started", "task-succeeded"]
+
+
+def test_events_are_switched_by_remote_control(bench: Bench) -> None:
+    """``enable_events`` and ``disable_events`` hold from the next call on."""
+    env = bench.env | {"CANALGATE_WORKER__EVENTS": "false"}
+    process = bench.celery(["worker", "-n", "w1@here", "--without-mingle"], env, "quiet")
+    try:
+        wait_until(lambda: serves(bench, "tool.a"), timeout=30, description="the worker")
+        bench.send("echo", {"text": "warm"}).get(timeout=10)
+        with events_of(bench) as heard:
+            bench.app.control.enable_events(destination=["w1@here"], reply=True, timeout=2.0)
+            told = [bench.send("echo", {"text": "x"}, ignore_result=True) for _ in range(50)]
+            for result in told:
+                wait_until(lambda task=result.id: kinds(heard, task) == COURSE, description="its events")
+            bench.app.control.disable_events(destination=["w1@here"], reply=True, timeout=2.0)
+            quiet = bench.send("echo", {"text": "x"})
+            quiet.get(timeout=10)
+            bench.app.control.enable_events(destination=["w1@here"], reply=True, timeout=2.0)
+            last = bench.send("echo", {"text": "x"}, ignore_result=True)
+            wait_until(lambda: kinds(heard, last.id) == COURSE, description="the events of the last")
+            assert kinds(heard, quiet.id) == []
+    finally:
+        stop(process)
+
+
+def test_how_the_last_calls_end_is_told(bench: Bench) -> None:
+    """A worker that drains has left Celery's main loop already; Flower still learns how its calls ended."""
+    process = bench.worker("-E")
+    wait_until(lambda: serves(bench, "tool.a"), timeout=30, description="the worker")
+    with events_of(bench) as heard:
+        results = [bench.send("sleep", {"seconds": 1}, ignore_result=True) for _ in range(3)]
+        bench.beginning(3)
+        assert stop(process) == 0
+        for result in results:
+            wait_until(lambda task=result.id: kinds(heard, task) == COURSE, description="its events")

@@ -34,6 +34,16 @@ class RestartableRedis:
         """Its address."""
         return f"unix://{self._home / 's'}?db=0"
 
+    @property
+    def celery_url(self) -> str:
+        """Its address as kombu spells it."""
+        return f"redis+socket://{self.socket}?virtual_host=0"
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return self._home / "s"
+
     def client(self) -> Redis:
         """A plain client."""
         return Redis(unix_socket_path=str(self._home / "s"), socket_timeout=2.0)

@@ -18,7 +18,7 @@ def make_app(url: str) -> Celery:
         broker_connection_retry_on_startup=True, worker_hijack_root_logger=False, result_expires=60
     )
 
-    @app.task(name="gateway.invoke", bind=True)
+    @app.task(name="gateway.invoke", bind=True, shared=False)
     def invoke(task: Any, invocation: dict[str, Any]) -> dict[str, Any]:
         if invocation["method"] == "raise":
             raise ValueError("as the caller wished")

@@ -5,8 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trap:
+    """What happens to the first connection on which ``pattern`` passes."""
+
+    pattern: bytes
+    in_answers: bool
+    keep: int | None
+    """Bytes from the pattern's beginning that still pass before the connection is cut; None: the answer is lost."""
+    silent: bool = False
 
 
 class TcpProxy:
@@ -23,6 +35,9 @@ class TcpProxy:
         self._deaf: set[asyncio.Task[None]] = set()
         self._swallow = 0
         self._refusing = False
+        self._traps: list[_Trap] = []
+        self._losing: dict[asyncio.Task[None], bool] = {}
+        self.sprung = 0
         self.delay = 0.0
         self.port = 0
         self.swallowed = 0
@@ -61,6 +76,27 @@ class TcpProxy:
         """Lose the next piece of an answer, and all behind it (TCP leaves no holes); its connection stays open."""
         self._swallow += 1
 
+    def cut_at(self, pattern: bytes, *, answers: bool = False, keep: int = 0, times: int = 1) -> None:
+        """Cut the next connection on which ``pattern`` passes, ``keep`` bytes behind the pattern's beginning.
+
+        ``sprung`` counts the cuts, and the losses of :meth:`lose_answer_to`.
+        """
+        trap = _Trap(pattern=pattern, in_answers=answers, keep=keep)
+        self._call(lambda: self._traps.extend([trap] * times))
+
+    def lose_answer_to(self, pattern: bytes, *, silent: bool = False) -> None:
+        """Let the next request with ``pattern`` through and lose its answer.
+
+        Its connection is cut then, or with ``silent`` stays open without another word.
+        """
+        trap = _Trap(pattern=pattern, in_answers=False, keep=None, silent=silent)
+        self._call(lambda: self._traps.append(trap))
+
+    def lose(self, pattern: bytes) -> None:
+        """Lose the next piece of an answer that holds ``pattern``; its connection stays open without another word."""
+        trap = _Trap(pattern=pattern, in_answers=True, keep=None, silent=True)
+        self._call(lambda: self._traps.append(trap))
+
     def refuse(self, refusing: bool = True) -> None:
         """Close every new connection at once."""
         self._refusing = refusing
@@ -85,6 +121,9 @@ class TcpProxy:
             return
         try:
             up_reader, up_writer = await asyncio.open_unix_connection(str(self._target))
+        except OSError:  # the server is away
+            writer.transport.abort()
+            return
         except BaseException:
             writer.transport.abort()
             raise
@@ -100,6 +139,7 @@ class TcpProxy:
         finally:
             del self._links[me]
             self._deaf.discard(me)
+            self._losing.pop(me, None)
             for end in (writer, up_writer):
                 end.close()
 
@@ -119,11 +159,37 @@ class TcpProxy:
                 self.swallowed += 1
                 self._deaf.add(link)
                 continue
+            if answers and link in self._losing:
+                self._lose(link)
+                continue
             if answers and self.delay:
                 await asyncio.sleep(self.delay)
-            sink.write(data)
+            passed = self._watched(link, data, answers=answers)
+            sink.write(passed)
             await sink.drain()
+            if len(passed) < len(data):
+                self._lose(link)
         raise ConnectionResetError  # one side closed: end the other direction too
+
+    def _watched(self, link: asyncio.Task[None], data: bytes, *, answers: bool) -> bytes:
+        """What of a piece may pass; springs a trap that waits for it."""
+        for trap in self._traps:
+            at = data.find(trap.pattern) if trap.in_answers is answers else -1
+            if at < 0:
+                continue
+            self._traps.remove(trap)
+            self.sprung += 1
+            self._losing[link] = trap.silent
+            if trap.keep is not None:
+                return data[: at + trap.keep]
+            return b"" if trap.in_answers else data
+        return data
+
+    def _lose(self, link: asyncio.Task[None]) -> None:
+        """A connection loses what comes next: without a word, or by being cut."""
+        if not self._losing.pop(link, False):
+            raise ConnectionResetError
+        self._deaf.add(link)
 
     async def _cut(self) -> None:
         links = list(self._links)

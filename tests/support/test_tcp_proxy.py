@@ -64,3 +64,48 @@ def test_new_connections_are_refused(through: Redis, proxy: TcpProxy, redis_serv
     proxy.refuse(False)
     assert through.ping()
     through.close()
+
+
+@pytest.mark.parametrize("keep", [0, 3])
+def test_a_request_is_cut_in_its_middle(keep: int, through: Redis, proxy: TcpProxy, raw: Redis) -> None:
+    """What is cut off was never executed; other commands pass."""
+    raw.delete("victim")
+    proxy.cut_at(b"victim", keep=keep)
+    with through:
+        through.set("other", 1, ex=10)
+        assert proxy.sprung == 0
+        with pytest.raises(RedisConnectionError):
+            through.set("victim", 1, ex=10)
+        assert proxy.sprung == 1
+        assert raw.get("victim") is None
+        assert through.set("victim", 1, ex=10)
+
+
+def test_an_answer_is_cut_in_its_middle(through: Redis, proxy: TcpProxy, raw: Redis) -> None:
+    """The client has a part of it, and then the connection is gone."""
+    raw.set("k", "a long value", ex=10)
+    proxy.cut_at(b"long", answers=True, keep=2)
+    with through, pytest.raises(RedisConnectionError):
+        through.get("k")
+    assert proxy.sprung == 1
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_the_answer_to_a_request_is_lost(silent: bool, through: Redis, proxy: TcpProxy, raw: Redis) -> None:
+    """The request was executed; its connection breaks, or says nothing more."""
+    proxy.lose_answer_to(b"victim", silent=silent)
+    with through, pytest.raises(RedisTimeoutError if silent else RedisConnectionError):
+        through.set("victim", 1, ex=10)
+    assert raw.get("victim") == b"1"
+    assert proxy.sprung == 1
+
+
+def test_an_answer_is_lost_by_what_it_says(through: Redis, proxy: TcpProxy, raw: Redis) -> None:
+    """And the connection says nothing more."""
+    raw.set("k", "victim", ex=10)
+    proxy.lose(b"victim")
+    with through:
+        assert through.ping()
+        with pytest.raises(RedisTimeoutError):
+            through.get("k")
+        assert through.get("k") == b"victim"

@@ -12,10 +12,10 @@ from tests.support.redis import RedisServer
 from tests.web.harness import OWN, SHARED, Serve, Web, serving
 
 
-@pytest.fixture(scope="module")
-def shared_web(redis_server: RedisServer) -> Iterator[Web]:
-    """With default settings; ``web`` is how tests get it."""
-    with serving(redis_server, SHARED) as web:
+@pytest.fixture(scope="module", params=["gunicorn", "short way", "flask"])
+def shared_web(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iterator[Web]:
+    """With default settings, on each way in; ``web`` is how tests get it."""
+    with serving(redis_server, SHARED, way=request.param) as web:
         yield web
 
 

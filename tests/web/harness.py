@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -23,9 +23,11 @@ from common.settings import Settings
 from common.store.client import StoreAddress
 from common.store.scripts import run
 from gateway_web.app import create_app
+from gateway_web.ingress.short_way import ShortWay
 from tests.support.fake_worker import FakeWorker
 from tests.support.redis import RedisServer, leaked_keys
 from tests.support.wait import wait_until
+from tests.web.gunicorn_way import GunicornWay
 
 SHARED, OWN = 1, 2
 """Databases: of the web process that a module's tests share, and of one with settings of a test's own."""
@@ -78,6 +80,7 @@ class Web:
     gateway: Gateway
     app: Flask
     worker: FakeWorker
+    way: str = "short way"
     http: FlaskClient = field(init=False)
 
     def __post_init__(self) -> None:
@@ -173,9 +176,18 @@ Serve = Callable[..., Web]
 
 @contextmanager
 def serving(
-    server: RedisServer, db: int, *, url: str | None = None, **sections: Mapping[str, Any]
+    server: RedisServer,
+    db: int,
+    *,
+    url: str | None = None,
+    way: str = "short way",
+    **sections: Mapping[str, Any],
 ) -> Iterator[Web]:
-    """A web process with these settings on an empty database. ``url`` is another way to the same one."""
+    """A web process with these settings on an empty database.
+
+    ``url`` is another way to the same database. ``way`` is that of the requests: "gunicorn" through its parser and our
+    worker class, "short way" straight into the WSGI application, "flask" by Flask's routes.
+    """
     settings = Settings.model_validate({"redis": {"key_prefix": f"web{db}"}, **sections})
     with pytest.MonkeyPatch.context() as patch, server.client(db) as raw:
         patch.setattr(replies, "HEARTBEAT", 0.05)
@@ -188,7 +200,12 @@ def serving(
             register(gateway)
             names = [tool.id for tool in registered()]
             with FakeWorker(server, gateway.keys, names, db=db) as worker:
-                yield Web(gateway, create_app(gateway), worker)
+                app = create_app(gateway)
+                inner = cast("ShortWay", app.wsgi_app)
+                with closing(GunicornWay(inner)) as by_gunicorn:
+                    ways = {"gunicorn": by_gunicorn, "short way": inner, "flask": inner.flask}
+                    app.wsgi_app = ways[way]  # type: ignore[method-assign]
+                    yield Web(gateway, app, worker, way)
         assert leaked_keys(raw) == []
 
 

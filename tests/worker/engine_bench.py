@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from redis import Redis
 
-from common.calls.contract import task_message, wire_of_record
+from common.calls.contract import INVOKE_TASK, task_message, wire_of_record
 from common.domain.errors import ErrorCode
 from common.domain.ids import InvocationId
 from common.domain.invocation import ExecutionResult, Invocation, result_from_wire
@@ -19,7 +19,9 @@ from common.settings import DiscoverySettings, RedisSettings, Settings, WorkerSe
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from gateway_worker.engine import Engine
+from gateway_worker.outbox import Command
 from gateway_worker.requests import RunningRequest
+from gateway_worker.telemetry import TaskSignals
 from tests.support.backends import (
     invocation,
     text_of,
@@ -35,23 +37,26 @@ class FakeHost:
     """Stands where Celery is; remembers what it was told."""
 
     def __init__(self) -> None:
-        self.reserved_ids: list[str] = []
-        self.ready_ids: list[str] = []
+        self.began_ids: list[str] = []
+        self.ended_ids: list[str] = []
         self.revoked_ids: set[str] = set()
         self.delivered: list[tuple[dict[str, Any], str, Callable[[], None]]] = []
+        self.refusals: list[Callable[[], None]] = []
+        self.tasks = {INVOKE_TASK, "somebody.elses"}
         self.changes = 0
         self.on_look: Callable[[str], None] = lambda _: None
 
-    def reserved(self, request: RunningRequest) -> None:
-        """A call was fetched."""
-        self.reserved_ids.append(request.id)
-
-    def accepted(self, request: RunningRequest) -> None:
+    def began(self, request: RunningRequest) -> None:
         """A call begins."""
+        self.began_ids.append(request.id)
 
-    def ready(self, request: RunningRequest, result: ExecutionResult) -> None:
+    def ended(self, request: RunningRequest, result: ExecutionResult) -> None:
         """A call ended."""
-        self.ready_ids.append(request.id)
+        self.ended_ids.append(request.id)
+
+    def events(self) -> list[Command]:
+        """What is to be published."""
+        return []
 
     def revoked(self, task_id: str) -> bool:
         """Whether a call was taken back."""
@@ -62,9 +67,20 @@ class FakeHost:
         """Remember it."""
         self.revoked_ids.add(task_id)
 
-    def deliver(self, envelope: dict[str, Any], queue: str, taken: Callable[[], None]) -> None:
+    def registered(self, task: str) -> bool:
+        """Whether it is one of Celery's."""
+        return task in self.tasks
+
+    def deliver(
+        self,
+        envelope: dict[str, Any],
+        queue: str,
+        taken: Callable[[], None],
+        refused: Callable[[], None],
+    ) -> None:
         """Celery's own path."""
         self.delivered.append((envelope, queue, taken))
+        self.refusals.append(refused)
 
     def tools_changed(self) -> None:
         """The catalogue changed."""
@@ -74,7 +90,16 @@ class FakeHost:
 class Bench:
     """An engine, its registry, and the other end of its queues."""
 
-    def __init__(self, client: Client, keys: Keys, raw: Redis, address: StoreAddress, **worker: Any) -> None:
+    def __init__(
+        self,
+        client: Client,
+        keys: Keys,
+        raw: Redis,
+        address: StoreAddress,
+        *,
+        signals: TaskSignals | None = None,
+        **worker: Any,
+    ) -> None:
         self.keys = keys
         self.raw = raw
         self.registry = Registry(client, keys)
@@ -85,7 +110,9 @@ class Bench:
             discovery=NO_DISCOVERY,
         )
         limit = settings.worker.concurrency
-        self.engine = Engine(settings, address, hostname="bench", limit=limit, host=self.host)
+        self.engine = Engine(
+            settings, address, hostname="bench", limit=limit, host=self.host, signals=signals
+        )
         self.heard = raw.pubsub()
         self.heard.subscribe(REPLY)
         assert self.heard.get_message(timeout=5.0)["type"] == "subscribe"

@@ -49,7 +49,7 @@ def test_a_call_from_queue_to_answer(bench: Bench) -> None:
     assert text_of(frames[-1][1]["result"]["result"]) == "did 3 steps"
     assert 0 < bench.raw.ttl(bench.keys.result(call.id)) <= 300
     wait_until(lambda: bench.unacked() == 0, description="the acknowledgement")
-    assert bench.host.reserved_ids == bench.host.ready_ids == [call.id]
+    assert bench.host.began_ids == bench.host.ended_ids == [call.id]
 
 
 def test_a_stock_producers_call(bench: Bench) -> None:
@@ -209,7 +209,7 @@ def test_a_call_cancelled_before_its_first_step(bench: Bench, echo_log: EchoLog)
 
     def cancel_the_first(looked_at: str) -> None:
         # Both were fetched together: the first has a task by now, which has not had its first step.
-        if looked_at == second.id and (task := bench.engine._running.get(first.id)):
+        if looked_at == second.id and (task := bench.engine._calls._running.get(first.id)):
             task.cancel()
 
     bench.host.on_look = cancel_the_first

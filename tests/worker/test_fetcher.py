@@ -50,7 +50,7 @@ class Slots:
 async def running(address: StoreAddress, keys: Keys, slots: Slots, *queues: str) -> AsyncIterator[Fetcher]:
     """A fetcher at work on these queues."""
     store = PipelinedConnection(address)
-    made = Fetcher(NODE, store, keys, free=slots.free, start=slots.start)
+    made = Fetcher(NODE, store, keys, largest=1 << 20, free=slots.free, start=slots.start)
     made.follow(queues)
     task = asyncio.create_task(made.run())
     try:
@@ -99,6 +99,74 @@ async def test_a_wake_up_is_quick_and_none_is_needed(
         fetching.wake(b"tool.a")
         await until(lambda: len(slots.started) == 2, timeout=2, description="the loud one")
         fetching.wake(b"tool.unknown")
+
+
+def fetches(raw: Redis) -> int:
+    """Scripts that were run by now."""
+    return int(raw.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
+@on_loop
+async def test_a_call_costs_one_fetch(
+    client: Client, address: StoreAddress, keys: Keys, raw: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fetch that brought less than it asked for has seen the queues empty: freed slots are no reason to look."""
+    monkeypatch.setattr(fetcher, "POLL", 60)
+    slots = Slots(10)
+    async with running(address, keys, slots, "tool.a") as fetching:
+        push(raw, "tool.a", "first")
+        fetching.wake(b"tool.a")
+        await until(lambda: len(slots.started) == 1, description="the first")
+        before = fetches(raw)
+        for n in range(2, 12):
+            push(raw, "tool.a", n)
+            fetching.wake(b"tool.a")
+            await until(lambda n=n: len(slots.started) == n, description=f"{n} calls")
+            slots.freed += 1
+            fetching.freed()
+            await asyncio.sleep(0.01)
+        assert fetches(raw) - before == 10
+
+
+@on_loop
+async def test_a_slot_that_gets_free_takes_what_is_left(
+    client: Client, address: StoreAddress, keys: Keys, raw: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what was called out while no slot was free; without any poll."""
+    monkeypatch.setattr(fetcher, "POLL", 60)
+    slots = Slots(2)
+    push(raw, "tool.a", *range(3))
+    async with running(address, keys, slots, "tool.a") as fetching:
+        await until(lambda: len(slots.started) == 2, description="two calls")
+        slots.freed += 1
+        fetching.freed()
+        await until(lambda: len(slots.started) == 3, description="the one that was left")
+        push(raw, "tool.a", "called out while full")
+        fetching.wake(b"tool.a")
+        await asyncio.sleep(0.05)
+        assert len(slots.started) == 3
+        slots.freed += 1
+        fetching.freed()
+        await until(lambda: len(slots.started) == 4, description="the one that was called out")
+    assert slots.most == 2
+
+
+@on_loop
+async def test_a_wake_up_during_a_fetch_is_not_lost(
+    client: Client, proxy: TcpProxy, keys: Keys, raw: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message may have come right behind the fetch that is under way."""
+    monkeypatch.setattr(fetcher, "POLL", 60)
+    slots = Slots(100)
+    async with running(through(proxy), keys, slots, "tool.a") as fetching:
+        push(raw, "tool.a", "first")
+        await until(lambda: len(slots.started) == 1, description="the first")
+        for n in range(2, 30):
+            fetching.wake(b"tool.a")
+            await asyncio.sleep(0)
+            push(raw, "tool.a", n)
+            fetching.wake(b"tool.a")
+            await until(lambda n=n: len(slots.started) == n, description=f"{n} calls")
 
 
 @on_loop
@@ -157,7 +225,7 @@ async def test_a_paused_fetcher_ends(client: Client, address: StoreAddress, keys
     """And takes nothing more."""
     slots = Slots(10)
     store = PipelinedConnection(address)
-    fetching = Fetcher(NODE, store, keys, free=slots.free, start=slots.start)
+    fetching = Fetcher(NODE, store, keys, largest=1 << 20, free=slots.free, start=slots.start)
     fetching.follow(["tool.a"])
     task = asyncio.create_task(fetching.run())
     await asyncio.sleep(0)
@@ -261,3 +329,48 @@ async def test_a_recorded_message_that_ended_is_not_started_again(
         push(raw, "tool.a", "third")
         await until(lambda: b"third" in slots.messages, description="the third")
     assert slots.messages == [b"first", b"third"]
+
+
+@on_loop
+async def test_only_called_queues_are_looked_into(
+    client: Client, address: StoreAddress, keys: Keys, raw: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With hundreds of queues, a call of one does not look into all the others."""
+    monkeypatch.setattr(fetcher, "POLL", 60)
+    slots = Slots(100)
+    others = [f"tool.other{n}" for n in range(200)]
+    async with running(address, keys, slots, "tool.a", *others) as fetching:
+        await until(lambda: pops(raw) >= 201, description="the first look, into all")
+        before = pops(raw)
+        for n in range(1, 21):
+            push(raw, "tool.a", n)
+            fetching.wake(b"tool.a")
+            await until(lambda n=n: len(slots.started) == n, description="it is fetched")
+        assert pops(raw) - before <= 40
+
+
+@on_loop
+async def test_a_call_during_a_fetch_is_not_forgotten(
+    client: Client, proxy: TcpProxy, keys: Keys, raw: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fetch under way may have looked before the message came: its queue is looked into again."""
+    monkeypatch.setattr(fetcher, "POLL", 60)
+    slots = Slots(100)
+    address = StoreAddress(url=proxy.url, connect_timeout=5, socket_timeout=5)
+    async with running(address, keys, slots, "tool.a", "tool.b") as fetching:
+        await until(lambda: pops(raw) >= 2, description="the first look")
+        proxy.delay = 0.2
+        push(raw, "tool.a", 1)
+        fetching.wake(b"tool.a")
+        await until(lambda: raw.llen("tool.a") == 0, description="the fetch is on its way back")
+        push(raw, "tool.a", 2)
+        push(raw, "tool.b", 3)
+        fetching.wake(b"tool.a")
+        fetching.wake(b"tool.b")
+        proxy.delay = 0
+        await until(lambda: sorted(slots.messages) == [b"1", b"2", b"3"], description="all are fetched")
+
+
+def pops(raw: Redis) -> int:
+    """Queues that were looked into by now."""
+    return int(raw.info("commandstats").get("cmdstat_rpop", {"calls": 0})["calls"])

@@ -6,7 +6,7 @@ import asyncio
 
 from redis import Redis
 
-from common.store.client import Client, StoreAddress, connect_async
+from common.store.client import Client, StoreAddress
 from gateway_worker.listener import Listener
 from tests.support.aio import ended, on_loop, until
 from tests.support.tcp_proxy import TcpProxy
@@ -21,9 +21,9 @@ def fails(_: bytes) -> None:
 async def test_it_hears_after_everything(client: Client, proxy: TcpProxy, raw: Redis) -> None:
     """Each channel by its own hearer; after a message that nobody can read, and after a lost connection."""
     heard: list[tuple[str, bytes]] = []
-    store = connect_async(StoreAddress(url=proxy.url, socket_timeout=0.5))
+    address = StoreAddress(url=proxy.url, socket_timeout=0.5)
     hearers = {name: (lambda data, name=name: heard.append((name, data))) for name in ("a", "b")}
-    task = asyncio.create_task(Listener(store, {**hearers, "bad": fails}).run())
+    task = asyncio.create_task(Listener(address, {**hearers, "bad": fails}).run())
 
     async def arrives(channel: str, data: bytes) -> None:
         def sent() -> bool:
@@ -44,4 +44,3 @@ async def test_it_hears_after_everything(client: Client, proxy: TcpProxy, raw: R
     proxy.refuse(False)
     await arrives("a", b"5")
     await ended(task)
-    await store.aclose()

@@ -42,7 +42,7 @@ async def node(name: str, address: StoreAddress, keys: Keys) -> AsyncIterator[No
     """A node that beats; it dies at the end without a goodbye."""
     store = PipelinedConnection(address)
     box = Outbox(store)
-    made = Nodes(NodeId(name), store, keys, RedisClock(), box, result_ttl=60)
+    made = Nodes(NodeId(name), store, keys, RedisClock(), box, result_ttl=60, unreadable=lambda *_: None)
     tasks = [asyncio.create_task(made.run()), asyncio.create_task(box.run())]
     try:
         async with asyncio.timeout(10):
@@ -92,6 +92,19 @@ async def test_a_node_lives_as_long_as_it_beats(
         seconds, _ = raw.time()
         assert 0 < first / 1000 - seconds < 2
         await until(lambda: (raw.zscore(keys.nodes, "n1") or 0) > first, description="a second beat")
+
+
+@on_loop
+async def test_a_node_that_left_stays_away(
+    client: Client, address: StoreAddress, keys: Keys, raw: Redis
+) -> None:
+    """It does not beat again while the rest of its worker is still closing."""
+    async with node("n1", address, keys) as leaving, node("n2", address, keys):
+        await leaving.leave()
+        second = raw.zscore(keys.nodes, "n2") or 0
+        # So long that the other one has beaten twice.
+        await until(lambda: (raw.zscore(keys.nodes, "n2") or 0) > second + 60, description="more beats")
+        assert raw.zscore(keys.nodes, "n1") is None
 
 
 @on_loop

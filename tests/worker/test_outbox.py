@@ -46,6 +46,43 @@ async def test_everything_is_written_in_order(client: Client, address: StoreAddr
 
 
 @on_loop
+async def test_acknowledgements_of_a_batch_are_one_command_behind_its_results(
+    client: Client, address: StoreAddress, raw: Redis
+) -> None:
+    """A call is acknowledged no earlier than its result is kept."""
+    async with running(address) as box:
+        box.put(("SET", "warm", "1", "PX", 60_000))
+        assert await box.flushed(5)
+        raw.hset("tool.hash", mapping={str(n): "x" for n in range(10)})
+        with raw.monitor() as monitor:
+            for n in range(10):
+                box.put(("SET", f"end-{n}", "1", "PX", 60_000), ("HDEL", "tool.hash", str(n)))
+            assert await box.flushed(5)
+            names = [monitor.next_command()["command"].split()[0] for _ in range(11)]
+    assert names == ["SET"] * 10 + ["HDEL"]
+    assert not raw.exists("tool.hash")
+
+
+@on_loop
+async def test_a_slow_answer_holds_up_no_write(client: Client, proxy: TcpProxy, raw: Redis) -> None:
+    """Several writes are under way, and no more than the bound; the rest goes when the first is answered."""
+    async with running(through(proxy, timeout=5.0)) as box:
+        box.put(("SET", "warm", "1", "PX", 60_000))
+        assert await box.flushed(5)
+        proxy.delay = 1.0
+        count = 2 * outbox.MAX_UNDER_WAY
+        for n in range(count):
+            box.put(("RPUSH", "tool.seen", str(n)))
+            await asyncio.sleep(0)
+        await until(
+            lambda: raw.llen("tool.seen") == outbox.MAX_UNDER_WAY, timeout=0.8, description="four writes"
+        )
+        proxy.delay = 0.0
+        assert await box.flushed(10)
+    assert raw.lrange("tool.seen", 0, -1) == [str(n).encode() for n in range(count)]
+
+
+@on_loop
 async def test_flushed_waits_for_the_write(client: Client, address: StoreAddress, raw: Redis) -> None:
     """An empty one is flushed at once; a full one that nobody writes is not."""
     box = Outbox(PipelinedConnection(address))
@@ -157,7 +194,7 @@ async def test_what_redis_refuses_for_good_holds_up_nothing(
 async def test_what_redis_cannot_take_now_is_kept(client: Client, address: StoreAddress, raw: Redis) -> None:
     """Full memory is no reason to lose an answer."""
     async with running(address) as box:
-        raw.config_set("maxmemory", "1mb")
+        raw.config_set("maxmemory", "1")
         try:
             box.put(("SET", "end", "1", "PX", 60_000))
             assert not await box.flushed(0.4)

@@ -20,8 +20,9 @@ from common.calls.replies import HEAL_BATCH, Notification, ReplyHub, Waiter
 from common.domain.errors import StoreUnavailable, WorkerLost
 from common.domain.ids import InvocationId
 from common.domain.invocation import ExecutionResult, answer, failed
-from common.store.client import Client, StoreAddress, connect
+from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
+from common.store.shared import SharedConnection
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait import wait_until
 
@@ -38,11 +39,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def start(client: Client, keys: Keys) -> Iterator[Start]:
+def start(shared: SharedConnection, keys: Keys) -> Iterator[Start]:
     """Starts hubs; stops them afterwards."""
     hubs = []
 
-    def begin(over: Client = client, *, wait: bool = True, **options: Any) -> ReplyHub:
+    def begin(over: SharedConnection = shared, *, wait: bool = True, **options: Any) -> ReplyHub:
         hub = ReplyHub(over, keys, **options)
         hubs.append(hub)
         hub.start()
@@ -55,11 +56,18 @@ def start(client: Client, keys: Keys) -> Iterator[Start]:
 
 
 @pytest.fixture
-def disturbed(proxy: TcpProxy, client: Client) -> Iterator[Client]:
-    """A client whose way to Redis can be cut."""
-    client = connect(StoreAddress(url=proxy.url, connect_timeout=1, socket_timeout=1))
-    yield client
-    client.close()
+def shared(address: StoreAddress, client: Client) -> Iterator[SharedConnection]:
+    connection = SharedConnection(address)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def disturbed(proxy: TcpProxy, client: Client) -> Iterator[SharedConnection]:
+    """A connection whose way to Redis can be cut."""
+    connection = SharedConnection(StoreAddress(url=proxy.url, connect_timeout=1, socket_timeout=1))
+    yield connection
+    connection.close()
 
 
 def named(name: str) -> InvocationId:
@@ -159,7 +167,7 @@ def test_the_tick_goes_on(start: Start) -> None:
 
 
 def test_a_reply_during_a_lost_connection_is_found(
-    disturbed: Client, start: Start, proxy: TcpProxy, client: Client, keys: Keys
+    disturbed: SharedConnection, start: Start, proxy: TcpProxy, client: Client, keys: Keys
 ) -> None:
     """It was published to nobody; its result key tells it as soon as the subscription stands again."""
     hub = start(disturbed)
@@ -196,7 +204,7 @@ def test_a_failure_is_found_as_what_it_was(start: Start, client: Client, keys: K
 
 
 def test_many_are_healed_in_batches(
-    disturbed: Client, start: Start, proxy: TcpProxy, client: Client, keys: Keys
+    disturbed: SharedConnection, start: Start, proxy: TcpProxy, client: Client, keys: Keys
 ) -> None:
     """More waiters than fit one MGET."""
     hub = start(disturbed)
@@ -212,7 +220,7 @@ def test_many_are_healed_in_batches(
 
 
 def test_a_connection_that_dies_silently_is_noticed(
-    disturbed: Client,
+    disturbed: SharedConnection,
     start: Start,
     proxy: TcpProxy,
     client: Client,
@@ -248,7 +256,7 @@ def test_a_quiet_connection_is_no_dead_one(start: Start, client: Client, raw: Re
 
 
 def test_redis_may_come_later_than_we(
-    disturbed: Client, start: Start, proxy: TcpProxy, client: Client
+    disturbed: SharedConnection, start: Start, proxy: TcpProxy, client: Client
 ) -> None:
     """A web process that starts first waits in the background, and says that it is not ready."""
     proxy.refuse()
@@ -258,7 +266,9 @@ def test_redis_may_come_later_than_we(
     assert hub.wait_listening(5)
 
 
-def test_recovering_without_redis_finds_nothing(disturbed: Client, start: Start, proxy: TcpProxy) -> None:
+def test_recovering_without_redis_finds_nothing(
+    disturbed: SharedConnection, start: Start, proxy: TcpProxy
+) -> None:
     """It degrades: no error for the caller."""
     hub = start(disturbed)
     waiter = hub.expect(named("1"))
@@ -313,7 +323,7 @@ RECORDS: list[Any] = [
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_another_ones_record_does_not_stop_it(
-    disturbed: Client, start: Start, proxy: TcpProxy, client: Client, keys: Keys, record: Any
+    disturbed: SharedConnection, start: Start, proxy: TcpProxy, client: Client, keys: Keys, record: Any
 ) -> None:
     """Stock Celery writes result keys too (``revoke``): unreadable for us, and no reason to end or to raise."""
     hub = start(disturbed)
@@ -381,9 +391,9 @@ def test_closing_is_quick_and_repeatable(start: Start) -> None:
     assert not hub.listening
 
 
-def test_one_that_was_never_started_can_be_closed(client: Client, keys: Keys) -> None:
+def test_one_that_was_never_started_can_be_closed(shared: SharedConnection, keys: Keys) -> None:
     """Whoever failed between making and starting it."""
-    ReplyHub(client, keys).close()
+    ReplyHub(shared, keys).close()
 
 
 def test_a_waiter_takes_one_result() -> None:
@@ -405,9 +415,11 @@ def test_it_works_with_greenlets(redis_url: str) -> None:
     from common.domain.invocation import answer
     from common.store.client import StoreAddress, connect
     from common.store.keys import Keys
+    from common.store.shared import SharedConnection
 
-    client, keys = connect(StoreAddress(url=sys.argv[1])), Keys("gevent")
-    hub = ReplyHub(client, keys)
+    address, keys = StoreAddress(url=sys.argv[1]), Keys("gevent")
+    client, shared = connect(address), SharedConnection(address)
+    hub = ReplyHub(shared, keys)
     hub.start()
     assert hub.wait_listening(5)
     waiters = [hub.expect(str(number)) for number in range(100)]
@@ -422,6 +434,7 @@ def test_it_works_with_greenlets(redis_url: str) -> None:
     gevent.joinall(waiting, timeout=10)
     assert [found.value.result for found in waiting] == [{"n": number} for number in range(100)]
     hub.close()
+    shared.close()
     client.close()
     print("all answered")
     """

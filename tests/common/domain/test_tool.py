@@ -41,6 +41,8 @@ TOOLS = st.builds(
     request_timeout=SECONDS,
     startup_timeout=SECONDS,
     idle_timeout=SECONDS,
+    queue_max_length=st.integers(1, 1_000_000),
+    queue_max_age=SECONDS,
 )
 CAPABILITIES = st.builds(
     Capabilities,
@@ -85,6 +87,8 @@ CHANGES: list[tuple[Tool, dict[str, Any]]] = [
     (STDIO, {"request_timeout": 31.0}),
     (STDIO, {"startup_timeout": 31.0}),
     (STDIO, {"idle_timeout": 31.0}),
+    (STDIO, {"queue_max_length": 31}),
+    (STDIO, {"queue_max_age": 31.0}),
     (STDIO, {"transport": HTTP.transport}),
     (STDIO, {"transport": replace(STDIO.transport, command="other")}),
     (STDIO, {"transport": replace(STDIO.transport, args=("b",))}),
@@ -141,9 +145,10 @@ def test_the_order_of_a_mapping_is_no_change() -> None:
         ({"transport": StdioTransport(command="x", cwd="\ud800")}, "cwd"),
         ({"transport": HttpTransport(url="http://\ud800")}, "url"),
         ({"transport": HttpTransport(url="http://h", headers={"X": "\ud800"})}, "headers"),
+        *(({"queue_max_length": value}, "queue_max_length") for value in (0, -1, 1_000_001)),
         *(
             ({name: value}, name)
-            for name in ("request_timeout", "startup_timeout", "idle_timeout")
+            for name in ("request_timeout", "startup_timeout", "idle_timeout", "queue_max_age")
             for value in (0, -1, MAX_TIMEOUT + 1, float("nan"), float("inf"))
         ),
     ],

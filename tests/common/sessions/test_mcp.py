@@ -15,8 +15,9 @@ from common.domain.ids import ClientId, McpSessionId, TenantId, ToolId
 from common.domain.invocation import Caller
 from common.domain.session import McpSession
 from common.sessions.mcp import McpSessions
-from common.store.client import Client, StoreAddress, connect
+from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
+from common.store.shared import SharedConnection
 from tests.support.wait import wait_until
 
 ME = Caller(tenant=TenantId("t"), client=ClientId("c"), subject="s").principal
@@ -31,8 +32,15 @@ IDLE = 1800.0
 
 
 @pytest.fixture
-def sessions(client: Client, keys: Keys) -> McpSessions:
-    return McpSessions(client, keys, idle_timeout=IDLE)
+def shared(address: StoreAddress, client: Client) -> Iterator[SharedConnection]:
+    connection = SharedConnection(address)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def sessions(shared: SharedConnection, keys: Keys) -> McpSessions:
+    return McpSessions(shared, keys, idle_timeout=IDLE)
 
 
 def opened(sessions: McpSessions, tool: ToolId | None = None, **changes: Any) -> McpSession:
@@ -48,11 +56,11 @@ def opened(sessions: McpSessions, tool: ToolId | None = None, **changes: Any) ->
 
 @pytest.mark.parametrize("tool", [None, ToolId("a"), ToolId("a b/c")])
 def test_a_session_is_found_by_another_process(
-    sessions: McpSessions, client: Client, keys: Keys, tool: ToolId | None
+    sessions: McpSessions, shared: SharedConnection, keys: Keys, tool: ToolId | None
 ) -> None:
     """With all that ``initialize`` told."""
     session = opened(sessions, tool)
-    elsewhere = McpSessions(client, keys, idle_timeout=IDLE)
+    elsewhere = McpSessions(shared, keys, idle_timeout=IDLE)
     assert elsewhere.use(session.id, principal=ME, tool=tool) == session
 
 
@@ -106,20 +114,22 @@ def test_each_use_begins_the_idle_time_anew(sessions: McpSessions, client: Clien
     assert client.pttl(key) > 1000
 
 
-def test_an_idle_session_is_gone(client: Client, keys: Keys) -> None:
+def test_an_idle_session_is_gone(shared: SharedConnection, client: Client, keys: Keys) -> None:
     """And its id with it."""
-    sessions = McpSessions(client, keys, idle_timeout=0.05)
+    sessions = McpSessions(shared, keys, idle_timeout=0.05)
     session = opened(sessions)
     wait_until(lambda: not client.exists(keys.mcp_session(session.id)), description="it expires")
     with pytest.raises(SessionNotFound, match="initialize again"):
         sessions.use(session.id, principal=ME, tool=None)
 
 
-def test_the_log_level_is_kept_with_the_session(sessions: McpSessions, client: Client, keys: Keys) -> None:
+def test_the_log_level_is_kept_with_the_session(
+    sessions: McpSessions, shared: SharedConnection, keys: Keys
+) -> None:
     """For whichever process serves the next request; nothing else of it changes."""
     session = opened(sessions)
     sessions.set_log_level(session, "warning")
-    found = McpSessions(client, keys, idle_timeout=IDLE).use(session.id, principal=ME, tool=None)
+    found = McpSessions(shared, keys, idle_timeout=IDLE).use(session.id, principal=ME, tool=None)
     assert found == replace(session, log_level="warning")
 
 
@@ -155,9 +165,9 @@ def test_a_record_of_tomorrow_is_read_as_far_as_it_is_known(
 
 @pytest.fixture
 def away(keys: Keys) -> Iterator[McpSessions]:
-    client = connect(StoreAddress(url="unix:///nonexistent/redis.sock"))
-    yield McpSessions(client, keys, idle_timeout=IDLE)
-    client.close()
+    shared = SharedConnection(StoreAddress(url="unix:///nonexistent/redis.sock"))
+    yield McpSessions(shared, keys, idle_timeout=IDLE)
+    shared.close()
 
 
 def test_without_redis_there_is_no_session(away: McpSessions) -> None:

@@ -84,6 +84,8 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "runtime.request_timeout": (5, "5", 5.0, SECONDS),
     "runtime.startup_timeout": (5, "5", 5.0, SECONDS),
     "runtime.idle_timeout": (5, "5", 5.0, SECONDS),
+    "runtime.queue_max_length": (5, "5", 5, COUNT),
+    "runtime.queue_max_age": (5, "5", 5.0, [value for value in SECONDS if value is not None]),
     "runtime.max_result_bytes": (2048, "2048", 2048, BYTES),
     "runtime.result_ttl": (5, "5", 5.0, SECONDS),
     "discovery.ttl": (5, "5", 5.0, SECONDS),

@@ -1,7 +1,9 @@
-"""enqueue and fetch: no message is lost, no queue is starved, nobody takes more than he can start."""
+"""fetch: no message is lost, no queue is starved, nobody takes more than he can start."""
 
 from __future__ import annotations
 
+import hashlib
+import math
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
@@ -13,18 +15,21 @@ from common.store.client import Client
 from common.store.keys import UNACKED_TTL, Keys
 from common.store.scripts import run
 
-WAKE = "test:wake"
+DRAIN = "test:drain:"
+KEPT = 10
 
 
 def enqueue(client: Client, queue: str, *messages: str) -> list[int]:
-    return [run(client, "enqueue", [queue], [message, WAKE])[0] for message in messages]
+    """As a stock producer does; the length of the queue after each."""
+    return [client.lpush(queue, message) for message in messages]
 
 
 def fetch(
-    client: Client, unacked: str, queues: list[str], most: int, tag: int = 1
+    client: Client, unacked: str, queues: list[str], most: int, tag: int = 1, largest: int = 1000
 ) -> list[tuple[str, int, str]]:
     """What came: queue, tag, message."""
-    flat: list[Any] = run(client, "fetch", [unacked, *queues], [most, tag, UNACKED_TTL])
+    bounds = [largest, KEPT, DRAIN]
+    flat: list[Any] = run(client, "fetch", [unacked, *queues], [most, tag, UNACKED_TTL, *bounds])
     assert len(flat) % 3 == 0
     return [(queues[flat[at] - 1], int(flat[at + 1]), flat[at + 2].decode()) for at in range(0, len(flat), 3)]
 
@@ -132,25 +137,38 @@ def test_of_many_workers_each_message_goes_to_one(client: Client, keys: Keys) ->
     assert len(taken) == len(set(taken)) == total
 
 
-def test_workers_are_woken_only_when_there_was_nothing(client: Client) -> None:
-    """The name of the queue goes out with the first message, and again once it was emptied."""
-    with client.pubsub(ignore_subscribe_messages=True) as channel:
-        channel.subscribe(WAKE)
-        channel.get_message(timeout=1)
-        enqueue(client, "tool.a", "1", "2")
-        enqueue(client, "tool.b", "1")
-        client.delete("tool.a")
-        enqueue(client, "tool.a", "3")
-        client.publish(WAKE, "end")
-        heard = []
-        while not heard or heard[-1] != b"end":
-            if message := channel.get_message(timeout=1):
-                heard.append(message["data"])
-    assert heard == [b"tool.a", b"tool.b", b"tool.a", b"end"]
+def test_a_message_above_the_bound_is_cut_as_it_is_taken(client: Client, unacked: str) -> None:
+    """Size and SHA-1, then its beginning and its end; what is exactly as large as allowed stays whole."""
+    large = "begin" + "x" * 100 + "end.."
+    enqueue(client, "tool.a", large, "y" * 50)
+    raw: list[Any] = run(client, "fetch", [unacked, "tool.a"], [5, 1, UNACKED_TTL, 50, KEPT, DRAIN])
+    digest = hashlib.sha1(large.encode(), usedforsecurity=False).hexdigest().encode()
+    cut = b"\xffoversized %d %b\nbeginend.." % (len(large), digest)
+    assert raw[2::3] == [cut, b"y" * 50]
+    assert client.hgetall(unacked) == {b"1": cut, b"2": b"y" * 50}
 
 
-def test_enqueue_tells_the_time_of_redis(client: Client) -> None:
-    """In whole milliseconds, so that the sender's clock is corrected for free."""
-    seconds, micros = client.time()
-    _, now = run(client, "enqueue", ["tool.a"], ["m", WAKE])
-    assert 0 <= now - (seconds * 1000 + micros // 1000) < 1000
+def rate(client: Client, queue: str) -> float:
+    """Messages a second, as recorded."""
+    return float((client.get(DRAIN + queue) or b"0 0").split()[0])
+
+
+def test_the_rate_at_which_a_queue_is_drained_is_recorded(client: Client, unacked: str) -> None:
+    """A tenth of what was taken in one moment, by queue; it fades with time, and is gone after ten minutes."""
+    enqueue(client, "tool.a", *"abcdefghij")
+    enqueue(client, "tool.b", "1")
+    fetch(client, unacked, ["tool.a", "tool.b"], 20)
+    assert rate(client, "tool.a") == pytest.approx(1.0)
+    assert rate(client, "tool.b") == pytest.approx(0.1)
+    assert 0 < client.ttl(DRAIN + "tool.a") <= 600
+    seconds, _ = client.time()
+    client.set(DRAIN + "tool.a", f"8.000 {(seconds - 10) * 1000}", ex=60)
+    enqueue(client, "tool.a", "k")
+    fetch(client, unacked, ["tool.a"], 20)
+    assert rate(client, "tool.a") == pytest.approx(8 * math.exp(-1) + 0.1, rel=0.15)
+
+
+def test_nothing_taken_changes_no_rate(client: Client, unacked: str) -> None:
+    """An idle worker that looks into an empty queue writes nothing."""
+    fetch(client, unacked, ["tool.a"], 20)
+    assert client.keys() == []

@@ -58,16 +58,16 @@ def test_a_lost_reply_is_an_error_and_no_second_try(hasty: Client, proxy: TcpPro
 
 def test_a_lost_reply_to_a_loaded_script_is_one_run(hasty: Client, proxy: TcpProxy, client: Client) -> None:
     """The same by the way the product takes."""
-    run(client, "enqueue", ["tool.warm"], ["x", "wake"])
+    run(client, "admit", ["tool.warm", "test:drain"], ["x", "wake"])
     proxy.swallow_next_reply()
     with fails_within(PATIENCE + 1):
-        run(hasty, "enqueue", ["tool.a"], ["message", "test:wake"])
-    assert client.lrange("tool.a", 0, -1) == [b"message"]
+        run(hasty, "admit", ["tool.a", "test:drain"], ["{message", "test:wake"])
+    assert client.llen("tool.a") == 1
 
 
 def test_asyncio_does_not_repeat_either(proxy: TcpProxy, client: Client) -> None:
     """The worker's client keeps the same policy."""
-    run(client, "enqueue", ["tool.warm"], ["x", "wake"])
+    run(client, "admit", ["tool.warm", "test:drain"], ["x", "wake"])
 
     async def lose_a_reply() -> None:
         address = StoreAddress(url=proxy.url, connect_timeout=PATIENCE, socket_timeout=PATIENCE)
@@ -75,11 +75,11 @@ def test_asyncio_does_not_repeat_either(proxy: TcpProxy, client: Client) -> None
         await hasty.ping()
         proxy.swallow_next_reply()
         with fails_within(PATIENCE + 1):
-            await run_async(hasty, "enqueue", ["tool.a"], ["message", "test:wake"])
+            await run_async(hasty, "admit", ["tool.a", "test:drain"], ["{message", "test:wake"])
         await hasty.aclose()
 
     asyncio.run(lose_a_reply())
-    assert client.lrange("tool.a", 0, -1) == [b"message"]
+    assert client.llen("tool.a") == 1
 
 
 def test_a_pipeline_is_not_repeated(hasty: Client, proxy: TcpProxy, client: Client) -> None:

@@ -21,6 +21,7 @@ TABLE = documented()
 CHANNELS = set(re.findall(r"``(\{p\}:[^`]+)``", module.__doc__ or ""))
 SAMPLES: dict[str, tuple[Any, ...]] = {
     "discovery_lease": (ToolId("a:b/c"),),
+    "drain": ("tool.a",),
     "mcp_session": (McpSessionId("a:b/c"),),
     "unacked": (NodeId("celery@host:1:2"),),
     "result": (InvocationId("i-1"),),
@@ -42,6 +43,7 @@ def spelled() -> dict[str, str]:
         value = getattr(keys, name)
         found[name] = value(*SAMPLES[name]) if callable(value) else value
     found["reply_prefix"] += "process"
+    found["drain_prefix"] += "tool.b"
     found["queue_of"] = queue_of(ToolId("a:b/c"))
     return found
 

@@ -252,6 +252,9 @@ def test_an_oversized_body_is_refused(serve: Serve) -> None:
 def test_an_odd_length_is_refused(web: Web, length: str) -> None:
     """400: two readers could read it in two ways."""
     response = web.post(request("ping"), environ_overrides={"CONTENT_LENGTH": length})
+    if web.way == "gunicorn":
+        assert response.status_code == 400, "gunicorn's parser is the first to refuse it"
+        return
     assert error(response) == (400, -32602)
 
 
@@ -462,6 +465,8 @@ def test_without_redis_a_call_is_503(serve: Serve, proxy: TcpProxy) -> None:
     session = web.initialize()
     proxy.refuse()
     proxy.cut()
+    wire = web.gateway._hot._wire
+    wait_until(lambda: wire is not None and wire.broken, description="the loss is known")
     for response in (
         web.legacy(session, "tools/call", CALL, id=3),
         web.post(request("initialize", INITIALIZE, 3)),

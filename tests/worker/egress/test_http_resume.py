@@ -129,3 +129,38 @@ async def test_a_refused_resumption() -> None:
     assert "resume" in lost.message
     assert "405" in lost.message
     assert not lost.unsent
+
+
+@pytest.mark.parametrize("event_id", ["é🚢", "a b,c", "\x01", "\x7f"])
+def test_an_event_id_of_any_characters(event_id: str) -> None:
+    """It goes back in UTF-8; one that no header can carry ends the call, with no claim that it was not sent."""
+    sent: list[str] = []
+
+    def number_once(connection: Connection, request: Request) -> None:
+        last = request.headers.get("last-event-id")
+        if request.method == "GET" and last is None:
+            connection.respond("405 Method Not Allowed")
+            return
+        connection.start_stream()
+        if last is None:
+            raw_event(connection, f"id: {event_id}\nretry: 1\ndata:\n\n")
+        else:
+            sent.append(last.encode("latin-1").decode())
+            raw_event(connection, "data: nonsense\n\n")
+        connection.end_stream()
+
+    @on_loop
+    async def scenario() -> None:
+        with served(number_once, verbs=("GET",)) as server:
+            lost = await failure_of(server)
+            assert len(server.sent("tools/call")) == 1
+        assert isinstance(lost, LinkLost)
+        assert not lost.unsent
+        assert lost.message == (
+            "the tool's answer is no JSON"
+            if event_id.isprintable()
+            else "the header last-event-id holds a character that HTTP cannot carry"
+        )
+
+    scenario()
+    assert sent == ([event_id] if event_id.isprintable() else [])

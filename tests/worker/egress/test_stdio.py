@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from common.domain.errors import ResponseTooLarge
 from common.mcp.revisions import Era
 from common.processes import ProcessGuard, is_running
 from gateway_worker.egress.backend import connect
 from gateway_worker.egress.link import LinkLost, RpcError
+from gateway_worker.egress.stdio import _Lines
 from tests.support.aio import on_loop, until
 from tests.support.backends import (
     ERAS,
@@ -29,6 +31,44 @@ from tests.support.servers import echo_core
 from tests.worker.egress.stdio_links import Json, call, connected, link_to, scripted
 
 # -- calls ----------------------------------------------------------------------------------------------
+
+
+@on_loop
+async def test_requests_of_one_turn_reach_the_child_in_one_write(guard: ProcessGuard) -> None:
+    """And nobody gets another's answer."""
+    async with connected(stdio_tool(), guard) as (backend, link):
+        await backend.request("ping", {})
+        writes: list[bytes] = []
+        stdin = link.child.stdin
+        plain = stdin.write
+        stdin.write = lambda data: (writes.append(data), plain(data))  # type: ignore[method-assign]
+        texts = [str(n) for n in range(50)]
+        asked = (backend.request("tools/call", call("echo", text=text)) for text in texts)
+        found = await asyncio.gather(*asked)
+        assert [text_of(result) for result in found] == texts
+        assert len(writes) == 1
+        assert writes[0].count(b"\n") == 50
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_lines_come_in_pieces_of_any_size(size: int) -> None:
+    """A pipe knows no lines: several come in one read, one in several."""
+    lines = _Lines(limit=100)
+    sent = b"\n".join([b"one", b"", b"x" * 100, "\u00fc".encode(), b"last"])
+    found: list[bytes] = []
+    for start in range(0, len(sent), size):
+        found += lines.feed(sent[start : start + size])
+    found += lines.end()
+    assert found == sent.split(b"\n")
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_a_line_above_the_bound_is_not_collected(end: bytes) -> None:
+    """Whether it comes to an end or not, in one piece or in many."""
+    for pieces in ([b"x" * 101 + end], [b"x" * 50, b"x" * 51 + end], [b"ok\n" + b"x" * 101 + end]):
+        lines = _Lines(limit=100)
+        with pytest.raises(ResponseTooLarge):
+            [line for piece in pieces for line in lines.feed(piece)]
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -1,0 +1,133 @@
+"""Dead letters: messages of tool queues that no worker can run, kept for a person to look at.
+
+A message is a dead letter when nobody can read from it which call is meant. A call that can be read and is refused
+(an unknown tool, a missing tenant) is answered like any other and needs no letter.
+
+The newest :data:`MOST_LETTERS` are kept, and of each message at most :data:`KEPT_BYTES`: together never more than
+64 MiB of Redis. A message may hold the arguments of a call, so it is shown only on request and never logged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from common.domain.errors import InvalidRequest
+from common.domain.ids import NodeId
+from common.store.client import Client, store_errors
+from common.store.keys import Keys
+from common.store.scripts import script
+
+MOST_LETTERS = 1000
+KEPT_BYTES = 64 * 1024
+"""Of a larger message the first and the last half of this are kept, with its full size and SHA-1."""
+FACT_LENGTH = 300
+"""Longest name of a task or an id that is taken over from a message, in characters."""
+_ID = re.compile(r"\d{1,20}-\d{1,20}")
+
+
+class Reason(StrEnum):
+    """Why a message cannot be run."""
+
+    OVERSIZED = "oversized"
+    """Larger than any message of ours can be: it was cut before it left Redis."""
+    NOT_JSON = "not_json"
+    NOT_CELERY = "not_celery"
+    """JSON, but no envelope of Celery's protocol 2 (protocol 1, missing headers)."""
+    UNKNOWN_TASK = "unknown_task"
+    """No worker has a task of this name."""
+    BAD_BODY = "bad_body"
+    """The body is no task body of protocol 2 in JSON (another serialiser, compressed, damaged)."""
+    BAD_INVOCATION = "bad_invocation"
+    """The argument of ``gateway.invoke`` is no invocation, or one of a version that this worker does not know."""
+    REFUSED = "refused"
+    """Celery's own path, which takes delayed and foreign tasks, could not read it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A message that could not be run, and what is known of it. ``sha1`` is that of the whole message."""
+
+    id: str
+    at: datetime
+    reason: str
+    detail: str
+    queue: str
+    node: str
+    task: str
+    task_id: str
+    size: int
+    sha1: str
+    message: bytes = field(repr=False)
+
+    @property
+    def truncated(self) -> bool:
+        """True if ``message`` is only the beginning and the end of it."""
+        return len(self.message) < self.size
+
+
+class DeadLetters:
+    """What the dead letters of one gateway hold. Raises :class:`StoreUnavailable` if Redis does not answer."""
+
+    def __init__(self, client: Client, keys: Keys) -> None:
+        self._client = client
+        self._key = keys.dead_letters
+
+    def newest(self, most: int) -> list[DeadLetter]:
+        """The newest first."""
+        with store_errors("reading dead letters"):
+            found: Any = self._client.xrevrange(self._key, count=most)
+        return [_letter(*entry) for entry in found]
+
+    def get(self, letter_id: str) -> DeadLetter | None:
+        """One letter, or None. Raises :class:`InvalidRequest` for what is no id."""
+        wanted = _checked(letter_id)
+        with store_errors("reading a dead letter"):
+            found: Any = self._client.xrange(self._key, min=wanted, max=wanted)
+        return _letter(*found[0]) if found else None
+
+    def drop(self, letter_id: str) -> bool:
+        """Remove a letter for good; False if there is none of this id. Raises :class:`InvalidRequest` as above."""
+        with store_errors("dropping a dead letter"):
+            return bool(self._client.xdel(self._key, _checked(letter_id)))
+
+    def count(self) -> int:
+        """How many there are."""
+        with store_errors("counting dead letters"):
+            return int(self._client.xlen(self._key))
+
+
+def dead_letter_command(
+    keys: Keys, node: NodeId, facts: Mapping[str, str], *, tag: str = "", message: bytes = b""
+) -> tuple[str | bytes | int, ...]:
+    """The command that makes a dead letter of what ``node`` recorded under ``tag``, and acknowledges it.
+
+    With ``tag`` it may be sent again: a second letter is never made. For a message that is recorded nowhere any more
+    give ``message`` instead; sent twice, that one makes two letters. It carries its script along instead of a digest,
+    so that it also works on a Redis that has forgotten its scripts.
+    """
+    told = [part for name, value in facts.items() for part in (name, value[:FACT_LENGTH])]
+    source = script("dead_letter").source
+    where = (keys.dead_letters, keys.unacked(node))
+    return ("EVAL", source, len(where), *where, tag, message, MOST_LETTERS, KEPT_BYTES, *told)
+
+
+def _checked(letter_id: str) -> str:
+    if not _ID.fullmatch(letter_id):
+        raise InvalidRequest("the id of a dead letter looks like 1763831000000-0; list them", field="id")
+    return letter_id
+
+
+def _letter(raw_id: bytes, fields: Mapping[bytes, bytes]) -> DeadLetter:
+    name = raw_id.decode()
+    known: dict[str, Any] = {
+        fact: fields.get(fact.encode(), b"").decode(errors="replace")
+        for fact in ("reason", "detail", "queue", "node", "task", "task_id", "sha1")
+    }
+    at = datetime.fromtimestamp(int(name.partition("-")[0]) / 1000, UTC)
+    size = int(fields.get(b"size", b"0"))
+    return DeadLetter(id=name, at=at, size=size, message=fields.get(b"message", b""), **known)

@@ -1,0 +1,114 @@
+"""``canalgate dead-letters``: messages that no worker could run. What they say is shown only on request."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from common.calls.dead_letters import DeadLetter, DeadLetters
+from common.domain.errors import InvalidRequest
+from gateway_web.cli.output import errors_as_exit_codes, out, say_json
+from gateway_web.cli.where import store
+
+cli = typer.Typer(help="List, show and drop messages that no worker could run.", no_args_is_help=True)
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `dead-letters list` shows it.")]
+
+
+@cli.command("list")
+@errors_as_exit_codes
+def list_letters(
+    config: ConfigOption = None,
+    most: Annotated[int, typer.Option("--most", min=1, help="How many, the newest first.")] = 50,
+    as_json: JsonOption = False,  # noqa: FBT002
+) -> None:
+    """List the newest, without what is in them."""
+    letters = _letters(config)
+    found = letters.newest(most)
+    if as_json:
+        say_json([_row(letter) for letter in found])
+        return
+    table = Table("id", "at", "queue", "reason", "size", "task id", box=None)
+    for letter in found:
+        row = (letter.id, f"{letter.at:%Y-%m-%d %H:%M:%S}Z", letter.queue, letter.reason, str(letter.size))
+        table.add_row(*map(_shown, (*row, letter.task_id)))
+    out.print(table)
+    total = letters.count()
+    if total > len(found):
+        out.print(f"{len(found)} of {total}; --most shows more")
+
+
+@cli.command("show")
+@errors_as_exit_codes
+def show(
+    letter_id: IdArgument,
+    config: ConfigOption = None,
+    message: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option("--message", help="Print the message itself, and nothing else: it may hold arguments."),
+    ] = False,
+    as_json: JsonOption = False,  # noqa: FBT002
+) -> None:
+    """Show what is known of one, or the message as it lay in the queue."""
+    letter = _letters(config).get(letter_id)
+    if letter is None:
+        raise _none(letter_id)
+    if as_json:
+        say_json(_row(letter) | ({"message": _text(letter)} if message else {}))
+    elif message:
+        sys.stdout.buffer.write(letter.message)
+    else:
+        for name, value in _row(letter).items():
+            out.print(f"{name:<10} {_shown(str(value))}")
+
+
+@cli.command("drop")
+@errors_as_exit_codes
+def drop(letter_id: IdArgument, config: ConfigOption = None) -> None:
+    """Remove one for good."""
+    if not _letters(config).drop(letter_id):
+        raise _none(letter_id)
+    out.print(f"{letter_id} dropped", markup=False)
+
+
+def _letters(config: Path | None) -> DeadLetters:
+    where = store(config)
+    return DeadLetters(where.client, where.keys)
+
+
+def _none(letter_id: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"there is no dead letter {letter_id}; it was dropped, or newer ones took its place"
+    )
+
+
+def _row(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "id": letter.id,
+        "at": letter.at.isoformat(timespec="milliseconds"),
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "queue": letter.queue,
+        "node": letter.node,
+        "task": letter.task,
+        "task_id": letter.task_id,
+        "size": letter.size,
+        "sha1": letter.sha1,
+        "truncated": letter.truncated,
+    }
+
+
+def _text(letter: DeadLetter) -> str:
+    """The message in JSON's alphabet: bytes that are no UTF-8 are shown as replacement characters."""
+    return letter.message.decode(errors="replace")
+
+
+def _shown(text: str) -> str:
+    """Names come from anybody's messages: neither markup nor control characters reach the terminal."""
+    return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text))

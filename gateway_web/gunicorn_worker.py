@@ -1,0 +1,138 @@
+"""gunicorn's gevent worker, with a lane of its own for the requests that take the short way.
+
+gunicorn reads and checks a request as ever. Where it is plainly a POST to an MCP endpoint, the answer of the short way
+(:mod:`gateway_web.ingress.short_way`) is written at once, without WSGI's environment, response object and second packet
+for the body: a fifth of what a short call costs the web process (docs/benchmarks.md). Everything else, and whatever
+needs more of gunicorn than that, takes gunicorn's way.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+from typing import Any, Protocol
+
+import gevent
+import structlog
+from gunicorn import util
+from gunicorn.workers.ggevent import GeventWorker
+
+from gateway_web.http import Environ, HttpAnswer, status_line
+from gateway_web.ingress.short_way import ShortWay
+
+log = structlog.get_logger(__name__)
+
+_BARE = {"CONTENT-TYPE": "CONTENT_TYPE", "CONTENT-LENGTH": "CONTENT_LENGTH"}
+_SAFE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+"""What a header may hold: nothing that would end it."""
+
+
+class Connection(Protocol):
+    """What is needed of a socket."""
+
+    def sendall(self, data: bytes, /) -> None:
+        """Send all of it."""
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """Named by ``--worker-class gateway_web.gunicorn_worker.Worker``."""
+
+    _short_way: ShortWay | None = None
+
+    def load_wsgi(self) -> None:
+        """Load the application, and find its short way unless gunicorn was told to do more with each request."""
+        super().load_wsgi()
+        way = getattr(self.wsgi, "wsgi_app", None)
+        watched = self.cfg.accesslog or self.cfg.statsd_host or self.cfg.max_requests
+        if isinstance(way, ShortWay) and not watched and self.cfg.keepalive:
+            self._short_way = way
+
+    def handle_request(self, listener_name: object, req: Any, sock: Any, addr: Any) -> object:
+        """Answer one request; True keeps the connection."""
+        environ = environ_of(req, sock, addr) if self._short_way is not None and self.alive else None
+        if self._short_way is None or environ is None:
+            return super().handle_request(listener_name, req, sock, addr)
+        try:
+            answer = self._short_way.answer(environ)
+            if answer is None:
+                return super().handle_request(listener_name, req, sock, addr)
+            write(answer, sock)
+        except (gevent.GreenletExit, SystemExit):
+            pass  # the worker is ending, as gunicorn's own method has it
+        return True
+
+
+def environ_of(req: Any, sock: Any, addr: Any) -> Environ | None:
+    """The environment of a request, as far as the short way looks at it; None for one that needs gunicorn's own."""
+    plain = req.method == "POST" and req.version == (1, 1) and isinstance(addr, tuple)
+    if not plain or req.proxy_protocol_info or req._expected_100_continue or req.should_close():  # noqa: SLF001
+        return None
+    environ: Environ = {
+        "REQUEST_METHOD": req.method,
+        "PATH_INFO": util.unquote_to_wsgi_str(req.path),
+        "REMOTE_ADDR": addr[0],
+        "wsgi.input": req.body,
+        "wsgi.input_terminated": True,
+        "gunicorn.socket": sock,
+    }
+    for name, value in req.headers:
+        if name == "SCRIPT_NAME":
+            return None
+        key = _BARE.get(name) or "HTTP_" + name.replace("-", "_")
+        environ[key] = f"{environ[key]},{value}" if key in environ else value
+    return environ
+
+
+def write(answer: HttpAnswer, sock: Connection) -> None:
+    """Write an answer: one that is whole in one piece, any other chunk by chunk.
+
+    Raises OSError if the client has gone; StopIteration, upon which gunicorn closes the connection, if a stream breaks.
+    """
+    if isinstance(answer.body, bytes):
+        head = _head(answer, ("Content-Length", str(len(answer.body))))
+        sock.sendall(head + answer.body)
+        return
+    try:
+        sock.sendall(_head(answer, ("Transfer-Encoding", "chunked")))
+        for piece in answer.body:
+            if piece:
+                sock.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+        sock.sendall(b"0\r\n\r\n")
+    except OSError:
+        raise
+    except Exception as error:
+        log.exception("stream_broke")
+        raise StopIteration from error
+    finally:
+        _close(answer.body)
+        if answer.on_close is not None:
+            answer.on_close()
+
+
+def _close(pieces: Iterator[bytes]) -> None:
+    close = getattr(pieces, "close", None)
+    if close is not None:
+        close()
+
+
+def _head(answer: HttpAnswer, framing: tuple[str, str]) -> bytes:
+    lines = [f"HTTP/1.1 {status_line(answer.status)}", f"Date: {_date()}"]
+    for name, value in (*answer.headers.items(), framing):
+        if not _SAFE.fullmatch(value):
+            raise ValueError(f"the header {name} holds a control character")
+        lines.append(f"{name}: {value}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+_dated = (0, "")
+
+
+def _date() -> str:
+    """Now, as HTTP writes it; made once a second."""
+    global _dated  # noqa: PLW0603 - a cache of one value
+    now = int(time.time())
+    if _dated[0] != now:
+        _dated = now, formatdate(now, usegmt=True)
+    return _dated[1]

@@ -1,0 +1,222 @@
+"""HTTP requests to one URL over kept connections, as many at once as there are calls."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from common import __version__
+from gateway_worker.egress.http1 import Connection, ConnectionLost, Response
+from gateway_worker.egress.http_request import Fields, Origin, request_bytes
+
+MAX_IDLE = 256
+IDLE_EXPIRY = 4.0
+"""Seconds. Below the 5 s after which common servers hang up on an idle connection: whoever sends in the moment in which
+the other side hangs up loses a request that must not be repeated."""
+IDLE_EXPIRY_MOST = 30.0
+"""Where a server says (``Keep-Alive: timeout=``) that it is more patient."""
+STAGGER = 0.25
+"""Seconds after which the next address of a name is tried as well (RFC 8305)."""
+RECEIVE_BUFFER = 64 * 1024
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """One for all links: reading the trust store takes 0.1 s, in which the loop stands still."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class HttpClient:
+    """Requests to one URL. Belongs to one event loop.
+
+    No redirects, cookies or decompression, and nothing from the environment, proxies included: where a tool lives is
+    said in its definition. There is no bound on connections in use: the worker bounds its calls.
+    """
+
+    def __init__(self, url: str, headers: Mapping[str, str], *, connect_timeout: float) -> None:
+        """``headers`` go with every request; ``connect_timeout`` is in seconds, for TCP and TLS together.
+
+        Raises :class:`LinkLost` for a URL or headers that HTTP cannot carry.
+        """
+        self._origin = origin = Origin.of(url)
+        basis = {"host": origin.authority, "user-agent": f"canalgate/{__version__}"}
+        if origin.authorization is not None:
+            basis["authorization"] = origin.authorization
+        # None is asked for: a response is bounded by its size as it comes, not by what it unpacks to.
+        self.fields = Fields(basis).extended(headers).extended({"accept-encoding": "identity"})
+        self._connect_timeout = connect_timeout
+        self._tls = tls_context() if origin.secure else None
+        self._buffer = memoryview(bytearray(RECEIVE_BUFFER))
+        self._connections: set[Connection] = set()
+        self._idle: deque[Connection] = deque()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def send(self, verb: str, fields: Fields, body: bytes | None = None) -> Response:
+        """Send a request and wait for the head of its response.
+
+        Raises :class:`ConnectionLost`, ``unsent`` if no connection came about.
+        """
+        request = request_bytes(verb, self._origin.target, fields, body)
+        connection = self._take() or await self._connect()
+        response = connection.send(request)
+        try:
+            await response.head()
+        except BaseException:
+            connection.release(response, cancelled=True)
+            raise
+        return response
+
+    def close(self) -> None:
+        """Close all connections; requests under way fail."""
+        self._closed = True
+        self._idle.clear()
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for connection in list(self._connections):
+            connection.abort("the tool's session was closed")
+
+    # -- kept connections -------------------------------------------------------------------------------
+
+    def _take(self) -> Connection | None:
+        """The connection used last, so that those too many grow old and are closed."""
+        now = asyncio.get_running_loop().time()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.idle_until > now and connection.usable:
+                return connection
+            connection.abort("")
+        return None
+
+    def _give(self, connection: Connection) -> None:
+        if self._closed:
+            connection.abort("")
+            return
+        loop = asyncio.get_running_loop()
+        patience = connection.patience
+        expiry = IDLE_EXPIRY if patience is None else min(max(patience - 1.0, patience / 2), IDLE_EXPIRY_MOST)
+        connection.idle_until = loop.time() + expiry
+        self._idle.append(connection)
+        if len(self._idle) > MAX_IDLE:
+            self._idle.popleft().abort("")
+        if self._sweep is None:
+            self._sweep = loop.call_later(IDLE_EXPIRY, self._expire)
+
+    def _expire(self) -> None:
+        """Close what has been idle for too long, and look again while anything is idle."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in [it for it in self._idle if it.idle_until <= now]:
+            self._idle.remove(connection)
+            connection.abort("")
+        self._sweep = loop.call_later(IDLE_EXPIRY, self._expire) if self._idle else None
+
+    def _gone(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    # -- new connections --------------------------------------------------------------------------------
+
+    async def _connect(self) -> Connection:
+        connection = Connection(self._buffer, on_free=self._give, on_gone=self._gone)
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await self._open(connection)
+        except (OSError, TimeoutError) as error:
+            reason = "TLS failed" if isinstance(error, ssl.SSLError) else "connection failed"
+            raise ConnectionLost(
+                f"the tool's URL cannot be reached: {reason}", unsent=True, detail=str(error)
+            ) from error
+        if self._closed:
+            connection.abort("")
+            raise ConnectionLost("the tool's session was closed", unsent=True)
+        self._connections.add(connection)
+        return connection
+
+    async def _open(self, connection: Connection) -> None:
+        origin, loop = self._origin, asyncio.get_running_loop()
+        try:
+            await loop.create_connection(
+                lambda: connection,
+                sock=await dial(origin.host, origin.port),
+                ssl=self._tls,
+                server_hostname=origin.host if origin.secure else None,
+            )
+        except BaseException:
+            connection.abort("")
+            raise
+
+
+async def dial(host: str, port: int) -> socket.socket:
+    """A connected socket: the addresses are tried in turn, each a moment after the one before (RFC 8305).
+
+    Raises OSError, that of the last address to fail.
+    """
+    loop = asyncio.get_running_loop()
+    addresses = deque(_interleaved(await _addresses(host, port)))
+    attempts: set[asyncio.Task[socket.socket]] = set()
+    failure: BaseException = OSError("the name has no address")
+    try:
+        while addresses or attempts:
+            if addresses:
+                attempts.add(loop.create_task(_connected(addresses.popleft())))
+            done, _ = await asyncio.wait(
+                attempts, timeout=STAGGER if addresses else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for attempt in done:
+                attempts.discard(attempt)
+                error = attempt.exception()
+                if error is None:
+                    return attempt.result()
+                failure = error
+        raise failure
+    finally:
+        for attempt in attempts:
+            attempt.cancel()
+            attempt.add_done_callback(_forgotten)
+
+
+async def _addresses(host: str, port: int) -> list[Any]:
+    try:
+        # An address needs no thread to be looked up in.
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+def _interleaved(addresses: list[Any]) -> list[Any]:
+    """The families in turn, in the order of their first address."""
+    families = list(dict.fromkeys(address[0] for address in addresses))
+    ranks = dict.fromkeys(families, 0)
+    keyed = []
+    for address in addresses:
+        keyed.append(((ranks[address[0]], families.index(address[0])), address))
+        ranks[address[0]] += 1
+    return [address for _, address in sorted(keyed, key=lambda pair: pair[0])]
+
+
+async def _connected(address: Any) -> socket.socket:
+    family, kind, protocol, _, where = address
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(sock, where)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _forgotten(attempt: asyncio.Task[socket.socket]) -> None:
+    """An attempt that another overtook: what it connected is not wanted."""
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().close()

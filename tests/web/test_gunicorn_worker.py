@@ -1,0 +1,142 @@
+"""The lane inside gunicorn's worker: what takes it, how answers are written. The doors' tests run through it too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from gunicorn.config import Config
+from gunicorn.http.parser import RequestParser
+
+from gateway_web.gunicorn_worker import environ_of, write
+from gateway_web.http import HttpAnswer
+
+PEER = ("10.0.0.1", 4711)
+PLAIN = "POST /servers/a%20b/mcp?x=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n"
+
+
+def parsed(raw: str, peer: Any = PEER) -> dict[str, Any] | None:
+    """The environment for a request as gunicorn reads it."""
+    request = next(RequestParser(Config(), iter([raw.encode("latin-1")]), peer))
+    request.proxy_protocol_info = {}
+    return environ_of(request, "the socket", peer)
+
+
+def test_a_plain_post_takes_it() -> None:
+    """With the path decoded, as WSGI has it, and the body at hand."""
+    environ = parsed(PLAIN + "Content-Type: application/json\r\nX-Y: 1\r\nX-Y: 2\r\n\r\n{}")
+    assert environ is not None
+    body = environ.pop("wsgi.input")
+    assert body.read() == b"{}"
+    assert environ == {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/servers/a b/mcp",
+        "REMOTE_ADDR": "10.0.0.1",
+        "wsgi.input_terminated": True,
+        "gunicorn.socket": "the socket",
+        "CONTENT_LENGTH": "2",
+        "CONTENT_TYPE": "application/json",
+        "HTTP_HOST": "h",
+        "HTTP_X_Y": "1,2",
+    }
+
+
+@pytest.mark.parametrize(
+    ("raw", "peer"),
+    [
+        (PLAIN.replace("POST", "GET") + "\r\n{}", PEER),
+        (PLAIN.replace("HTTP/1.1", "HTTP/1.0") + "\r\n{}", PEER),
+        (PLAIN + "Connection: close\r\n\r\n{}", PEER),
+        (PLAIN + "Expect: 100-continue\r\n\r\n{}", PEER),
+        (PLAIN + "Script_Name: /servers\r\n\r\n{}", ("127.0.0.1", 1)),
+        (PLAIN + "\r\n{}", b"a Unix socket"),
+    ],
+)
+def test_what_needs_more_takes_gunicorns_way(raw: str, peer: Any) -> None:
+    """Other methods, connections that end, what a trusted proxy says of the path."""
+    assert parsed(raw, peer) is None
+
+
+def test_a_header_with_an_underscore_is_no_header() -> None:
+    """gunicorn drops it, here as elsewhere: ``X_Y`` and ``X-Y`` would be one to WSGI."""
+    environ = parsed(PLAIN + "X_Y: 1\r\n\r\n{}")
+    assert environ is not None
+    assert "HTTP_X_Y" not in environ
+
+
+class Wire:
+    """Takes what is sent; breaks after ``bearing`` writes."""
+
+    def __init__(self, bearing: int = 100) -> None:
+        self.writes: list[bytes] = []
+        self._bearing = bearing
+
+    def sendall(self, data: bytes, /) -> None:
+        if len(self.writes) == self._bearing:
+            raise BrokenPipeError
+        self.writes.append(data)
+
+
+def test_a_whole_answer_is_one_write() -> None:
+    """Head and body in one packet, with length and date."""
+    wire = Wire()
+    write(HttpAnswer(status=499, body=b"{}", headers={"Content-Type": "application/json"}), wire)
+    (written,) = wire.writes
+    head, _, body = written.partition(b"\r\n\r\n")
+    status, date, *rest = head.split(b"\r\n")
+    assert (status, body) == (b"HTTP/1.1 499 Unknown", b"{}")
+    assert date.startswith(b"Date: ")
+    assert date.endswith(b" GMT")
+    assert rest == [b"Content-Type: application/json", b"Content-Length: 2"]
+
+
+def test_a_stream_is_written_as_it_comes() -> None:
+    """In chunks, an empty piece left out since it would end the body; then it is let go."""
+    closed: list[str] = []
+    wire = Wire()
+    write(HttpAnswer(body=iter([b"one", b"", b"x" * 20]), on_close=lambda: closed.append("closed")), wire)
+    head, *chunks = wire.writes
+    assert b"\r\nTransfer-Encoding: chunked\r\n" in head
+    assert b"Content-Length" not in head
+    assert chunks == [b"3\r\none\r\n", b"14\r\n" + b"x" * 20 + b"\r\n", b"0\r\n\r\n"]
+    assert closed == ["closed"]
+
+
+@pytest.mark.parametrize("bearing", [0, 1, 2])
+def test_a_client_that_goes_lets_the_call_go(bearing: int) -> None:
+    """Whenever it goes; what made the pieces is closed, and so is the call."""
+    closed: list[str] = []
+
+    def pieces() -> Iterator[bytes]:
+        try:
+            yield b"one"
+            yield b"two"
+        finally:
+            closed.append("pieces")
+
+    body = pieces()
+    with pytest.raises(BrokenPipeError):
+        write(HttpAnswer(body=body, on_close=lambda: closed.append("call")), Wire(bearing))
+    assert closed == (["pieces", "call"] if bearing else ["call"])
+
+
+def test_a_stream_that_breaks_ends_the_connection() -> None:
+    """Without its last chunk, so that nobody takes it for whole."""
+
+    def pieces() -> Iterator[bytes]:
+        yield b"one"
+        raise ValueError("broken")
+
+    wire = Wire()
+    with pytest.raises(StopIteration):
+        write(HttpAnswer(body=pieces()), wire)
+    assert wire.writes[-1] == b"3\r\none\r\n"
+
+
+def test_no_header_can_end_the_head() -> None:
+    """Whatever it holds came from somewhere else."""
+    wire = Wire()
+    with pytest.raises(ValueError, match="X-Y"):
+        write(HttpAnswer(headers={"X-Y": "1\r\nSet-Cookie: x"}), wire)
+    assert wire.writes == []
