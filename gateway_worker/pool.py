@@ -17,6 +17,8 @@ from gateway_worker.settings import address, settings
 from gateway_worker.telemetry import TaskSignals
 
 HOUSEKEEPING_THREADS = 4
+COLLECT_AT = (20_000, 20, 50)
+"""Garbage collection: new objects that start the first generation's, and rounds of one generation to the next."""
 
 
 class EnginePool(TaskPool):
@@ -72,13 +74,15 @@ class EnginePool(TaskPool):
 
 
 def _set_aside_what_was_loaded() -> None:
-    """Take everything that was made by now out of garbage collection.
+    """Take everything that was made by now out of garbage collection, and collect more rarely.
 
     Celery and what it imports are some hundred thousand objects that live for ever. Looking through them takes a
-    full collection up to 0.1 s, in which no call moves on.
+    full collection up to 0.1 s, in which no call moves on. The registry, which comes later, is large as well where
+    there are hundreds of tools: by Python's own thresholds it would be looked through many times a second.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*COLLECT_AT)
 
 
 class _Current:
