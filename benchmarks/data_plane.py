@@ -16,10 +16,11 @@ from statistics import median
 
 from benchmarks.desk import Desk, Transport
 from benchmarks.figures import Window, median_of, percentile, ratio, rounded
+from benchmarks.goals import Goal, Row
 from benchmarks.parts import Part
 from benchmarks.processes import StartError
 from benchmarks.queue_load import QUEUE, TOOL, QueueLoad, gateway, stock
-from benchmarks.script import Bench, Goal, Options, Outcome, Row, Script, main, rotated
+from benchmarks.script import Bench, Options, Outcome, Script, main, rotated
 from benchmarks.stack import Redis, Stack, stdio_tool
 from benchmarks.tally import total
 from benchmarks.targets import REPOSITORY

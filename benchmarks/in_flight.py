@@ -17,10 +17,11 @@ from typing import Any
 
 from benchmarks.desk import Transport
 from benchmarks.figures import Window, percentile, rounded
+from benchmarks.goals import Goal, Row
 from benchmarks.load import HttpLoad, SessionMode
 from benchmarks.parts import PARTS_OF_A_CALL
 from benchmarks.processes import free_port
-from benchmarks.script import Bench, Goal, Options, Outcome, Row, Script, main
+from benchmarks.script import Bench, Options, Outcome, Script, main
 from benchmarks.stack import Stack, endpoint, stdio_tool
 from benchmarks.tally import total
 from benchmarks.wire import Era

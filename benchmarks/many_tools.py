@@ -2,8 +2,9 @@
 
 Two whole gateways stand side by side, one with a single tool and one with five hundred, all of them the same HTTP
 backend. They are called in interleaved rounds; in the second one, once at a single tool, and once going round over
-fifty. The cost is the CPU of web, worker and Redis for each call. Discovery has ended before, and does not come
-again while anything is measured: the backend would see it.
+fifty. No slot is short then. Afterwards both get a worker with fewer slots than there are callers, and the first is
+held against the second, going round over fifty, once more. The cost is the CPU of web, worker and Redis for each call.
+Discovery has ended before, and does not come again while anything is measured: the backend would see it.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import asyncio
 import math
 import sys
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 from benchmarks.desk import Transport
 from benchmarks.figures import median_of, percentile, ratio, rounded
+from benchmarks.goals import Goal, Row
 from benchmarks.load import HttpLoad, SessionMode
 from benchmarks.parts import PARTS_OF_A_CALL, Part
 from benchmarks.processes import free_port
-from benchmarks.script import Bench, Goal, Options, Outcome, Row, Script, main, rotated
+from benchmarks.script import Bench, Options, Outcome, Script, main, rotated
 from benchmarks.stack import Stack, endpoint
 from benchmarks.tally import total
 from benchmarks.wire import Era
@@ -28,6 +31,8 @@ from benchmarks.wire import Era
 MANY, SPREAD = 500, 50
 SMOKE_MANY, SMOKE_SPREAD = 20, 5
 CONCURRENCY = 16
+FEW_SLOTS = 8
+"""Fewer than the callers: calls wait in their queues, and each end of a call makes the worker look again."""
 WARM_UP = 0.5
 GOAL = 1.10
 NO_DISCOVERY = {"discovery": {"ttl": 3600.0}}
@@ -56,6 +61,7 @@ class Cell:
     stack: Stack
     registered: int
     called: int
+    slots: int
     idle_ms: float
     rounds: list[Round] = field(default_factory=list)
 
@@ -65,7 +71,7 @@ class Cell:
         return HttpLoad(*endpoints, era=Era.LEGACY, mode=SessionMode.SHARED)
 
     def row(self, base: Cell) -> Row:
-        """The row of the table; ``base`` is the gateway with one tool."""
+        """The row of the table; ``base`` is the gateway with one tool and as many slots."""
         parts = {
             f"{part}_us": rounded(median(it.cpu_us[part] for it in self.rounds)) for part in PARTS_OF_A_CALL
         }
@@ -73,6 +79,7 @@ class Cell:
             "gateway": self.name,
             "registered": self.registered,
             "called": self.called,
+            "slots": self.slots,
             "rate": rounded(median(it.rate for it in self.rounds)),
             "p50_ms": rounded(median_of([it.p50_ms for it in self.rounds])),
             **parts,
@@ -134,37 +141,66 @@ async def measure_round(cell: Cell, seconds: float) -> Round:
     )
 
 
-async def measure(options: Options, bench: Bench) -> Outcome:
-    """Measure everything."""
-    many, spread = (SMOKE_MANY, SMOKE_SPREAD) if options.smoke else (MANY, SPREAD)
-    one, full = start(bench, "one", 1), start(bench, "many", many)
-    idle = {stack: await idle_cost(stack, options.seconds) for stack in (one, full)}
-    base = Cell(name="one tool", stack=one, registered=1, called=1, idle_ms=idle[one])
-    single = Cell(name="many, one called", stack=full, registered=many, called=1, idle_ms=idle[full])
-    wide = Cell(name=f"many, {spread} called", stack=full, registered=many, called=spread, idle_ms=idle[full])
-    for cell in (base, single, wide):
+def with_few_slots(stacks: Iterable[Stack]) -> None:
+    """Put workers with few slots in the place of those that run."""
+    for stack in stacks:
+        stack.workers[-1].stop()
+        stack.start_worker("--concurrency", str(FEW_SLOTS))
+
+
+async def measure_group(cells: Sequence[Cell], options: Options, outcome: Outcome) -> None:
+    """Measure cells in interleaved rounds; the first is what the others are held against."""
+    base, *others = cells
+    for cell in cells:
         await cell.load().probe()  # a tool's first call opens its session, which is no part of a call's cost
-    outcome = Outcome()
     for number in range(options.rounds):
-        for cell in rotated([base, single, wide], number):
+        for cell in rotated(cells, number):
             cell.rounds.append(await measure_round(cell, options.seconds))
             last = cell.rounds[-1]
             outcome.errors += last.errors
             print(
-                f"round {number + 1} {cell.name:18} {last.rate:7.1f} calls/s, {last.total_us:.0f} us CPU a call, "
+                f"round {number + 1} {cell.name:24} {last.rate:7.1f} calls/s, {last.total_us:.0f} us CPU a call, "
                 f"{last.errors.total()} errors",
                 flush=True,
             )
-    outcome.rows = [cell.row(base) for cell in (base, single, wide)]
-    outcome.goals = [
+    outcome.rows += [cell.row(base) for cell in cells]
+    outcome.goals += [
         Goal(
-            text=f"{many} tools registered, {cell.called} called: CPU a call to that of one tool",
+            text=f"{cell.registered} tools registered, {cell.called} called, {cell.slots} slots: "
+            "CPU a call to that of one tool",
             wanted=GOAL,
             measured=ratio(cost_to(cell, base), 1.0),
         )
-        for cell in (single, wide)
+        for cell in others
     ]
-    for stack in (one, full):
+
+
+async def measure(options: Options, bench: Bench) -> Outcome:
+    """Measure everything."""
+    many, spread = (SMOKE_MANY, SMOKE_SPREAD) if options.smoke else (MANY, SPREAD)
+    one, full = stacks = start(bench, "one", 1), start(bench, "many", many)
+
+    async def cells(slots: int, *called: int) -> list[Cell]:
+        """The cell of one tool, then those of the other gateway."""
+        idle = {stack: await idle_cost(stack, options.seconds) for stack in stacks}
+        base = Cell(name="one tool", stack=one, registered=1, called=1, slots=slots, idle_ms=idle[one])
+        return [base] + [
+            Cell(
+                name=f"many, {count} called",
+                stack=full,
+                registered=many,
+                called=count,
+                slots=slots,
+                idle_ms=idle[full],
+            )
+            for count in called
+        ]
+
+    outcome = Outcome()
+    await measure_group(await cells(one.settings.worker.concurrency, 1, spread), options, outcome)
+    with_few_slots(stacks)
+    await measure_group(await cells(FEW_SLOTS, spread), options, outcome)
+    for stack in stacks:
         stack.close()
     return outcome
 
@@ -176,6 +212,7 @@ SCRIPT = Script(
         "gateway": "gateway",
         "registered": "registered",
         "called": "called",
+        "slots": "slots",
         "rate": "calls/s",
         "p50_ms": "p50 ms",
         **{f"{part}_us": f"{part} us" for part in PARTS_OF_A_CALL},
@@ -185,7 +222,7 @@ SCRIPT = Script(
     },
     measure=measure,
     rounds=5,
-    seconds=3.0,
+    seconds=1.5,
 )
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def figures() -> dict[str, str]:
     }
     for backend in BackendKind:
         if (file := run.result_file(backend)).is_file():
-            found[f"run {backend}"] = report.markdown(orjson.loads(file.read_bytes()), level=4)
+            found[f"run {backend}"] = report.markdown(orjson.loads(file.read_bytes())["rows"], level=4)
     return found
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.goals import whole_loop
 from benchmarks.parts import PARTS_OF_A_CALL
 from benchmarks.targets import GATEWAY
 
@@ -65,6 +66,21 @@ def figure(value: float | None) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def goal_lines(goals: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return one line for each goal as it stands in a result file; one that is missed is marked."""
+    return [
+        f"{goal['goal']}: {figure(goal['measured'])} "
+        f"(wanted: {'at least' if goal['at_least'] else 'at most'} {goal['wanted']:g})"
+        + ("" if goal["reached"] else ", MISSED")
+        for goal in goals
+    ]
+
+
+def whole_loop_lines(rows: Sequence[Row]) -> list[str]:
+    """Return one line for each goal of the whole loop that these rows can be held against."""
+    return goal_lines(goal.row() for goal in whole_loop(rows))
+
+
 def plain(rows: Sequence[Row]) -> str:
     """Return the tables for a terminal, with whatever went wrong below them."""
     parts = []
@@ -74,6 +90,8 @@ def plain(rows: Sequence[Row]) -> str:
             parts.append(f"{title}\n{plain_table(lines)}")
     if len(own := own_table(rows)) > 1:
         parts.append(f"A call through {GATEWAY}\n{plain_table(own)}")
+    if goals := whole_loop_lines(rows):
+        parts.append("Goals\n" + "\n".join(goals))
     parts += _error_notes(rows)
     return "\n\n".join(parts)
 
@@ -114,6 +132,8 @@ def markdown(rows: Sequence[Row], *, level: int = 3) -> str:
             parts.append(f"{mark} {title}\n\n{markdown_table(lines)}")
     if len(own := own_table(rows)) > 1:
         parts.append(f"{mark} What a call through Canalgate consists of\n\n{markdown_table(own)}")
+    if goals := whole_loop_lines(rows):
+        parts.append("The goals:\n\n" + "\n".join(f"- {line}" for line in goals))
     return "\n\n".join([_conditions(rows), *parts, _setups(rows)])
 
 

@@ -21,6 +21,7 @@ import psutil
 from benchmarks import report
 from benchmarks.cells import Cell, Served, measure_round
 from benchmarks.desk import BackendKind, Desk, Transport
+from benchmarks.goals import whole_loop
 from benchmarks.http1 import BadHttpError
 from benchmarks.install import UnavailableError
 from benchmarks.load import HttpLoad, Load, SessionMode
@@ -214,7 +215,7 @@ def print_markdown(file: Path) -> int:
     if not file.is_file():
         print(f"{file} does not exist: run the benchmark first", file=sys.stderr)
         return 1
-    print(report.markdown(orjson.loads(file.read_bytes())))
+    print(report.markdown(orjson.loads(file.read_bytes())["rows"]))
     return 0
 
 
@@ -233,7 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("FAILED: nothing was measured")
         return 1
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_bytes(orjson.dumps(rows, option=orjson.OPT_INDENT_2))
+    document = {"rows": rows, "goals": [goal.row() for goal in whole_loop(rows)]}
+    options.output.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
     print(f"\n{report.plain(rows)}\n\nwritten to {options.output}")
     return verdict(rows)
 

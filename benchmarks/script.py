@@ -24,40 +24,13 @@ import orjson
 import psutil
 
 from benchmarks.desk import BackendKind, Desk
+from benchmarks.goals import Goal, Row
 from benchmarks.processes import StartError
-from benchmarks.report import figure, markdown_table, plain_table
+from benchmarks.report import figure, goal_lines, markdown_table, plain_table
 from benchmarks.targets import REPOSITORY
 
 DOCUMENT = REPOSITORY / "docs" / "benchmarks.md"
-Row = Mapping[str, Any]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Goal:
-    """A figure that the project promises; ``at_least`` says in which direction."""
-
-    text: str
-    wanted: float
-    measured: float | None
-    at_least: bool = False
-
-    @property
-    def reached(self) -> bool:
-        """Whether the measured figure keeps the promise."""
-        if self.measured is None:
-            return False
-        return self.measured >= self.wanted if self.at_least else self.measured <= self.wanted
-
-    def row(self) -> Row:
-        """As it stands in the result file."""
-        return {
-            "goal": self.text,
-            "wanted": self.wanted,
-            "at_least": self.at_least,
-            "measured": self.measured,
-            "reached": self.reached,
-        }
 
 
 @dataclass(slots=True, kw_only=True)
@@ -148,20 +121,10 @@ def _cell(value: str | float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else figure(value)
 
 
-def goal_lines(document: Mapping[str, Any]) -> list[str]:
-    """Return one line for each goal."""
-    return [
-        f"{goal['goal']}: {figure(goal['measured'])} "
-        f"(wanted: {'at least' if goal['at_least'] else 'at most'} {goal['wanted']:g})"
-        + ("" if goal["reached"] else ", MISSED")
-        for goal in document["goals"]
-    ]
-
-
 def plain(script: Script, document: Mapping[str, Any]) -> str:
     """Return everything for a terminal."""
     errors = [f"ERROR {count} x {kind}" for kind, count in document["errors"].items()]
-    return "\n".join([plain_table(table(script, document)), *goal_lines(document), *errors])
+    return "\n".join([plain_table(table(script, document)), *goal_lines(document["goals"]), *errors])
 
 
 def markdown(script: Script, document: Mapping[str, Any]) -> str:
@@ -170,7 +133,7 @@ def markdown(script: Script, document: Mapping[str, Any]) -> str:
         f"{document['date']}, {document['machine']}. "
         f"Medians of {document['rounds']} interleaved rounds of {document['seconds']:g} s."
     )
-    goals = "\n".join(f"- {line}" for line in goal_lines(document))
+    goals = "\n".join(f"- {line}" for line in goal_lines(document["goals"]))
     return "\n\n".join(part for part in (conditions, markdown_table(table(script, document)), goals) if part)
 
 

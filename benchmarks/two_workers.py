@@ -19,8 +19,9 @@ from typing import Any, cast
 
 from benchmarks.desk import Transport
 from benchmarks.figures import Window, median_of, percentile, ratio, rounded
+from benchmarks.goals import Goal, Row
 from benchmarks.queue_load import QUEUE, TOOL, QueueLoad, QueueRunner, gateway
-from benchmarks.script import Bench, Goal, Options, Outcome, Row, Script, main, rotated
+from benchmarks.script import Bench, Options, Outcome, Script, main, rotated
 from benchmarks.stack import Stack, stdio_tool
 from benchmarks.tally import total
 from benchmarks.wire import Endpoint

@@ -15,10 +15,11 @@ from statistics import median
 
 from benchmarks.desk import Transport
 from benchmarks.figures import Window, median_of, percentile, rounded
+from benchmarks.goals import Row
 from benchmarks.load import HttpLoad, SessionMode
 from benchmarks.parts import memory_bytes
 from benchmarks.processes import Process
-from benchmarks.script import Bench, Options, Outcome, Row, Script, main, rotated
+from benchmarks.script import Bench, Options, Outcome, Script, main, rotated
 from benchmarks.stack import Stack, cpu_of, endpoint, stdio_tool
 from benchmarks.streams import streams
 from benchmarks.tally import total

@@ -57,6 +57,8 @@ from common.store.shared import UNKNOWN, SharedConnection
 
 log = structlog.get_logger(__name__)
 
+TELL_EVERY = 10.0
+"""Seconds between two lines in the log about the same full queue."""
 ANSWER_GRACE = 2.0
 """Seconds beyond the deadline in which the worker's own word on the timeout may still arrive."""
 
@@ -131,7 +133,8 @@ class Gateway:
         self.client: Client = connect(address)
         self._hot = SharedConnection(address)
         self._admission = Admission(self._hot, self.keys)
-        self._doubtful: deque[InvocationId] = deque(maxlen=10_000)
+        self._told_full: dict[ToolId, float] = {}
+        self._doubtful: deque[tuple[InvocationId, int]] = deque(maxlen=10_000)
         self.clock = RedisClock()
         self.registry = Registry(self.client, self.keys)
         self.catalogue = Catalogue(self.client, self.keys)
@@ -253,8 +256,9 @@ class Gateway:
         """Put the call on its tool's queue. Raises :class:`InvalidRequest` for what is no JSON.
 
         A Redis that takes the message and whose answer is lost leaves us not knowing. The caller is told so
-        (STORE_UNAVAILABLE with ``outcome: unknown``, which is no invitation to try again), and the call is taken
-        back as soon as Redis answers: if it has not begun by then, it never will.
+        (STORE_UNAVAILABLE with ``outcome: unknown``, which is no invitation to try again). From then on the workers
+        are told, once a second until its deadline, that the call is taken back: one that takes it up after it has
+        heard that does not begin it.
         """
         queue, invocation = queue_of(tool.id), call.invocation
         try:
@@ -272,19 +276,34 @@ class Gateway:
                 )
             except StoreUnavailable as error:
                 if error.data.get("outcome") == UNKNOWN:
-                    self._doubtful.append(invocation.id)
+                    self._doubtful.append((invocation.id, invocation.deadline))
                 raise
             self.clock.correct(verdict.now)
             match verdict:
                 case Admitted():
                     return
                 case QueueAtBound():
+                    self._tell_full(tool.id, verdict)
                     raise verdict.error(tool.id, bounds)
                 case SessionGone():
                     self.mcp_sessions.forget(invocation.mcp_session or "")
                     raise SessionNotFound(SESSION_GONE)
                 case SessionChanged(record=record):
-                    call.session = self.mcp_sessions.learn(invocation.mcp_session or "", record)
+                    if call.session is not None:
+                        call.session = self.mcp_sessions.relearn(call.session, record)
+
+    def _tell_full(self, tool: ToolId, verdict: QueueAtBound) -> None:
+        """Log that calls of a tool are refused; once in a while, for there may be thousands."""
+        now = time.monotonic()
+        if now - self._told_full.get(tool, float("-inf")) >= TELL_EVERY:
+            self._told_full[tool] = now
+            log.warning(
+                "queue_full",
+                tool=tool,
+                waiting=verdict.length,
+                oldest_ms=verdict.age,
+                drained_per_second=verdict.drained,
+            )
 
     def end(self, call: Call) -> None:
         """Forget a call; used by :meth:`Call.close`."""
@@ -352,10 +371,14 @@ class Gateway:
     def _tick(self) -> None:
         """About once a second: catch up with the registry, take back what may have been queued in vain."""
         self._refresh_catalogue()
-        while self._doubtful:
+        for _ in range(len(self._doubtful)):
+            invocation, deadline = self._doubtful[0]
             with store_errors("taking a call back"):
-                self.client.publish(self.keys.cancel_channel, self._doubtful[0])
+                self.client.publish(self.keys.cancel_channel, invocation)
+            # Nobody may have heard it: a worker that is not there yet, or not yet again.
             self._doubtful.popleft()
+            if self.clock.left(deadline) > 0:
+                self._doubtful.append((invocation, deadline))
 
     def _refresh_catalogue(self) -> None:
         if not self.clock.synchronised:

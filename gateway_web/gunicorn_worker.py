@@ -8,6 +8,7 @@ needs more of gunicorn than that, takes gunicorn's way.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 import gevent
 import structlog
 from gunicorn import util
+from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
 from gateway_web.http import Environ, HttpAnswer, status_line
@@ -45,9 +47,19 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """Load the application, and find its short way unless gunicorn was told to do more with each request."""
         super().load_wsgi()
         way = getattr(self.wsgi, "wsgi_app", None)
-        watched = self.cfg.accesslog or self.cfg.statsd_host or self.cfg.max_requests
-        if isinstance(way, ShortWay) and not watched and self.cfg.keepalive:
+        if isinstance(way, ShortWay) and self.cfg.keepalive and not self._watched():
             self._short_way = way
+
+    def _watched(self) -> bool:
+        """Whether gunicorn has more to do with a request than to answer it."""
+        hooks = (self.cfg.settings[name] for name in ("pre_request", "post_request"))
+        return bool(
+            self.log.access_log_enabled
+            or type(self.log) is not Logger
+            or self.cfg.max_requests
+            or os.environ.get("SCRIPT_NAME")
+            or any(hook.value is not hook.default for hook in hooks)
+        )
 
     def handle_request(self, listener_name: object, req: Any, sock: Any, addr: Any) -> object:
         """Answer one request; True keeps the connection."""

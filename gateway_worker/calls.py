@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
 
+import orjson
 import structlog
 
 from common.calls.contract import INVOKE_TASK, ORIGIN, notification_frame, result_frame
@@ -161,10 +162,26 @@ class Calls:
         request = RunningRequest(message, hostname=self._hostname, cancel=self._cancel_soon)
         self._host.began(request)
         watched = self._signals if self._signals is not None and self._signals.wanted else None
-        if watched is not None:
-            watched.begin(message)
+        result = _broken_result()
+        try:
+            result, acknowledgement = await self._outcome(tag, message, watched)
+            result, end = self._sendable(message, result)
+            self._outbox.put(*end, acknowledgement)
+            if watched is not None:
+                watched.end(message, result)
+        finally:
+            del self._running[message.id]
+            self._host.ended(request, result)
+            self.on_freed()
+
+    async def _outcome(
+        self, tag: Tag, message: TaskMessage, watched: TaskSignals | None
+    ) -> tuple[ExecutionResult, Command]:
+        """How the call ended, and what acknowledges it. Never raises."""
         acknowledgement: Command = ("HDEL", self._unacked, tag)
         try:
+            if watched is not None:
+                watched.begin(message)
             result = await self._execute(message)
         except PoisonMessage as poison:
             result, acknowledgement = failed(poison), self._dead_letters.closing(tag, message, poison)
@@ -172,15 +189,21 @@ class Calls:
             result = failed(InvocationCancelled("the caller cancelled the request"))
         except Exception:
             log.exception("call_broke", invocation=message.id)
-            result = failed(InternalError("the worker failed; its log names the invocation"))
+            result = _broken_result()
         if message.id in self._cut_off and not result.answered:
             result = _stopped_result()
-        self._outbox.put(*self._end(message, result), acknowledgement)
-        if watched is not None:
-            watched.end(message, result)
-        del self._running[message.id]
-        self._host.ended(request, result)
-        self.on_freed()
+        return result, acknowledgement
+
+    def _sendable(
+        self, message: TaskMessage, result: ExecutionResult
+    ) -> tuple[ExecutionResult, list[Command]]:
+        """The result and the commands of its end; an error in place of what orjson reads but cannot write again."""
+        try:
+            return result, self._end(message, result)
+        except orjson.JSONEncodeError as error:
+            log.warning("answer_not_sendable", invocation=message.id, error=str(error))
+            refused = failed(InternalError("the tool's answer cannot be sent on: it is nested too deeply"))
+            return refused, self._end(message, refused)
 
     async def _execute(self, message: TaskMessage) -> ExecutionResult:
         try:
@@ -194,7 +217,12 @@ class Calls:
         return await self._executor.run(invocation, partial(self._notify, message) if listens else _ignore)
 
     def _notify(self, message: TaskMessage, method: str, params: dict[str, Any]) -> None:
-        frame = notification_frame(message.id, method, params)
+        try:
+            frame = notification_frame(message.id, method, params)
+        except orjson.JSONEncodeError as error:
+            # Nested deeper than orjson writes. Whoever hands us a notification has other callers' messages at hand.
+            log.warning("notification_not_sendable", invocation=message.id, error=str(error))
+            return
         self._outbox.put_notification(("PUBLISH", message.reply_to, frame))
 
     def _invocation(self, payload: object, task_id: str) -> Invocation:
@@ -207,11 +235,11 @@ class Calls:
 
     def _ensure_end(self, tag: Tag, message: TaskMessage, task: asyncio.Task[None]) -> None:
         """A task cancelled before its first step ran nothing at all, so nothing has answered for it."""
-        if self._running.get(message.id) is not task:
-            return
-        del self._running[message.id]
         if not task.cancelled() and task.exception() is not None:
             log.error("call_broke", invocation=message.id, error=repr(task.exception()))
+        if self._running.get(message.id) is not task:
+            return  # it took its first step, and has answered
+        del self._running[message.id]
         self._finish_unstarted(tag, message)
         self.on_freed()
 
@@ -265,6 +293,10 @@ class Calls:
 
     def _acknowledge(self, tag: Tag) -> None:
         self._outbox.put(("HDEL", self._unacked, tag))
+
+
+def _broken_result() -> ExecutionResult:
+    return failed(InternalError("the worker failed; its log names the invocation"))
 
 
 def _stopped_result() -> ExecutionResult:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import structlog
+from celery.utils.collections import LimitedSet
 from celery.worker import state
 
 from common.calls.contract import INVOKE_TASK
@@ -48,6 +49,8 @@ class CeleryHost:
         self._deliveries: deque[Callable[[Any], None]] = deque()
         self._events = TaskEvents()
         self._calls: dict[str, RunningRequest] = {}
+        self._revoked = LimitedSet(maxlen=state.REVOKES_MAX, expires=state.REVOKE_EXPIRES)
+        self._revoked_unshown: deque[str] = deque(maxlen=state.REVOKES_MAX)
         self._begun = 0
         self._counted = 0
 
@@ -97,6 +100,8 @@ class CeleryHost:
                 state.requests[request.id] = request
                 state.reserved_requests.add(request)
                 state.active_requests.add(request)
+        while self._revoked_unshown:
+            state.revoked.add(self._revoked_unshown.popleft())
         begun, self._counted = self._begun - self._counted, self._begun
         if begun:
             state.total_count.update({INVOKE_TASK: begun})
@@ -104,11 +109,12 @@ class CeleryHost:
 
     def revoked(self, task_id: str) -> bool:
         """Whether ``revoke`` or a caller's cancellation named it."""
-        return task_id in state.revoked
+        return task_id in self._revoked or task_id in state.revoked
 
     def revoke(self, task_id: str) -> None:
-        """Remember a call that must not begin."""
-        state.revoked.add(task_id)
+        """Remember a call that must not begin: here at once, in Celery's state at its next look."""
+        self._revoked.add(task_id)
+        self._revoked_unshown.append(task_id)
 
     def registered(self, task: str) -> bool:
         """Whether the app has a task of this name."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import structlog
 
@@ -25,6 +25,8 @@ POLL = 0.1
 """Seconds between looks without a wake-up: only messages of stock producers, who do not call out, wait so long."""
 RETRY_FIRST, RETRY_MAX = 0.05, 1.0
 UNCERTAIN_FOR, LOOK_AGAIN = 60.0, 1.0
+UNUSABLE_AGAIN = 60.0
+"""Seconds until it is said again that a queue is none."""
 
 Tag = str
 
@@ -56,8 +58,10 @@ class Fetcher:
         self._ripe: dict[str, None] = {}
         self._looked_at = float("-inf")
         self._paused = False
-        self._uncertain: list[tuple[range, float]] = []
+        self._uncertain: list[tuple[Sequence[int], float]] = []
+        """Tags of fetches without an answer, and until when (monotonic seconds) their script may still run."""
         self._look_at = 0.0
+        self._unusable: dict[str, float] = {}
 
     def follow(self, queues: Collection[str]) -> None:
         """Serve these queues from now on."""
@@ -87,10 +91,10 @@ class Fetcher:
     def freed(self) -> None:
         """A slot became free: look again, if there may be more than the last look could take.
 
-        It need not be looked otherwise. A fetch that brought less than it asked for has seen its queues empty, and
-        whoever fills an empty queue calls :meth:`wake`.
+        It need not be looked otherwise. A fetch tells which of its queues it has not seen empty, and whoever fills an
+        empty queue calls :meth:`wake`.
         """
-        if self._ripe:
+        if self._ripe or self._uncertain:
             self._look.set()
 
     async def run(self) -> None:
@@ -109,8 +113,6 @@ class Fetcher:
                     self.wake()
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, RETRY_MAX)
-                if self._uncertain and time.monotonic() >= self._look_at:
-                    await self._recover()
         finally:
             self._polling.cancel()
 
@@ -120,18 +122,25 @@ class Fetcher:
         self._polling = loop.call_later(POLL, self._poll)
         if loop.time() - self._looked_at >= POLL / 2:
             self.wake()
+        if self._uncertain:
+            self._look.set()
 
     async def _fetch_all(self) -> None:
-        """Fetch until the queues are empty or the slots are taken."""
-        while self._ripe and self._free() > 0 and not self._paused:
-            await self._fetch()
+        """Fetch until the queues are empty or the slots are taken; first what was fetched already, and got lost."""
+        while self._free() > 0 and not self._paused:
+            if self._uncertain and time.monotonic() >= self._look_at:
+                await self._recover()
+            elif self._ripe:
+                await self._fetch()
+            else:
+                return
 
     async def _fetch(self) -> None:
         """One script call, for the queues that may hold something; ``_ripe`` are afterwards those that may hold more.
 
         With hundreds of queues, looking into all of them for each call would cost more than the call.
         """
-        everywhere, queues = self._queues, [queue for queue in self._ripe if queue.encode() in self._names]
+        queues = [queue for queue in self._ripe if queue.encode() in self._names]
         # Whoever calls from now on may mean a message that this fetch does not see.
         self._ripe = {}
         if not queues:
@@ -139,11 +148,11 @@ class Fetcher:
         most = min(self._free(), BATCH)
         tags = range(self._next_tag, self._next_tag + most)
         self._next_tag += most
-        if len(queues) == len(everywhere):
+        if len(queues) == len(self._queues):
             self._looked_at = asyncio.get_running_loop().time()
         try:
             with store_errors("fetching calls"):
-                flat = await self._redis.run(
+                flat, more, unusable = await self._redis.run(
                     "fetch",
                     [self._unacked, *queues],
                     [most, tags.start, UNACKED_TTL, self._largest, KEPT_BYTES, self._drain_prefix],
@@ -153,37 +162,41 @@ class Fetcher:
             raise
         for index, tag, message in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
             self._start(tag.decode(), message, queues[index - 1])
-        if not flat:
-            return
-        # Who was served goes to the end of the line.
-        line = queues[flat[0] :] + queues[: flat[0]]
-        if len(flat) == 3 * most:
-            self._ripe = dict.fromkeys(line) | self._ripe
-        if everywhere is self._queues and len(queues) == len(everywhere):
-            self._queues = line
+        self._ripe = dict.fromkeys(queues[index - 1] for index in more) | self._ripe
+        if unusable:
+            self._report(queues[index - 1] for index in unusable)
+
+    def _report(self, unusable: Iterable[str]) -> None:
+        """Say which queues cannot be served, each of them once in a while."""
+        now = time.monotonic()
+        for queue in unusable:
+            if now >= self._unusable.get(queue, now):
+                self._unusable[queue] = now + UNUSABLE_AGAIN
+                log.error("queue_unusable", queue=queue, cause="its key in Redis is no list; delete it")
 
     async def _recover(self) -> None:
-        """Start what a fetch has recorded whose answer was lost.
+        """Start what a fetch has recorded whose answer was lost, as far as there are free slots.
 
         The tags of such a fetch are known, and none of them was ever started. Redis may run a script after its
-        client gave up (it was paused, say), so one look is not enough.
+        client gave up (it was paused, say), so one look is not enough. What finds no slot stays, and is first in
+        line for the next.
         """
+        self._look_at = time.monotonic() + LOOK_AGAIN
+        wanted = [tag for tags, _ in self._uncertain for tag in tags]
+        with store_errors("recovering calls"):
+            found: list[bytes | None] = await self._redis.command("HMGET", self._unacked, *wanted)
         now = time.monotonic()
-        self._look_at = now + LOOK_AGAIN
-        try:
-            with store_errors("recovering calls"):
-                flat: list[bytes] = await self._redis.command("HGETALL", self._unacked)
-        except StoreUnavailable:
-            return
-        recorded = dict(zip(flat[::2], flat[1::2], strict=True))
-        found = set()
-        for tags, _ in self._uncertain:
-            for tag in tags:
-                message = recorded.get(str(tag).encode())
-                if message is not None:
-                    log.info("call_recovered", tag=tag)
-                    found.add(tags)
-                    self._start(str(tag), message, "")
-        self._uncertain = [
-            (tags, until) for tags, until in self._uncertain if tags not in found and until > now
-        ]
+        recorded = {tag: message for tag, message in zip(wanted, found, strict=True) if message is not None}
+        unanswered, self._uncertain = self._uncertain, []
+        for tags, until in unanswered:
+            # A script records all that it takes at once: where some are recorded, the others never will be.
+            mine = [tag for tag in tags if tag in recorded]
+            if not mine and until > now:
+                self._uncertain.append((tags, until))
+            while mine and self._free() > 0:
+                tag = mine.pop(0)
+                log.info("call_recovered", tag=tag)
+                self._start(str(tag), recorded[tag], "")
+            if mine:
+                self._uncertain.append((mine, now + UNCERTAIN_FOR))
+                self._look_at = now

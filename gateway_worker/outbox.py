@@ -25,7 +25,7 @@ MAX_BATCH = 500
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 MAX_UNDER_WAY = 4
 """Writes whose answers have not come. It bounds what a slow Redis makes us keep outside the queue."""
-MAX_NOTIFICATIONS = 10_000
+MAX_NOTIFICATIONS, MAX_NOTIFICATION_BYTES = 10_000, 64 * 1024 * 1024
 RETRY_FIRST, RETRY_MAX = 0.05, 1.0
 
 TRANSIENT = ("LOADING", "READONLY", "OOM", "BUSY", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS")
@@ -52,6 +52,8 @@ class Outbox:
         self._fault = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._notification_bytes = 0
+        self._dropping = False
         self.dropped_notifications = 0
 
     def put(self, *commands: Command) -> None:
@@ -63,10 +65,15 @@ class Outbox:
             asyncio.get_running_loop().call_soon(self._write)
 
     def put_notification(self, command: Command) -> None:
-        """Queue a notification frame; beyond the bound it is dropped and counted: a result never is."""
-        if len(self._commands) >= MAX_NOTIFICATIONS:
-            self.dropped_notifications += 1
+        """Queue a notification frame; beyond the bounds it is dropped and counted: a result never is."""
+        size = _size(command)
+        if (
+            len(self._commands) >= MAX_NOTIFICATIONS
+            or self._notification_bytes + size > MAX_NOTIFICATION_BYTES
+        ):
+            self._drop()
             return
+        self._notification_bytes += size
         self.put(_Notification(command))
 
     async def run(self) -> None:
@@ -96,6 +103,17 @@ class Outbox:
         except TimeoutError:
             return False
         return True
+
+    def _drop(self) -> None:
+        """Count a notification that is dropped; the first one until all is written is logged."""
+        self.dropped_notifications += 1
+        if not self._dropping:
+            self._dropping = True
+            log.warning("notifications_dropped", waiting=len(self._commands), bytes=self._notification_bytes)
+
+    def _emptied(self) -> None:
+        self._dropping = False
+        self._empty.set()
 
     async def _settled(self) -> bool:
         """Wait for the first sign of whether Redis takes what waited: all of it written, or a fault."""
@@ -130,7 +148,10 @@ class Outbox:
             if command[0] == "HDEL":
                 acknowledged.setdefault(command[1], []).extend(command[2:])
                 continue
-            size += sum(len(part) for part in command if isinstance(part, bytes))
+            own = _size(command)
+            size += own
+            if isinstance(command, _Notification):
+                self._notification_bytes -= own
             batch.append(command)
         batch.extend(("HDEL", key, *tags) for key, tags in acknowledged.items())
         return batch
@@ -145,11 +166,12 @@ class Outbox:
         again = self._refused(batch, answers.result())
         if again:
             self._commands.extendleft(reversed(again))
+            self._notification_bytes += sum(_size(c) for c in again if isinstance(c, _Notification))
             self._pause()
         elif self._commands:
             self._write()
         elif not self._under_way:
-            self._empty.set()
+            self._emptied()
 
     @staticmethod
     def _refused(batch: list[Command], answers: list[Any]) -> list[Command]:
@@ -171,9 +193,14 @@ class Outbox:
         self._commands.extendleft(reversed(again))
         log.warning("replies_wait", waiting=len(self._commands))
         if not self._commands:
-            self._empty.set()
+            self._emptied()
         self._pause()
 
     def _pause(self) -> None:
         self._open = False
         self._fault.set()
+
+
+def _size(command: Command) -> int:
+    """Bytes of what a command carries; names and numbers do not count."""
+    return sum(len(part) for part in command if isinstance(part, bytes))

@@ -8,6 +8,7 @@ type checker names every place that has to answer for it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,12 +80,12 @@ class QueueAtBound:
         reason = (
             f"{self.length} calls wait (bound: {bounds.max_length})"
             if full
-            else f"its oldest call has waited {self.age / 1000:.0f} s (bound: {bounds.max_age:g})"
+            else f"its oldest call has waited {self.age / 1000:.1f} s (bound: {bounds.max_age:g})"
         )
         return QueueFull(
-            f"the queue of tool {tool!r} is full: {reason}; try again later",
+            f"the queue of tool {tool!r} is full: {reason}; try again in {math.ceil(self.retry_after)} s",
             reason="length" if full else "age",
-            retry_after=self.retry_after,
+            retry_after=round(self.retry_after, 2),
         )
 
     @property
@@ -109,7 +110,7 @@ class Admission:
 
         Raises :class:`StoreUnavailable`; its data says ``outcome: unknown`` where the call may be queued all the same.
         """
-        keys = [order.queue, self._keys.drain(order.queue)]
+        keys = [order.queue, self._keys.drain(order.queue), self._keys.head(order.queue)]
         bounds = order.bounds
         args: list[Arg] = [
             *(order.message, self._keys.wake_channel),

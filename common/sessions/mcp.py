@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from common.domain.errors import SessionNotFound
+from common.domain.errors import InvalidRequest, SessionNotFound
 from common.domain.ids import McpSessionId, ToolId
 from common.domain.session import McpSession, SessionClaim
 from common.store.client import store_errors
@@ -19,8 +19,10 @@ from common.store.shared import SharedConnection
 
 _FIELDS = frozenset(field.name for field in fields(McpSession)) - {"id"}
 GONE = "this MCP session does not exist or has ended; send initialize again"
-REMEMBERED = 10_000
-"""Sessions a process remembers; the others cost a round trip more."""
+REMEMBERED, REMEMBERED_BYTES = 10_000, 4 * 1024 * 1024
+"""Sessions a process remembers, and the size of their records; the others cost a round trip more."""
+MAX_RECORD_BYTES = 16 * 1024
+"""What a client says of itself is kept for as long as its session, in Redis and here: so it is bounded."""
 
 
 class McpSessions:
@@ -35,7 +37,8 @@ class McpSessions:
         self._connection = connection
         self._keys = keys
         self._idle_ms = int(idle_timeout * 1000)
-        self._remembered: OrderedDict[str, tuple[McpSession, str]] = OrderedDict()
+        self._remembered: OrderedDict[str, tuple[McpSession, str, int]] = OrderedDict()
+        self._remembered_bytes = 0
 
     def create(
         self,
@@ -46,7 +49,10 @@ class McpSessions:
         client_info: dict[str, Any],
         client_capabilities: dict[str, Any],
     ) -> McpSession:
-        """Make a session with an unguessable id (192 bits, visible ASCII as the specification asks)."""
+        """Make a session with an unguessable id (192 bits, visible ASCII as the specification asks).
+
+        Raises :class:`InvalidRequest` for a client that says too much of itself.
+        """
         session = McpSession(
             id=McpSessionId(secrets.token_urlsafe(24)),
             principal=principal,
@@ -93,7 +99,7 @@ class McpSessions:
 
     def claim(self, session: McpSession) -> SessionClaim:
         """What the store has to confirm of a session that was recalled."""
-        _, digest = self._remembered.get(session.id, (None, ""))
+        _, digest, _ = self._remembered.get(session.id, (None, "", 0))
         return SessionClaim(id=session.id, digest=digest, idle_ms=self._idle_ms)
 
     def learn(self, session_id: str, raw: bytes) -> McpSession:
@@ -101,14 +107,25 @@ class McpSessions:
         # What a newer process has added is left out.
         known = {name: value for name, value in orjson.loads(raw).items() if name in _FIELDS}
         session = McpSession(id=McpSessionId(session_id), **known)
-        self._remembered[session_id] = session, hashlib.sha1(raw, usedforsecurity=False).hexdigest()
-        if len(self._remembered) > REMEMBERED:
-            self._remembered.popitem(last=False)
+        self.forget(session_id)
+        self._remembered[session_id] = (
+            session,
+            hashlib.sha1(raw, usedforsecurity=False).hexdigest(),
+            len(raw),
+        )
+        self._remembered_bytes += len(raw)
+        while len(self._remembered) > REMEMBERED or self._remembered_bytes > REMEMBERED_BYTES:
+            self.forget(next(iter(self._remembered)))
         return session
+
+    def relearn(self, session: McpSession, raw: bytes) -> McpSession:
+        """Remember another record of the same session. Raises :class:`SessionNotFound` if it is another one's now."""
+        return _owned(self.learn(session.id, raw), session.principal, session.tool)
 
     def forget(self, session_id: str) -> None:
         """Remember a session no longer."""
-        self._remembered.pop(session_id, None)
+        _, _, size = self._remembered.pop(session_id, (None, "", 0))
+        self._remembered_bytes -= size
 
     def end(self, session: McpSession) -> None:
         """End the session, for every process."""
@@ -118,6 +135,11 @@ class McpSessions:
 
     def _write(self, session: McpSession, *condition: str) -> bool:
         record = orjson.dumps({name: value for name, value in asdict(session).items() if name != "id"})
+        if len(record) > MAX_RECORD_BYTES:
+            raise InvalidRequest(
+                f"clientInfo and capabilities take more than {MAX_RECORD_BYTES} bytes together",
+                field="params",
+            )
         key = self._keys.mcp_session(session.id)
         with store_errors("writing an MCP session"):
             done = self._connection.command("SET", key, record, "PX", self._idle_ms, *condition)

@@ -17,7 +17,9 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.client import PubSub
+from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, WatchError
+from redis.exceptions import TimeoutError as AnswerLate
 from redis.retry import Retry
 
 from common.domain.errors import ConfigurationError, StoreUnavailable
@@ -144,5 +146,7 @@ class store_errors:  # noqa: N801 - a context manager reads as a verb; a class, 
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RedisError | OSError):
+        if isinstance(error, ConnectionLost | AnswerLate | OSError):
             raise StoreUnavailable(f"Redis did not answer while {self._doing}") from error
+        if isinstance(error, RedisError):
+            raise StoreUnavailable(f"Redis refused a command while {self._doing}") from error

@@ -20,8 +20,11 @@ key                              type     lifetime                     owner and
 {p}:sweep                        string   lease, PX                    the worker that looks for dead nodes
 {p}:dead-letters                 stream   permanent                    messages that no worker can run: at most
                                                                        1,000, of each at most 64 KiB
-{p}:drain:<queue>                string   10 minutes after a fetch     messages a second that workers take from the
-                                                                       queue, and the Redis ms of the measurement
+{p}:drain:<queue>                string   1 minute after a fetch       messages a second that workers take from the
+                                                                       queue; Redis ms of the measurement's last and
+                                                                       first fetch
+{p}:head:<queue>                 string   1 s                          when the queue's oldest message was queued, and
+                                                                       when that was seen (Redis ms)
 tool.<tool>                      list     permanent while not empty    the tool's queue: Celery messages
 celery-task-meta-<id>            string   runtime.result_ttl           result of one invocation (Celery's form)
 ===============================  =======  ===========================  =========================================
@@ -88,6 +91,9 @@ class Keys:
 
     def drain(self, queue: str) -> str:
         return self.drain_prefix + queue
+
+    def head(self, queue: str) -> str:
+        return f"{self.prefix}:head:{queue}"
 
     @property
     def drain_prefix(self) -> str:

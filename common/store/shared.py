@@ -75,9 +75,14 @@ class _Wire:
             if self._writing:
                 return answer
             self._writing = True
-        # Whoever else is ready runs first and leaves what it has to this write: one write a turn, not one a command.
-        time.sleep(0)
-        self._write()
+        try:
+            # Whoever else is ready runs first and leaves what it has to this write: one a turn, not one a command.
+            time.sleep(0)
+            self._write()
+        except BaseException:
+            # This thread or greenlet was told to end: others have left their commands to it, and would wait in vain.
+            self.close()
+            raise
         return answer
 
     def _write(self) -> None:

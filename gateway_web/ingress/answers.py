@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,7 +78,7 @@ def _headers(error: GatewayError | JsonRpcError) -> dict[str, str]:
     headers: dict[str, str] = {}
     if isinstance(error, GatewayError):
         if "retry_after" in error.data:
-            headers["Retry-After"] = str(max(1, round(error.data["retry_after"])))
+            headers["Retry-After"] = str(max(1, math.ceil(error.data["retry_after"])))
         elif error.code is ErrorCode.STORE_UNAVAILABLE and "outcome" not in error.data:
             headers["Retry-After"] = "1"
         if error.code is ErrorCode.UNAUTHENTICATED:

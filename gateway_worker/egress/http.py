@@ -309,7 +309,8 @@ class HttpLink:
         async def run() -> None:
             try:
                 await work
-            except LinkLost as error:
+            except (LinkLost, orjson.JSONEncodeError) as error:
+                # The latter: a request's id that is nested deeper than orjson writes.
                 log.debug("backend_aside_failed", error=str(error))
 
         task = asyncio.create_task(run())

@@ -28,7 +28,6 @@ WANTED = frozenset(
     | {b"mcp-session-id", b"retry-after"}
 )
 """The header fields that anybody asks for; the others are dropped as they come."""
-BODILESS = frozenset({204, 304})
 
 _PATIENCE = re.compile(r"(?:^|[,\s])timeout=(\d{1,5})(?:$|[,\s])", re.IGNORECASE)
 
@@ -221,6 +220,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         # A response may overtake its request: the rest of that would be read as the start of the next.
         if self._kept and not transport.get_write_buffer_size():
+            # It may have been released unread, with more waiting than the bound: the next request must be heard.
+            self.resume()
             self._on_free(self)
         else:
             self.abort("")

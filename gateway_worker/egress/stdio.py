@@ -237,7 +237,7 @@ class StdioLink:
             return
         try:
             for line in self._lines.feed(data) if data else self._lines.end():
-                self._receive(line)
+                self._receive_alone(line)
         except GatewayError as error:
             self._end_output(error)
         else:
@@ -251,6 +251,17 @@ class StdioLink:
             self._output_ended.set_result(None)
         else:
             self._output_ended.set_exception(error)
+
+    def _receive_alone(self, line: bytes) -> None:
+        """One line that nobody can handle must not cost the lines behind it, which are other callers' answers."""
+        try:
+            self._receive(line)
+        except GatewayError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next line must be read
+            # Not the traceback: it may show what the tool said.
+            log.warning("backend_line_dropped", pid=self.child.process.pid, error=type(error).__name__)
+            self.noise += 1
 
     def _receive(self, line: bytes) -> None:
         try:

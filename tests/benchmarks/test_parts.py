@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from benchmarks.backend import Agenda, EchoServer, wait_of
-from benchmarks.desk import Account
+from benchmarks.cells import Cell
+from benchmarks.cells import Round as LoopRound
+from benchmarks.desk import Account, Transport
 from benchmarks.figures import Window, ratio
+from benchmarks.goals import Goal, whole_loop
 from benchmarks.parts import Part, part_of
 from benchmarks.queue_load import message_bytes
-from benchmarks.report import own_table
-from benchmarks.script import DOCUMENT, Goal, Options, Outcome, Script, document_of, markdown, paste
+from benchmarks.report import markdown as report_markdown
+from benchmarks.report import own_table, plain, whole_loop_lines
+from benchmarks.script import DOCUMENT, Options, Outcome, Script, document_of, markdown, paste
 from benchmarks.tally import Counts, Tally, total
+from benchmarks.targets import Target
 from benchmarks.two_workers import Round, Samples
 from benchmarks.wire import FIRST_CALL_ID, CallTemplate, Endpoint, Spread
 from common.settings import Settings
@@ -147,6 +153,36 @@ SCRIPT = Script(
 OPTIONS = Options(rounds=2, seconds=3.0, smoke=False)
 
 
+def loop_row(
+    name: str,
+    concurrency: int,
+    *,
+    transport: str = "stdio",
+    rps: Sequence[float] = (100.0, 100.0, 100.0),
+    p50: float = 1.0,
+    p99: float = 2.0,
+) -> dict[str, Any]:
+    """A row of `benchmarks.run`."""
+    parts = {f"{part}_cpu_us_per_call": 200.0 for part in Part}
+    return Cell(
+        target=Target(name=name, version="-", setup="", start=lambda _: {}),
+        transport=Transport(transport),
+        concurrency=concurrency,
+        rounds=[LoopRound(rps=rate, p50_ms=p50, p99_ms=p99) for rate in rps],
+    ).row(
+        {
+            **parts,
+            "setup": "",
+            "date": "",
+            "machine": "",
+            "backend": "",
+            "era": "",
+            "sessions": "",
+            "seconds": 1,
+        }
+    )
+
+
 class TestReports:
     @pytest.mark.parametrize(
         ("measured", "at_least", "reached"),
@@ -161,6 +197,49 @@ class TestReports:
     def test_a_goal_has_a_direction(self, measured: float | None, at_least: bool, reached: bool) -> None:
         """What was not measured is not reached."""
         assert Goal(text="", wanted=30, measured=measured, at_least=at_least).reached is reached
+
+    def test_the_whole_loop_is_held_against_the_best_that_was_measured(self) -> None:
+        """By the median over the rounds, by name, and with a mark where it is missed; also in the documentation."""
+        rows = [
+            loop_row("canalgate", 16, rps=[3000.0, 1000.0, 2000.0], p50=5.0, p99=30.0),
+            loop_row("mcp-proxy-ts", 16, rps=[1000.0, 1000.0, 1000.0]),
+            loop_row("mcp-proxy-py", 16, rps=[10.0, 10.0, 10.0]),
+            loop_row("fastmcp-held", 16, rps=[1000.0, 500.0, 900.0]),
+            loop_row("contextforge", 16, rps=[0.0, 0.0, 0.0]),
+        ]
+        lines = whole_loop_lines(rows)
+        assert lines == [
+            "stdio, c=16: calls/s to those of the best bridge (mcp-proxy-ts): 2.00 (wanted: at least 1.5)",
+            "stdio, c=16: calls/s to those of the best full gateway (fastmcp-held): 2.22 (wanted: at least 3), MISSED",
+            "stdio, c=16: CPU of web, worker, redis a call in ms: 0.60 (wanted: at most 0.8)",
+            "stdio, c=16: p99 to p50: 6.00 (wanted: at most 5), MISSED",
+        ]
+        assert all(f"- {line}\n" in report_markdown(rows) for line in lines)
+        assert all(line in plain(rows) for line in lines)
+
+    def test_a_lone_call_is_held_against_the_backend_and_the_soonest_peer(self) -> None:
+        """Who is slower than any of them has missed the goal."""
+        rows = [
+            loop_row("direct", 1, p50=0.1),
+            loop_row("canalgate", 1, p50=1.2),
+            loop_row("mcp-proxy-ts", 1, p50=0.6),
+            loop_row("fastmcp", 1, p50=9.0),
+        ]
+        assert [(goal.measured, goal.reached) for goal in whole_loop(rows)] == [(1.1, True), (2.0, False)]
+
+    def test_each_transport_has_its_own_goals(self) -> None:
+        """Over HTTP bridges and gateways are one field, and a call may cost a little more."""
+        names = ("canalgate", "mcp-proxy-py", "fastmcp", "contextforge")
+        rows = [loop_row(name, 16, transport="http", rps=[100.0] * 3) for name in names]
+        found = {goal.text: goal.wanted for goal in whole_loop(rows)}
+        assert list(found.values()) == [3.0, 30.0, 10.0, 1.0, 5.0]
+        assert all(text.startswith("http, c=16: ") for text in found)
+
+    def test_what_was_not_measured_is_no_goal(self) -> None:
+        """Without peers only the gateway's own goals are left, without the gateway none."""
+        own = [loop_row("canalgate", 16)]
+        assert [goal.wanted for goal in whole_loop(own)] == [0.8, 5.0]
+        assert whole_loop([loop_row("fastmcp", 16), loop_row("canalgate", 64)]) == []
 
     def test_figures_are_put_between_their_marks(self, tmp_path: Path) -> None:
         """Again and again, and nothing else of the page changes."""

@@ -48,13 +48,15 @@ def test_calls_in_flight_are_at_the_backend_all_at_once(tmp_path: Path) -> None:
 
 
 def test_a_gateway_of_many_tools_stands_beside_one_of_one(tmp_path: Path) -> None:
-    """The three rows differ in what is registered and called, and each has its cost by process."""
+    """The rows differ in what is registered, called and free, and each has its cost by process."""
     rows = smoke("many_tools", tmp_path)["rows"]
-    assert [(row["registered"], row["called"]) for row in rows] == [(1, 1), (20, 1), (20, 5)]
+    assert [(row["registered"], row["called"]) for row in rows[:3]] == [(1, 1), (20, 1), (20, 5)]
+    assert [(row["registered"], row["called"], row["slots"]) for row in rows[3:]] == [(1, 1, 8), (20, 5, 8)]
+    assert all(row["slots"] > 16 for row in rows[:3])
     for row in rows:
         assert min(row["web_us"], row["worker_us"]) > 0
         assert row["total_us"] > 0
-    assert rows[0]["to_one"] == 1.0
+    assert rows[0]["to_one"] == rows[3]["to_one"] == 1.0
 
 
 def test_the_slots_bound_the_throughput_of_workers(tmp_path: Path) -> None:

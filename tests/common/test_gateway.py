@@ -459,7 +459,7 @@ def test_a_call_is_not_sent_twice(opened: Open, proxy: TcpProxy, client: Client)
     """Redis took it, and its answer was lost: the caller is told that it failed, and one message is queued."""
     gateway = opened(StoreAddress(url=proxy.url, connect_timeout=1, socket_timeout=0.3))
     gateway.hub.close()
-    run(client, "admit", ["tool.warm", "test:drain"], ["script loaded", "wake"])
+    run(client, "admit", ["tool.warm", "test:drain", "test:head"], ["script loaded", "wake"])
     session = known(gateway)
     proxy.swallow_next_reply()
     with pytest.raises(StoreUnavailable):

@@ -62,7 +62,7 @@ def test_every_verb_of_the_command_in_the_documents_exists() -> None:
     known |= {str(group.name) for group in cli.registered_groups}
     for document in DOCUMENTS:
         for verb in re.findall(
-            r"^canalgate ([a-z]+)|`canalgate ([a-z]+)", document.read_text(encoding="utf-8"), re.MULTILINE
+            r"^canalgate ([a-z-]+)|`canalgate ([a-z-]+)", document.read_text(encoding="utf-8"), re.MULTILINE
         ):
             assert (verb[0] or verb[1]) in known, f"{document.name}: canalgate {verb}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,7 +57,7 @@ def refusal(response: httpx.Response) -> dict[str, object]:
     """Code and reason of a refused call."""
     data = response.json()["error"]["data"]
     assert response.status_code == 429
-    assert int(response.headers["Retry-After"]) == max(1, round(data["retry_after"]))
+    assert int(response.headers["Retry-After"]) == max(1, math.ceil(data["retry_after"]))
     return {"code": data["code"], "reason": data["reason"]}
 
 

@@ -24,7 +24,8 @@ class _Trap:
 class TcpProxy:
     """Forwards bytes both ways until told otherwise. Listens on loopback; one thread, one loop.
 
-    ``delay`` holds back every piece of an answer for so many seconds.
+    ``delay`` holds back every piece of an answer for so many seconds. ``written``, once it is a list, collects every
+    piece that clients wrote: one for each of their writes, unless the next one came before it was read.
     """
 
     def __init__(self, target: Path) -> None:
@@ -39,6 +40,7 @@ class TcpProxy:
         self._losing: dict[asyncio.Task[None], bool] = {}
         self.sprung = 0
         self.delay = 0.0
+        self.written: list[bytes] | None = None
         self.port = 0
         self.swallowed = 0
 
@@ -152,6 +154,8 @@ class TcpProxy:
         answers: bool,
     ) -> None:
         while data := await source.read(65536):
+            if not answers and self.written is not None:
+                self.written.append(data)
             if link in self._deaf:
                 continue
             if answers and self._swallow:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from gunicorn.config import Config
+from gunicorn.glogging import Logger
 from gunicorn.http.parser import RequestParser
 
-from gateway_web.gunicorn_worker import environ_of, write
+from gateway_web.gunicorn_worker import Worker, environ_of, write
 from gateway_web.http import HttpAnswer
+from gateway_web.ingress.short_way import ShortWay
 
 PEER = ("10.0.0.1", 4711)
 PLAIN = "POST /servers/a%20b/mcp?x=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n"
@@ -140,3 +144,52 @@ def test_no_header_can_end_the_head() -> None:
     with pytest.raises(ValueError, match="X-Y"):
         write(HttpAnswer(headers={"X-Y": "1\r\nSet-Cookie: x"}), wire)
     assert wire.writes == []
+
+
+class App:
+    """What gunicorn loads."""
+
+    def __init__(self, way: ShortWay) -> None:
+        self.wsgi_app = way
+
+
+def lane_of(**options: Any) -> ShortWay | None:
+    """The lane of a worker that was started with these options."""
+    config = Config()
+    for name, value in options.items():
+        config.set(name, value)
+    way = ShortWay(
+        lambda *_: [], guard=lambda _: None, post=lambda *_: HttpAnswer(), broken=lambda *_: HttpAnswer()
+    )
+    worker = Worker(1, os.getppid(), [], SimpleNamespace(wsgi=lambda: App(way)), 30, config, Logger(config))
+    try:
+        worker.load_wsgi()
+        return worker._short_way
+    finally:
+        worker.tmp.close()
+
+
+def test_the_lane_is_there_as_the_gateway_starts_gunicorn() -> None:
+    """With the options of ``canalgate up``, which are gunicorn's defaults."""
+    assert lane_of(keepalive=75, worker_connections=4000) is not None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accesslog": "-"},
+        {"max_requests": 1000},
+        {"keepalive": 0},
+        {"pre_request": lambda _worker, _request: None},
+        {"post_request": lambda _worker, _request, _environ, _response: None},
+    ],
+)
+def test_whoever_watches_requests_sees_all_of_them(options: dict[str, Any]) -> None:
+    """Access logs, hooks and counts are gunicorn's, and so is then the way of each request."""
+    assert lane_of(**options) is None
+
+
+def test_an_application_under_a_path_takes_gunicorns_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gunicorn takes the prefix off the path."""
+    monkeypatch.setenv("SCRIPT_NAME", "/prefix")
+    assert lane_of() is None

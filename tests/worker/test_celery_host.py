@@ -51,6 +51,7 @@ def consumer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     state.reset_state()
     yield SimpleNamespace(hub=Hub(), timer=Timer(), app=SimpleNamespace(tasks={}), task_consumer=None)
     state.reset_state()
+    state.revoked.clear()
 
 
 @pytest.fixture
@@ -115,6 +116,27 @@ def test_celerys_own_tasks_are_left_alone(host: CeleryHost) -> None:
     gc.collect()
     assert set(state.active_requests) == {own}
     assert "own" in state.requests
+
+
+def test_a_call_taken_back_is_known_at_once_and_celery_is_told_on_its_own_thread(host: CeleryHost) -> None:
+    """Celery walks over its set of revoked tasks: the engine's thread must not change that."""
+    host.revoke("taken-back")
+    assert host.revoked("taken-back")
+    assert "taken-back" not in state.revoked
+    host.show()
+    assert "taken-back" in state.revoked
+    state.revoked.add("by Celery")
+    assert host.revoked("by Celery")
+    assert not host.revoked("another")
+
+
+def test_the_calls_taken_back_are_bounded(host: CeleryHost) -> None:
+    """However many are taken back before anybody looks."""
+    for number in range(state.REVOKES_MAX + 10):
+        host.revoke(str(number))
+    assert len(host._revoked) <= state.REVOKES_MAX
+    assert len(host._revoked_unshown) <= state.REVOKES_MAX
+    assert host.revoked(str(state.REVOKES_MAX + 9))
 
 
 def test_celery_is_shown_them_once_a_second_while_connected(host: CeleryHost, consumer: Any) -> None:

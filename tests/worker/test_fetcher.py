@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from redis import Redis
+from structlog.testing import capture_logs
 
 from common.domain.ids import NodeId
 from common.store.client import Client, StoreAddress
@@ -64,6 +65,11 @@ def push(raw: Redis, queue: str, *messages: object) -> None:
     """Put messages into a queue, the first in front."""
     for message in messages:
         raw.lpush(queue, str(message))
+
+
+def through(proxy: TcpProxy) -> StoreAddress:
+    """Redis behind the proxy."""
+    return StoreAddress(url=proxy.url, socket_timeout=0.3)
 
 
 @on_loop
@@ -236,99 +242,7 @@ async def test_a_paused_fetcher_ends(client: Client, address: StoreAddress, keys
     assert len(slots.started) + raw.llen("tool.a") == 1
 
 
-# -- faults ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def quick_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look soon for what may have been taken."""
-    monkeypatch.setattr(fetcher, "LOOK_AGAIN", 0.05)
-
-
-def through(proxy: TcpProxy) -> StoreAddress:
-    """Redis behind the proxy."""
-    return StoreAddress(url=proxy.url, socket_timeout=0.3)
-
-
-@pytest.mark.parametrize("fault", ["reply lost", "cut after the script", "black hole", "cut", "refused"])
-def test_a_fault_loses_and_doubles_nothing(
-    fault: str, client: Client, proxy: TcpProxy, keys: Keys, raw: Redis
-) -> None:
-    """Each message is started once, under the tag it is recorded with."""
-
-    @on_loop
-    async def scenario() -> None:
-        slots = Slots(0)
-        push(raw, "tool.a", *range(5))
-        async with running(through(proxy), keys, slots, "tool.a") as fetching:
-            # A first fetch, so that the script is known and the connection stands.
-            slots.limit = 1
-            fetching.wake()
-            await until(lambda: len(slots.started) == 1, description="the first call")
-            if fault == "refused":
-                proxy.refuse()
-                proxy.cut()
-            elif fault == "black hole":
-                proxy.black_hole()
-            elif fault == "cut":
-                proxy.cut()
-            else:
-                proxy.swallow_next_reply()
-            slots.limit = 10
-            fetching.wake()
-            if fault == "cut after the script":
-                await until(lambda: proxy.swallowed, description="the answer to be lost")
-                proxy.cut()
-            if fault == "refused":
-                proxy.refuse(False)
-            await until(lambda: len(slots.started) == 5, description="all five", shown=lambda: slots.started)
-            push(raw, "tool.a", "afterwards")
-            fetching.wake()
-            await until(lambda: len(slots.started) == 6, description="the next")
-        assert sorted(slots.messages) == [b"0", b"1", b"2", b"3", b"4", b"afterwards"]
-        recorded = raw.hgetall(keys.unacked(NODE))
-        assert {tag.encode(): message for tag, message, _ in slots.started} == recorded
-
-    scenario()
-
-
-@on_loop
-async def test_a_script_that_runs_after_its_client_gave_up(
-    client: Client, proxy: TcpProxy, keys: Keys, raw: Redis
-) -> None:
-    """A paused Redis takes the messages later than anybody waits for; they are found all the same."""
-    slots = Slots(0)
-    async with running(through(proxy), keys, slots, "tool.a") as fetching:
-        slots.limit = 1
-        push(raw, "tool.a", "first")
-        await until(lambda: len(slots.started) == 1, description="the first call")
-        push(raw, "tool.a", "second", "third")
-        raw.execute_command("CLIENT", "PAUSE", 700, "ALL")
-        slots.limit = 10
-        fetching.wake()
-        await until(lambda: len(slots.started) >= 3, description="the others", shown=lambda: slots.started)
-    assert sorted(slots.messages) == [b"first", b"second", b"third"]
-
-
-@on_loop
-async def test_a_recorded_message_that_ended_is_not_started_again(
-    client: Client, proxy: TcpProxy, keys: Keys, raw: Redis
-) -> None:
-    """A node that was buried meanwhile has nothing recorded any more, and starts nothing."""
-    slots = Slots(0)
-    async with running(through(proxy), keys, slots, "tool.a") as fetching:
-        slots.limit = 1
-        push(raw, "tool.a", "first")
-        await until(lambda: len(slots.started) == 1, description="the first call")
-        push(raw, "tool.a", "second")
-        proxy.swallow_next_reply()
-        slots.limit = 2
-        fetching.wake()
-        await until(lambda: raw.hlen(keys.unacked(NODE)) == 2, description="the second to be recorded")
-        raw.delete(keys.unacked(NODE))
-        push(raw, "tool.a", "third")
-        await until(lambda: b"third" in slots.messages, description="the third")
-    assert slots.messages == [b"first", b"third"]
+# -- many queues ---------------------------------------------------------------------------------------
 
 
 @on_loop
@@ -339,8 +253,9 @@ async def test_only_called_queues_are_looked_into(
     monkeypatch.setattr(fetcher, "POLL", 60)
     slots = Slots(100)
     others = [f"tool.other{n}" for n in range(200)]
+    so_far = pops(raw)
     async with running(address, keys, slots, "tool.a", *others) as fetching:
-        await until(lambda: pops(raw) >= 201, description="the first look, into all")
+        await until(lambda: pops(raw) >= so_far + 201, description="the first look, into all")
         before = pops(raw)
         for n in range(1, 21):
             push(raw, "tool.a", n)
@@ -357,8 +272,9 @@ async def test_a_call_during_a_fetch_is_not_forgotten(
     monkeypatch.setattr(fetcher, "POLL", 60)
     slots = Slots(100)
     address = StoreAddress(url=proxy.url, connect_timeout=5, socket_timeout=5)
+    so_far = pops(raw)
     async with running(address, keys, slots, "tool.a", "tool.b") as fetching:
-        await until(lambda: pops(raw) >= 2, description="the first look")
+        await until(lambda: pops(raw) >= so_far + 2, description="the first look")
         proxy.delay = 0.2
         push(raw, "tool.a", 1)
         fetching.wake(b"tool.a")
@@ -369,6 +285,59 @@ async def test_a_call_during_a_fetch_is_not_forgotten(
         fetching.wake(b"tool.b")
         proxy.delay = 0
         await until(lambda: sorted(slots.messages) == [b"1", b"2", b"3"], description="all are fetched")
+
+
+@on_loop
+async def test_full_slots_do_not_make_empty_queues_interesting(
+    client: Client, address: StoreAddress, keys: Keys, raw: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every fetch of one busy queue fills the slots: the hundreds of empty ones are still left alone."""
+    monkeypatch.setattr(fetcher, "POLL", 60)
+    slots = Slots(4)
+    push(raw, "tool.a", *range(40))
+    others = [f"tool.other{n}" for n in range(200)]
+    async with running(address, keys, slots, "tool.a", *others) as fetching:
+        await until(lambda: len(slots.started) == 4, description="the first look, into all")
+        before = pops(raw)
+        for n in range(8, 41, 4):
+            slots.freed += 4
+            fetching.freed()
+            await until(lambda n=n: len(slots.started) == n, description=f"{n} calls")
+        assert pops(raw) - before <= 20
+
+
+@on_loop
+async def test_queues_that_a_full_fetch_did_not_reach_are_next(
+    client: Client, address: StoreAddress, keys: Keys, raw: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any call: what was not looked into may hold something."""
+    monkeypatch.setattr(fetcher, "POLL", 60)
+    slots = Slots(2)
+    for name in "abcde":
+        push(raw, f"tool.{name}", f"{name}0", f"{name}1")
+    async with running(address, keys, slots, *(f"tool.{name}" for name in "abcde")) as fetching:
+        for n in range(2, 11, 2):
+            await until(lambda n=n: len(slots.started) == n, description=f"{n} calls")
+            slots.freed += 2
+            fetching.freed()
+    assert [message.decode() for message in slots.messages] == [f"{c}{n}" for n in "01" for c in "abcde"]
+
+
+@on_loop
+async def test_a_queue_that_is_no_list_is_logged_and_harms_no_other(
+    client: Client, address: StoreAddress, keys: Keys, raw: Redis
+) -> None:
+    """Once a minute at most, though every look finds it."""
+    slots = Slots(100)
+    raw.set("tool.zbad", "no list", ex=60)
+    with capture_logs() as logs:
+        async with running(address, keys, slots, "tool.a", "tool.zbad") as fetching:
+            for n in range(1, 6):
+                push(raw, "tool.a", n)
+                fetching.wake()
+                await until(lambda n=n: len(slots.started) == n, timeout=0.5, description=f"{n} calls")
+    assert [entry["queue"] for entry in logs if entry["event"] == "queue_unusable"] == ["tool.zbad"]
+    assert not [entry for entry in logs if entry["event"] in {"fetch_waits", "call_recovered"}]
 
 
 def pops(raw: Redis) -> int:

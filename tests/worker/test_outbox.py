@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from redis import Redis
+from structlog.testing import capture_logs
 
 from common.store.client import Client, StoreAddress
 from common.store.pipelined import PipelinedConnection
@@ -176,6 +177,38 @@ async def test_beyond_the_bound_only_notifications_are_dropped(
         *(f"note {n}".encode() for n in range(10)),
         *(f"end {n}".encode() for n in range(15)),
     ]
+
+
+@on_loop
+async def test_notifications_are_bounded_in_bytes_too(
+    client: Client, address: StoreAddress, raw: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Big ones do not fill the memory; what is written makes room again; drops are logged once a burst."""
+    monkeypatch.setattr(outbox, "MAX_NOTIFICATION_BYTES", 1000)
+    store = PipelinedConnection(address)
+    box = Outbox(store)
+    with capture_logs() as logs:
+        for n in range(5):
+            box.put_notification(("RPUSH", "tool.kept", b"%d" % n + b"x" * 299))
+        box.put(("RPUSH", "tool.kept", b"e" * 2000))
+        task = asyncio.create_task(box.run())
+        assert await box.flushed(5)
+        assert box.dropped_notifications == 2
+        for n in range(5, 10):
+            box.put_notification(("RPUSH", "tool.kept", b"%d" % n + b"x" * 299))
+        assert await box.flushed(5)
+    await ended(task)
+    await store.aclose()
+    assert [value[:1] for value in raw.lrange("tool.kept", 0, -1)] == [
+        b"0",
+        b"1",
+        b"2",
+        b"e",
+        b"5",
+        b"6",
+        b"7",
+    ]
+    assert [entry["event"] for entry in logs].count("notifications_dropped") == 2
 
 
 @on_loop

@@ -10,10 +10,11 @@ from typing import Any
 import orjson
 import pytest
 
-from common.domain.errors import SessionNotFound, StoreUnavailable
+from common.domain.errors import InvalidRequest, SessionNotFound, StoreUnavailable
 from common.domain.ids import ClientId, McpSessionId, TenantId, ToolId
 from common.domain.invocation import Caller
 from common.domain.session import McpSession
+from common.sessions import mcp as module
 from common.sessions.mcp import McpSessions
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
@@ -180,3 +181,41 @@ def test_without_redis_there_is_no_session(away: McpSessions) -> None:
     ):
         with pytest.raises(StoreUnavailable):
             asking()
+
+
+def test_a_client_that_says_too_much_of_itself_is_refused(sessions: McpSessions, client: Client) -> None:
+    """It would be kept for as long as the session, here and in Redis."""
+    with pytest.raises(InvalidRequest, match="16384 bytes"):
+        opened(sessions, client_info={"name": "x" * 17_000})
+    assert client.keys() == []
+
+
+def test_what_is_remembered_is_bounded(sessions: McpSessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In number and in bytes; what was forgotten is found again, by a round trip."""
+    monkeypatch.setattr(module, "REMEMBERED", 3)
+    kept = [opened(sessions) for _ in range(5)]
+    assert list(sessions._remembered) == [session.id for session in kept[2:]]
+    monkeypatch.setattr(module, "REMEMBERED_BYTES", 20_000)
+    large = [opened(sessions, client_info={"name": "x" * 15_000}) for _ in range(3)]
+    assert list(sessions._remembered) == [large[-1].id]
+    assert sessions._remembered_bytes < 20_000
+    for session in (*kept, *large):
+        assert sessions.recall(session.id, principal=ME, tool=None) == session
+
+
+def test_a_remembered_session_is_its_owners_only(sessions: McpSessions) -> None:
+    """At its own endpoint, for its own principal: without asking Redis."""
+    session = opened(sessions, ToolId("a"))
+    assert sessions.recall(session.id, principal=ME, tool=ToolId("a")) == session
+    for principal, tool in ((ME, None), (ME, ToolId("b")), *((other, ToolId("a")) for other in STRANGERS)):
+        with pytest.raises(SessionNotFound):
+            sessions.recall(session.id, principal=principal, tool=tool)
+
+
+def test_a_stranger_does_not_keep_a_session_alive(sessions: McpSessions, client: Client, keys: Keys) -> None:
+    """Its idle time goes on."""
+    session = opened(sessions)
+    client.pexpire(keys.mcp_session(session.id), 1000)
+    with pytest.raises(SessionNotFound):
+        sessions.use(session.id, principal=STRANGERS[0], tool=None)
+    assert client.pttl(keys.mcp_session(session.id)) <= 1000

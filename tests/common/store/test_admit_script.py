@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import orjson
 import pytest
+from redis import Redis
+from redis.exceptions import RedisError
 
 from common.domain.ids import McpSessionId
 from common.store.client import Client
@@ -14,13 +17,13 @@ from common.store.keys import Keys
 from common.store.scripts import run
 
 WAKE = "test:wake"
-QUEUE, DRAIN = "tool.a", "test:drain:tool.a"
+QUEUE, DRAIN, HEAD = "tool.a", "test:drain:tool.a", "test:head:tool.a"
 IDLE_MS = 60_000
 
 
 def admit(client: Client, *, most: int = 0, oldest: int = 0, session: tuple[str, str] | None = None) -> Any:
     """One call; ``session`` is the key of a session and the digest the caller knows."""
-    keys, args = [QUEUE, DRAIN], ['{"n":1}', WAKE, most, oldest]
+    keys, args = [QUEUE, DRAIN, HEAD], ['{"n":1}', WAKE, most, oldest]
     if session is not None:
         keys.append(session[0])
         args += [IDLE_MS, session[1]]
@@ -30,6 +33,11 @@ def admit(client: Client, *, most: int = 0, oldest: int = 0, session: tuple[str,
 def redis_ms(client: Client) -> int:
     seconds, micros = client.time()
     return int(seconds * 1000 + micros // 1000)
+
+
+def looks(client: Client) -> int:
+    """How often the oldest message was looked at by now."""
+    return int(client.info("commandstats").get("cmdstat_lindex", {"calls": 0})["calls"])
 
 
 def waiting(client: Client, age_ms: int) -> None:
@@ -89,14 +97,57 @@ def test_a_message_without_a_stamp_has_no_age(client: Client) -> None:
     assert admit(client, most=2, oldest=1)[2:4] == [2, -1]
 
 
+def test_the_oldest_message_is_not_copied_for_every_call(client: Client) -> None:
+    """It may be megabytes long, and Redis does nothing else meanwhile: it is looked at once a second."""
+    waiting(client, 0)
+    before = looks(client)
+    for _ in range(50):
+        assert admit(client, oldest=60_000)[0] == b"admitted"
+    assert 1 <= looks(client) - before <= 3
+    assert 0 < client.pttl(HEAD) <= 1000
+
+
+def test_nobody_is_refused_for_a_message_that_is_gone(client: Client) -> None:
+    """What was seen of the oldest is looked at again before a refusal."""
+    now = redis_ms(client)
+    waiting(client, 0)
+    client.set(HEAD, f"{now - 60_000} {now - 500}", px=1000)
+    assert admit(client, oldest=5_000)[0] == b"admitted"
+
+
+def test_a_redis_without_memory_refuses_the_call(
+    client: Client, raw: Redis, session: tuple[str, str]
+) -> None:
+    """The call as well as everything else: the message is the first thing that is written."""
+    raw.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(RedisError):
+            admit(client, session=session)
+    finally:
+        raw.config_set("maxmemory", 0)
+    assert client.llen(QUEUE) == 0
+
+
 def test_a_refusal_tells_how_fast_the_queue_is_drained(client: Client) -> None:
     """As measured by the workers; what was measured long ago has faded."""
     waiting(client, 0)
     assert float(admit(client, most=1)[4]) == 0
-    client.set(DRAIN, f"40.000 {redis_ms(client)}", ex=60)
+    now = redis_ms(client)
+    client.set(DRAIN, f"40.000 {now} {now - 600_000}", ex=60)
     assert float(admit(client, most=1)[4]) == pytest.approx(40, rel=0.1)
-    client.set(DRAIN, f"40.000 {redis_ms(client) - 60_000}", ex=60)
+    client.set(DRAIN, f"40.000 {now - 60_000} {now - 600_000}", ex=60)
     assert float(admit(client, most=1)[4]) < 0.2
+
+
+def test_a_rate_that_was_measured_for_two_seconds_only_is_right_as_well(client: Client) -> None:
+    """100 a second for two seconds are an average of 18 over ten; of one moment nothing is made."""
+    waiting(client, 0)
+    now = redis_ms(client)
+    average = 100 * (1 - math.exp(-0.2))
+    client.set(DRAIN, f"{average:.3f} {now} {now - 2000}", ex=60)
+    assert float(admit(client, most=1)[4]) == pytest.approx(100, rel=0.1)
+    client.set(DRAIN, f"0.100 {now} {now}", ex=60)
+    assert float(admit(client, most=1)[4]) == pytest.approx(0.1 / (1 - math.exp(-0.1)), rel=0.1)
 
 
 @pytest.fixture

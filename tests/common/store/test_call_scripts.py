@@ -28,10 +28,21 @@ def fetch(
     client: Client, unacked: str, queues: list[str], most: int, tag: int = 1, largest: int = 1000
 ) -> list[tuple[str, int, str]]:
     """What came: queue, tag, message."""
+    return fetch_all(client, unacked, queues, most, tag, largest)[0]
+
+
+def fetch_all(
+    client: Client, unacked: str, queues: list[str], most: int, tag: int = 1, largest: int = 1000
+) -> tuple[list[tuple[str, int, str]], list[str], list[str]]:
+    """What came; the queues that may hold more; those that are none."""
     bounds = [largest, KEPT, DRAIN]
-    flat: list[Any] = run(client, "fetch", [unacked, *queues], [most, tag, UNACKED_TTL, *bounds])
+    found: list[list[Any]] = run(client, "fetch", [unacked, *queues], [most, tag, UNACKED_TTL, *bounds])
+    flat, more, unusable = found
     assert len(flat) % 3 == 0
-    return [(queues[flat[at] - 1], int(flat[at + 1]), flat[at + 2].decode()) for at in range(0, len(flat), 3)]
+    taken = [
+        (queues[flat[at] - 1], int(flat[at + 1]), flat[at + 2].decode()) for at in range(0, len(flat), 3)
+    ]
+    return taken, [queues[index - 1] for index in more], [queues[index - 1] for index in unusable]
 
 
 @pytest.fixture
@@ -93,6 +104,33 @@ def test_a_busy_queue_does_not_hold_up_the_others(client: Client, unacked: str) 
     ]
 
 
+def test_it_tells_which_queues_may_hold_more(client: Client, unacked: str) -> None:
+    """Not those seen empty; those that were not reached stand before those that were served."""
+    queues = ["tool.a", "tool.empty", "tool.b", "tool.c", "tool.d"]
+    for queue in ("tool.a", "tool.b", "tool.c", "tool.d"):
+        enqueue(client, queue, "1", "2")
+    taken, more, _ = fetch_all(client, unacked, queues, 2)
+    assert [queue for queue, _, _ in taken] == ["tool.a", "tool.b"]
+    assert more == ["tool.c", "tool.d", "tool.a", "tool.b"]
+    taken, more, _ = fetch_all(client, unacked, queues, 5, tag=10)
+    assert [queue for queue, _, _ in taken] == ["tool.a", "tool.b", "tool.c", "tool.d", "tool.c"]
+    assert more == ["tool.d", "tool.c"]
+    taken, more, _ = fetch_all(client, unacked, queues, 5, tag=20)
+    assert [queue for queue, _, _ in taken] == ["tool.d"]
+    assert more == []
+
+
+def test_a_queue_that_is_no_list_is_left_out_and_named(client: Client, unacked: str) -> None:
+    """Whatever somebody put under its name: the others are served and recorded all the same."""
+    enqueue(client, "tool.a", "1", "2")
+    enqueue(client, "tool.z", "3")
+    client.set("tool.bad", "no list", ex=60)
+    taken, more, unusable = fetch_all(client, unacked, ["tool.a", "tool.bad", "tool.z"], 10)
+    assert [message for _, _, message in taken] == ["1", "3", "2"]
+    assert (more, unusable) == ([], ["tool.bad"])
+    assert client.hvals(unacked) == [b"1", b"3", b"2"]
+
+
 def test_nothing_there_is_nothing_recorded(client: Client, unacked: str) -> None:
     """Empty queues, no room, no queues: an empty answer and no key."""
     assert fetch(client, unacked, ["tool.a", "tool.b"], 5) == []
@@ -141,7 +179,7 @@ def test_a_message_above_the_bound_is_cut_as_it_is_taken(client: Client, unacked
     """Size and SHA-1, then its beginning and its end; what is exactly as large as allowed stays whole."""
     large = "begin" + "x" * 100 + "end.."
     enqueue(client, "tool.a", large, "y" * 50)
-    raw: list[Any] = run(client, "fetch", [unacked, "tool.a"], [5, 1, UNACKED_TTL, 50, KEPT, DRAIN])
+    raw: list[Any] = run(client, "fetch", [unacked, "tool.a"], [5, 1, UNACKED_TTL, 50, KEPT, DRAIN])[0]
     digest = hashlib.sha1(large.encode(), usedforsecurity=False).hexdigest().encode()
     cut = b"\xffoversized %d %b\nbeginend.." % (len(large), digest)
     assert raw[2::3] == [cut, b"y" * 50]
@@ -154,18 +192,37 @@ def rate(client: Client, queue: str) -> float:
 
 
 def test_the_rate_at_which_a_queue_is_drained_is_recorded(client: Client, unacked: str) -> None:
-    """A tenth of what was taken in one moment, by queue; it fades with time, and is gone after ten minutes."""
+    """A tenth of what was taken in one moment, by queue; it fades with time, and is gone after a minute."""
     enqueue(client, "tool.a", *"abcdefghij")
     enqueue(client, "tool.b", "1")
     fetch(client, unacked, ["tool.a", "tool.b"], 20)
     assert rate(client, "tool.a") == pytest.approx(1.0)
     assert rate(client, "tool.b") == pytest.approx(0.1)
-    assert 0 < client.ttl(DRAIN + "tool.a") <= 600
+    assert 0 < client.ttl(DRAIN + "tool.a") <= 60
     seconds, _ = client.time()
-    client.set(DRAIN + "tool.a", f"8.000 {(seconds - 10) * 1000}", ex=60)
+    client.set(DRAIN + "tool.a", f"8.000 {(seconds - 10) * 1000} {(seconds - 60) * 1000}", ex=60)
     enqueue(client, "tool.a", "k")
     fetch(client, unacked, ["tool.a"], 20)
     assert rate(client, "tool.a") == pytest.approx(8 * math.exp(-1) + 0.1, rel=0.15)
+
+
+def test_the_rate_tells_since_when_it_is_measured(client: Client, unacked: str) -> None:
+    """``rate at start``: after two seconds at 50/s who reads it can tell that it is not 9/s."""
+    seconds, micros = client.time()
+    now = seconds * 1000 + micros // 1000
+    enqueue(client, "tool.a", "1")
+    fetch(client, unacked, ["tool.a"], 20)
+    _, at, start = map(float, client.get(DRAIN + "tool.a").split())
+    assert at == start
+    assert now <= start <= now + 5000
+    # What 50/s for two seconds leave, measured since then.
+    average = 50 * (1 - math.exp(-0.2))
+    client.set(DRAIN + "tool.a", f"{average:.3f} {now} {now - 2000}", ex=60)
+    enqueue(client, "tool.a", "2")
+    fetch(client, unacked, ["tool.a"], 20)
+    measured, at, start = map(float, client.get(DRAIN + "tool.a").split())
+    assert start == now - 2000
+    assert measured / (1 - math.exp((start - at) / 10_000)) == pytest.approx(50, rel=0.1)
 
 
 def test_nothing_taken_changes_no_rate(client: Client, unacked: str) -> None:

@@ -58,16 +58,16 @@ def test_a_lost_reply_is_an_error_and_no_second_try(hasty: Client, proxy: TcpPro
 
 def test_a_lost_reply_to_a_loaded_script_is_one_run(hasty: Client, proxy: TcpProxy, client: Client) -> None:
     """The same by the way the product takes."""
-    run(client, "admit", ["tool.warm", "test:drain"], ["x", "wake"])
+    run(client, "admit", ["tool.warm", "test:drain", "test:head"], ["x", "wake"])
     proxy.swallow_next_reply()
     with fails_within(PATIENCE + 1):
-        run(hasty, "admit", ["tool.a", "test:drain"], ["{message", "test:wake"])
+        run(hasty, "admit", ["tool.a", "test:drain", "test:head"], ["{message", "test:wake"])
     assert client.llen("tool.a") == 1
 
 
 def test_asyncio_does_not_repeat_either(proxy: TcpProxy, client: Client) -> None:
     """The worker's client keeps the same policy."""
-    run(client, "admit", ["tool.warm", "test:drain"], ["x", "wake"])
+    run(client, "admit", ["tool.warm", "test:drain", "test:head"], ["x", "wake"])
 
     async def lose_a_reply() -> None:
         address = StoreAddress(url=proxy.url, connect_timeout=PATIENCE, socket_timeout=PATIENCE)
@@ -75,7 +75,7 @@ def test_asyncio_does_not_repeat_either(proxy: TcpProxy, client: Client) -> None
         await hasty.ping()
         proxy.swallow_next_reply()
         with fails_within(PATIENCE + 1):
-            await run_async(hasty, "admit", ["tool.a", "test:drain"], ["{message", "test:wake"])
+            await run_async(hasty, "admit", ["tool.a", "test:drain", "test:head"], ["{message", "test:wake"])
         await hasty.aclose()
 
     asyncio.run(lose_a_reply())

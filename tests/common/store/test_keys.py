@@ -22,6 +22,7 @@ CHANNELS = set(re.findall(r"``(\{p\}:[^`]+)``", module.__doc__ or ""))
 SAMPLES: dict[str, tuple[Any, ...]] = {
     "discovery_lease": (ToolId("a:b/c"),),
     "drain": ("tool.a",),
+    "head": ("tool.a",),
     "mcp_session": (McpSessionId("a:b/c"),),
     "unacked": (NodeId("celery@host:1:2"),),
     "result": (InvocationId("i-1"),),

@@ -83,7 +83,7 @@ def test_a_forgotten_script_is_sent_again(address: StoreAddress, client: Client)
     async def story(redis: PipelinedConnection) -> None:
         for _ in range(2):
             await redis.command("SCRIPT", "FLUSH")
-            await redis.run("admit", ["tool.a", "test:drain"], ["m", "test:wake"])
+            await redis.run("admit", ["tool.a", "test:drain", "test:head"], ["m", "test:wake"])
 
     tell(story, address)
     assert client.llen("tool.a") == 2
@@ -111,11 +111,11 @@ def test_a_lost_answer_is_an_error_and_no_second_try(
     """In time; executed once; the next command connects anew."""
 
     async def story(redis: PipelinedConnection) -> None:
-        await redis.run("admit", ["tool.warm", "test:drain"], ["x", "wake"])
+        await redis.run("admit", ["tool.warm", "test:drain", "test:head"], ["x", "wake"])
         proxy.swallow_next_reply()
         begun = time.monotonic()
         with pytest.raises(StoreUnavailable):
-            await redis.run("admit", ["tool.a", "test:drain"], ["m", "test:wake"])
+            await redis.run("admit", ["tool.a", "test:drain", "test:head"], ["m", "test:wake"])
         assert time.monotonic() - begun < PATIENCE + 1
         assert await redis.command("ECHO", "next") == b"next"
 

@@ -76,7 +76,7 @@ def test_a_forgotten_script_is_not_noticed(client: Client) -> None:
     """After SCRIPT FLUSH or a restart of the server the call works as before, and runs once."""
     for _ in range(2):
         client.script_flush()
-        run(client, "admit", ["tool.a", "test:drain"], ["m", "test:wake"])
+        run(client, "admit", ["tool.a", "test:drain", "test:head"], ["m", "test:wake"])
     assert client.llen("tool.a") == 2
 
 
@@ -87,7 +87,7 @@ def test_a_forgotten_script_is_not_noticed_by_asyncio(client: Client, address: S
         other = connect_async(address)
         for _ in range(2):
             await other.script_flush()
-            await run_async(other, "admit", ["tool.a", "test:drain"], ["m", "test:wake"])
+            await run_async(other, "admit", ["tool.a", "test:drain", "test:head"], ["m", "test:wake"])
         await other.aclose()
 
     asyncio.run(use())
@@ -96,9 +96,9 @@ def test_a_forgotten_script_is_not_noticed_by_asyncio(client: Client, address: S
 
 def test_a_loaded_script_is_sent_by_digest(client: Client) -> None:
     """Its text travels once."""
-    run(client, "admit", ["tool.a", "test:drain"], ["m", "test:wake"])
+    run(client, "admit", ["tool.a", "test:drain", "test:head"], ["m", "test:wake"])
     client.config_resetstat()
-    run(client, "admit", ["tool.a", "test:drain"], ["m", "test:wake"])
+    run(client, "admit", ["tool.a", "test:drain", "test:head"], ["m", "test:wake"])
     stats = client.info("commandstats")
     assert stats["cmdstat_evalsha"]["calls"] == 1
     assert "cmdstat_eval" not in stats

@@ -50,7 +50,7 @@ def hasty(proxy: TcpProxy, client: Client) -> Iterator[SharedConnection]:
     """Through the proxy, connected already, with the scripts loaded."""
     address = StoreAddress(url=proxy.url, connect_timeout=PATIENCE, socket_timeout=PATIENCE)
     connection = SharedConnection(address)
-    connection.run("admit", ["tool.warm", "test:drain"], ["x", "wake"])
+    connection.run("admit", ["tool.warm", "test:drain", "test:head"], ["x", "wake"])
     yield connection
     connection.close()
 
@@ -79,7 +79,7 @@ def test_a_forgotten_script_is_sent_again(shared: SharedConnection, client: Clie
     """Nobody notices SCRIPT FLUSH."""
     for _ in range(2):
         client.script_flush()
-        shared.run("admit", ["tool.a", "test:drain"], ["m", "test:wake"])
+        shared.run("admit", ["tool.a", "test:drain", "test:head"], ["m", "test:wake"])
     assert client.llen("tool.a") == 2
 
 
@@ -102,7 +102,7 @@ def test_a_lost_answer_is_an_error_and_no_second_try(
     """In time, saying that nobody knows; executed once."""
     proxy.swallow_next_reply()
     with fails_within(PATIENCE + 1, outcome=UNKNOWN):
-        hasty.run("admit", ["tool.a", "test:drain"], ["m", "test:wake"])
+        hasty.run("admit", ["tool.a", "test:drain", "test:head"], ["m", "test:wake"])
     assert client.llen("tool.a") == 1
     assert hasty.command("ECHO", "next") == b"next"
 

@@ -200,6 +200,18 @@ async def test_a_comment_a_second_for_hours_is_no_endless_head() -> None:
         assert await fetched(client) == (200, b"x" * len(chunks))
 
 
+@on_loop
+async def test_a_response_released_unread_leaves_a_connection_that_is_heard() -> None:
+    """Its last bytes came above the bound on what waits, so reading was paused: the next response is read again."""
+    large = ok(b"x" * (HIGH_WATER + 1))
+    async with raw_server(saying(large)) as server, client_to(server.url) as client:
+        for _ in range(2):
+            async with asyncio.timeout(5):
+                with await client.send("POST", client.fields, b"{}") as response:
+                    await until(lambda r=response: r.complete, description="the whole response")
+        assert server.connections == 1
+
+
 # -- who speaks when ------------------------------------------------------------------------------------
 
 

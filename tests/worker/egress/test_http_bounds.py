@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from tests.support.servers.http_wire import Connection, Request
 from tests.worker.egress.http_links import (
     call,
     connected,
+    event,
     failure_of,
     raw_event,
     respond,
@@ -129,6 +131,27 @@ async def test_a_compressed_answer_is_not_unpacked() -> None:
         assert {request.headers["accept-encoding"] for request in server.requests} == {"identity"}
     assert isinstance(lost, LinkLost)
     assert "encoding" in lost.message
+
+
+@on_loop
+async def test_a_request_that_is_nested_too_deeply_to_be_answered() -> None:
+    """Its id would have to be sent back: it is passed over, and harms neither the call nor anything beside it."""
+    deep = b'{"jsonrpc":"2.0","method":"ping","id":' + b"[" * 300 + b"]" * 300 + b"}"
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+
+    def handle(connection: Connection, request: Request) -> None:
+        connection.start_stream()
+        raw_event(connection, f"data: {deep.decode()}\n\n")
+        event(connection, respond(request, {"right": True}))
+        connection.end_stream()
+
+    with served(handle) as server:
+        async with connected(server) as (backend, _):
+            for _ in range(2):
+                assert await backend.request("tools/call", call("x")) == {"right": True}
+    gc.collect()
+    assert faults == []
 
 
 @on_loop

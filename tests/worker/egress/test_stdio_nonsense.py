@@ -88,6 +88,31 @@ if 'id' in m and 'method' in m:
 
 
 @on_loop
+async def test_a_line_that_breaks_its_listener_costs_nobody_else_an_answer(guard: ProcessGuard) -> None:
+    """Nor does a request whose id is nested too deeply to be answered: the lines behind it are read."""
+    code = """
+deep = json.loads('[' * 300 + ']' * 300)
+if m.get('method') == 'tools/call':
+    lines = [{'method': 'notifications/message', 'params': {'level': 'info', 'data': 'x'}},
+             {'method': 'ping', 'id': deep}, {'id': m['id'], 'result': {'right': m['id']}}]
+    os.write(1, b''.join(json.dumps({'jsonrpc': '2.0', **line}).encode() + b'\\n' for line in lines))
+"""
+
+    def broken(_method: str, _params: dict[str, Any]) -> None:
+        raise RuntimeError("a listener with a fault")
+
+    link = link_to(scripted(code), guard)
+    try:
+        await link.open()
+        async with asyncio.timeout(10):
+            result = await link.request("tools/call", call("x"), on_notification=broken)
+        assert result == {"right": 1}
+        assert link.noise == 2
+    finally:
+        await link.close()
+
+
+@on_loop
 async def test_an_answer_without_a_result_is_a_typed_error(guard: ProcessGuard) -> None:
     """Neither result nor error object: the call fails, the session goes on."""
     code = """
