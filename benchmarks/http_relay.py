@@ -290,8 +290,10 @@ def main() -> None:
         return
     run = asyncio.run
     if chosen.uvloop:
-        import uvloop
-
+        try:
+            import uvloop
+        except ImportError:
+            options.error("uvloop is no dependency of ours: pip install uvloop")
         run = uvloop.run
     command = [sys.executable, "-m", "benchmarks.http_relay", "--serve"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:

@@ -433,7 +433,7 @@ def test_a_backends_error_that_is_none_becomes_one(web: Web, session: str, rpc: 
         (TransportFailure("broke"), 200, -32010, {}),
         (WorkerLost("gone"), 200, -32012, {}),
         (ToolUnavailable("not now"), 200, -32005, {}),
-        (Throttled("slowly", retry_after=2.4), 429, -32007, {"Retry-After": "2"}),
+        (Throttled("slowly", retry_after=2.4), 429, -32007, {"Retry-After": "3"}),
         (Throttled("slowly", retry_after=0.2), 429, -32007, {"Retry-After": "1"}),
         (QueueFull("full", retry_after=7), 429, -32008, {"Retry-After": "7"}),
         (InternalError("oops"), 500, -32603, {}),

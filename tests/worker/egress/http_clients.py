@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
-
-import pytest
 
 from gateway_worker.egress.http_pool import HttpClient
 from tests.support.servers.raw_http import RawConnection, Script, ok
@@ -17,21 +14,8 @@ from tests.support.servers.raw_http import RawConnection, Script, ok
 LIMIT = 1 << 20
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def each_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the test on asyncio's own loop, and once more on uvloop where that is installed."""
-    if request.param == "uvloop":
-        uvloop = pytest.importorskip("uvloop")
-
-        def run(main: Coroutine[Any, Any, Any]) -> Any:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(main)
-
-        monkeypatch.setattr("asyncio.run", run)
-
-
 def open_sockets() -> int:
-    """Sockets of this process; uvloop opens other files as it pleases."""
+    """Sockets of this process."""
     found = 0
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):

@@ -11,10 +11,7 @@ from common.domain.errors import ResponseTooLarge
 from gateway_worker.egress.http1 import HIGH_WATER, MAX_HEAD, ConnectionLost
 from tests.support.aio import on_loop, run, until
 from tests.support.servers.raw_http import RawConnection, ok, raw_server
-from tests.worker.egress.http_clients import client_to, each_loop, fetched, saying, saying_once
-
-__all__ = ["each_loop"]
-pytestmark = pytest.mark.usefixtures("each_loop")
+from tests.worker.egress.http_clients import client_to, fetched, saying, saying_once
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"

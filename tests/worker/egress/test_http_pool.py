@@ -22,7 +22,6 @@ from tests.support.servers.process import free_port
 from tests.support.servers.raw_http import RawConnection, ok, raw_server
 from tests.worker.egress.http_clients import (
     client_to,
-    each_loop,
     fetched,
     held,
     open_sockets,
@@ -30,9 +29,6 @@ from tests.worker.egress.http_clients import (
     saying_once,
 )
 from tests.worker.egress.http_links import call, connected, served
-
-__all__ = ["each_loop"]
-pytestmark = pytest.mark.usefixtures("each_loop")
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 

@@ -19,10 +19,7 @@ from gateway_worker.egress import http_pool
 from gateway_worker.egress.http1 import ConnectionLost
 from tests.support.aio import on_loop, until
 from tests.support.servers.raw_http import RawConnection, ok, raw_server
-from tests.worker.egress.http_clients import client_to, each_loop, fetched, open_sockets, saying
-
-__all__ = ["each_loop"]
-pytestmark = pytest.mark.usefixtures("each_loop")
+from tests.worker.egress.http_clients import client_to, fetched, open_sockets, saying
 
 
 @dataclass(frozen=True, slots=True)
