@@ -114,7 +114,9 @@ class McpSessions:
             len(raw),
         )
         self._remembered_bytes += len(raw)
-        while len(self._remembered) > REMEMBERED or self._remembered_bytes > REMEMBERED_BYTES:
+        while self._remembered and (
+            len(self._remembered) > REMEMBERED or self._remembered_bytes > REMEMBERED_BYTES
+        ):
             self.forget(next(iter(self._remembered)))
         return session
 

@@ -73,7 +73,7 @@ def test_the_slots_bound_the_throughput_of_workers(tmp_path: Path) -> None:
 def test_web_classes_are_called_and_hold_streams(tmp_path: Path) -> None:
     """Each class answered, and held the streams asked for."""
     rows = smoke("web_classes", tmp_path)["rows"]
-    assert [row["web"] for row in rows] == ["gevent, Python parser", "gthread, 64 threads"]
+    assert [row["web"] for row in rows] == ["ours, on gevent", "gthread, 64 threads"]
     for row in rows:
         assert row["rate_16"] > 0
         assert row["cpu_16"] > 0
