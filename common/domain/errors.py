@@ -9,6 +9,9 @@
       SessionNotFound         SESSION_NOT_FOUND      the MCP session is unknown, expired or another's
       ToolNotFound            TOOL_NOT_FOUND         no such tool for this caller
       ToolDisabled            TOOL_DISABLED          an operator switched the tool off
+      ToolDraining            TOOL_DRAINING          the tool takes no new sessions (drain)
+      CircuitOpen             CIRCUIT_OPEN           the tool failed too often in a row; carries retry_after
+      SessionLimit            SESSION_LIMIT          no further tool session for this tool or tenant now
       ToolUnavailable         TOOL_UNAVAILABLE       the tool cannot be used now (no worker, cannot start)
       PolicyDenied            POLICY_DENIED          a rule says no
       Throttled               RATE_LIMITED           too many calls; carries retry_after
@@ -45,6 +48,9 @@ class ErrorCode(StrEnum):
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
     TOOL_NOT_FOUND = "TOOL_NOT_FOUND"
     TOOL_DISABLED = "TOOL_DISABLED"
+    TOOL_DRAINING = "TOOL_DRAINING"
+    CIRCUIT_OPEN = "CIRCUIT_OPEN"
+    SESSION_LIMIT = "SESSION_LIMIT"
     TOOL_UNAVAILABLE = "TOOL_UNAVAILABLE"
     POLICY_DENIED = "POLICY_DENIED"
     RATE_LIMITED = "RATE_LIMITED"
@@ -104,6 +110,9 @@ ERROR_TABLE: Mapping[ErrorCode, ErrorMeaning] = MappingProxyType(
         ErrorCode.SESSION_NOT_FOUND: _meaning(Status.DENIED, 404, -32600),
         ErrorCode.TOOL_NOT_FOUND: _meaning(Status.DENIED, 404, _INVALID_PARAMS),
         ErrorCode.TOOL_DISABLED: _meaning(Status.DENIED, 403, -32004),
+        ErrorCode.TOOL_DRAINING: _meaning(Status.DENIED, 503, -32015, retryable=True),
+        ErrorCode.CIRCUIT_OPEN: _meaning(Status.DENIED, 503, -32016, retryable=True),
+        ErrorCode.SESSION_LIMIT: _meaning(Status.THROTTLED, 429, -32017, retryable=True),
         ErrorCode.TOOL_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32005, retryable=True),
         ErrorCode.POLICY_DENIED: _meaning(Status.DENIED, 403, -32006),
         ErrorCode.RATE_LIMITED: _meaning(Status.THROTTLED, 429, -32007, retryable=True),
@@ -174,6 +183,24 @@ class ToolDisabled(GatewayError):
     """An operator switched the tool off."""
 
     code = ErrorCode.TOOL_DISABLED
+
+
+class ToolDraining(GatewayError):
+    """The tool takes no new sessions: an operator drains it. Sessions that live go on."""
+
+    code = ErrorCode.TOOL_DRAINING
+
+
+class CircuitOpen(GatewayError):
+    """The tool failed too often in a row, for anybody. ``retry_after`` says in how many seconds it is tried again."""
+
+    code = ErrorCode.CIRCUIT_OPEN
+
+
+class SessionLimit(GatewayError):
+    """The tool or the tenant has as many tool sessions as it may; calls of those that live go on."""
+
+    code = ErrorCode.SESSION_LIMIT
 
 
 class ToolUnavailable(GatewayError):

@@ -5,12 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ToolId, checked_id
+from common.domain.rules import (
+    Affinity,
+    CircuitRules,
+    HealthRules,
+    ProcessLimits,
+    Retry,
+    Routing,
+    check_count,
+    check_seconds,
+    choice,
+    rules_from_wire,
+)
 
 DEFAULT_REQUEST_TIMEOUT = 30.0
 DEFAULT_STARTUP_TIMEOUT = 20.0
@@ -18,6 +30,8 @@ DEFAULT_IDLE_TIMEOUT = 300.0
 DEFAULT_QUEUE_MAX_LENGTH = 10_000
 MAX_QUEUE_LENGTH = 1_000_000
 MAX_TIMEOUT = 24 * 3600.0
+DEFAULT_POOL_SIZE = 4
+MAX_POOL_SIZE = 256
 MASK = "********"
 
 
@@ -65,6 +79,14 @@ class Tool:
     ``request_timeout`` bounds one call from acceptance to answer, ``startup_timeout`` the way to a usable
     session, ``idle_timeout`` how long a session without calls is kept. ``queue_max_length`` and ``queue_max_age``
     bound what waits for a worker: the number of calls, and how long the oldest of them has waited.
+
+    ``max_sessions`` bounds the tool's sessions in the whole cluster; reaching it refuses new sessions, never calls
+    of one that lives. ``max_in_flight`` bounds the calls that workers hold at a time in the whole cluster, the
+    others wait in the queue; ``max_in_flight_per_session`` those that one session is given at a time. A session
+    older than ``max_session_age`` is given no further call. None: no bound.
+
+    ``trust_annotations`` takes the backend's ``readOnlyHint`` and ``idempotentHint`` for an operator's
+    ``retry: safe`` on that capability.
     """
 
     id: ToolId
@@ -76,6 +98,18 @@ class Tool:
     idle_timeout: float = DEFAULT_IDLE_TIMEOUT
     queue_max_length: int = DEFAULT_QUEUE_MAX_LENGTH
     queue_max_age: float = DEFAULT_REQUEST_TIMEOUT
+    routing: Routing = Routing.STICKY
+    affinity: Affinity = Affinity.CLIENT
+    pool_size: int = DEFAULT_POOL_SIZE
+    retry: Retry = Retry.UNSENT
+    trust_annotations: bool = False
+    max_sessions: int | None = None
+    max_in_flight: int | None = None
+    max_in_flight_per_session: int | None = None
+    max_session_age: float | None = None
+    circuit: CircuitRules = field(default_factory=CircuitRules)
+    health: HealthRules = field(default_factory=HealthRules)
+    limits: ProcessLimits = field(default_factory=ProcessLimits)
 
     def __post_init__(self) -> None:
         checked_id(self.id, field="id")
@@ -95,7 +129,38 @@ class Tool:
                 raise InvalidRequest(
                     f"{name} must be above 0 and at most {MAX_TIMEOUT:.0f} seconds", field=name
                 )
+        self._check_bounds()
         self._check_text()
+
+    def _check_bounds(self) -> None:
+        """Bounds in their range, and no two settings that contradict each other."""
+        for name in ("max_sessions", "max_in_flight", "max_in_flight_per_session"):
+            if (value := getattr(self, name)) is not None:
+                check_count(name, value)
+        if not 0 < self.pool_size <= MAX_POOL_SIZE:
+            raise InvalidRequest(f"pool_size must be from 1 to {MAX_POOL_SIZE}", field="pool_size")
+        if self.max_session_age is not None:
+            check_seconds("max_session_age", self.max_session_age)
+            if self.idle_timeout > self.max_session_age:
+                raise InvalidRequest(
+                    f"idle_timeout ({self.idle_timeout:g} s) must not be above max_session_age "
+                    f"({self.max_session_age:g} s): no session would ever be idle for so long",
+                    field="idle_timeout",
+                )
+        if self.routing is Routing.LEAST_LOADED:
+            self._check_pool()
+
+    def _check_pool(self) -> None:
+        if self.affinity is not Affinity.CLIENT:
+            raise InvalidRequest(
+                "affinity goes with routing: sticky; the sessions of least_loaded are everybody's",
+                field="affinity",
+            )
+        if self.max_sessions is not None and self.max_sessions < self.pool_size:
+            raise InvalidRequest(
+                f"max_sessions ({self.max_sessions}) must not be below pool_size ({self.pool_size})",
+                field="max_sessions",
+            )
 
     def _check_text(self) -> None:
         """What has no UTF-8 form could not be registered: one such tool would keep back all the others."""
@@ -122,6 +187,13 @@ class Tool:
         return hashlib.sha256(json.dumps(tool_to_wire(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
+_PLAIN = (
+    *("pool_size", "trust_annotations", "max_sessions", "max_in_flight"),
+    *("max_in_flight_per_session", "max_session_age"),
+)
+_RULES = ("circuit", "health", "limits")
+
+
 def tool_to_wire(tool: Tool) -> dict[str, Any]:
     """The definition as plain JSON, as kept in the registry. It holds what the file held, secrets included."""
     transport: dict[str, Any]
@@ -145,6 +217,11 @@ def tool_to_wire(tool: Tool) -> dict[str, Any]:
         "idle_timeout": tool.idle_timeout,
         "queue_max_length": tool.queue_max_length,
         "queue_max_age": tool.queue_max_age,
+        "routing": tool.routing.value,
+        "affinity": tool.affinity.value,
+        "retry": tool.retry.value,
+        **{name: getattr(tool, name) for name in _PLAIN},
+        **{name: asdict(getattr(tool, name)) for name in _RULES},
     }
 
 
@@ -168,6 +245,13 @@ def tool_from_wire(wire: Mapping[str, Any]) -> Tool:
         idle_timeout=wire["idle_timeout"],
         queue_max_length=wire.get("queue_max_length", DEFAULT_QUEUE_MAX_LENGTH),
         queue_max_age=wire.get("queue_max_age", wire["request_timeout"]),
+        routing=choice(Routing, wire.get("routing", Routing.STICKY), field="routing"),
+        affinity=choice(Affinity, wire.get("affinity", Affinity.CLIENT), field="affinity"),
+        retry=choice(Retry, wire.get("retry", Retry.UNSENT), field="retry"),
+        circuit=rules_from_wire(CircuitRules, wire.get("circuit", {})),
+        health=rules_from_wire(HealthRules, wire.get("health", {})),
+        limits=rules_from_wire(ProcessLimits, wire.get("limits", {})),
+        **{name: wire[name] for name in _PLAIN if name in wire},
     )
 
 

@@ -13,10 +13,35 @@ key                              type     lifetime                     owner and
 {p}:registry:capabilities        hash     permanent                    tool id -> what its backend offers (JSON)
 {p}:registry:changes             zset     permanent                    tool id by the version that changed it last
 {p}:registry:refresh             hash     permanent                    tool id -> Redis ms of a wanted discovery
+{p}:registry:states              hash     permanent                    tool id -> the operator's word: on, off,
+                                                                       draining (JSON)
+{p}:health                       hash     permanent                    tool id -> what the last probe found (JSON)
+{p}:probe:<tool>                 string   lease, PX                    the worker that probes the tool
+{p}:circuit:<tool>               hash     permanent                    the tool's circuit breaker
+{p}:circuit-permits:<tool>       zset     permanent                    invocation that tries a half-open circuit ->
+                                                                       Redis ms at which its permit ends
 {p}:discovery:<tool>             string   lease, PX                    the worker that is discovering the tool
 {p}:mcp-session:<id>             string   sliding idle timeout         a client's session with us (JSON)
 {p}:nodes                        zset     permanent                    node -> Redis ms of the end of its lease
 {p}:unacked:<node>               hash     1 day after the last fetch   delivery tag -> message the node has begun
+{p}:unsent:<node>                set      1 day after the last entry   tags of those it has begun and whose session
+                                                                       still starts: the backend saw nothing of them
+{p}:fenced:<node>                string   1 day                        the node was declared dead: it is refused
+{p}:direct:<node>:<queue>        list     permanent while not empty    calls of the tool for sessions of the node
+{p}:direct-queues:<node>         set      permanent                    queues that may have such a list
+{p}:direct-waiting               hash     permanent                    queue -> calls in all its direct lists
+{p}:fence                        string   permanent                    the last fencing token given out
+{p}:sessions:<tool>              hash     permanent                    session -> owner node, fencing token, Redis ms
+                                                                       of the claim
+{p}:node-sessions:<node>         set      permanent                    tool and session of all that the node owns
+{p}:tenant-sessions:<tenant>     set      permanent                    tool and session of all that the tenant has
+{p}:session-calls:<tool>         hash     permanent                    session of a pool -> calls it was given
+{p}:calls                        hash     permanent                    the ledger: invocation under way -> node, tag
+{p}:began:<invocation>           string   1 minute                     begun before Redis was restarted: not again
+{p}:in-flight:<queue>            hash     permanent                    node -> calls of the queue that it holds
+{p}:held-back:<queue>            string   1 minute                     calls wait because max_in_flight is reached
+{p}:audit                        stream   permanent                    what happened to calls, sessions and tools: at
+                                                                       most 100,000 events
 {p}:sweep                        string   lease, PX                    the worker that looks for dead nodes
 {p}:dead-letters                 stream   permanent                    messages that no worker can run: at most
                                                                        1,000, of each at most 64 KiB
@@ -32,15 +57,16 @@ celery-task-meta-<id>            string   runtime.result_ttl           result of
 Channels (publish/subscribe, hints and replies only; nothing depends on a message arriving):
 
 ``{p}:reply:<web process>`` replies of that process's calls; ``{p}:wake`` name of a queue that was empty and
-got a message; ``{p}:registry`` the registry changed; ``{p}:cancel`` an invocation is taken back (to workers);
-``{p}:cancel-request`` a client cancelled a request (to web processes).
+got a message; ``{p}:wake:<node>`` the same for the queue's direct list of one node; ``{p}:registry`` the registry
+changed; ``{p}:cancel`` an invocation is taken back (to workers); ``{p}:cancel-request`` a client cancelled a request
+(to web processes).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.domain.ids import InvocationId, McpSessionId, NodeId, ToolId, encode_part
+from common.domain.ids import InvocationId, McpSessionId, NodeId, TenantId, ToolId, encode_part
 
 UNACKED_TTL = 24 * 3600
 RESULT_PREFIX = "celery-task-meta-"
@@ -75,6 +101,75 @@ class Keys:
     @property
     def registry_refresh(self) -> str:
         return f"{self.prefix}:registry:refresh"
+
+    @property
+    def registry_states(self) -> str:
+        return f"{self.prefix}:registry:states"
+
+    @property
+    def health(self) -> str:
+        return f"{self.prefix}:health"
+
+    def probe_lease(self, tool: ToolId) -> str:
+        return f"{self.prefix}:probe:{encode_part(tool)}"
+
+    def circuit(self, tool: ToolId) -> str:
+        return f"{self.prefix}:circuit:{encode_part(tool)}"
+
+    def circuit_permits(self, tool: ToolId) -> str:
+        return f"{self.prefix}:circuit-permits:{encode_part(tool)}"
+
+    def unsent(self, node: NodeId) -> str:
+        return f"{self.prefix}:unsent:{encode_part(node)}"
+
+    def fenced(self, node: NodeId) -> str:
+        return f"{self.prefix}:fenced:{encode_part(node)}"
+
+    def direct(self, node: NodeId, queue: str) -> str:
+        return f"{self.prefix}:direct:{encode_part(node)}:{queue}"
+
+    def direct_queues(self, node: NodeId) -> str:
+        return f"{self.prefix}:direct-queues:{encode_part(node)}"
+
+    @property
+    def direct_waiting(self) -> str:
+        return f"{self.prefix}:direct-waiting"
+
+    @property
+    def fence(self) -> str:
+        return f"{self.prefix}:fence"
+
+    def sessions(self, tool: ToolId) -> str:
+        return f"{self.prefix}:sessions:{encode_part(tool)}"
+
+    def node_sessions(self, node: NodeId) -> str:
+        return f"{self.prefix}:node-sessions:{encode_part(node)}"
+
+    def tenant_sessions(self, tenant: TenantId) -> str:
+        return f"{self.prefix}:tenant-sessions:{encode_part(tenant)}"
+
+    def session_calls(self, tool: ToolId) -> str:
+        return f"{self.prefix}:session-calls:{encode_part(tool)}"
+
+    @property
+    def calls(self) -> str:
+        return f"{self.prefix}:calls"
+
+    def began(self, invocation: InvocationId) -> str:
+        return f"{self.prefix}:began:{encode_part(invocation)}"
+
+    def in_flight(self, queue: str) -> str:
+        return f"{self.prefix}:in-flight:{queue}"
+
+    def held_back(self, queue: str) -> str:
+        return f"{self.prefix}:held-back:{queue}"
+
+    @property
+    def audit(self) -> str:
+        return f"{self.prefix}:audit"
+
+    def node_wake_channel(self, node: NodeId) -> str:
+        return f"{self.prefix}:wake:{encode_part(node)}"
 
     def discovery_lease(self, tool: ToolId) -> str:
         return f"{self.prefix}:discovery:{encode_part(tool)}"

@@ -12,7 +12,7 @@ import pytest
 import common
 import gateway_web
 import gateway_worker
-from common.domain.ids import InvocationId, McpSessionId, NodeId, ToolId, queue_of
+from common.domain.ids import InvocationId, McpSessionId, NodeId, TenantId, ToolId, queue_of
 from common.store import keys as module
 from common.store.keys import Keys
 from tests.support.redis import documented, pattern
@@ -26,6 +26,21 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "mcp_session": (McpSessionId("a:b/c"),),
     "unacked": (NodeId("celery@host:1:2"),),
     "result": (InvocationId("i-1"),),
+    "probe_lease": (ToolId("a:b/c"),),
+    "circuit": (ToolId("a:b/c"),),
+    "circuit_permits": (ToolId("a:b/c"),),
+    "unsent": (NodeId("celery@host:1:2"),),
+    "fenced": (NodeId("celery@host:1:2"),),
+    "direct": (NodeId("celery@host:1:2"), "tool.a"),
+    "direct_queues": (NodeId("celery@host:1:2"),),
+    "sessions": (ToolId("a:b/c"),),
+    "node_sessions": (NodeId("celery@host:1:2"),),
+    "tenant_sessions": (TenantId("a:b/c"),),
+    "session_calls": (ToolId("a:b/c"),),
+    "began": (InvocationId("i-1"),),
+    "in_flight": ("tool.a",),
+    "held_back": ("tool.a",),
+    "node_wake_channel": (NodeId("celery@host:1:2"),),
 }
 SOURCES = [
     file
@@ -52,7 +67,7 @@ def spelled() -> dict[str, str]:
 def test_the_tables_are_read() -> None:
     """So that the tests below test something."""
     assert len(TABLE) >= 13
-    assert len(CHANNELS) == 5
+    assert len(CHANNELS) == 6
 
 
 @pytest.mark.parametrize(("name", "key"), spelled().items())
