@@ -24,8 +24,11 @@ from common.calls.admission import (
     QueueBounds,
     SessionChanged,
     SessionGone,
+    refusal_of,
 )
 from common.calls.contract import new_invocation_id, task_message
+from common.calls.head import head_of
+from common.calls.leave import leave_of
 from common.calls.replies import Frame, Notification, ReplyHub, Waiter
 from common.domain.errors import (
     Forbidden,
@@ -39,7 +42,7 @@ from common.domain.errors import (
     ToolNotFound,
     ToolUnavailable,
 )
-from common.domain.ids import InvocationId, McpSessionId, ToolId, queue_of
+from common.domain.ids import InvocationId, McpSessionId, ToolId
 from common.domain.invocation import Caller, ExecutionResult, Invocation, failed
 from common.domain.session import McpSession
 from common.domain.tool import Tool
@@ -206,7 +209,7 @@ class Gateway:
         call = Call(self, invocation, self.hub.expect(invocation.id), session)
         self._remember(call)
         try:
-            self._enqueue(call, entry.tool)
+            self._enqueue(call, entry)
         except BaseException:
             call.close()
             raise
@@ -240,7 +243,7 @@ class Gateway:
             raise ToolUnavailable("this process has not read the registry yet; try again", retry_after=1)
         if entry is None:
             raise ToolNotFound(f"no tool {tool!r} is registered")
-        if not entry.tool.enabled:
+        if not entry.enabled:
             raise ToolDisabled(f"tool {tool!r} is disabled")
         return entry
 
@@ -252,7 +255,7 @@ class Gateway:
         seconds = tool.request_timeout if timeout is None else min(timeout, tool.request_timeout)
         return self.clock.now() + int(seconds * 1000)
 
-    def _enqueue(self, call: Call, tool: Tool) -> None:
+    def _enqueue(self, call: Call, entry: Entry) -> None:
         """Put the call on its tool's queue. Raises :class:`InvalidRequest` for what is no JSON.
 
         A Redis that takes the message and whose answer is lost leaves us not knowing. The caller is told so
@@ -260,11 +263,16 @@ class Gateway:
         are told, once a second until its deadline, that the call is taken back: one that takes it up after it has
         heard that does not begin it.
         """
-        queue, invocation = queue_of(tool.id), call.invocation
+        tool, invocation = entry.tool, call.invocation
+        head = head_of(
+            invocation,
+            tool,
+            reply=self.hub.channel,
+            leave=leave_of(entry, invocation),
+            tenant_max_sessions=self.settings.max_sessions_of(invocation.caller.tenant),
+        )
         try:
-            message = task_message(
-                invocation, queue=queue, reply_to=self.hub.channel, prefix=self.settings.redis.key_prefix
-            )
+            message = task_message(invocation, head, prefix=self.settings.redis.key_prefix)
         except TypeError as error:
             raise InvalidRequest(f"params cannot be written as JSON: {error}", field="params") from error
         bounds = QueueBounds(max_length=tool.queue_max_length, max_age=tool.queue_max_age)
@@ -272,7 +280,14 @@ class Gateway:
             claim = None if call.session is None else self.mcp_sessions.claim(call.session)
             try:
                 verdict = self._admission.admit(
-                    Order(queue=queue, message=message, bounds=bounds, session=claim)
+                    Order(
+                        queue=head.queue,
+                        message=message,
+                        bounds=bounds,
+                        session=claim,
+                        may_create=not entry.draining,
+                        circuit_probes=tool.circuit.probes,
+                    )
                 )
             except StoreUnavailable as error:
                 if error.data.get("outcome") == UNKNOWN:
@@ -282,15 +297,16 @@ class Gateway:
             match verdict:
                 case Admitted():
                     return
-                case QueueAtBound():
-                    self._tell_full(tool.id, verdict)
-                    raise verdict.error(tool.id, bounds)
                 case SessionGone():
                     self.mcp_sessions.forget(invocation.mcp_session or "")
                     raise SessionNotFound(SESSION_GONE)
                 case SessionChanged(record=record):
                     if call.session is not None:
                         call.session = self.mcp_sessions.relearn(call.session, record)
+                case _:
+                    if isinstance(verdict, QueueAtBound):
+                        self._tell_full(tool.id, verdict)
+                    raise refusal_of(verdict, tool.id, bounds)
 
     def _tell_full(self, tool: ToolId, verdict: QueueAtBound) -> None:
         """Log that calls of a tool are refused; once in a while, for there may be thousands."""

@@ -3,40 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import orjson
 import structlog
 
+from common.calls.admission import Admitted, SessionChanged, SessionGone, refusal_of, session_limit
 from common.calls.contract import INVOKE_TASK, ORIGIN, notification_frame, result_frame
 from common.calls.dead_letters import Reason
+from common.calls.head import MEMBER, Head, head_from_text
 from common.domain.errors import (
     GatewayError,
     InternalError,
+    InvalidRequest,
     InvocationCancelled,
     ToolUnavailable,
     WorkerLost,
 )
-from common.domain.ids import NodeId
+from common.domain.ids import InvocationId, ToolId, tool_of
 from common.domain.invocation import ExecutionResult, Invocation, failed, invocation_from_wire
 from common.mcp.revisions import LATEST_LEGACY
-from common.settings import RuntimeSettings
+from common.registry.records import Entry
+from common.settings import Settings
 from common.store.clock import RedisClock
 from common.store.keys import Keys
+from gateway_worker.circuits import CircuitReports
+from gateway_worker.claims import NotOwner
 from gateway_worker.dead_letters import DeadLetterBox
+from gateway_worker.delivery import End, Held, Taken, end_of, end_of_message
 from gateway_worker.execute import Executor
-from gateway_worker.fetcher import Tag
+from gateway_worker.journey import Journey
 from gateway_worker.message import PoisonMessage, TaskMessage, read_message
-from gateway_worker.nodes import end_of_call
-from gateway_worker.outbox import Command, Outbox
+from gateway_worker.outbox import Outbox
+from gateway_worker.producer import Producer, adopt_command
 from gateway_worker.requests import RunningRequest
 from gateway_worker.telemetry import TaskSignals
 
 log = structlog.get_logger(__name__)
+
+LATELY, LATELY_MOST = 15.0, 100_000
+"""Seconds for which it is remembered that a call was begun, and how many at most."""
 
 
 class CallHost(Protocol):
@@ -74,11 +86,13 @@ class CallHost(Protocol):
 class Place:
     """Where calls run, and where their ends go."""
 
-    node: NodeId
     hostname: str
     keys: Keys
     clock: RedisClock
     outbox: Outbox
+    journey: Journey
+    circuits: CircuitReports
+    entry: Callable[[ToolId], Entry | None]
     dead_letters: DeadLetterBox
     signals: TaskSignals | None
 
@@ -86,11 +100,12 @@ class Place:
 class Calls:
     """The calls that this worker has begun. Belongs to the engine's loop."""
 
-    def __init__(self, place: Place, executor: Executor, host: CallHost, runtime: RuntimeSettings) -> None:
+    def __init__(self, place: Place, executor: Executor, host: CallHost, settings: Settings) -> None:
         self.on_freed: Callable[[], None] = lambda: None
         """Called whenever a slot became free."""
         self._keys = place.keys
-        self._unacked = place.keys.unacked(place.node)
+        self._journey = place.journey
+        self._circuits = place.circuits
         self._origin = ORIGIN + place.keys.prefix
         self._hostname = place.hostname
         self._clock = place.clock
@@ -99,11 +114,14 @@ class Calls:
         self._signals = place.signals
         self._executor = executor
         self._host = host
-        self._timeout_ms = int(runtime.request_timeout * 1000)
-        self._result_ttl = runtime.result_ttl
+        self._result_ttl = settings.runtime.result_ttl
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._lately: deque[tuple[float, InvocationId]] = deque(maxlen=LATELY_MOST)
         self._cut_off: set[str] = set()
         self._loop = asyncio.get_running_loop()
+        self._returning: set[asyncio.Task[None]] = set()
+        self._producer = Producer(place.keys, place.clock, place.entry, settings)
+        self._outbox.on_finished = self._finished
 
     def __len__(self) -> int:
         return len(self._running)
@@ -112,26 +130,52 @@ class Calls:
         """The tasks of the calls that run now."""
         return tuple(self._running.values())
 
-    def begin(self, tag: Tag, raw: bytes, queue: str) -> None:
+    def begin(self, taken: Taken) -> None:
         """Start what was fetched. Called on the loop, right after the message was recorded as ours."""
         try:
-            message = read_message(raw, queue)
+            message = read_message(taken.raw, taken.queue)
+            head = self._head(message)
         except PoisonMessage as poison:
-            self._dead_letters.put(tag, raw, queue, poison)
+            self._dead_letters.put(taken, poison)
             return
         if self._foreign(message):
-            self._refuse_foreign(tag, message)
+            self._refuse_foreign(taken, message)
         elif message.task != INVOKE_TASK or message.delayed:
-            self._hand_over(tag, raw, message)
-        elif message.expired(datetime.now(UTC)) or self._host.revoked(message.id):
-            self._finish_unstarted(tag, message)
-        elif message.id in self._running:
-            log.warning("duplicate_call", invocation=message.id)
-            self._acknowledge(tag)
+            self._hand_over(taken, message)
+        elif head is None:
+            self._adopt(taken, message)
         else:
-            task = self._loop.create_task(self._serve(tag, message), name=f"call-{message.id}")
+            self._begin(Held(taken=taken, head=head, message=message))
+
+    def _begin(self, held: Held) -> None:
+        message = held.message
+        if message.expired(datetime.now(UTC)) or self._host.revoked(message.id):
+            self._finish_unstarted(held)
+        elif message.id in self._running:
+            # The ledger lets no id be begun twice, unless Redis lost it.
+            log.warning("duplicate_call", invocation=message.id)
+            self._acknowledge(held.taken)
+        else:
+            self._lately.append((time.monotonic(), held.head.id))
+            task = self._loop.create_task(self._serve(held), name=f"call-{message.id}")
             self._running[message.id] = task
-            task.add_done_callback(partial(self._ensure_end, tag, message))
+            task.add_done_callback(partial(self._ensure_end, held))
+
+    @staticmethod
+    def _head(message: TaskMessage) -> Head | None:
+        """The message's head. Raises :class:`PoisonMessage` for one that this worker does not know."""
+        text = message.envelope.get(MEMBER)
+        if text is None:
+            return None
+        try:
+            return head_from_text(str(text))
+        except InvalidRequest as error:
+            raise PoisonMessage(Reason.BAD_INVOCATION, error.message, field=MEMBER) from error
+
+    def begun_lately(self) -> list[InvocationId]:
+        """The calls begun in the last seconds, ended or not: those that a Redis that forgot might give out again."""
+        horizon = time.monotonic() - LATELY
+        return [call for begun, call in self._lately if begun >= horizon]
 
     def cancel(self, data: bytes) -> None:
         """A caller took a call back: stop it here, or remember that it must not begin."""
@@ -142,79 +186,112 @@ class Calls:
         else:
             self._host.revoke(invocation_id)
 
+    async def enqueue(self, payload: object, task_id: str) -> ExecutionResult | None:
+        """Put a delayed call that is due on its tool's queue; the refusal if that cannot be done.
+
+        Raises :class:`StoreUnavailable`.
+        """
+        try:
+            entry, order = self._producer.fresh(payload, task_id)
+        except GatewayError as error:
+            return failed(error)
+        verdict = await self._journey.admitted(order)
+        if isinstance(verdict, Admitted | SessionGone | SessionChanged):
+            return None
+        return failed(refusal_of(verdict, entry.id, order.bounds))
+
     def cut_off(self) -> None:
         """End all of them now: their callers are told that the worker was stopped."""
         self._cut_off.update(self._running)
         for task in self.tasks():
             task.cancel()
 
-    async def run_by_hand(self, payload: object, task_id: str) -> ExecutionResult:
-        """Run an invocation that came by Celery's own path; its result is Celery's to store."""
-        try:
-            invocation = self._invocation(payload, task_id)
-        except GatewayError as error:
-            return failed(error)
-        return await self._executor.run(invocation, _ignore)
+    def abandon(self) -> None:
+        """The node was declared dead: all its calls were answered or given to others, so they just end here."""
+        for task in self.tasks():
+            task.cancel()
 
     # -- one call ---------------------------------------------------------------------------------------
 
-    async def _serve(self, tag: Tag, message: TaskMessage) -> None:
+    async def _serve(self, held: Held) -> None:
+        message = held.message
         request = RunningRequest(message, hostname=self._hostname, cancel=self._cancel_soon)
         self._host.began(request)
+        log.debug("call_begun", **_facts(held))
         watched = self._signals if self._signals is not None and self._signals.wanted else None
         result = _broken_result()
         try:
-            result, acknowledgement = await self._outcome(tag, message, watched)
-            result, end = self._sendable(message, result)
-            self._outbox.put(*end, acknowledgement)
+            result, poison = await self._outcome(held, watched)
+            result = self._end(held, result)
+            if poison is not None:
+                self._dead_letters.keep(held.taken, message, poison)
             if watched is not None:
                 watched.end(message, result)
+        except NotOwner:
+            result = _returned_result()
+            # By itself: the call may be cancelled, its way back may not.
+            self._returning.add(back := asyncio.create_task(self._journey.back(held)))
+            back.add_done_callback(self._returning.discard)
         finally:
             del self._running[message.id]
             self._host.ended(request, result)
             self.on_freed()
 
     async def _outcome(
-        self, tag: Tag, message: TaskMessage, watched: TaskSignals | None
-    ) -> tuple[ExecutionResult, Command]:
-        """How the call ended, and what acknowledges it. Never raises."""
-        acknowledgement: Command = ("HDEL", self._unacked, tag)
+        self, held: Held, watched: TaskSignals | None
+    ) -> tuple[ExecutionResult, PoisonMessage | None]:
+        """How the call ended, and what kept it from being one. Raises only :class:`NotOwner`."""
+        poison: PoisonMessage | None = None
         try:
             if watched is not None:
-                watched.begin(message)
-            result = await self._execute(message)
-        except PoisonMessage as poison:
-            result, acknowledgement = failed(poison), self._dead_letters.closing(tag, message, poison)
+                watched.begin(held.message)
+            result = await self._execute(held)
+        except NotOwner:
+            raise
+        except PoisonMessage as error:
+            result, poison = failed(error), error
         except asyncio.CancelledError:
             result = failed(InvocationCancelled("the caller cancelled the request"))
         except Exception:
-            log.exception("call_broke", invocation=message.id)
+            log.exception("call_broke", invocation=held.head.id)
             result = _broken_result()
-        if message.id in self._cut_off and not result.answered:
+        if held.message.id in self._cut_off and not result.answered:
             result = _stopped_result()
-        return result, acknowledgement
+        return result, poison
 
-    def _sendable(
-        self, message: TaskMessage, result: ExecutionResult
-    ) -> tuple[ExecutionResult, list[Command]]:
-        """The result and the commands of its end; an error in place of what orjson reads but cannot write again."""
+    def _end(self, held: Held, result: ExecutionResult) -> ExecutionResult:
+        """Write the end; an error in place of what orjson reads but cannot write again. Returns what was written."""
         try:
-            return result, self._end(message, result)
+            end = end_of(held, result)
         except orjson.JSONEncodeError as error:
-            log.warning("answer_not_sendable", invocation=message.id, error=str(error))
-            refused = failed(InternalError("the tool's answer cannot be sent on: it is nested too deeply"))
-            return refused, self._end(message, refused)
+            log.warning("answer_not_sendable", invocation=held.head.id, error=str(error))
+            result = failed(InternalError("the tool's answer cannot be sent on: it is nested too deeply"))
+            end = end_of(held, result)
+        self._outbox.put(end)
+        return result
 
-    async def _execute(self, message: TaskMessage) -> ExecutionResult:
+    def _finished(self, end: End, late: bool, circuit: bool) -> None:  # noqa: FBT001 - the outbox's signature
+        """Redis has decided on an end."""
+        if late:
+            log.warning("answer_refused", **_facts(end.held))
+        else:
+            tool = tool_of(end.held.head.queue)
+            if tool is not None:
+                self._circuits.report(end.held, tool, end.result, asked_for=circuit)
+
+    async def _execute(self, held: Held) -> ExecutionResult:
+        if (refusal := _REFUSALS.get(held.taken.verdict)) is not None:
+            return failed(session_limit(str(tool_of(held.head.queue)), refusal))
         try:
-            invocation = self._invocation(message.first_argument(), message.id)
+            invocation = self._invocation(held.message.first_argument(), held.head)
         except PoisonMessage:
             raise
         except GatewayError as error:
             return failed(error)
         # A stock producer has no channel for notifications.
-        listens = message.reply_to.startswith(self._keys.reply_prefix)
-        return await self._executor.run(invocation, partial(self._notify, message) if listens else _ignore)
+        return await self._executor.run(
+            held, invocation, partial(self._notify, held.message) if held.head.reply else _ignore
+        )
 
     def _notify(self, message: TaskMessage, method: str, params: dict[str, Any]) -> None:
         try:
@@ -225,22 +302,20 @@ class Calls:
             return
         self._outbox.put_notification(("PUBLISH", message.reply_to, frame))
 
-    def _invocation(self, payload: object, task_id: str) -> Invocation:
+    def _invocation(self, payload: object, head: Head) -> Invocation:
         return invocation_from_wire(
-            payload,
-            task_id=task_id,
-            default_version=LATEST_LEGACY,
-            default_deadline=self._clock.now() + self._timeout_ms,
+            payload, task_id=head.id, default_version=LATEST_LEGACY, default_deadline=head.deadline
         )
 
-    def _ensure_end(self, tag: Tag, message: TaskMessage, task: asyncio.Task[None]) -> None:
+    def _ensure_end(self, held: Held, task: asyncio.Task[None]) -> None:
         """A task cancelled before its first step ran nothing at all, so nothing has answered for it."""
+        message = held.message
         if not task.cancelled() and task.exception() is not None:
             log.error("call_broke", invocation=message.id, error=repr(task.exception()))
         if self._running.get(message.id) is not task:
             return  # it took its first step, and has answered
         del self._running[message.id]
-        self._finish_unstarted(tag, message)
+        self._finish_unstarted(held)
         self.on_freed()
 
     def _cancel_soon(self, invocation_id: str) -> None:
@@ -259,40 +334,80 @@ class Calls:
         origin = message.headers.get("origin")
         return isinstance(origin, str) and origin.startswith(ORIGIN) and origin != self._origin
 
-    def _refuse_foreign(self, tag: Tag, message: TaskMessage) -> None:
+    def _refuse_foreign(self, taken: Taken, message: TaskMessage) -> None:
         log.error("foreign_call", origin=message.headers.get("origin"), queue=message.queue)
         refusal = failed(
             ToolUnavailable("another gateway takes calls from the same Redis; give each its own")
         )
         self._outbox.put(("PUBLISH", message.reply_to, result_frame(message.id, refusal)))
-        self._acknowledge(tag)
+        self._acknowledge(taken)
 
-    def _hand_over(self, tag: Tag, raw: bytes, message: TaskMessage) -> None:
+    def _hand_over(self, taken: Taken, message: TaskMessage) -> None:
         """Celery's own path for what is none of ours; it stays recorded here until Celery has it."""
         try:
             message.check_for_celery(self._host.registered)
         except PoisonMessage as poison:
-            self._dead_letters.put(tag, raw, message.queue, poison)
+            self._dead_letters.put(taken, poison)
             return
         refusal = PoisonMessage(Reason.REFUSED, "Celery could not read the message", field="message")
-        refuse = partial(self._dead_letters.put, tag, raw, message.queue, refusal)
+        refuse = partial(self._dead_letters.put, taken, refusal)
         self._host.deliver(
             message.without_arguments(),
             message.queue,
-            lambda: self._loop.call_soon_threadsafe(self._acknowledge, tag),  # type: ignore[arg-type]
+            lambda: self._loop.call_soon_threadsafe(self._acknowledge, taken),  # type: ignore[arg-type]
             lambda: self._loop.call_soon_threadsafe(refuse),  # type: ignore[arg-type]
         )
 
-    def _finish_unstarted(self, tag: Tag, message: TaskMessage) -> None:
-        reason = failed(InvocationCancelled("the call was taken back or expired before it began"))
-        result = _stopped_result() if message.id in self._cut_off else reason
-        self._outbox.put(*self._end(message, result), ("HDEL", self._unacked, tag))
+    def _adopt(self, taken: Taken, message: TaskMessage) -> None:
+        """A stock producer's call gets a head and goes back in front of its queue, to be taken under the common rules.
 
-    def _end(self, message: TaskMessage, result: ExecutionResult) -> list[Command]:
-        return end_of_call(message, result, self._keys, ttl=self._result_ttl)
+        What cannot become a call is answered at once.
+        """
+        if message.expired(datetime.now(UTC)) or self._host.revoked(message.id):
+            self._end_headless(taken, message, _unstarted_result())
+            return
+        try:
+            adopted = self._producer.adopted(message, message.first_argument())
+        except PoisonMessage as poison:
+            self._dead_letters.put(taken, poison)
+        except GatewayError as error:
+            self._end_headless(taken, message, failed(error))
+        else:
+            self._outbox.put(adopt_command(self._keys, taken, message.queue, adopted))
 
-    def _acknowledge(self, tag: Tag) -> None:
-        self._outbox.put(("HDEL", self._unacked, tag))
+    def _end_headless(self, taken: Taken, message: TaskMessage, result: ExecutionResult) -> None:
+        self._outbox.put(*end_of_message(message, result, self._keys, ttl=self._result_ttl))
+        self._acknowledge(taken)
+
+    def _finish_unstarted(self, held: Held) -> None:
+        self._end(held, _stopped_result() if held.message.id in self._cut_off else _unstarted_result())
+
+    def _acknowledge(self, taken: Taken) -> None:
+        self._outbox.put(("HDEL", self._keys.unacked(taken.node), taken.tag))
+
+
+_REFUSALS: Mapping[bytes, Literal["tool", "tenant"]] = {b"tool_limit": "tool", b"tenant_limit": "tenant"}
+
+
+def _facts(held: Held) -> dict[str, object]:
+    head = held.head
+    return {
+        "invocation": head.id,
+        "queue": head.queue,
+        "session": head.session,
+        "node": held.node,
+        "tag": held.tag,
+        "fence": held.taken.token,
+        "attempt": head.attempt,
+    }
+
+
+def _unstarted_result() -> ExecutionResult:
+    return failed(InvocationCancelled("the call was taken back or expired before it began"))
+
+
+def _returned_result() -> ExecutionResult:
+    return failed(WorkerLost("the call went back to its queue"))
 
 
 def _broken_result() -> ExecutionResult:

@@ -102,7 +102,7 @@ class Discovery:
                 task.add_done_callback(lambda _, tool=entry.id: self._running.pop(tool, None))  # type: ignore[misc]
 
     def _due(self, entry: Entry, wanted: Mapping[ToolId, int]) -> bool:
-        if not entry.tool.enabled:
+        if not entry.enabled:
             return False
         known = entry.known
         if known is None or entry.id in self._changed:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -18,14 +20,19 @@ from common.domain.errors import (
     ToolNotFound,
 )
 from common.domain.invocation import ExecutionResult, Invocation, answer, failed, rpc_failure
+from common.domain.rules import Retry
 from common.mcp.jsonrpc import JsonRpcError
 from common.mcp.revisions import LEGACY_VERSIONS, MODERN_VERSIONS, Era, era_of_version
 from common.mcp.translate import to_legacy_result, to_modern_result
 from common.registry.catalogue import CatalogueReader
 from common.registry.records import Entry
 from common.store.clock import RedisClock
+from gateway_worker.claims import Claims, NotOwner
+from gateway_worker.delivery import Held
 from gateway_worker.egress.backend import Backend
-from gateway_worker.egress.link import NO_HEADERS, LinkLost, OnNotification, RpcError
+from gateway_worker.egress.link import NO_HEADERS, LinkLost, OnNotification, RpcError, StatusRefused
+from gateway_worker.journey import Journey
+from gateway_worker.node import Node
 from gateway_worker.param_headers import ParamHeaders
 from gateway_worker.sessions import Sessions, ToolSession, usable
 
@@ -34,33 +41,63 @@ log = structlog.get_logger(__name__)
 KNOWN_VERSIONS = frozenset((*LEGACY_VERSIONS, *MODERN_VERSIONS))
 
 
+class Progress:
+    """How far a call has come: whether a timeout says anything about the backend depends on it."""
+
+    QUEUE, SESSION, TURN, BACKEND = "queue", "session", "turn", "backend"
+    __slots__ = ("stage",)
+
+    def __init__(self) -> None:
+        self.stage = self.QUEUE
+
+
 class Executor:
     """Runs invocations over this worker's sessions."""
 
-    def __init__(self, catalogue: CatalogueReader, sessions: Sessions, clock: RedisClock) -> None:
+    def __init__(
+        self,
+        catalogue: CatalogueReader,
+        sessions: Sessions,
+        claims: Claims,
+        node: Node,
+        journey: Journey,
+        clock: RedisClock,
+    ) -> None:
         self._catalogue = catalogue
         self._sessions = sessions
+        self._claims = claims
+        self._node = node
+        self._journey = journey
         self._clock = clock
         self._param_headers = ParamHeaders()
 
-    async def run(self, invocation: Invocation, on_notification: OnNotification) -> ExecutionResult:
-        """Execute and never raise. A cancelled task ends in INVOCATION_CANCELLED."""
-        begun = time.monotonic()
+    async def run(
+        self, held: Held, invocation: Invocation, on_notification: OnNotification
+    ) -> ExecutionResult:
+        """Execute. A cancelled task ends in INVOCATION_CANCELLED.
+
+        Raises only :class:`NotOwner`: the call's session is another node's, and nothing of the call was sent.
+        """
+        begun, progress = time.monotonic(), Progress()
         left = self._clock.left(invocation.deadline)
         if left <= 0:
             # A timeout of no length would let everything run up to the first wait, and that is behind the sending.
-            return failed(InvocationTimeout("the deadline had passed before the call began"))
+            return failed(
+                InvocationTimeout("the deadline had passed before the call began", stage=progress.stage)
+            )
         try:
             async with asyncio.timeout(left):
-                result = await self._attempts(invocation, on_notification)
+                result = await self._attempts(held, invocation, on_notification, progress)
         except TimeoutError:
-            result = failed(InvocationTimeout("the tool did not answer within the deadline"))
+            result = failed(_TIMEOUTS[progress.stage]())
         except asyncio.CancelledError:
             result = failed(InvocationCancelled("the caller cancelled the request"))
         except RpcError as error:
             result = rpc_failure(error.error)
         except JsonRpcError as error:
             result = rpc_failure({"code": error.code, "message": error.message})
+        except NotOwner:
+            raise
         except GatewayError as error:
             result = failed(error)
         except Exception:
@@ -68,26 +105,36 @@ class Executor:
             result = failed(InternalError("the worker failed; its log names the invocation"))
         return _timed(result, begun)
 
-    async def _attempts(self, invocation: Invocation, on_notification: OnNotification) -> ExecutionResult:
-        entry = self._entry(invocation)
-        for last in (False, True):
-            session = self._sessions.take(invocation, entry)
-            try:
-                return await self._call(session, entry, invocation, on_notification)
-            except LinkLost as error:
-                if last or not error.unsent:
-                    raise
-                log.info("session_replaced", tool=invocation.tool, reason=error.message)
-                self._sessions.retire(session)
-            finally:
-                self._sessions.give(session)
-        raise InternalError("unreachable: the second attempt returns or raises")
+    async def _attempts(
+        self, held: Held, invocation: Invocation, on_notification: OnNotification, progress: Progress
+    ) -> ExecutionResult:
+        claim = self._claims.find(invocation.tool, held.head.session, held.taken.token)
+        if claim is None:
+            claim = await self._claims.confirm(invocation.tool, held.head.session)
+        try:
+            entry = self._entry(invocation)
+            for last in (False, True):
+                session = self._sessions.take(claim, entry, invocation.version)
+                try:
+                    return await self._call(held, session, entry, invocation, on_notification, progress)
+                except LinkLost as error:
+                    if last or claim.lost or not _leave_again(held.head.leave, error):
+                        raise
+                    self._journey.recovered(held, error)
+                    self._sessions.retire(session)
+                finally:
+                    self._sessions.give(session)
+            raise InternalError("unreachable: the second attempt returns or raises")
+        finally:
+            if not claim.users:
+                # No session began: the tool is gone, say, or this worker may hold no more.
+                self._claims.free_unused(claim)
 
     def _entry(self, invocation: Invocation) -> Entry:
         entry = self._catalogue.get(invocation.tool)
         if entry is None:
             raise ToolNotFound(f"no tool {invocation.tool!r} is registered")
-        if not entry.tool.enabled:
+        if not entry.enabled:
             raise ToolDisabled(f"tool {invocation.tool!r} is disabled")
         if invocation.version not in KNOWN_VERSIONS:
             raise InvalidRequest(
@@ -96,15 +143,62 @@ class Executor:
         return entry
 
     async def _call(
-        self, session: ToolSession, entry: Entry, invocation: Invocation, on_notification: OnNotification
+        self,
+        held: Held,
+        session: ToolSession,
+        entry: Entry,
+        invocation: Invocation,
+        on_notification: OnNotification,
+        progress: Progress,
     ) -> ExecutionResult:
         started = time.monotonic()
-        backend = await usable(session, self._clock.left(invocation.deadline))
-        opened = time.monotonic()
-        headers = self._param_headers.of(entry, invocation) if backend.routed_by_headers else NO_HEADERS
-        raw = await backend.call(invocation, headers=headers, on_notification=on_notification)
+        progress.stage = Progress.SESSION
+        backend = session.opened or await self._opened(held, session, invocation)
+        progress.stage = Progress.TURN
+        async with session.turn or _NO_TURN:
+            await self._may_send(session)
+            opened = time.monotonic()
+            progress.stage = Progress.BACKEND
+            headers = self._param_headers.of(entry, invocation) if backend.routed_by_headers else NO_HEADERS
+            raw = await backend.call(invocation, headers=headers, on_notification=on_notification)
         stages = {"session": (opened - started) * 1000, "backend": (time.monotonic() - opened) * 1000}
         return answer(translated(raw, invocation, backend), stages=stages)
+
+    async def _opened(self, held: Held, session: ToolSession, invocation: Invocation) -> Backend:
+        """The session's backend once it has started; that nothing is sent before is on record meanwhile."""
+        await self._journey.unsent(held)
+        backend = await usable(session, self._clock.left(invocation.deadline))
+        await self._journey.sent(held)
+        return backend
+
+    async def _may_send(self, session: ToolSession) -> None:
+        """Wait while the node cannot be sure of its lease. Raises :class:`LinkLost` if it has lost the session."""
+        if not self._node.may_act:
+            await self._node.until_confirmed()
+        if session.claim.lost:
+            raise LinkLost("the session is another worker's by now", unsent=True)
+
+
+def _leave_again(leave: Retry, error: LinkLost) -> bool:
+    """Whether a call whose link broke may be sent once more. An answer with a bad status is no broken link."""
+    if leave is Retry.NEVER:
+        return False
+    return error.unsent or (leave is Retry.SAFE and not isinstance(error, StatusRefused))
+
+
+_NO_TURN = contextlib.nullcontext()
+_TIMEOUTS: Mapping[str, Callable[[], InvocationTimeout]] = {
+    Progress.QUEUE: lambda: InvocationTimeout("the call had not begun at the deadline", stage=Progress.QUEUE),
+    Progress.SESSION: lambda: InvocationTimeout(
+        "the tool was still starting at the deadline", stage=Progress.SESSION
+    ),
+    Progress.TURN: lambda: InvocationTimeout(
+        "the session was still busy with other calls at the deadline", stage=Progress.TURN
+    ),
+    Progress.BACKEND: lambda: InvocationTimeout(
+        "the tool did not answer within the deadline", stage=Progress.BACKEND
+    ),
+}
 
 
 def translated(raw: dict[str, Any], invocation: Invocation, backend: Backend) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Taking messages from the tool queues: as many as there are free slots, and not one more.
+"""Taking messages off the tools' queues and this node's direct lists: as many as there are free slots, not one more.
 
 What a worker cannot start at once stays in its queue, for other workers and for whoever measures the backlog.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import structlog
 
@@ -17,6 +18,8 @@ from common.domain.ids import NodeId
 from common.store.client import store_errors
 from common.store.keys import UNACKED_TTL, Keys
 from common.store.pipelined import PipelinedConnection
+from gateway_worker.delivery import Taken
+from gateway_worker.node import Node
 
 log = structlog.get_logger(__name__)
 
@@ -28,38 +31,48 @@ UNCERTAIN_FOR, LOOK_AGAIN = 60.0, 1.0
 UNUSABLE_AGAIN = 60.0
 """Seconds until it is said again that a queue is none."""
 
-Tag = str
+
+class Desk(Protocol):
+    """What the fetcher needs of the worker around it."""
+
+    def free(self) -> int:
+        """Free slots now."""
+
+    def start(self, taken: Taken) -> None:
+        """Begin with a message."""
+
+    def most_in_flight(self, queue: str) -> int:
+        """The most calls of a queue's tool in flight in the whole cluster; 0: any number."""
+
+    def owns_sessions(self, queue: str) -> bool:
+        """Whether this node owns a session of the queue's tool, so that calls may wait on its direct list."""
+
+    def fetch_epoch(self) -> int | None:
+        """The connection to fetch over; None while nothing may be fetched."""
 
 
 class Fetcher:
-    """Belongs to the worker's event loop. ``start`` is called with tag, message and queue ("" if unknown)."""
+    """Belongs to the worker's event loop."""
 
     def __init__(
-        self,
-        node: NodeId,
-        redis: PipelinedConnection,
-        keys: Keys,
-        *,
-        largest: int,
-        free: Callable[[], int],
-        start: Callable[[Tag, bytes, str], None],
+        self, node: Node, redis: PipelinedConnection, keys: Keys, desk: Desk, *, largest: int
     ) -> None:
         """Of a message above ``largest`` bytes only its beginning and its end are fetched."""
-        self._unacked = keys.unacked(node)
+        self._node = node
+        self._keys = keys
         self._largest = largest
-        self._drain_prefix = keys.drain_prefix
         self._redis = redis
-        self._free = free
-        self._start = start
+        self._desk = desk
         self._queues: list[str] = []
         self._next_tag = 1
         self._names: dict[bytes, str] = {}
         self._look = asyncio.Event()
-        self._ripe: dict[str, None] = {}
+        self._ripe: dict[str, str] = {}
+        """Lists that may hold a message, each with the queue whose tool it is for."""
         self._looked_at = float("-inf")
         self._paused = False
-        self._uncertain: list[tuple[Sequence[int], float]] = []
-        """Tags of fetches without an answer, and until when (monotonic seconds) their script may still run."""
+        self._uncertain: list[tuple[NodeId, Sequence[int], float]] = []
+        """Node and tags of fetches without an answer, and until when (monotonic seconds) their script may still run."""
         self._look_at = 0.0
         self._unusable: dict[str, float] = {}
 
@@ -67,6 +80,12 @@ class Fetcher:
         """Serve these queues from now on."""
         self._queues = sorted(queues)
         self._names = {queue.encode(): queue for queue in queues}
+        self.wake()
+
+    def reset(self) -> None:
+        """The node has another incarnation: what the last one fetched is no longer its own."""
+        self._uncertain.clear()
+        self._ripe.clear()
         self.wake()
 
     @property
@@ -79,14 +98,27 @@ class Fetcher:
         self._look.set()
 
     def wake(self, queue: bytes = b"") -> None:
-        """Look again: this queue got a message, or (no name) any may have got one."""
+        """Look again: this queue got a message, or (no name) any list may have got one."""
         name = self._names.get(queue)
         if name is not None:
-            self._ripe[name] = None
+            self._ripe[name] = name
         elif not queue:
-            self._ripe |= dict.fromkeys(self._queues)
+            self._ripe |= {name: name for name in self._queues}
+            self._ripe |= {
+                self._direct(name): name for name in self._queues if self._desk.owns_sessions(name)
+            }
         if self._ripe:
             self._look.set()
+
+    def wake_direct(self, queue: bytes) -> None:
+        """The node's direct list of this queue got a message."""
+        name = self._names.get(queue)
+        if name is not None:
+            self._ripe[self._direct(name)] = name
+            self._look.set()
+
+    def _direct(self, queue: str) -> str:
+        return self._keys.direct(self._node.id, queue)
 
     def freed(self) -> None:
         """A slot became free: look again, if there may be more than the last look could take.
@@ -127,7 +159,7 @@ class Fetcher:
 
     async def _fetch_all(self) -> None:
         """Fetch until the queues are empty or the slots are taken; first what was fetched already, and got lost."""
-        while self._free() > 0 and not self._paused:
+        while self._desk.free() > 0 and not self._paused:
             if self._uncertain and time.monotonic() >= self._look_at:
                 await self._recover()
             elif self._ripe:
@@ -136,35 +168,62 @@ class Fetcher:
                 return
 
     async def _fetch(self) -> None:
-        """One script call, for the queues that may hold something; ``_ripe`` are afterwards those that may hold more.
+        """One script call, for the lists that may hold something; ``_ripe`` are afterwards those that may hold more.
 
         With hundreds of queues, looking into all of them for each call would cost more than the call.
         """
-        queues = [queue for queue in self._ripe if queue.encode() in self._names]
+        epoch = self._desk.fetch_epoch()
+        if epoch is None:
+            raise StoreUnavailable("the node's standing is not clear yet")
+        lists = {name: queue for name, queue in self._ripe.items() if queue.encode() in self._names}
         # Whoever calls from now on may mean a message that this fetch does not see.
         self._ripe = {}
-        if not queues:
+        if not lists:
             return
-        most = min(self._free(), BATCH)
+        most = min(self._desk.free(), BATCH)
         tags = range(self._next_tag, self._next_tag + most)
         self._next_tag += most
-        if len(queues) == len(self._queues):
+        if len(lists) >= len(self._queues):
             self._looked_at = asyncio.get_running_loop().time()
+        node = self._node.id
         try:
             with store_errors("fetching calls"):
-                flat, more, unusable = await self._redis.run(
-                    "fetch",
-                    [self._unacked, *queues],
-                    [most, tags.start, UNACKED_TTL, self._largest, KEPT_BYTES, self._drain_prefix],
+                answer = await self._redis.run(
+                    "fetch", [self._keys.unacked(node), *lists], self._arguments(tags, lists), epoch=epoch
                 )
         except StoreUnavailable:
-            self._uncertain.append((tags, time.monotonic() + UNCERTAIN_FOR))
+            self._ripe |= lists
+            self._uncertain.append((node, tags, time.monotonic() + UNCERTAIN_FOR))
             raise
-        for index, tag, message in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
-            self._start(tag.decode(), message, queues[index - 1])
-        self._ripe = dict.fromkeys(queues[index - 1] for index in more) | self._ripe
+        self._take_up(node, list(lists), lists, answer)
+
+    def _arguments(self, tags: range, lists: Mapping[str, str]) -> list[str | int]:
+        named = (part for queue in lists.values() for part in (queue, self._desk.most_in_flight(queue)))
+        fixed = [len(tags), tags.start, UNACKED_TTL, self._largest, KEPT_BYTES]
+        return [*fixed, self._keys.begin, self._node.id, *named]
+
+    def _take_up(self, node: NodeId, names: list[str], lists: Mapping[str, str], answer: Any) -> None:
+        """Start what was fetched."""
+        status, flat, more, unusable, dropped = answer
+        if status == b"lapsed":
+            self._ripe = dict(lists) | self._ripe
+            raise StoreUnavailable("the node's lease has ended")
+        for index, tag, message, verdict, token in zip(*[iter(flat)] * 5, strict=True):
+            self._desk.start(
+                Taken(
+                    node=node,
+                    tag=tag.decode(),
+                    raw=message,
+                    queue=lists[names[index - 1]],
+                    verdict=verdict,
+                    token=int(token),
+                )
+            )
+        self._ripe = {names[index - 1]: lists[names[index - 1]] for index in more} | self._ripe
+        for invocation in dropped:
+            log.warning("duplicate_dropped", invocation=invocation.decode(errors="replace"))
         if unusable:
-            self._report(queues[index - 1] for index in unusable)
+            self._report(names[index - 1] for index in unusable)
 
     def _report(self, unusable: Iterable[str]) -> None:
         """Say which queues cannot be served, each of them once in a while."""
@@ -182,21 +241,31 @@ class Fetcher:
         line for the next.
         """
         self._look_at = time.monotonic() + LOOK_AGAIN
-        wanted = [tag for tags, _ in self._uncertain for tag in tags]
+        node = self._node.id
+        wanted = [tag for owner, tags, _ in self._uncertain for tag in tags if owner == node]
         with store_errors("recovering calls"):
-            found: list[bytes | None] = await self._redis.command("HMGET", self._unacked, *wanted)
+            found: list[bytes | None] = (
+                await self._redis.command("HMGET", self._keys.unacked(node), *wanted) if wanted else []
+            )
         now = time.monotonic()
         recorded = {tag: message for tag, message in zip(wanted, found, strict=True) if message is not None}
         unanswered, self._uncertain = self._uncertain, []
-        for tags, until in unanswered:
+        for owner, tags, until in unanswered:
+            if owner != node:
+                continue
             # A script records all that it takes at once: where some are recorded, the others never will be.
             mine = [tag for tag in tags if tag in recorded]
             if not mine and until > now:
-                self._uncertain.append((tags, until))
-            while mine and self._free() > 0:
+                self._uncertain.append((node, tags, until))
+            while mine and self._desk.free() > 0:
                 tag = mine.pop(0)
                 log.info("call_recovered", tag=tag)
-                self._start(str(tag), recorded[tag], "")
+                self._desk.start(recovered(node, tag, recorded[tag]))
             if mine:
-                self._uncertain.append((mine, now + UNCERTAIN_FOR))
+                self._uncertain.append((node, mine, now + UNCERTAIN_FOR))
                 self._look_at = now
+
+
+def recovered(node: NodeId, tag: int, message: bytes) -> Taken:
+    """A message whose fetch had no answer: nobody has heard the verdict on it, so its session has to be asked for."""
+    return Taken(node=node, tag=str(tag), raw=message, queue="", verdict=b"recovered", token=None)

@@ -1,143 +1,144 @@
-"""Nodes: this worker's lease, and what becomes of the calls of one that died."""
+"""The node's lease: it beats once a second, and learns whether it was declared dead or forgotten."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Protocol
 
 import structlog
 
-from common.calls.contract import encoded_result, result_frame, result_record
-from common.domain.errors import StoreUnavailable, WorkerLost
-from common.domain.ids import InvocationId, NodeId
-from common.domain.invocation import ExecutionResult, failed
+from common.domain.errors import StoreUnavailable
+from common.domain.ids import InvocationId
 from common.store.client import store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
-from gateway_worker.message import PoisonMessage, TaskMessage, read_message
-from gateway_worker.outbox import Command, Outbox
+from gateway_worker.node import LEASE, Node
 
 log = structlog.get_logger(__name__)
 
-LEASE_MS = 8000
 BEAT = 1.0
-SWEEP_LEASE_MS = 3000
 GAP = 3 * BEAT
+QUARANTINE = 3.0
+"""Seconds after a restart of Redis in which nobody fetches: the workers declare first what they have begun."""
+DECLARED_FOR_MS = 60_000
 
 
-def end_of_call(message: TaskMessage, result: ExecutionResult, keys: Keys, *, ttl: float) -> list[Command]:
-    """The commands that give a call its end: the result for whoever asks, the frame for whoever waits."""
-    encoded = encoded_result(result)
-    record = result_record(message.id, result, done_at=datetime.now(UTC).isoformat(), encoded=encoded)
-    key = keys.result(InvocationId(message.id))
-    commands: list[Command] = [("SET", key, record, "PX", int(ttl * 1000))]
-    if message.reply_to.startswith(keys.reply_prefix):
-        commands.append(("PUBLISH", message.reply_to, result_frame(message.id, result, encoded=encoded)))
-    else:
-        commands.append(("PUBLISH", key, record))
-    return commands
+class Cluster(Protocol):
+    """What the node's standing means to the rest of the worker. Called on the engine's loop."""
+
+    def fenced(self) -> None:
+        """The node was declared dead: its calls and sessions are no longer its own. It has another id afterwards."""
+
+    def forgotten(self) -> None:
+        """Redis does not know the node any more, since it lost its data; nobody declared it dead."""
+
+    def begun_lately(self) -> Collection[InvocationId]:
+        """The calls begun in the last seconds, ended or not."""
 
 
 class Nodes:
-    """Renews the lease once a second and buries the dead, one worker of the cluster at a time."""
+    """Renews the lease once a second. Redis away: the lease runs out; whether it was taken is seen afterwards."""
 
     def __init__(
-        self,
-        node: NodeId,
-        redis: PipelinedConnection,
-        keys: Keys,
-        clock: RedisClock,
-        outbox: Outbox,
-        *,
-        result_ttl: float,
-        unreadable: Callable[[bytes, PoisonMessage], None],
+        self, node: Node, redis: PipelinedConnection, keys: Keys, clock: RedisClock, cluster: Cluster
     ) -> None:
-        """``unreadable`` takes what a dead node held and nobody can read."""
         self._node = node
         self._redis = redis
         self._keys = keys
         self._clock = clock
-        self._outbox = outbox
-        self._result_ttl = result_ttl
-        self._unreadable = unreadable
+        self._cluster = cluster
         self._left = False
+        self._known = False
+        self._run_id: bytes | None = None
+        self._epoch = -1
+        self._served_from = float("inf")
         self.beating = asyncio.Event()
         self._last_beat = float("-inf")
         self._beating_since = float("-inf")
 
     async def run(self) -> None:
-        """Beat and sweep until :meth:`leave`. Redis away: the lease runs out, and is taken again afterwards."""
+        """Beat until :meth:`stop`."""
         while not self._left:
             try:
-                await self._beat()
-                await self._sweep()
+                await self.beat()
             except StoreUnavailable as error:
-                log.warning("node_not_renewed", node=self._node, cause=repr(error.__cause__))
+                log.warning("node_not_renewed", node=self._node.id, cause=repr(error.__cause__))
             await asyncio.sleep(BEAT)
 
-    async def leave(self) -> None:
-        """Say goodbye: whatever is still recorded as begun here is answered now."""
-        # The worker goes on closing for a while: a beat behind the goodbye would list it again.
+    def stop(self) -> None:
+        """Beat no more: the worker goes on closing for a while, and a beat behind its goodbye would list it again."""
         self._left = True
-        with store_errors("leaving"):
-            await self._bury(self._node, force=True)
 
-    async def _beat(self) -> None:
+    @property
+    def steady(self) -> bool:
+        """Whether beats have come through for the time of a lease.
+
+        Right after Redis was away every lease has run out, and the living get that time to come back.
+        """
+        return time.monotonic() - self._beating_since >= LEASE
+
+    @property
+    def fetch_epoch(self) -> int | None:
+        """The connection over which messages may be fetched at this moment; None: over none."""
+        ready = self._epoch == self._redis.epoch and time.monotonic() >= self._served_from
+        return self._epoch if ready else None
+
+    async def beat(self) -> None:
+        """Renew the lease once. Raises :class:`StoreUnavailable`."""
+        sent = time.monotonic()
         with store_errors("renewing the node's lease"):
-            _, now = await self._redis.run("node_beat", [self._keys.nodes], [self._node, LEASE_MS])
+            state, now = await self._redis.run(
+                "node_beat",
+                [self._keys.nodes, self._keys.fenced(self._node.id)],
+                [self._node.id, int(LEASE * 1000)],
+            )
         self._clock.correct(now)
-        moment = time.monotonic()
-        if self.beating.is_set() and moment - self._last_beat > GAP:
-            self._beating_since = moment
-        self._last_beat = moment
+        if state == b"fenced":
+            log.warning("node_fenced", node=self._node.id)
+            self._known = False
+            self._cluster.fenced()
+            return
+        if self._redis.epoch != self._epoch:
+            await self._look_at_server(self._redis.epoch)
+        if state == b"unknown" and self._known:
+            self._cluster.forgotten()
+        self._known = True
+        if self.beating.is_set() and sent - self._last_beat > GAP:
+            self._beating_since = sent
+        self._last_beat = sent
+        self._node.confirm(sent)
         self.beating.set()
 
-    async def _sweep(self) -> None:
-        """Bury who is dead; but not right after Redis was away, when every lease has run out.
+    async def _look_at_server(self, epoch: int) -> None:
+        """Find out whether this is still the server as it was, or one that was restarted.
 
-        After a gap of our own, and after a restart of Redis, the living get the time of one lease to come back.
+        A restarted one may have forgotten that messages were taken: what this worker has begun lately is declared, and
+        fetched is only when every worker had the time to do so.
         """
-        if time.monotonic() - self._beating_since < LEASE_MS / 1000:
-            return
-        with store_errors("looking for dead nodes"):
-            mine = await self._redis.run("lease_take", [self._keys.sweep_lease], [self._node, SWEEP_LEASE_MS])
-            if not mine:
-                return
-            dead: list[Any] = await self._redis.command(
-                "ZRANGEBYSCORE", self._keys.nodes, "-inf", self._clock.now()
-            )
-            if not dead or _uptime(await self._redis.command("INFO", "server")) < LEASE_MS / 1000 + BEAT:
-                return
-            for raw in dead:
-                await self._bury(NodeId(raw.decode()), force=False)
+        with store_errors("looking at the server"):
+            info = _facts(await self._redis.command("INFO", "server"))
+            others = int(await self._redis.command("ZCARD", self._keys.nodes)) > 1
+            restarted = self._run_id is not None and info[b"run_id"] != self._run_id
+            if restarted:
+                await self._declare()
+        young = QUARANTINE - int(info[b"uptime_in_seconds"])
+        wait = young if young > 0 and (restarted or others) else 0.0
+        if restarted:
+            log.warning("redis_restarted", node=self._node.id, fetching_in=wait)
+        self._run_id = info[b"run_id"]
+        self._served_from = time.monotonic() + wait
+        self._epoch = epoch
 
-    async def _bury(self, node: NodeId, *, force: bool) -> None:
-        """Answer what a node had begun: nobody can know whether the backend acted."""
-        held = await self._redis.run(
-            "node_bury", [self._keys.nodes, self._keys.unacked(node)], [node, int(force)]
-        )
-        if held is None:
-            return
-        if not force:
-            log.warning("node_lost", node=node, calls=len(held))
-        lost = failed(WorkerLost("the worker died while it held the call; whether the tool acted is unknown"))
-        for raw in held:
-            try:
-                message = read_message(raw, "")
-            except PoisonMessage as poison:
-                self._unreadable(raw, poison)
-                continue
-            self._outbox.put(*end_of_call(message, lost, self._keys, ttl=self._result_ttl))
+    async def _declare(self) -> None:
+        keys, node = self._keys, self._node.id
+        calls = self._cluster.begun_lately()
+        await self._redis.commands([("SET", keys.began(call), node, "PX", DECLARED_FOR_MS) for call in calls])
 
 
-def _uptime(info: bytes) -> int:
-    """Seconds since the server started, from its own INFO."""
-    for line in info.splitlines():
-        name, _, value = line.partition(b":")
-        if name == b"uptime_in_seconds":
-            return int(value)
-    return 0
+def _facts(info: bytes) -> dict[bytes, bytes]:
+    """What the server says of itself."""
+    pairs: Any = (line.partition(b":") for line in info.splitlines())
+    return {name: value for name, _, value in pairs}

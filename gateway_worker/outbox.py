@@ -1,23 +1,27 @@
 """What the worker tells Redis about its calls, in order, as few writes as possible, and never lost.
 
 What one turn of the loop produced goes out in one write, without waiting for the answer to the write before it. Ends
-of calls are idempotent (SET of a result, PUBLISH of its frame, HDEL of the acknowledged message: a waiter ignores what
-comes twice), so after a fault they are sent again. Notifications are not, since progress must never run backwards:
-those of a broken write are gone.
+of calls are one script a write (``finish.lua``), which does nothing the second time, so after a fault they are sent
+again. Notifications are not, since progress must never run backwards: those of a broken write are gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import structlog
 
 from common.domain.errors import StoreUnavailable
+from common.domain.ids import NodeId
 from common.store.client import store_errors
+from common.store.keys import Keys
 from common.store.pipelined import CommandRefused, PipelinedConnection
+from common.store.scripts import script
+from gateway_worker.delivery import End
 
 log = structlog.get_logger(__name__)
 
@@ -28,9 +32,10 @@ MAX_UNDER_WAY = 4
 MAX_NOTIFICATIONS, MAX_NOTIFICATION_BYTES = 10_000, 64 * 1024 * 1024
 RETRY_FIRST, RETRY_MAX = 0.05, 1.0
 
-TRANSIENT = ("LOADING", "READONLY", "OOM", "BUSY", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS")
+TRANSIENT = ("NOSCRIPT", "LOADING", "READONLY", "OOM", "BUSY", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS")
 
-Command = tuple[str | bytes | int, ...]
+Command = tuple[Any, ...]
+"""Words of a Redis command, or an :class:`End`."""
 Answers = asyncio.Future[list[Any]]
 
 
@@ -40,11 +45,25 @@ class _Notification(tuple[str | bytes | int, ...]):
     __slots__ = ()
 
 
+class _Finish(tuple[str | bytes | int, ...]):  # noqa: SLOT001 - a tuple of any length has no slots
+    """One ``finish.lua`` for several calls of one incarnation of the node."""
+
+    ends: list[End]
+
+
+OnFinished = Callable[[End, bool, bool], None]
+"""Told of each end that Redis has decided on: whether it came too late, and whether the circuit wants to know."""
+
+
 class Outbox:
     """Belongs to the worker's event loop. Nothing is written before :meth:`run` has found Redis."""
 
-    def __init__(self, redis: PipelinedConnection) -> None:
+    def __init__(self, redis: PipelinedConnection, keys: Keys, *, result_ttl: float) -> None:
+        """``result_ttl`` is in seconds."""
+        self.on_finished: OnFinished = lambda _end, _late, _circuit: None
         self._redis = redis
+        self._keys = keys
+        self._result_ttl_ms = int(result_ttl * 1000)
         self._commands: deque[Command] = deque()
         self._under_way: deque[list[Command]] = deque()
         self._open = False
@@ -82,7 +101,7 @@ class Outbox:
         while True:
             try:
                 with store_errors("writing replies"):
-                    await self._redis.command("PING")
+                    await self._redis.command("SCRIPT", "LOAD", script("finish").source)
             except StoreUnavailable as error:
                 log.warning("replies_wait", waiting=len(self._commands), cause=repr(error.__cause__))
             else:
@@ -138,9 +157,10 @@ class Outbox:
             answers.add_done_callback(partial(self._written, batch))
 
     def _batch(self) -> list[Command]:
-        """The next commands, bounded in number and bytes; their acknowledgements are one command at the end."""
+        """The next commands, bounded in number and bytes; ends and acknowledgements are one command each, last."""
         batch: list[Command] = []
         acknowledged: dict[Any, list[str | bytes | int]] = {}
+        ends: dict[NodeId, list[End]] = {}
         size = taken = 0
         while self._commands and taken < MAX_BATCH and size < MAX_BATCH_BYTES:
             command = self._commands.popleft()
@@ -148,13 +168,31 @@ class Outbox:
             if command[0] == "HDEL":
                 acknowledged.setdefault(command[1], []).extend(command[2:])
                 continue
+            if isinstance(command, End):
+                ends.setdefault(command.held.node, []).append(command)
+                size += len(command.record) + len(command.frame)
+                continue
             own = _size(command)
             size += own
             if isinstance(command, _Notification):
                 self._notification_bytes -= own
             batch.append(command)
         batch.extend(("HDEL", key, *tags) for key, tags in acknowledged.items())
+        batch.extend(self._finish(node, own_ends) for node, own_ends in ends.items())
         return batch
+
+    def _finish(self, node: NodeId, ends: list[End]) -> _Finish:
+        arguments = (part for end in ends for part in end.arguments())
+        head = ("EVALSHA", script("finish").sha, 1, self._keys.unacked(node))
+        finish = _Finish((*head, self._keys.begin, node, self._result_ttl_ms, *arguments))
+        finish.ends = ends
+        return finish
+
+    def _tell(self, finish: _Finish, answer: tuple[list[int], list[bytes]]) -> None:
+        refused, circuits = answer
+        late = {finish.ends[number - 1].held.tag for number in refused}
+        for end in finish.ends:
+            self.on_finished(end, end.held.tag in late, end.held.head.queue.encode() in circuits)
 
     def _written(self, batch: list[Command], answers: Answers) -> None:
         if not self._under_way or self._under_way[0] is not batch:
@@ -173,12 +211,13 @@ class Outbox:
         elif not self._under_way:
             self._emptied()
 
-    @staticmethod
-    def _refused(batch: list[Command], answers: list[Any]) -> list[Command]:
+    def _refused(self, batch: list[Command], answers: list[Any]) -> list[Command]:
         """What Redis could not take now; what it never will is said."""
         again = []
         for command, answer in zip(batch, answers, strict=True):
             if not isinstance(answer, CommandRefused):
+                if isinstance(command, _Finish):
+                    self._tell(command, answer)
                 continue
             if str(answer).startswith(TRANSIENT):
                 again.append(command)

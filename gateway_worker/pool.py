@@ -94,8 +94,8 @@ class _Current:
 current = _Current()
 
 
-def run_blocking(payload: object, task_id: str) -> ExecutionResult:
-    """Run an invocation on this process's engine. Raises RuntimeError outside a worker."""
+def enqueue(payload: object, task_id: str) -> ExecutionResult | None:
+    """Queue a delayed invocation that is due. Raises RuntimeError outside a worker."""
     if current.pool is None:
         raise RuntimeError("gateway.invoke runs only in a worker started with the engine's pool")
-    return current.pool.engine.run_blocking(payload, task_id)
+    return current.pool.engine.enqueue(payload, task_id)

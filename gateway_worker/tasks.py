@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import Ignore
 
 from common.calls.contract import INVOKE_TASK
 from common.domain.invocation import result_to_wire
@@ -16,7 +17,14 @@ def register(app: Celery) -> None:
 
     @app.task(name=INVOKE_TASK, bind=True, base=InvokeTask, shared=False)
     def invoke(task: Any, invocation: dict[str, Any]) -> dict[str, Any]:
-        """Run one invocation; returns an ExecutionResult as plain JSON."""
-        from gateway_worker.pool import run_blocking
+        """A delayed invocation is due: it goes on its tool's queue, and its result comes from there.
 
-        return result_to_wire(run_blocking(invocation, task.request.id))
+        Returns an ExecutionResult as plain JSON only if it is refused.
+        """
+        from gateway_worker.pool import enqueue
+
+        refusal = enqueue(invocation, task.request.id)
+        if refusal is None:
+            # Celery stores no result then: the engine does, under the same id, when the call has its end.
+            raise Ignore
+        return result_to_wire(refusal)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from common.domain.errors import QueueFull
+from common.domain.circuit import Refusal, RefusalReason
+from common.domain.errors import CircuitOpen, GatewayError, QueueFull, SessionLimit, ToolDraining
 from common.domain.session import SessionClaim
 from common.store.client import store_errors
-from common.store.keys import Keys
+from common.store.keys import AUDIT_LENGTH, Keys
 from common.store.scripts import Arg
 from common.store.shared import SharedConnection
 
@@ -33,12 +34,18 @@ class QueueBounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """A call that asks to be queued. ``session`` is the MCP session it relies on, None if it has none."""
+    """A call that asks to be queued. ``session`` is the MCP session it relies on, None if it has none.
+
+    ``may_create`` is False while the tool is being drained: then only calls of tool sessions that live are taken.
+    ``circuit_probes`` is how many calls at a time may try a half-open circuit.
+    """
 
     queue: str
     message: bytes = field(repr=False)
     bounds: QueueBounds
     session: SessionClaim | None = None
+    may_create: bool = True
+    circuit_probes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,60 @@ class QueueAtBound:
         return min(max(served, RETRY_LEAST), RETRY_MOST)
 
 
-Verdict = Admitted | SessionGone | SessionChanged | QueueAtBound
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """The tool is being drained, and the call would need a new tool session."""
+
+    now: int
+
+    def error(self, tool: str) -> ToolDraining:
+        """As the caller sees it."""
+        return ToolDraining(
+            f"tool {tool!r} is being drained and takes no new sessions", retry_after=RETRY_LEAST
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsAtBound:
+    """The call would need a new tool session, and the tool or the tenant has as many as it may."""
+
+    now: int
+    whose: Literal["tool", "tenant"]
+
+    def error(self, tool: str) -> SessionLimit:
+        """As the caller sees it."""
+        return session_limit(tool, self.whose)
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitRefuses:
+    """The tool failed too often in a row, or was taken out of service."""
+
+    now: int
+    refusal: Refusal
+
+    def error(self, tool: str) -> CircuitOpen:
+        """As the caller sees it."""
+        return self.refusal.error(tool)
+
+
+def session_limit(tool: str, whose: Literal["tool", "tenant"]) -> SessionLimit:
+    """The refusal of a session above a bound."""
+    bound = f"tool {tool!r} has" if whose == "tool" else "the tenant has"
+    return SessionLimit(
+        f"{bound} as many tool sessions as max_sessions allows; calls of those that live go on",
+        reason=whose,
+        retry_after=RETRY_LEAST,
+    )
+
+
+Refused = QueueAtBound | Draining | SessionsAtBound | CircuitRefuses
+Verdict = Admitted | SessionGone | SessionChanged | Refused
+
+
+def refusal_of(verdict: Refused, tool: str, bounds: QueueBounds) -> GatewayError:
+    """What the caller of a refused call is told."""
+    return verdict.error(tool, bounds) if isinstance(verdict, QueueAtBound) else verdict.error(tool)
 
 
 class Admission:
@@ -110,20 +170,28 @@ class Admission:
 
         Raises :class:`StoreUnavailable`; its data says ``outcome: unknown`` where the call may be queued all the same.
         """
-        keys = [order.queue, self._keys.drain(order.queue), self._keys.head(order.queue)]
-        bounds = order.bounds
-        args: list[Arg] = [
-            *(order.message, self._keys.wake_channel),
-            *(bounds.max_length, int(bounds.max_age * 1000)),
-        ]
-        if order.session is not None:
-            keys.append(self._keys.mcp_session(order.session.id))
-            args += [order.session.idle_ms, order.session.digest]
+        keys, args = admit_script(self._keys, order)
         with store_errors("queueing the call"):
-            return _verdict(self._connection.run("admit", keys, args))
+            return verdict_of(self._connection.run("admit", keys, args))
 
 
-def _verdict(answer: list[Any]) -> Verdict:
+def admit_script(keys: Keys, order: Order) -> tuple[list[str], list[Arg]]:
+    """Keys and arguments of ``admit.lua``; :func:`verdict_of` reads its answer."""
+    named = [order.queue, keys.drain(order.queue), keys.head(order.queue)]
+    bounds = order.bounds
+    args: list[Arg] = [
+        *(order.message, keys.begin),
+        *(bounds.max_length, int(bounds.max_age * 1000)),
+        *(int(order.may_create), order.circuit_probes, AUDIT_LENGTH),
+    ]
+    if order.session is not None:
+        named.append(keys.mcp_session(order.session.id))
+        args += [order.session.idle_ms, order.session.digest]
+    return named, args
+
+
+def verdict_of(answer: list[Any]) -> Verdict:
+    """What ``admit.lua`` answered."""
     kind, now, *rest = answer
     match kind:
         case b"admitted":
@@ -134,4 +202,13 @@ def _verdict(answer: list[Any]) -> Verdict:
             return SessionChanged(now, rest[0])
         case b"queue_full":
             return QueueAtBound(now, rest[0], rest[1], float(rest[2]))
+        case b"open" | b"probes_taken":
+            wait = None if rest[0] < 0 else rest[0]
+            return CircuitRefuses(now, Refusal(reason=RefusalReason(kind.decode()), generation=0, wait=wait))
+        case b"draining":
+            return Draining(now)
+        case b"tool_limit":
+            return SessionsAtBound(now, "tool")
+        case b"tenant_limit":
+            return SessionsAtBound(now, "tenant")
     raise AssertionError(f"admit.lua answered {kind!r}")

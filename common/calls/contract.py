@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import orjson
 
+from common.calls.head import MEMBER, Head
 from common.domain.errors import ERRORS_BY_CODE, InternalError
 from common.domain.invocation import ExecutionResult, Invocation, invocation_to_wire, result_to_wire
 
@@ -28,10 +29,12 @@ def new_invocation_id() -> str:
     return str(uuid4())
 
 
-def task_message(invocation: Invocation, *, queue: str, reply_to: str, prefix: str) -> bytes:
-    """The message for one call. ``reply_to`` is the channel of the waiting process."""
+def task_message(invocation: Invocation, head: Head, *, prefix: str) -> bytes:
+    """The message for one call, as ``admit.lua`` takes it: its head first."""
+    queue = head.queue
     body = [[invocation_to_wire(invocation)], {}, _EMBED]
     message = {
+        MEMBER: head.text(),
         "body": orjson.dumps(body).decode(),
         "content-encoding": "utf-8",
         "content-type": "application/json",
@@ -58,7 +61,7 @@ def task_message(invocation: Invocation, *, queue: str, reply_to: str, prefix: s
         },
         "properties": {
             "correlation_id": invocation.id,
-            "reply_to": reply_to,
+            "reply_to": head.reply,
             "delivery_mode": 2,
             "delivery_info": {"exchange": "", "routing_key": queue},
             "priority": 0,

@@ -175,7 +175,7 @@ class Tool:
 
     @property
     def enabled(self) -> bool:
-        """False only when an operator switched the tool off."""
+        """Whether the definition lets the tool be called; an operator's word (``Entry.enabled``) goes before it."""
         return self.state is not ToolState.DISABLED
 
     def with_state(self, state: ToolState) -> Tool:
@@ -252,6 +252,13 @@ def tool_from_wire(wire: Mapping[str, Any]) -> Tool:
         health=rules_from_wire(HealthRules, wire.get("health", {})),
         limits=rules_from_wire(ProcessLimits, wire.get("limits", {})),
         **{name: wire[name] for name in _PLAIN if name in wire},
+    )
+
+
+def changed_fields(before: Tool, after: Tool) -> tuple[str, ...]:
+    """The names of the fields in which two definitions differ, without what is in them."""
+    return tuple(
+        field.name for field in fields(Tool) if getattr(before, field.name) != getattr(after, field.name)
     )
 
 

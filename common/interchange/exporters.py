@@ -71,7 +71,7 @@ def to_client(name: str, endpoint_url: str, headers: Mapping[str, str], *, flavo
 def to_mcp_json(tools: Iterable[Tool], flavour: str) -> Exported:
     """The definitions of ``tools`` in a client's format, secrets replaced by references (see above).
 
-    Descriptions and timeouts have no place in these formats and stay behind.
+    Descriptions, timeouts, bounds and the rules of routing have no place in these formats and stay behind.
     """
     export = _Export(flavour=_flavour(flavour))
     entries = {str(tool.id): entry for tool in tools if (entry := export.entry(tool)) is not None}

@@ -1,177 +1,140 @@
 """The reaper: a tiny process that ends our children when we are gone, however we went.
 
-It is run as ``python -I -S reaper.py GRACE``, so it may import nothing but the standard library. The parent
-holds the only write end of the pipe on its standard input and writes one line for each event: ``+<pgid>`` for
-a child that leads a session of its own, ``-<pgid>`` once that child and its descendants are gone. End of file
-means that the parent has died or closed the guard: every group still registered gets SIGTERM, then after
-``GRACE`` seconds SIGKILL.
+It is run as ``python -I -S reaper.py GRACE MARK ROLE BATON``, so it may import nothing but the standard library and
+its neighbours, which do the same. The parent holds the only write end of the pipe on its standard input and writes
+one line for each event:
 
-The functions on processes are used by ``common.processes.tree`` too.
+- ``+<pgid>``: a child that leads a session of its own was started;
+- ``-<pgid>``: that child and its family are gone;
+- ``=<base64 of JSON>``: what to say to Redis at the end (``farewell.py``); ``=`` alone: nothing any more.
+
+End of file means that the parent has died or closed the guard: every group still registered, and everybody whose
+environment bears a mark that begins with ``MARK``, gets SIGTERM, then after ``GRACE`` seconds SIGKILL. Once nobody is
+left, and only then, the last words are said.
+
+There are two, told the same, so that nothing is left when the parent and one of them are killed together. ``BATON`` is
+the descriptor of a pipe from the first to the second: the second acts only if the first ended without a word or
+hangs. While the parent lives, the second looks now and then for the children of others who died together with both of
+their reapers, and ends them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import sys
-import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterator
 
-_HAS_PROC = os.path.exists("/proc/self/stat")
-KILL_PATIENCE = 2.0
-_FIRST_POLL = 0.005
-_LONGEST_POLL = 0.1
+if __package__:
+    from common.processes import family
+else:  # run as a file: isolated, it finds its neighbours only when told where they are
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    import family  # type: ignore[import-not-found,no-redef]
 
-
-def start_time(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot: with the pid it names one process for ever.
-
-    None when there is no such process, or no ``/proc`` to tell.
-    """
-    stat = _stat(pid)
-    return int(stat[19]) if stat else None
+FIRST, SECOND = "first", "second"
+SWEEP_INTERVAL = 10.0
+"""Seconds between two looks for the children of those who died together with both of their reapers."""
+HANDOVER_MARGIN = 3.0
+"""Seconds beyond its own patience that the first reaper gets before the second takes it for hanging."""
+_DONE = b"done"
 
 
-def is_zombie(pid: int) -> bool:
-    """Whether a process has ended, reaped or not. False for all without ``/proc``."""
-    if not _HAS_PROC:
-        return False
-    stat = _stat(pid)
-    return stat is None or stat[0] in "ZX"
+class Told:
+    """What the parent has told so far."""
 
+    def __init__(self) -> None:
+        self.groups: dict[int, int | None] = {}
+        """Registered groups, with the start times of their leaders."""
+        self.words = b""
+        self._rest = b""
 
-def survivors(leaders: Collection[int]) -> list[int]:
-    """Targets for ``os.kill`` that are still alive in the groups or sessions led by ``leaders``.
-
-    With ``/proc`` (Linux) these are process ids, without zombies, including those which left their process
-    group but not their session. Elsewhere they are the groups that still exist, as negative numbers.
-    """
-    if not _HAS_PROC:
-        return [-leader for leader in leaders if _group_exists(leader)]
-    wanted = frozenset(leaders)
-    return [pid for pid in _pids() if _belongs(pid, wanted) and not is_zombie(pid)]
-
-
-def send(leaders: Collection[int], number: int) -> None:
-    """Send a signal to the groups led by ``leaders``, then to those of their sessions outside the groups.
-
-    SIGCONT follows every signal but SIGKILL, since a stopped process would not act on it. A process that is
-    gone, or that changed its user and is out of our reach, is passed over.
-    """
-    for leader in leaders:
-        _kill(-leader, number)
-    if _HAS_PROC:
-        groups = frozenset(leaders)
-        strays = [pid for pid in survivors(leaders) if _group_of(pid) not in groups]
-    else:
-        strays = []
-    for pid in strays:
-        _kill(pid, number)
-    if number != signal.SIGKILL:
-        for target in (*(-leader for leader in leaders), *strays):
-            _kill(target, signal.SIGCONT)
-
-
-def poll_delays(limit: float) -> Iterable[float]:
-    """Growing pauses in seconds between two looks at a dying process, ``limit`` seconds in all."""
-    end = time.monotonic() + limit
-    delay = _FIRST_POLL
-    while (left := end - time.monotonic()) > 0:
-        yield min(delay, left)
-        delay = min(delay * 1.6, _LONGEST_POLL)
-
-
-def kill_remaining(leaders: Collection[int]) -> bool:
-    """SIGKILL until nobody is left (a stray may fork while we look); False if some still are after 2 s."""
-    for delay in poll_delays(KILL_PATIENCE):
-        if not survivors(leaders):
-            return True
-        send(leaders, signal.SIGKILL)
-        time.sleep(delay)
-    return not survivors(leaders)
-
-
-def end_groups(leaders: Collection[int], grace: float) -> None:
-    """SIGTERM, up to ``grace`` seconds of patience, SIGKILL."""
-    send(leaders, signal.SIGTERM)
-    for delay in poll_delays(grace):
-        if not survivors(leaders):
-            return
-        time.sleep(delay)
-    kill_remaining(leaders)
-
-
-def _stat(pid: int) -> list[str] | None:
-    """Fields of ``/proc/<pid>/stat`` from the state on (``proc_pid_stat(5)``, field 3 is index 0)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].decode("ascii").split()
-    except OSError:
-        return None
-
-
-def _pids() -> Iterable[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
-
-
-def _belongs(pid: int, leaders: frozenset[int]) -> bool:
-    try:
-        return os.getsid(pid) in leaders or os.getpgid(pid) in leaders
-    except OSError:
-        return False
-
-
-def _group_of(pid: int) -> int:
-    try:
-        return os.getpgid(pid)
-    except OSError:
-        return 0
-
-
-def _group_exists(leader: int) -> bool:
-    try:
-        os.killpg(leader, 0)
-    except OSError:  # EPERM is what BSD and macOS say of a group with nothing but zombies
-        return False
-    return True
-
-
-def _kill(target: int, number: int) -> None:
-    try:
-        os.kill(target, number)
-    except (ProcessLookupError, PermissionError):
-        return
-
-
-def _registered_at_end(stream: int) -> dict[int, int | None]:
-    """Read lines until end of file; the groups still registered, with the start time of their leaders."""
-    groups: dict[int, int | None] = {}
-    rest = b""
-    while chunk := os.read(stream, 65536):
-        *lines, rest = (rest + chunk).split(b"\n")
+    def take(self, chunk: bytes) -> None:
+        """Take what was read."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
-            pgid = int(line[1:])
-            if line[:1] == b"+":
-                groups[pgid] = start_time(pgid)
+            kind, value = line[:1], line[1:]
+            if kind == b"=":
+                self.words = value
+            elif kind == b"+":
+                self.groups[int(value)] = family.start_time(int(value))
             else:
-                groups.pop(pgid, None)
-    return groups
+                self.groups.pop(int(value), None)
 
 
-def _same_leader(pgid: int, registered: int | None) -> bool:
-    """Whether the number still means our child: no pid is given out anew while its group has members."""
-    now = start_time(pgid)
-    return now is None or now == registered
+def told_until_the_end(stream: int, role: str, grace: float) -> Told:
+    """Read lines until end of file. The second reaper looks for forsaken children meanwhile."""
+    told = Told()
+    for chunk in _chunks(stream, SWEEP_INTERVAL if role == SECOND else None):
+        if chunk is None:
+            end_forsaken(grace)
+        else:
+            told.take(chunk)
+    return told
 
 
-def main(grace: float) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+def end_forsaken(grace: float) -> None:
+    """End the marked children of owners who are gone and had no reaper left."""
+    if not os.path.exists("/proc/self/stat"):
+        return
+    try:
+        marks = family.forsaken(family.processes(marks_since=0))
+    except OSError:
+        return  # out of descriptors: there is a next time
+    for mark in sorted(marks):
+        family.Family({}, mark).end(grace)
+
+
+def main(grace: float, mark: str, role: str, baton: int) -> None:
+    """Wait for the parent's end, then do what it can no longer do."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    registered = _registered_at_end(0)
-    leaders = [pgid for pgid, started in registered.items() if _same_leader(pgid, started)]
-    if leaders:
-        end_groups(leaders, grace)
+    told = told_until_the_end(0, role, grace)
+    if role == SECOND and _first_has_done_it(baton, grace + family.KILL_PATIENCE + HANDOVER_MARGIN):
+        return
+    # Not said while somebody lives: whoever hears it takes the sessions over, and their children must not act any more.
+    if family.Family(told.groups, mark).end(grace) and told.words:
+        _say(told.words)
+    if role == FIRST:
+        with contextlib.suppress(OSError):  # the second one may be gone
+            os.write(baton, _DONE)
+
+
+def _chunks(stream: int, pause: float | None) -> Iterator[bytes | None]:
+    """What is read from a pipe, to its end; None at the beginning and after each ``pause`` without anything."""
+    if pause is None:
+        while chunk := os.read(stream, 65536):
+            yield chunk
+        return
+    yield None
+    waiting = select.poll()
+    waiting.register(stream, select.POLLIN)
+    while True:
+        if not waiting.poll(pause * 1000):
+            yield None
+        elif chunk := os.read(stream, 65536):
+            yield chunk
+        else:
+            return
+
+
+def _first_has_done_it(baton: int, patience: float) -> bool:
+    """Wait for the first reaper; False if it was killed or hangs."""
+    ready, _, _ = select.select([baton], [], [], patience)
+    return bool(ready) and os.read(baton, len(_DONE)) == _DONE
+
+
+def _say(words: bytes) -> None:
+    try:
+        if __package__:
+            from common.processes import farewell
+        else:
+            import farewell  # type: ignore[import-not-found,no-redef]
+        farewell.say(words)
+    except Exception:  # noqa: BLE001, S110 - nobody is left to be told; the node's lease ends without us
+        pass
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]))
+    main(float(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))

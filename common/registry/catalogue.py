@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from common.domain.ids import ToolId
-from common.registry.records import Entry, readable_entry
+from common.registry.records import Entry, RawEntry, hashes, readable_entries, readable_entry
 from common.store.client import Client, WatchError, store_errors
 from common.store.keys import Keys
 
@@ -74,14 +74,10 @@ class Catalogue:
         keys = self._keys
         with self._client.pipeline(transaction=True) as pipe:
             pipe.get(keys.registry_version)
-            pipe.hgetall(keys.registry_tools)
-            pipe.hgetall(keys.registry_versions)
-            pipe.hgetall(keys.registry_capabilities)
-            version, tools, versions, capabilities = pipe.execute()
-        entries: dict[ToolId, Entry] = {}
-        for name, definition in tools.items():
-            _set(entries, name, readable_entry(name, definition, versions[name], capabilities.get(name)))
-        return int(version or 0), entries
+            for name in hashes(keys):
+                pipe.hgetall(name)
+            version, *found = pipe.execute()
+        return int(version or 0), {entry.id: entry for entry in readable_entries(*found)}
 
     def _read_changes(self) -> tuple[int, dict[ToolId, Entry]]:
         """What changed since our version, read in one transaction that nobody wrote into."""
@@ -94,16 +90,14 @@ class Catalogue:
                 if not changed:
                     return version, dict(self._entries)
                 pipe.multi()
-                pipe.hmget(keys.registry_tools, changed)
-                pipe.hmget(keys.registry_versions, changed)
-                pipe.hmget(keys.registry_capabilities, changed)
-                tools, versions, capabilities = pipe.execute()
+                for name in hashes(keys):
+                    pipe.hmget(name, changed)
+                found = pipe.execute()
             except WatchError:
                 return self._read_all()
         entries = dict(self._entries)
-        for name, definition, tool_version, known in zip(changed, tools, versions, capabilities, strict=True):
-            gone = definition is None
-            _set(entries, name, None if gone else readable_entry(name, definition, tool_version, known))
+        for name, *raw in zip(changed, *found, strict=True):
+            _set(entries, name, None if raw[0] is None else readable_entry(name, RawEntry(*raw)))
         return version, entries
 
 

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import structlog
 
 from common.domain.errors import GatewayError
+from common.domain.health import Health, health_from_wire
 from common.domain.ids import ToolId
 from common.domain.tool import (
     Capabilities,
     Origin,
     RegisteredTool,
     Tool,
+    ToolState,
     capabilities_from_wire,
     capabilities_to_wire,
     tool_from_wire,
     tool_to_wire,
 )
+from common.domain.tool_status import UNTOUCHED, OperatorState, is_enabled, operator_from_wire, shown_state
+from common.store.keys import Keys
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One tool of the catalogue, and what its backend offers; None before the first discovery ended."""
+    """One tool of the catalogue, and how it stands.
+
+    ``capabilities`` is what its backend offers, None before the first discovery ended; ``operator`` what an operator
+    said of it; ``health`` what the last probe found that changed its grade, None if it is not probed.
+    """
 
     registered: RegisteredTool
     capabilities: Capabilities | None = None
+    operator: OperatorState = UNTOUCHED
+    health: Health | None = None
 
     @property
     def tool(self) -> Tool:
@@ -39,6 +49,21 @@ class Entry:
     @property
     def id(self) -> ToolId:
         return self.registered.tool.id
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it may be called. Whoever asks the definition instead does not hear the operator."""
+        return is_enabled(self.registered.tool, self.operator)
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no new sessions."""
+        return self.operator.draining
+
+    @property
+    def state(self) -> ToolState:
+        """The one word for its state; that it is draining is said beside it."""
+        return shown_state(self.registered.tool, self.operator, self.health)
 
     @property
     def known(self) -> Capabilities | None:
@@ -72,18 +97,57 @@ def capabilities_to_json(capabilities: Capabilities) -> bytes:
     return orjson.dumps(capabilities_to_wire(capabilities))
 
 
-def entry_from_redis(definition: bytes, version: bytes, capabilities: bytes | None) -> Entry:
-    """One entry from the three hashes."""
-    known = None if capabilities is None else capabilities_from_wire(orjson.loads(capabilities))
-    return Entry(registered=definition_from_json(definition, int(version)), capabilities=known)
+class RawEntry(NamedTuple):
+    """What the registry's hashes hold of one tool."""
+
+    definition: bytes
+    version: bytes
+    capabilities: bytes | None = None
+    operator: bytes | None = None
+    health: bytes | None = None
 
 
-def readable_entry(
-    name: bytes, definition: bytes, version: bytes, capabilities: bytes | None
-) -> Entry | None:
+def hashes(keys: Keys) -> tuple[str, ...]:
+    """The hashes that make up an entry, in the order of :class:`RawEntry`."""
+    return (
+        keys.registry_tools,
+        keys.registry_versions,
+        keys.registry_capabilities,
+        keys.registry_states,
+        keys.health,
+    )
+
+
+def entry_from_redis(raw: RawEntry) -> Entry:
+    """One entry. Raises LookupError, TypeError, ValueError or GatewayError for what cannot be read."""
+    capabilities, operator, health = raw.capabilities, raw.operator, raw.health
+    return Entry(
+        registered=definition_from_json(raw.definition, int(raw.version)),
+        capabilities=None if capabilities is None else capabilities_from_wire(orjson.loads(capabilities)),
+        operator=UNTOUCHED if operator is None else operator_from_wire(orjson.loads(operator)),
+        health=None if health is None else _health(health),
+    )
+
+
+def _health(raw: bytes) -> Health | None:
+    try:
+        return health_from_wire(orjson.loads(raw))
+    except orjson.JSONDecodeError:
+        return None
+
+
+def readable_entry(name: bytes, raw: RawEntry) -> Entry | None:
     """The same, or None if this reader cannot read it: one tool's record must not hide all the others."""
     try:
-        return entry_from_redis(definition, version, capabilities)
+        return entry_from_redis(raw)
     except (GatewayError, LookupError, TypeError, ValueError) as error:
         log.error("tool_unreadable", tool=name.decode(errors="replace"), error=repr(error))
         return None
+
+
+def readable_entries(tools: Mapping[bytes, bytes], *others: Mapping[bytes, bytes]) -> Iterator[Entry]:
+    """The entries of whole :func:`hashes` that can be read, sorted by id."""
+    for name, definition in sorted(tools.items()):
+        entry = readable_entry(name, RawEntry(definition, *(values.get(name) for values in others)))  # type: ignore[arg-type]
+        if entry is not None:
+            yield entry

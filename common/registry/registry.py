@@ -1,42 +1,83 @@
-"""Changing the registry: every write is a compare-and-set on the tool's version."""
+"""Changing the registry: every write is a compare-and-set on the tool's version, and is audited with it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 
-from common.domain.errors import ToolNotFound, VersionConflict
+from common.audit.journal import MOST_EVENTS
+from common.domain.errors import InvalidRequest, ToolNotFound, VersionConflict
 from common.domain.ids import ToolId
-from common.domain.tool import Origin, RegisteredTool, Tool
-from common.registry.records import Entry, definition_to_json, entry_from_redis, readable_entry
+from common.domain.tool import Origin, RegisteredTool, Tool, changed_fields
+from common.registry.records import (
+    Entry,
+    RawEntry,
+    definition_to_json,
+    entry_from_redis,
+    hashes,
+    readable_entries,
+)
 from common.store.client import Client, store_errors
 from common.store.keys import Keys
 from common.store.scripts import run
 
 ANY_VERSION = -1
 ABSENT = 0
+API = "api"
+"""The actor of changes by programs that do not say who they are."""
+FILE = "file"
+"""The actor of changes that come with the settings file."""
+MOST_ATTEMPTS = 10
+"""How often an update begins again because others were first."""
 
 
 class Registry:
-    """The tools of one gateway. Fails closed: without Redis every method raises ``StoreUnavailable``."""
+    """The tools of one gateway. Fails closed: without Redis every method raises ``StoreUnavailable``.
+
+    ``actor`` is what the audit journal is told of who makes a change.
+    """
 
     def __init__(self, client: Client, keys: Keys) -> None:
         self._client = client
         self._keys = keys
 
-    def put(self, tool: Tool, *, origin: Origin = Origin.RUNTIME, expected: int = ANY_VERSION) -> int:
-        """Register or change a tool; return its new version.
+    def put(
+        self,
+        tool: Tool,
+        *,
+        origin: Origin = Origin.RUNTIME,
+        expected: int = ANY_VERSION,
+        actor: str = API,
+        changed: Iterable[str] = (),
+    ) -> int:
+        """Register or change a tool; return its new version. What an operator said of the tool stays.
 
         ``expected`` is the version the writer has read: ``ABSENT`` if there must be none, ``ANY_VERSION`` to
-        write in any case. Raises :class:`VersionConflict` if it is another.
+        write in any case. Raises :class:`VersionConflict` if it is another. ``changed`` names the fields that the
+        writer knows to be others now, for the audit journal.
         """
-        keys = self._keys
+        keys, names = self._keys, ", ".join(changed)
         with store_errors("registering a tool"):
             done, version = run(
                 self._client,
                 "registry_put",
-                [keys.registry_tools, keys.registry_versions, keys.registry_version, keys.registry_changes],
-                [tool.id, definition_to_json(tool, origin), expected, keys.registry_channel],
+                [
+                    keys.registry_tools,
+                    keys.registry_versions,
+                    keys.registry_version,
+                    keys.registry_changes,
+                    keys.audit,
+                ],
+                [
+                    tool.id,
+                    definition_to_json(tool, origin),
+                    expected,
+                    keys.registry_channel,
+                    MOST_EVENTS,
+                    actor,
+                    f"; changed: {names}" if names else "",
+                ],
             )
         if not done:
             raise VersionConflict(
@@ -44,22 +85,65 @@ class Registry:
             )
         return int(version)
 
-    def remove(self, tool: ToolId, *, expected: int = ANY_VERSION) -> None:
-        """Take a tool off. Raises :class:`ToolNotFound` or :class:`VersionConflict`."""
+    def update(
+        self,
+        tool: ToolId,
+        change: Callable[[Tool], Tool],
+        *,
+        actor: str = API,
+        change_transport: bool = False,
+    ) -> int:
+        """Change a registered tool; return its version, which is the old one if ``change`` changes nothing.
+
+        ``change`` is given the present definition, once more each time somebody else was first. The id, the origin
+        and whether the tool is enabled stay as they are, and so does what an operator said of it. That a command
+        becomes a URL or the other way round is refused unless ``change_transport`` asks for it.
+
+        Raises :class:`ToolNotFound`, :class:`InvalidRequest`, or :class:`VersionConflict` if others are always first.
+        """
+        for attempt in range(MOST_ATTEMPTS):
+            found = self.get(tool).registered
+            wanted = replace(change(found.tool), id=found.tool.id, state=found.tool.state)
+            if type(wanted.transport) is not type(found.tool.transport) and not change_transport:
+                raise InvalidRequest(
+                    f"the update would change the transport of tool {tool!r} from one kind to the other; "
+                    "ask for that, or give what goes with its present kind",
+                    field="transport",
+                )
+            if wanted == found.tool:
+                return found.version
+            changed = changed_fields(found.tool, wanted)
+            try:
+                return self.put(
+                    wanted, origin=found.origin, expected=found.version, actor=actor, changed=changed
+                )
+            except VersionConflict:
+                if attempt + 1 == MOST_ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def remove(self, tool: ToolId, *, expected: int = ANY_VERSION, actor: str = API) -> None:
+        """Take a tool off, with its circuit, its health and what an operator said of it.
+
+        Calls under way end as they would; the sessions' owners close them then. Raises :class:`ToolNotFound` or
+        :class:`VersionConflict`.
+        """
         keys = self._keys
         with store_errors("removing a tool"):
             done, version = run(
                 self._client,
                 "registry_remove",
                 [
-                    keys.registry_tools,
-                    keys.registry_versions,
-                    keys.registry_version,
-                    keys.registry_changes,
-                    keys.registry_capabilities,
-                    keys.registry_refresh,
+                    *(
+                        keys.registry_tools,
+                        keys.registry_versions,
+                        keys.registry_version,
+                        keys.registry_changes,
+                    ),
+                    *(keys.audit, keys.circuit(tool), keys.circuit_permits(tool)),
+                    *(keys.registry_capabilities, keys.registry_refresh, keys.registry_states, keys.health),
                 ],
-                [tool, expected, keys.registry_channel],
+                [tool, expected, keys.registry_channel, MOST_EVENTS, actor],
             )
         if not done and version == 0:
             raise ToolNotFound(f"no tool {tool!r} is registered")
@@ -81,29 +165,20 @@ class Registry:
 
     def entries(self) -> list[Entry]:
         """All tools whose records can be read, sorted by id."""
-        keys = self._keys
         with store_errors("reading the registry"), self._client.pipeline(transaction=True) as pipe:
-            pipe.hgetall(keys.registry_tools)
-            pipe.hgetall(keys.registry_versions)
-            pipe.hgetall(keys.registry_capabilities)
-            tools, versions, capabilities = pipe.execute()
-        found = (
-            readable_entry(name, definition, versions[name], capabilities.get(name))
-            for name, definition in sorted(tools.items())
-        )
-        return [entry for entry in found if entry is not None]
+            for name in hashes(self._keys):
+                pipe.hgetall(name)
+            return list(readable_entries(*pipe.execute()))
 
     def get(self, tool: ToolId) -> Entry:
         """One tool. Raises :class:`ToolNotFound`."""
-        keys = self._keys
         with store_errors("reading the registry"), self._client.pipeline(transaction=True) as pipe:
-            pipe.hget(keys.registry_tools, tool)
-            pipe.hget(keys.registry_versions, tool)
-            pipe.hget(keys.registry_capabilities, tool)
-            definition, version, capabilities = pipe.execute()
-        if definition is None:
+            for name in hashes(self._keys):
+                pipe.hget(name, tool)
+            raw = RawEntry(*pipe.execute())
+        if raw.definition is None:
             raise ToolNotFound(f"no tool {tool!r} is registered")
-        return entry_from_redis(definition, version, capabilities)
+        return entry_from_redis(raw)
 
     def publish_file(self, tools: Iterable[Tool]) -> list[ToolId]:
         """Make the registry hold the settings file's tools; return the ids that changed.
@@ -118,7 +193,7 @@ class Registry:
             if found.origin is Origin.FILE and tool_id not in wanted:
                 # Race: another web process removes it as well, or an operator has just registered it anew.
                 with suppress(ToolNotFound, VersionConflict):
-                    self.remove(tool_id, expected=found.version)
+                    self.remove(tool_id, expected=found.version, actor=FILE)
                     changed.append(tool_id)
         return changed
 
@@ -126,14 +201,16 @@ class Registry:
         """Register a tool of the file over what was ``found``; False if that is the same."""
         if _from_file(found, tool):
             return False
+        expected = ABSENT if found is None else found.version
+        changed = () if found is None else changed_fields(found.tool, tool)
         try:
-            self.put(tool, origin=Origin.FILE, expected=ABSENT if found is None else found.version)
+            self.put(tool, origin=Origin.FILE, expected=expected, actor=FILE, changed=changed)
         except VersionConflict:
             # Web processes that start together publish the same file: who comes second finds it done.
             now = next((entry.registered for entry in self.entries() if entry.id == tool.id), None)
             if _from_file(now, tool):
                 return False
-            self.put(tool, origin=Origin.FILE)
+            self.put(tool, origin=Origin.FILE, actor=FILE)
         return True
 
 

@@ -12,9 +12,22 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ToolId
-from common.domain.tool import HttpTransport, StdioTransport, Tool, ToolState
+from common.domain.rules import Affinity, CircuitRules, HealthRules, ProcessLimits, Retry, Routing
+from common.domain.tool import DEFAULT_POOL_SIZE, HttpTransport, StdioTransport, Tool, ToolState
 from common.settings.document import KeyPath
-from common.settings.fields import Calls, Seconds, checked_header_name, checked_http_url
+from common.settings.fields import (
+    Calls,
+    Failures,
+    LimitBytes,
+    LimitFiles,
+    LimitProcesses,
+    PoolSize,
+    Seconds,
+    SecondsOrZero,
+    Sessions,
+    checked_header_name,
+    checked_http_url,
+)
 from common.settings.model import RuntimeSettings, Section, ToolProblem
 from common.settings.problems import dotted, explain, shown, unknown_key
 
@@ -51,7 +64,7 @@ _Text = Annotated[str, AfterValidator(_no_nul)]
 
 
 class ToolEntry(Section):
-    """What both kinds of tool have. A timeout that is absent comes from the `runtime` section."""
+    """What both kinds of tool have. A key that the `runtime` section has too comes from there if it is absent."""
 
     description: str = Field(default="", description="What the tool is for, for people.")
     request_timeout: Seconds | None = Field(
@@ -68,7 +81,69 @@ class ToolEntry(Section):
         default=None,
         description="Calls are refused while the oldest one has waited longer; absent everywhere: `request_timeout`.",
     )
-    enabled: bool = Field(default=True, description="False switches the tool off.")
+    routing: Literal["sticky", "least_loaded"] = Field(
+        default="sticky",
+        description=(
+            "sticky: each caller has a session of its own. least_loaded: all share `pool_size` sessions, and "
+            "a call goes to the one with the fewest; for tools without state."
+        ),
+    )
+    affinity: Literal["client", "mcp_session"] = Field(
+        default="client",
+        description="Whose session a sticky one is: the client's, or that of each of its MCP sessions.",
+    )
+    pool_size: PoolSize | None = Field(
+        default=None,
+        description=f"Sessions that all callers share, with routing least_loaded; absent: {DEFAULT_POOL_SIZE}.",
+    )
+    retry: Literal["never", "unsent", "safe"] = Field(
+        default="unsent",
+        description=(
+            "When a call whose connection broke is sent again. unsent: if certainly no byte of it was sent. "
+            "safe: always, since running it twice does no harm."
+        ),
+    )
+    trust_annotations: bool = Field(
+        default=False,
+        description="True takes `readOnlyHint` and `idempotentHint` of the backend for `retry: safe`.",
+    )
+    max_sessions: Sessions | None = Field(
+        default=None,
+        description="Most sessions with the tool in the whole cluster; one more is refused. Absent: any number.",
+    )
+    max_in_flight: Calls | None = Field(
+        default=None,
+        description="Most calls at a time in the whole cluster; the others wait in the queue. Absent: any number.",
+    )
+    max_in_flight_per_session: Calls | None = Field(
+        default=None, description="Most calls at a time on one session; the others wait. Absent: any number."
+    )
+    max_session_age: Seconds | None = Field(
+        default=None, description="Age from which a session is given no further call. Absent: any age."
+    )
+    circuit_failures: Failures | None = Field(
+        default=None, description="Failures in a row after which the circuit opens."
+    )
+    circuit_open_for: Seconds | None = Field(
+        default=None, description="How long the open circuit refuses calls before it lets some try."
+    )
+    circuit_probes: Calls | None = Field(
+        default=None,
+        description="Most calls at a time, in the whole cluster, that try whether the tool works again.",
+    )
+    health_interval: SecondsOrZero | None = Field(
+        default=None, description="Time between two probes; 0: the tool is not probed."
+    )
+    health_timeout: Seconds | None = Field(
+        default=None, description="Longest wait for the answer to a probe; beyond it the tool is unavailable."
+    )
+    health_degraded_after: Seconds | None = Field(
+        default=None, description="A tool that takes this long to answer a probe, or longer, is degraded."
+    )
+    enabled: bool = Field(
+        default=True,
+        description="False switches the tool off, unless an operator has switched it on while the gateway runs.",
+    )
 
 
 class StdioEntry(ToolEntry):
@@ -82,6 +157,19 @@ class StdioEntry(ToolEntry):
         default_factory=dict, description="Environment variables it gets beside a minimal base."
     )
     cwd: _Text | None = Field(default=None, description="Directory it runs in; absent: the worker's own.")
+    limit_open_files: LimitFiles | None = Field(
+        default=None, description="Most files that each of its processes may have open (RLIMIT_NOFILE)."
+    )
+    limit_processes: LimitProcesses | None = Field(
+        default=None,
+        description="Most processes of the worker's user (RLIMIT_NPROC); it does not bind root.",
+    )
+    limit_file_bytes: LimitBytes | None = Field(
+        default=None, description="Largest file that each of its processes may write (RLIMIT_FSIZE)."
+    )
+    limit_memory_bytes: LimitBytes | None = Field(
+        default=None, description="Largest address space of each of its processes (RLIMIT_AS)."
+    )
     type: Literal["stdio"] = Field(default="stdio", description="May be left out.")
 
 
@@ -137,7 +225,8 @@ def read_tool(name: str, entry: Any, runtime: RuntimeSettings) -> Tool | list[tu
     except ValidationError as error:
         return [_fault(found["loc"], path, explain(found)) for found in error.errors()]
     except InvalidRequest as error:
-        return [(path, f"{dotted(path)}: {error.message}")]
+        # The domain's fields are spelled as the keys are, so the line of the key at fault is found.
+        return [((*path, str(error.data.get("field", ""))), f"{dotted(path)}: {error.message}")]
 
 
 def _fault(loc: tuple[str | int, ...], path: KeyPath, text: str) -> tuple[KeyPath, str]:
@@ -184,23 +273,79 @@ def _kind(entry: Mapping[str, Any], path: KeyPath) -> list[tuple[KeyPath, str]]:
 
 
 def _tool(name: str, entry: StdioEntry | HttpEntry, runtime: RuntimeSettings) -> Tool:
-    transport: StdioTransport | HttpTransport
-    if isinstance(entry, StdioEntry):
-        transport = StdioTransport(command=entry.command, args=entry.args, env=entry.env, cwd=entry.cwd)
-    else:
-        transport = HttpTransport(url=entry.url, headers=entry.headers)
     request_timeout = _either(entry.request_timeout, runtime.request_timeout)
     max_age = _either(entry.queue_max_age, runtime.queue_max_age)
     return Tool(
         id=ToolId(name),
-        transport=transport,
+        transport=_transport(entry),
         state=ToolState.ENABLED if entry.enabled else ToolState.DISABLED,
         description=entry.description,
         request_timeout=request_timeout,
         startup_timeout=_either(entry.startup_timeout, runtime.startup_timeout),
-        idle_timeout=_either(entry.idle_timeout, runtime.idle_timeout),
+        idle_timeout=_idle_timeout(entry, runtime),
         queue_max_length=_either(entry.queue_max_length, runtime.queue_max_length),
         queue_max_age=_either(max_age, request_timeout),
+        routing=Routing(entry.routing),
+        affinity=Affinity(entry.affinity),
+        pool_size=_pool_size(entry),
+        retry=Retry(entry.retry),
+        trust_annotations=entry.trust_annotations,
+        max_sessions=entry.max_sessions,
+        max_in_flight=entry.max_in_flight,
+        max_in_flight_per_session=entry.max_in_flight_per_session,
+        max_session_age=entry.max_session_age,
+        circuit=_circuit(entry, runtime),
+        health=_health(entry, runtime),
+        limits=_limits(entry),
+    )
+
+
+def _transport(entry: StdioEntry | HttpEntry) -> StdioTransport | HttpTransport:
+    if isinstance(entry, StdioEntry):
+        return StdioTransport(command=entry.command, args=entry.args, env=entry.env, cwd=entry.cwd)
+    return HttpTransport(url=entry.url, headers=entry.headers)
+
+
+def _idle_timeout(entry: ToolEntry, runtime: RuntimeSettings) -> float:
+    """An inherited one gives way to the tool's own greatest age; one that the tool sets itself must fit it."""
+    if entry.idle_timeout is None and entry.max_session_age is not None:
+        return min(runtime.idle_timeout, entry.max_session_age)
+    return _either(entry.idle_timeout, runtime.idle_timeout)
+
+
+def _pool_size(entry: ToolEntry) -> int:
+    if entry.pool_size is not None and Routing(entry.routing) is Routing.STICKY:
+        raise InvalidRequest(
+            "pool_size goes with routing: least_loaded; a sticky session is its caller's own",
+            field="pool_size",
+        )
+    return _either(entry.pool_size, DEFAULT_POOL_SIZE)
+
+
+def _circuit(entry: ToolEntry, runtime: RuntimeSettings) -> CircuitRules:
+    return CircuitRules(
+        failures=_either(entry.circuit_failures, runtime.circuit_failures),
+        open_for=_either(entry.circuit_open_for, runtime.circuit_open_for),
+        probes=_either(entry.circuit_probes, runtime.circuit_probes),
+    )
+
+
+def _health(entry: ToolEntry, runtime: RuntimeSettings) -> HealthRules:
+    return HealthRules(
+        interval=_either(entry.health_interval, runtime.health_interval),
+        timeout=_either(entry.health_timeout, runtime.health_timeout),
+        degraded_after=_either(entry.health_degraded_after, runtime.health_degraded_after),
+    )
+
+
+def _limits(entry: StdioEntry | HttpEntry) -> ProcessLimits:
+    if isinstance(entry, HttpEntry):
+        return ProcessLimits()
+    return ProcessLimits(
+        open_files=entry.limit_open_files,
+        processes=entry.limit_processes,
+        file_bytes=entry.limit_file_bytes,
+        memory_bytes=entry.limit_memory_bytes,
     )
 
 

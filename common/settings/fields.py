@@ -14,7 +14,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from common.domain.errors import ConfigurationError
 from common.domain.ids import MAX_ID_LENGTH
-from common.domain.tool import MASK, MAX_TIMEOUT
+from common.domain.rules import MAX_COUNT
+from common.domain.tool import MASK, MAX_POOL_SIZE, MAX_TIMEOUT
 from common.settings.document import parse
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
@@ -195,7 +196,13 @@ Seconds = Annotated[float, _SECONDS, Field(gt=0, le=MAX_TIMEOUT, allow_inf_nan=F
 SecondsOrZero = Annotated[float, _SECONDS, Field(ge=0, le=MAX_TIMEOUT, allow_inf_nan=False), _NUMBER]
 Bytes = Annotated[int, Unit("bytes"), Field(ge=1024, le=1 << 30), _NUMBER]
 Processes = Annotated[int, Unit("processes"), Field(ge=1, le=1024), _NUMBER]
-Calls = Annotated[int, Unit("calls"), Field(ge=1, le=1_000_000), _NUMBER]
+Calls = Annotated[int, Unit("calls"), Field(ge=1, le=MAX_COUNT), _NUMBER]
+Sessions = Annotated[int, Unit("sessions"), Field(ge=1, le=MAX_COUNT), _NUMBER]
+PoolSize = Annotated[int, Unit("sessions"), Field(ge=1, le=MAX_POOL_SIZE), _NUMBER]
+Failures = Annotated[int, Unit("failures"), Field(ge=1, le=MAX_COUNT), _NUMBER]
+LimitFiles = Annotated[int, Unit("files"), Field(ge=1, lt=1 << 62), _NUMBER]
+LimitProcesses = Annotated[int, Unit("processes"), Field(ge=1, lt=1 << 62), _NUMBER]
+LimitBytes = Annotated[int, Unit("bytes"), Field(ge=1, lt=1 << 62), _NUMBER]
 Connections = Annotated[int, Unit("connections"), Field(ge=1, le=1_000_000), _NUMBER]
 Port = Annotated[int, Field(ge=0, le=65535), _NUMBER]
 Host = Annotated[str, AfterValidator(_host)]

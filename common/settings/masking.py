@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from common.domain.tool import MASK, HttpTransport, Tool
+from common.domain.tool import MASK, Tool
+from common.settings.entry_of import entry_of
 from common.settings.fields import SecretUrl, masked_url
 from common.settings.model import SECTIONS, Section, Settings
 from common.settings.secrecy import masked_args
@@ -36,23 +37,12 @@ def _plain(value: Any) -> Any:
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    transport = tool.transport
-    shown: dict[str, Any]
-    if isinstance(transport, HttpTransport):
-        shown = {"url": masked_url(transport.url), "headers": dict.fromkeys(transport.headers, MASK)}
-    else:
-        shown = {
-            "command": transport.command,
-            "args": masked_args(transport.args),
-            "env": dict.fromkeys(transport.env, MASK),
-            "cwd": transport.cwd,
-        }
-    return shown | {
-        "description": tool.description,
-        "request_timeout": tool.request_timeout,
-        "startup_timeout": tool.startup_timeout,
-        "idle_timeout": tool.idle_timeout,
-        "queue_max_length": tool.queue_max_length,
-        "queue_max_age": tool.queue_max_age,
-        "enabled": tool.enabled,
-    }
+    shown = entry_of(tool)
+    for name in ("env", "headers"):
+        if name in shown:
+            shown[name] = dict.fromkeys(shown[name], MASK)
+    if "url" in shown:
+        shown["url"] = masked_url(shown["url"])
+    if "args" in shown:
+        shown["args"] = masked_args(shown["args"])
+    return shown

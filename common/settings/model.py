@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, SecretStr, model_validator
 
+from common.domain.errors import InvalidRequest
+from common.domain.rules import CircuitRules, HealthRules
 from common.domain.tool import (
     DEFAULT_IDLE_TIMEOUT,
     DEFAULT_QUEUE_MAX_LENGTH,
@@ -20,6 +23,7 @@ from common.settings.fields import (
     Bytes,
     Calls,
     Connections,
+    Failures,
     HeaderName,
     Host,
     Hosts,
@@ -33,6 +37,7 @@ from common.settings.fields import (
     Resolver,
     Seconds,
     SecondsOrZero,
+    Sessions,
     VisibleAscii,
     is_loopback,
 )
@@ -97,6 +102,10 @@ class WorkerSettings(Section):
 
     processes: Processes = Field(default=1, description="Worker processes to run.")
     concurrency: Calls = Field(default=1000, description="Calls in flight per worker process.")
+    max_sessions: Sessions = Field(
+        default=1000,
+        description="Most tool sessions per worker process; at the bound the idlest is ended for a new one.",
+    )
     events: bool = Field(
         default=True, description="Whether workers send Celery task events, which Flower shows."
     )
@@ -160,6 +169,10 @@ class TenantSettings(Section):
     """A tenant that may call."""
 
     id: Id = Field(description="Name of the tenant, as the identity resolver gives it.")
+    max_sessions: Sessions | None = Field(
+        default=None,
+        description="Most tool sessions of this tenant; one more is refused. Absent: `tenants.max_sessions`.",
+    )
 
 
 class TenantsSettings(Section):
@@ -168,8 +181,13 @@ class TenantsSettings(Section):
     allow_unlisted: bool = Field(
         default=False, description="Whether tenants that are not listed may call as well."
     )
+    max_sessions: Sessions | None = Field(
+        default=None,
+        description="Most tool sessions of one tenant in the whole cluster; one more is refused. Absent: any number.",
+    )
     listed: Annotated[tuple[Annotated[TenantSettings, BeforeValidator(_tenant)], ...], AsList] = Field(
-        default=(), description="Tenants that may call, each as a name or as a mapping with id."
+        default=(),
+        description="Tenants that may call, each as a name or as a mapping with id and max_sessions.",
     )
 
     @model_validator(mode="after")
@@ -180,7 +198,7 @@ class TenantsSettings(Section):
 
 
 class RuntimeSettings(Section):
-    """How calls run. The timeouts and the bounds of the queue are the defaults of tools that set none of their own."""
+    """How calls run. Timeouts, queue bounds, circuit and health are the defaults of tools that set none themselves."""
 
     request_timeout: Seconds = Field(
         default=DEFAULT_REQUEST_TIMEOUT, description="Longest time from a call's acceptance to its answer."
@@ -205,6 +223,41 @@ class RuntimeSettings(Section):
     result_ttl: Seconds = Field(
         default=300.0, description="How long a call's result can be fetched from Redis."
     )
+    circuit_failures: Failures = Field(
+        default=CircuitRules().failures, description="Failures in a row after which a tool's circuit opens."
+    )
+    circuit_open_for: Seconds = Field(
+        default=CircuitRules().open_for,
+        description="How long an open circuit refuses calls before it lets some try.",
+    )
+    circuit_probes: Calls = Field(
+        default=CircuitRules().probes,
+        description="Most calls at a time, in the whole cluster, that try whether the tool works again.",
+    )
+    health_interval: SecondsOrZero = Field(
+        default=HealthRules().interval,
+        description="Time between two probes of a tool; 0: tools are not probed.",
+    )
+    health_timeout: Seconds = Field(
+        default=HealthRules().timeout,
+        description="Longest wait for the answer to a probe; beyond it the tool is unavailable.",
+    )
+    health_degraded_after: Seconds = Field(
+        default=HealthRules().degraded_after,
+        description="A tool that takes this long to answer a probe, or longer, is degraded.",
+    )
+
+    @model_validator(mode="after")
+    def _agrees(self) -> RuntimeSettings:
+        try:
+            HealthRules(
+                interval=self.health_interval,
+                timeout=self.health_timeout,
+                degraded_after=self.health_degraded_after,
+            )
+        except InvalidRequest as error:
+            raise ValueError(error.message) from None
+        return self
 
 
 class DiscoverySettings(Section):
@@ -274,6 +327,17 @@ class Settings(Section):
         """The ids in ``tenants.listed``, and with resolver none the default tenant too."""
         own = (self.identity.default_tenant,) if self.identity.resolver == "none" else ()
         return frozenset((*own, *(tenant.id for tenant in self.tenants.listed)))
+
+    def max_sessions_of(self, tenant: str) -> int | None:
+        """Most tool sessions that a tenant may have in the whole cluster; None: any number."""
+        return self._own_max_sessions.get(tenant, self.tenants.max_sessions)
+
+    @cached_property
+    def _own_max_sessions(self) -> Mapping[str, int]:
+        """A look-up, since each call asks, and thousands of tenants may be listed."""
+        return {
+            entry.id: entry.max_sessions for entry in self.tenants.listed if entry.max_sessions is not None
+        }
 
 
 def _sections() -> Mapping[str, type[Section]]:

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
 from common.settings.fields import Unit
 from common.settings.layers import PROCESS_VARIABLES, variable_of
-from common.settings.model import SECTIONS, ApiKey, Section
+from common.settings.model import SECTIONS, ApiKey, Section, TenantSettings
 
 _KINDS: Mapping[str, str] = {
     "integer": "whole number",
@@ -35,6 +35,7 @@ def render() -> str:
     parts = [_section(name, model) for name, model in SECTIONS.items()]
     parts += [
         _entries("One entry of identity.api_keys", ApiKey, ApiKey.model_fields),
+        _entries("One entry of tenants.listed", TenantSettings, TenantSettings.model_fields),
         _entries("Any tool", ToolEntry, ToolEntry.model_fields),
         _entries("A stdio tool", StdioEntry, _own(StdioEntry)),
         _entries("An HTTP tool", HttpEntry, _own(HttpEntry)),

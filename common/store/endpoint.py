@@ -18,13 +18,37 @@ _VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsParts:
+    """How the other end is trusted, in redis-py's words; ``verify`` is "none", "optional" or "required"."""
+
+    cafile: str | None = None
+    verify: str = "required"
+    check_hostname: bool = True
+    certfile: str | None = None
+    keyfile: str | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """As Python's TLS wants it. Reads the files named, and raises :class:`OSError` for one that cannot be."""
+        context = ssl.create_default_context(cafile=self.cafile)
+        context.check_hostname = self.check_hostname
+        context.verify_mode = _VERIFY[self.verify]
+        if self.certfile is not None:
+            context.load_cert_chain(self.certfile, self.keyfile)
+        return context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Host and port, or the path of a Unix socket; and the commands that open a session there."""
+    """Host and port, or the path of a Unix socket; and the commands that open a session there.
+
+    ``tls_parts`` says what ``tls`` was made of, for those to whom a context cannot be handed.
+    """
 
     host: str = "localhost"
     port: int = 6379
     path: str | None = None
     tls: ssl.SSLContext | None = None
+    tls_parts: TlsParts | None = None
     greeting: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
 
     def opening(self) -> bytes:
@@ -51,22 +75,27 @@ def endpoint_of(address: StoreAddress) -> Endpoint:
         greeting.append(("AUTH", *user, str(parts["password"])))
     if parts.get("db"):
         greeting.append(("SELECT", str(parts["db"])))
+    tls_parts = _tls(parts) if secure else None
     return Endpoint(
         host=parts.get("host", "localhost"),
         port=int(parts.get("port", 6379)),
         path=parts.get("path"),
-        tls=_tls(parts) if secure else None,
+        tls=None if tls_parts is None else tls_parts.context(),
+        tls_parts=tls_parts,
         greeting=tuple(greeting),
     )
 
 
-def _tls(parts: dict[str, Any]) -> ssl.SSLContext:
+def _tls(parts: dict[str, Any]) -> TlsParts:
     """The TLS settings in the URL's query, in redis-py's words."""
-    context = ssl.create_default_context(cafile=parts.get("ssl_ca_certs"))
-    verify = _VERIFY.get(str(parts.get("ssl_cert_reqs", "required")), ssl.CERT_REQUIRED)
+    verify = str(parts.get("ssl_cert_reqs", "required"))
+    verify = verify if verify in _VERIFY else "required"
     checked = str(parts.get("ssl_check_hostname", "true")).lower() not in {"false", "0", "no"}
-    context.check_hostname = checked and verify is ssl.CERT_REQUIRED
-    context.verify_mode = verify
-    if parts.get("ssl_certfile"):
-        context.load_cert_chain(parts["ssl_certfile"], parts.get("ssl_keyfile"))
-    return context
+    certfile = parts.get("ssl_certfile") or None
+    return TlsParts(
+        cafile=parts.get("ssl_ca_certs"),
+        verify=verify,
+        check_hostname=checked and verify == "required",
+        certfile=certfile,
+        keyfile=parts.get("ssl_keyfile") if certfile else None,
+    )

@@ -24,8 +24,8 @@ key                              type     lifetime                     owner and
 {p}:mcp-session:<id>             string   sliding idle timeout         a client's session with us (JSON)
 {p}:nodes                        zset     permanent                    node -> Redis ms of the end of its lease
 {p}:unacked:<node>               hash     1 day after the last fetch   delivery tag -> message the node has begun
-{p}:unsent:<node>                set      1 day after the last entry   tags of those it has begun and whose session
-                                                                       still starts: the backend saw nothing of them
+{p}:unsent:<node>                hash     1 day after the last entry   tag of a call whose session had to start first
+                                                                       -> 1 until it is sent, then 0
 {p}:fenced:<node>                string   1 day                        the node was declared dead: it is refused
 {p}:direct:<node>:<queue>        list     permanent while not empty    calls of the tool for sessions of the node
 {p}:direct-queues:<node>         set      permanent                    queues that may have such a list
@@ -50,6 +50,7 @@ key                              type     lifetime                     owner and
                                                                        first fetch
 {p}:head:<queue>                 string   1 s                          when the queue's oldest message was queued, and
                                                                        when that was seen (Redis ms)
+{p}:head:<node>:<queue>          string   1 s                          the same for a direct list
 tool.<tool>                      list     permanent while not empty    the tool's queue: Celery messages
 celery-task-meta-<id>            string   runtime.result_ttl           result of one invocation (Celery's form)
 ===============================  =======  ===========================  =========================================
@@ -69,6 +70,7 @@ from dataclasses import dataclass
 from common.domain.ids import InvocationId, McpSessionId, NodeId, TenantId, ToolId, encode_part
 
 UNACKED_TTL = 24 * 3600
+AUDIT_LENGTH = 100_000
 RESULT_PREFIX = "celery-task-meta-"
 
 
@@ -77,6 +79,11 @@ class Keys:
     """Spells keys for one prefix."""
 
     prefix: str = "canalgate"
+
+    @property
+    def begin(self) -> str:
+        """What every key with a prefix begins with."""
+        return f"{self.prefix}:"
 
     @property
     def registry_version(self) -> str:
@@ -185,14 +192,10 @@ class Keys:
         return f"{self.prefix}:unacked:{encode_part(node)}"
 
     def drain(self, queue: str) -> str:
-        return self.drain_prefix + queue
+        return f"{self.prefix}:drain:{queue}"
 
     def head(self, queue: str) -> str:
         return f"{self.prefix}:head:{queue}"
-
-    @property
-    def drain_prefix(self) -> str:
-        return f"{self.prefix}:drain:"
 
     @property
     def sweep_lease(self) -> str:

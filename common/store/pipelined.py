@@ -147,6 +147,8 @@ class PipelinedConnection:
         self._connecting: asyncio.Lock = asyncio.Lock()
         self._failed_at = float("-inf")
         self._watch: asyncio.Task[None] | None = None
+        self.epoch = 0
+        """Counts the connections: who has to know that Redis was not replaced in between remembers it."""
 
     async def command(self, *args: Arg) -> Any:
         """Run one command and return Redis' answer, strings as bytes.
@@ -176,15 +178,27 @@ class PipelinedConnection:
             return None
         return wire.send(b"".join(map(pack, batch)), len(batch))
 
-    async def run(self, name: str, keys: Sequence[str], args: Sequence[Arg] = ()) -> Any:
-        """Run a script by name; see :mod:`common.store.scripts`."""
+    async def run(
+        self, name: str, keys: Sequence[str], args: Sequence[Arg] = (), *, epoch: int | None = None
+    ) -> Any:
+        """Run a script by name; see :mod:`common.store.scripts`.
+
+        With an ``epoch`` only over that connection: over a later one it is not sent, and :class:`StoreUnavailable` is
+        raised.
+        """
         wanted = script(name)
         try:
-            return await self.command("EVALSHA", wanted.sha, len(keys), *keys, *args)
+            return await self._send(pack(("EVALSHA", wanted.sha, len(keys), *keys, *args)), epoch)
         except CommandRefused as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise
-            return await self.command("EVAL", wanted.source, len(keys), *keys, *args)
+            return await self._send(pack(("EVAL", wanted.source, len(keys), *keys, *args)), epoch)
+
+    async def _send(self, packed: bytes, epoch: int | None) -> Any:
+        wire = await self._ready()
+        if epoch is not None and epoch != self.epoch:
+            raise StoreUnavailable("the connection to Redis is another one by now")
+        return await wire.send(packed)
 
     async def aclose(self) -> None:
         """Close; commands under way fail."""
@@ -225,6 +239,7 @@ class PipelinedConnection:
             raise StoreUnavailable("Redis cannot be reached") from error
         except CommandRefused as error:
             raise StoreUnavailable("Redis refuses this connection") from error
+        self.epoch += 1
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._watch_answers(), name="redis-watch")
         return wire

@@ -2,11 +2,15 @@
 
 A script runs at most once per call: it is sent by EVALSHA, and only a NOSCRIPT answer, which says that it did
 not run, is followed by EVAL. There is no other retry (see :mod:`common.store.client`).
+
+Functions that several scripts share stand in ``lua/lib``: a script that says ``-- uses: <name>`` in its head has them
+put where it says ``--@uses``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +22,8 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import NoScriptError
 
 Arg = str | bytes | int | float
+_USES = re.compile(r"^-- uses: (.+)$", re.MULTILINE)
+PLACE = "--@uses"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,11 @@ class Script:
 @cache
 def script(name: str) -> Script:
     """The script ``lua/<name>.lua``."""
-    source = resources.files("common.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    folder = resources.files("common.store").joinpath("lua")
+    source = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    if (uses := _USES.search(source)) is not None:
+        shared = (folder.joinpath("lib", f"{used}.lua").read_text(encoding="utf-8") for used in uses[1].split(", "))
+        source = source.replace(PLACE, "".join(shared))
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 

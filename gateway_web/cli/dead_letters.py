@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from common.calls.dead_letters import DeadLetter, DeadLetters
 from common.domain.errors import InvalidRequest
-from gateway_web.cli.output import errors_as_exit_codes, out, say_json
+from gateway_web.cli.output import errors_as_exit_codes, for_terminal, out, say_json
 from gateway_web.cli.where import store
 
 cli = typer.Typer(help="List, show and drop messages that no worker could run.", no_args_is_help=True)
@@ -37,7 +36,7 @@ def list_letters(
     table = Table("id", "at", "queue", "reason", "size", "task id", box=None)
     for letter in found:
         row = (letter.id, f"{letter.at:%Y-%m-%d %H:%M:%S}Z", letter.queue, letter.reason, str(letter.size))
-        table.add_row(*map(_shown, (*row, letter.task_id)))
+        table.add_row(*map(for_terminal, (*row, letter.task_id)))
     out.print(table)
     total = letters.count()
     if total > len(found):
@@ -65,7 +64,7 @@ def show(
         sys.stdout.buffer.write(letter.message)
     else:
         for name, value in _row(letter).items():
-            out.print(f"{name:<10} {_shown(str(value))}")
+            out.print(f"{name:<10} {for_terminal(str(value))}")
 
 
 @cli.command("drop")
@@ -107,8 +106,3 @@ def _row(letter: DeadLetter) -> dict[str, Any]:
 def _text(letter: DeadLetter) -> str:
     """The message in JSON's alphabet: bytes that are no UTF-8 are shown as replacement characters."""
     return letter.message.decode(errors="replace")
-
-
-def _shown(text: str) -> str:
-    """Names come from anybody's messages: neither markup nor control characters reach the terminal."""
-    return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text))

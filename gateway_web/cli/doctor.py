@@ -81,7 +81,9 @@ def _running_tools(config: Path | None) -> Iterator[Finding]:
         yield Finding(False, error.message)
         return
     for entry in entries:
-        if entry.known is None:
+        if not entry.enabled:
+            yield Finding(True, f"tool {entry.id}: disabled")
+        elif entry.known is None:
             yield Finding(False, f"tool {entry.id}: not asked yet what it offers")
         elif entry.known.error is not None:
             yield Finding(False, f"tool {entry.id}: {entry.known.error}")

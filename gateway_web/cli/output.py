@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from common.domain.errors import ConfigurationError, GatewayError, StoreUnavailable
 from gateway_web.supervisor import SupervisorError
@@ -50,6 +51,11 @@ def stop(message: str, code: Exit) -> typer.Exit:
 def _plain(text: str) -> str:
     """Text from elsewhere must not be read as markup."""
     return text.replace("[", r"\[")
+
+
+def for_terminal(text: str) -> str:
+    """A name that anybody may have chosen: neither markup nor control characters reach the terminal."""
+    return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text))
 
 
 def errors_as_exit_codes(verb: Callable[P, T]) -> Callable[P, T]:

@@ -186,7 +186,7 @@ def _wait_for_discovery(plan: Plan, registry: Registry) -> list[str]:
     ready = http_ready(f"{plan.base_url}/readyz")
     end = time.monotonic() + DISCOVERY_PATIENCE
     while True:
-        waiting = [entry.id for entry in registry.entries() if entry.tool.enabled and entry.known is None]
+        waiting = [entry.id for entry in registry.entries() if entry.enabled and entry.known is None]
         if (ready() and not waiting) or time.monotonic() > end:
             return [str(tool) for tool in waiting]
         time.sleep(0.05)

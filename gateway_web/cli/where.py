@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,14 @@ class Store:
     settings: Settings
     client: Client
     keys: Keys
+
+    @property
+    def actor(self) -> str:
+        """Who makes a change by this command line, for the audit journal: the user of the operating system."""
+        try:
+            return f"cli:{getpass.getuser()}"
+        except (KeyError, OSError):
+            return f"cli:uid {os.getuid()}"  # a container may run under a number without a name
 
 
 def store(config: Path | None) -> Store:

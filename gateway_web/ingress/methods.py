@@ -82,7 +82,7 @@ def list_tools(gateway: Gateway, mcp: McpRequest) -> Result:
         tools = [
             {**definition, "name": naming.prefixed(entry.id, str(definition.get("name", "")))}
             for entry in gateway.catalogue.entries()
-            if entry.tool.enabled
+            if entry.enabled
             for definition in _offered(entry)
         ]
     result: Result = {"tools": [dict(definition) for definition in tools]}

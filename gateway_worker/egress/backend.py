@@ -33,6 +33,7 @@ from gateway_worker.egress.http import HttpLink
 from gateway_worker.egress.link import (
     NO_HEADERS,
     Link,
+    LinkLost,
     OnNotification,
     RpcError,
     StatusRefused,
@@ -137,7 +138,7 @@ def make_link(tool: Tool, guard: ProcessGuard, *, max_bytes: int) -> Link:
     """The link for a tool's transport; nothing is started yet."""
     match tool.transport:
         case StdioTransport() as transport:
-            return StdioLink(Child(transport, guard, line_limit=max_bytes))
+            return StdioLink(Child(transport, guard, line_limit=max_bytes, limits=tool.limits))
         case HttpTransport() as transport:
             return HttpLink(transport, connect_timeout=tool.startup_timeout, max_bytes=max_bytes)
 
@@ -177,9 +178,10 @@ async def start(tool: Tool, link: Link, eras: Sequence[Era]) -> Backend:
         async with asyncio.timeout(tool.startup_timeout):
             return await connect(link, eras)
     except TimeoutError as error:
-        raise TransportFailure(
+        raise LinkLost(
             f"the tool did not become usable within startup_timeout ({tool.startup_timeout:g} s)"
-            + noise_words(link.noise)
+            + noise_words(link.noise),
+            detail=link.stderr_words() if isinstance(link, StdioLink) else "",
         ) from error
 
 

@@ -45,7 +45,9 @@ class StatusRefused(LinkLost):
     def __init__(self, status: int, *, retry_after: int | None = None) -> None:
         what = "redirects" if 300 <= status < 400 else "answered"
         more = "; give its final URL" if what == "redirects" else ""
-        super().__init__(f"the tool's URL {what} with status {status}{more}", retry_after=retry_after)
+        super().__init__(
+            f"the tool's URL {what} with status {status}{more}", retry_after=retry_after, http_status=status
+        )
         self.status = status
 
 

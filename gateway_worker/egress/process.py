@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
-import re
-from collections import deque
 from collections.abc import Callable, Mapping
 
 import structlog
 
 from common.domain.errors import TransportFailure
-from common.domain.tool import MASK, StdioTransport
+from common.domain.rules import ProcessLimits
+from common.domain.tool import StdioTransport
+from common.processes.family import MARK_NAME, Family
 from common.processes.guard import ProcessGuard, ProcessGuardError
-from common.processes.tree import terminate_tree
+from common.processes.limits import NO_LIMITS, LimitsUnsupported, limit_started, limited
+from common.processes.tree import family_of, terminate_tree
+from gateway_worker.egress.child_watcher import watch_by_descriptor
+from gateway_worker.egress.link import LinkLost
+from gateway_worker.egress.stderr import Stderr
 
 log = structlog.get_logger(__name__)
 
 INHERITED = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
 """All that a child gets of our environment; the gateway's own secrets are not among it."""
-STDERR_LINES = 50
-STDERR_LINE_LENGTH = 500
 STOP_GRACE = 2.0
+HASTY_GRACE = 0.4
+"""Seconds instead of ``STOP_GRACE`` for a child that is known to hang."""
 LAST_WORDS = 0.5
 """Seconds for reading what a child wrote before its end; a daemon it left behind may hold the pipes for ever."""
+HALF_STARTED = 0.2
+"""Seconds in which a child shows itself that asyncio started and then gave up."""
+EXHAUSTED = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def child_environment(declared: Mapping[str, str]) -> dict[str, str]:
@@ -35,82 +43,128 @@ def child_environment(declared: Mapping[str, str]) -> dict[str, str]:
 OnOutput = Callable[[bytes], None]
 """Called on the event loop with what a child wrote to its standard output, and with nothing at its end."""
 
-_STDOUT = 1
+_STDOUT, _STDERR = 1, 2
 
 
 class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
     """asyncio's own, that also tells of the child's end while somebody else still holds its pipes.
 
-    With ``on_output`` the child's output goes there at once, in the turn in which it comes, instead of to a stream.
+    What the child says goes to the callbacks at once, in the turn of the loop in which it comes; its output goes to
+    a stream if there is no callback for it.
     """
 
-    def __init__(self, limit: int, exited: asyncio.Event, on_output: OnOutput | None) -> None:
+    def __init__(self, limit: int, on_output: OnOutput | None, on_stderr: OnOutput) -> None:
         super().__init__(limit=limit, loop=asyncio.get_running_loop())
-        self._exited_event = exited
-        self._on_output = on_output
+        self.exited = asyncio.Event()
+        self.made: asyncio.Future[asyncio.SubprocessTransport] = asyncio.get_running_loop().create_future()
+        """The transport, once there is a process; nothing is heard from it before."""
+        self._hearers = {_STDERR: on_stderr}
+        if on_output is not None:
+            self._hearers[_STDOUT] = on_output
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if isinstance(transport, asyncio.SubprocessTransport) and not self.made.done():
+            self.made.set_result(transport)
 
     def pipe_data_received(self, fd: int, data: bytes | str) -> None:
-        if fd == _STDOUT and self._on_output is not None:
-            self._on_output(data)  # type: ignore[arg-type]
-        else:
+        hearer = self._hearers.get(fd)
+        if hearer is None:
             super().pipe_data_received(fd, data)
+        else:
+            hearer(data)  # type: ignore[arg-type]
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        if fd == _STDOUT and self._on_output is not None:
-            self._on_output(b"")
+        if fd in self._hearers:
+            self._hearers[fd](b"")
         super().pipe_connection_lost(fd, exc)
 
     def process_exited(self) -> None:
         super().process_exited()
-        self._exited_event.set()
+        self.exited.set()
 
 
 class Child:
-    """One child in a process group of its own, known to the reaper from its first moment.
+    """One child in a process group of its own, guarded from its first moment by a mark in its environment.
 
     ``exited`` is set at its end, whoever still holds its pipes.
     """
 
-    def __init__(self, transport: StdioTransport, guard: ProcessGuard, *, line_limit: int) -> None:
+    def __init__(
+        self,
+        transport: StdioTransport,
+        guard: ProcessGuard,
+        *,
+        line_limit: int,
+        limits: ProcessLimits = NO_LIMITS,
+    ) -> None:
         """``line_limit`` is the most bytes one line of the child's output may have."""
         self._transport = transport
         self._guard = guard
+        self._limits = limits
         self.line_limit = line_limit
-        self._stderr = _Tail(transport.env)
+        self._stderr = Stderr(transport.env)
+        self._stderr_ended = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
+        self._family: Family | None = None
         self._pipes: asyncio.SubprocessTransport | None = None
-        self._stderr_task: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self.exited = asyncio.Event()
 
     async def start(self, on_output: OnOutput | None = None) -> None:
-        """Start it. Raises :class:`TransportFailure` naming the command if that cannot be done.
+        """Start it. Raises :class:`LinkLost` naming what is at fault if that cannot be done: nothing was sent then.
 
-        With ``on_output`` nothing comes to ``stdout``, and ``line_limit`` is its business.
+        A failure is this start's alone; nothing of it is left. With ``on_output`` nothing comes to ``stdout``, and
+        ``line_limit`` is its business.
         """
-        transport = self._transport
-        loop = asyncio.get_running_loop()
+        mark = self._guard.new_mark()
+        process = await self._spawn(mark, on_output)
+        self._process, self._family = process, family_of(process.pid, mark)
         try:
-            self._pipes, protocol = await loop.subprocess_exec(
-                lambda: _Protocol(self.line_limit, self.exited, on_output),
-                transport.command,
-                *transport.args,
+            self._guard.add(process.pid)
+            limit_started(process.pid, self._limits)
+        except ProcessGuardError as error:
+            await self.stop(hasty=True)
+            words = "the tool's process cannot be guarded, so it was ended again"
+            raise LinkLost(words, unsent=True) from error
+        except LimitsUnsupported as error:
+            await self.stop(hasty=True)
+            words = f"the tool's limits (limit_...) cannot be kept: {error}; leave them out"
+            raise LinkLost(words, unsent=True) from error
+
+    async def _spawn(self, mark: str, on_output: OnOutput | None) -> asyncio.subprocess.Process:
+        transport = self._transport
+        watch_by_descriptor()
+        loop = asyncio.get_running_loop()
+        protocol = _Protocol(
+            self.line_limit, on_output, lambda data: self._heard_stderr(data, protocol.made.result())
+        )
+        self.exited = protocol.exited
+        environment = {**child_environment(transport.env), MARK_NAME: mark}
+        try:
+            self._pipes, _ = await loop.subprocess_exec(
+                lambda: protocol,
+                *self._command_line(environment),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                env=child_environment(transport.env),
+                env=environment,
                 cwd=transport.cwd,
                 start_new_session=True,
             )
-        except (OSError, ValueError) as error:
-            raise TransportFailure(_refusal(transport, error)) from error
-        self._process = process = asyncio.subprocess.Process(self._pipes, protocol, loop)
-        self._stderr_task = asyncio.create_task(self._drain_stderr(process), name=f"stderr-{process.pid}")
-        try:
-            self._guard.add(process.pid)
-        except ProcessGuardError as error:
-            await self.stop()
-            raise TransportFailure("the tool's process cannot be guarded, so it was ended again") from error
+        except (OSError, ValueError, RuntimeError) as error:
+            await _end_half_started(protocol, error)
+            raise LinkLost(_refusal(transport, error), unsent=True) from error
+        return asyncio.subprocess.Process(self._pipes, protocol, loop)
+
+    def _command_line(self, environment: Mapping[str, str]) -> tuple[str, ...]:
+        transport = self._transport
+        command = (transport.command, *transport.args)
+        wrapped = limited(command, self._limits)
+        if wrapped != command:
+            # What the wrapper would only print, and long after the start.
+            _require_program(transport, environment)
+        return wrapped
 
     @property
     def process(self) -> asyncio.subprocess.Process:
@@ -146,31 +200,38 @@ class Child:
             return f"the tool's process was ended by signal {-status}"
         return f"the tool's process ended with exit status {status}"
 
-    async def stop(self) -> None:
-        """Close its input, then end the whole group; safe to call again and from several tasks."""
-        if self._process is None:
+    async def stop(self, *, hasty: bool = False) -> None:
+        """Close its input, then end the whole family; safe to call again and from several tasks.
+
+        ``hasty``: it is known to hang, so it gets less time to end by itself, one second in all.
+        """
+        if self._process is None or self._family is None:
             return
         if self._stopping is None:
-            self._stopping = asyncio.create_task(self._stop(self._process))
+            grace = min(STOP_GRACE, HASTY_GRACE) if hasty else STOP_GRACE
+            self._stopping = asyncio.create_task(self._stop(self._process, self._family, grace))
         await asyncio.shield(self._stopping)
 
-    async def _stop(self, process: asyncio.subprocess.Process) -> None:
+    async def _stop(self, process: asyncio.subprocess.Process, family: Family, grace: float) -> None:
         if process.stdin is not None:
             process.stdin.close()
         try:
-            # A well-behaved server ends by itself when its input does; the group is ended in any case.
-            async with asyncio.timeout(STOP_GRACE):
+            # A well-behaved server ends by itself when its input does; the family is ended in any case.
+            async with asyncio.timeout(grace):
                 await self.exited.wait()
         except TimeoutError:
             log.info("tool_process_outlives_input", pid=process.pid)
         try:
-            if not await terminate_tree(process.pid, grace=STOP_GRACE):
+            if not await terminate_tree(family, grace=grace):
                 log.error("tool_process_not_ended", pid=process.pid)
                 return
             await self.exited.wait()
             self._guard.discard(process.pid)
-            if self._stderr_task is not None:
-                await asyncio.wait([self._stderr_task], timeout=LAST_WORDS)
+            try:
+                async with asyncio.timeout(LAST_WORDS):
+                    await self._stderr_ended.wait()
+            except TimeoutError:
+                log.debug("tool_stderr_held_open", pid=process.pid)
         finally:
             self._let_go(process)
 
@@ -181,58 +242,42 @@ class Child:
             process.stdin.transport.abort()
         if self._pipes is not None:
             self._pipes.close()
-        if self._stderr_task is not None:
-            self._stderr_task.cancel()
 
-    async def _drain_stderr(self, process: asyncio.subprocess.Process) -> None:
+    def _heard_stderr(self, data: bytes, process: asyncio.SubprocessTransport) -> None:
         """Keep reading, or a talkative child blocks."""
-        if process.stderr is None:
-            return
-        while chunk := await process.stderr.read(65536):
-            self._stderr.feed(chunk)
-        self._stderr.end()
+        pid = process.get_pid()
+        if data:
+            self._stderr.feed(data, pid=pid)
+        else:
+            self._stderr.end(pid=pid)
+            self._stderr_ended.set()
 
 
-class _Tail:
-    """The last lines of a stream, masked; of a long line its beginning."""
+async def _end_half_started(protocol: _Protocol, error: Exception) -> None:
+    """End a child that was started although its start failed.
 
-    def __init__(self, env: Mapping[str, str]) -> None:
-        values = {line.encode() for value in env.values() for line in value.splitlines() if len(line) >= 4}
-        # The longest first: one secret may begin like another.
-        secrets = sorted(values, key=len, reverse=True)
-        self._pattern = re.compile(b"|".join(map(re.escape, secrets))) if secrets else None
-        self._longest = len(secrets[0]) if secrets else 0
-        self._room = STDERR_LINE_LENGTH + self._longest
-        self._line = b""
-        self._lines: deque[str] = deque(maxlen=STDERR_LINES)
+    asyncio starts the process first and then arranges to learn of its end. If only that fails, for want of a
+    descriptor or a thread, it forgets the process.
+    """
+    if isinstance(error, RuntimeError) or getattr(error, "errno", None) in EXHAUSTED:
+        await asyncio.wait([protocol.made], timeout=HALF_STARTED)
+        if protocol.made.done():
+            protocol.made.result().close()
+    protocol.made.cancel()
 
-    def feed(self, chunk: bytes) -> None:
-        """Take what was read."""
-        *ended, rest = chunk.split(b"\n")
-        if ended:
-            ended[0] = self._line + ended[0]
-            self._lines.extend(self._masked(line) for line in ended[-STDERR_LINES:])
-            self._line = b""
-        self._line = (self._line + rest)[: self._room + 1]
 
-    def end(self) -> None:
-        """The stream ended, maybe in the middle of a line."""
-        if self._line:
-            self._lines.append(self._masked(self._line))
-            self._line = b""
-
-    def lines(self) -> list[str]:
-        """What is kept."""
-        return list(self._lines)
-
-    def _masked(self, line: bytes) -> str:
-        kept = line[: self._room]
-        if self._pattern is not None:
-            kept = self._pattern.sub(MASK.encode(), kept)
-            if len(line) > self._room:
-                # The cut may have gone through a secret, whose first part is then at the end.
-                kept = kept[: -self._longest]
-        return kept[:STDERR_LINE_LENGTH].decode("utf-8", "replace")
+def _require_program(transport: StdioTransport, environment: Mapping[str, str]) -> None:
+    """Raise what starting the command itself would raise if there is no such program."""
+    command = transport.command
+    if "/" in command:
+        candidates = [os.path.join(transport.cwd or "", command)]
+    else:
+        candidates = [os.path.join(place, command) for place in os.get_exec_path(environment)]
+    found = [path for path in candidates if os.path.exists(path)]
+    if not found:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command)
+    if not any(os.path.isfile(path) and os.access(path, os.X_OK) for path in found):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), command)
 
 
 def _refusal(transport: StdioTransport, error: Exception) -> str:

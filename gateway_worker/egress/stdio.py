@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from gateway_worker.egress.link import (
     noise_words,
 )
 from gateway_worker.egress.process import Child
+from gateway_worker.egress.starts import Slot, start_slot
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +36,10 @@ AT_ONCE_LIMIT = 64 << 10
 """Bytes that may wait for a child to read them before a request waits as well."""
 ASIDE_LIMIT = 16 << 20
 """Bytes that may wait for a child to read them before an answer or a cancellation is no longer added."""
+
+
+_BRACKETS = re.compile(rb"[\[{]")
+_ID = re.compile(rb'"id"\s*:\s*(\d{1,15})\s*(?:[,}]|$)')
 
 
 def _line(message: dict[str, Any]) -> bytes:
@@ -73,6 +79,7 @@ class _Lines:
 
     def _check(self) -> None:
         if self._size > self._limit:
+            self._begun.clear()
             raise ResponseTooLarge("the tool sent a line above the bound (runtime.max_result_bytes)")
 
 
@@ -91,6 +98,9 @@ class StdioLink:
         self._ids = itertools.count(1)
         self._pending: dict[int, tuple[asyncio.Future[dict[str, Any]], OnNotification | None]] = {}
         self._tokens = ProgressTokens()
+        self._slot: Slot | None = None
+        self._heard = 0
+        self._hangs = True
         self._lines = _Lines(child.line_limit)
         self._output_ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sending = asyncio.Lock()
@@ -100,9 +110,19 @@ class StdioLink:
         self._watcher: asyncio.Task[None] | None = None
         self._error: GatewayError | None = None
 
+    @property
+    def hangs(self) -> bool:
+        """Whether the child has said nothing yet, or nothing since somebody gave up waiting for an answer."""
+        return self._hangs
+
     async def open(self) -> None:
-        """Start the child. Raises :class:`TransportFailure`."""
-        await self.child.start(self._output)
+        """Start the child, when its turn has come. Raises :class:`LinkLost`."""
+        self._slot = await start_slot()
+        try:
+            await self.child.start(self._output)
+        except BaseException:
+            self._slot.release()
+            raise
         self._reader = asyncio.create_task(self._read(), name=f"stdout-{self.child.process.pid}")
         self._watcher = asyncio.create_task(self._watch(self._reader), name=f"exit-{self.child.process.pid}")
 
@@ -120,13 +140,14 @@ class StdioLink:
         request_id = next(self._ids)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._pending[request_id] = (future, on_notification)
-        sent = False
+        sent, heard = False, self._heard
         try:
             outgoing = self._tokens.outgoing(request_id, params)
             await self._send({"jsonrpc": "2.0", "id": request_id, "method": method, "params": outgoing})
             sent = True
             return await future
         except asyncio.CancelledError:
+            self._hangs = self._hangs or heard == self._heard
             if sent:
                 self._cancel(method, request_id)
             raise
@@ -145,10 +166,10 @@ class StdioLink:
         await self._send({"jsonrpc": "2.0", "method": method, "params": params})
 
     async def close(self) -> None:
-        """End the child."""
+        """End the child: within a second if it hangs, else with the patience that an orderly end may need."""
         self._error = self._error or LinkLost("the tool's session was closed")
         self.closed.set()
-        await self.child.stop()
+        await self.child.stop(hasty=self._hangs)
         for task in (self._watcher, self._reader):
             if task is not None:
                 task.cancel()
@@ -224,17 +245,24 @@ class StdioLink:
             self._error = self._error or LinkLost(await self.child.end_words())
         except GatewayError as error:
             self._error = self._error or error
+            self._hangs = True  # whatever it still says is no matter any more
         finally:
             self.closed.set()
             for future, _ in self._pending.values():
                 if not future.done():
                     future.set_exception(self._lost(unsent=False))
-            await self.child.stop()
+            await self.child.stop(hasty=self._hangs)
 
     def _output(self, data: bytes) -> None:
         """What the child wrote; nothing: it will write no more."""
         if self._output_ended.done():
             return
+        if self._slot is not None:
+            self._slot.release()
+            self._slot = None
+        if data:
+            self._heard += 1
+            self._hangs = False
         try:
             for line in self._lines.feed(data) if data else self._lines.end():
                 self._receive_alone(line)
@@ -289,21 +317,20 @@ class StdioLink:
         Python reads more than is JSON (NaN, lone surrogates), so it may still tell whose answer it is.
         """
         found: Any = None
+        fault: GatewayError = LinkLost("the tool's answer is no valid JSON")
         if line.startswith(b"{"):
             try:
                 found = json.JSONDecoder().decode(line.decode("utf-8", "replace"))
-            except (ValueError, RecursionError):
+            except RecursionError:
+                found, fault = _outermost(line), ResponseTooLarge("the tool's answer is nested too deeply")
+            except ValueError:
                 found = None
         if isinstance(found, dict) and "method" not in found:
-            self._resolve({"id": found.get("id"), "result": None}, "the tool's answer is no valid JSON")
+            self._resolve({"id": found.get("id"), "result": None}, fault)
         elif line.strip():
             self.noise += 1
 
-    def _resolve(
-        self,
-        message: dict[str, Any],
-        fault: str = "the tool's answer has neither a result nor an error object",
-    ) -> None:
+    def _resolve(self, message: dict[str, Any], fault: GatewayError | None = None) -> None:
         request_id = message.get("id")
         # True and 1.0 equal 1, and are nobody's id.
         entry = self._pending.get(request_id) if type(request_id) is int else None
@@ -316,7 +343,9 @@ class StdioLink:
         elif isinstance(result, dict):
             entry[0].set_result(result)
         else:
-            entry[0].set_exception(LinkLost(fault))
+            entry[0].set_exception(
+                fault or LinkLost("the tool's answer has neither a result nor an error object")
+            )
 
     def _notified(self, method: str, params: dict[str, Any]) -> None:
         """Hand a notification to the request it belongs to.
@@ -341,5 +370,19 @@ class StdioLink:
         if isinstance(self._error, ResponseTooLarge) and not unsent:
             return ResponseTooLarge(self._error.message)
         reason = self._error.message if self._error else "the tool's process does not read its input"
-        detail = " | ".join(self.child.stderr_tail()[-STDERR_SHOWN:])
-        return LinkLost(reason + noise_words(self.noise), unsent=unsent, detail=detail)
+        return LinkLost(reason + noise_words(self.noise), unsent=unsent, detail=self.stderr_words())
+
+    def stderr_words(self) -> str:
+        """The end of the child's standard error, for operators."""
+        return " | ".join(self.child.stderr_tail()[-STDERR_SHOWN:])
+
+
+def _outermost(line: bytes) -> dict[str, Any]:
+    """What an object too deep to be read says before its first and behind its last inner bracket: id and method."""
+    inner = _BRACKETS.search(line, 1)
+    rest = line.rstrip()[:-1]
+    last = max(rest.rfind(b"}"), rest.rfind(b"]"))
+    edges = line[: inner.start()] + line[last + 1 :] if inner else line
+    found = _ID.search(edges)
+    members: dict[str, Any] = {} if found is None else {"id": int(found[1])}
+    return {**members, "method": ""} if b'"method"' in edges else members

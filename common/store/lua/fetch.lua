@@ -1,58 +1,152 @@
--- Takes messages from queues and records them as begun by this node, in one step.
--- KEYS 1 unacked hash of the node  2.. queues, in the order in which they are served
+-- Takes messages off lists and records them as begun by this node, in one step; and decides for each, in the same
+-- step, whose session it is for.
+-- uses: route
+-- KEYS 1 unacked hash of the node  2.. lists, in the order in which they are served: queues of tools, and the node's
+--      own direct lists
 -- ARGV 1 most messages  2 first delivery tag  3 seconds the unacked hash may outlive its node
---      4 largest message in bytes  5 bytes kept of a larger one  6 what the keys of drain rates begin with
--- Returns {taken, more, unusable}: a flat list of index of the queue among KEYS 2.., delivery tag, message; indices of
--- the queues that may hold more, in the order in which they are to be served next (every other one was seen empty);
--- indices of those that are no lists, which must not cost the others what was taken from them.
--- Race: a worker killed between popping and recording would lose what it popped; there is no between here.
--- One message a queue and a pass, so that a busy queue does not hold up the others; many at once from the last one left.
+--      4 largest message in bytes  5 bytes kept of a larger one  6 what all keys begin with  7 the node
+--      8 .. for each of KEYS 2.. its tool's queue and the most calls in flight of that tool (0: any number)
+-- Returns {status, taken, more, unusable, dropped}
+--   status    'taken', or 'lapsed': the node's lease has ended, or it was declared dead; nothing was taken
+--   taken     flat: index of the list among KEYS 2.., delivery tag, message, verdict, fencing token
+--             verdicts: 'held' the session is the node's; 'claimed' it is so from now on; 'tool_limit', 'tenant_limit'
+--             a cap keeps it from being created; 'headless' the message has no head, and nothing was decided
+--   more      indices of the lists that may hold more, in the order in which they are to be served next
+--             (every other one was seen empty, or holds back what is beyond the tool's calls in flight)
+--   unusable  indices of those that are no lists, which must not cost the others what was taken from them
+--   dropped   ids of messages whose call was begun before (the ledger): acknowledged, not begun again
+-- Race: a worker killed between popping and recording would lose what it popped; there is no between here. Nor is there
+-- one between looking for an owner and becoming it.
+-- One message a list and a pass, so that a busy one does not hold up the others; many at once from the last one left.
 -- A message above the bound never leaves Redis whole, or it would stop one worker after the other: its beginning and
 -- its end take its place, behind a line with its size and SHA-1 that no message can begin with (byte 255).
+local prefix, me = ARGV[6], ARGV[7]
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+--@uses
+
+if not living(me) or redis.call('EXISTS', prefix .. 'fenced:' .. encoded(me)) == 1 then
+  return {'lapsed', {}, {}, {}, {}}
+end
+
 local function cut(message)
   local half = math.floor(tonumber(ARGV[5]) / 2)
   local line = string.format('\255oversized %d %s\n', #message, redis.sha1hex(message))
   return line .. string.sub(message, 1, half) .. string.sub(message, -half)
 end
-local left, tag, taken, largest = tonumber(ARGV[1]), tonumber(ARGV[2]), {}, tonumber(ARGV[4])
+
 -- The rate at which a queue is drained, as an average in which older messages count the less (10 s: to a third): "rate
 -- at start", times in ms. It began at 0, so who reads it divides by 1 - exp(-(at - start) / 10 s); unused, it expires.
-local function drained(queue, messages, now)
-  local key = ARGV[6] .. queue
+local function drained(queue, messages)
+  local key = prefix .. 'drain:' .. queue
   local rate, at, start = string.match(redis.call('GET', key) or '', '^(%S+) (%d+) (%d+)$')
   rate = messages / 10 + (rate and tonumber(rate) * math.exp((tonumber(at) - now) / 10000) or 0)
-  redis.call('SET', key, string.format('%.3f %d %d', rate, now, tonumber(start or now)), 'EX', 60)
+  redis.call('SET', key, string.format('%.3f %.0f %.0f', rate, now, tonumber(start or now)), 'EX', 60)
 end
-local live, counts, more, unusable = {}, {}, {}, {}
+
+-- The session of a pool for the next call: one without calls, else one more if the pool is not full, else the one with
+-- the fewest calls. Sessions of dead nodes are claimed anew, so they count as none.
+local function of_pool(head)
+  local fewest, chosen, free = nil, nil, nil
+  for i = 0, tonumber(head.pool) - 1 do
+    local session = '*' .. i
+    local owner = owner_of(head.tool, session)
+    if owner and living(owner) then
+      local calls = tonumber(redis.call('HGET', prefix .. 'session-calls:' .. head.tool, session) or '0')
+      if calls == 0 then return session end
+      if not fewest or calls < fewest then fewest, chosen = calls, session end
+    else
+      free = free or session
+    end
+  end
+  if free and (not chosen or not cap_reached(head)) then return free end
+  return chosen
+end
+
+local left, tag, taken, dropped, largest = tonumber(ARGV[1]), tonumber(ARGV[2]), {}, {}, tonumber(ARGV[4])
+local counts, gained = {}, {}
+
+local function record(i, message, verdict, token)
+  local name = string.format('%d', tag)
+  redis.call('HSET', KEYS[1], name, message)
+  for _, part in ipairs({i - 1, name, message, verdict, token}) do taken[#taken + 1] = part end
+  tag, left = tag + 1, left - 1
+  return name
+end
+
+-- What becomes of one message from list i of a queue.
+local function decide(i, queue, message)
+  if #message > largest then
+    record(i, cut(message), 'headless', '0')
+    return
+  end
+  local head, before, behind = head_of(message)
+  if not head then
+    record(i, message, 'headless', '0')
+    return
+  end
+  local id = decoded(head.id)
+  if redis.call('HEXISTS', prefix .. 'calls', id) == 1 or redis.call('EXISTS', 'celery-task-meta-' .. id) == 1
+    or redis.call('EXISTS', prefix .. 'began:' .. head.id) == 1 then
+    dropped[#dropped + 1] = id
+    return
+  end
+  if head.session == '*' then
+    head.session = of_pool(head)
+    redis.call('HINCRBY', prefix .. 'session-calls:' .. head.tool, head.session, 1)
+    message = message_of(head, before, behind)
+  end
+  local owner, token = owner_of(head.tool, head.session)
+  local verdict = 'held'
+  if owner and owner ~= me and living(owner) then
+    -- In front: it has waited already.
+    put_direct(owner, queue, message, 'RPUSH')
+    return
+  elseif owner ~= me then
+    verdict = not owner and cap_reached(head) or 'claimed'
+    token = verdict == 'claimed' and claim_session(head.tool, head.session, me) or '0'
+  end
+  local name = record(i, message, verdict, token)
+  redis.call('HSET', prefix .. 'calls', id, me .. ' ' .. name)
+  gained[queue] = (gained[queue] or 0) + 1
+end
+
+-- How many more calls of a tool may be in flight; those taken in this step are not counted in Redis yet.
+local function room(queue, most)
+  if most == 0 then return left end
+  local held = gained[queue] or 0
+  for _, calls in ipairs(redis.call('HVALS', prefix .. 'in-flight:' .. queue)) do held = held + calls end
+  return math.max(0, math.min(left, most - held))
+end
+
+local live, more, unusable = {}, {}, {}
 for i = 2, #KEYS do live[#live + 1] = i end
 while left > 0 and #live > 0 do
   local served, unreached, count = {}, {}, #live == 1 and left or 1
   for _, i in ipairs(live) do
-    local messages = left > 0 and redis.pcall('RPOP', KEYS[i], count)
+    local queue, most = ARGV[4 + 2 * i], tonumber(ARGV[5 + 2 * i])
+    local free = room(queue, most)
+    local wanted = math.min(count, free)
+    local messages = wanted > 0 and redis.pcall('RPOP', KEYS[i], wanted)
     if left == 0 then unreached[#unreached + 1] = i
+    elseif wanted == 0 then
+      -- Whoever gives a place back calls out for what is held back.
+      redis.call('SET', prefix .. 'held-back:' .. queue, '1', 'EX', 60)
     elseif messages and messages.err then
       if not string.find(messages.err, 'WRONGTYPE', 1, true) then return messages end
       unusable[#unusable + 1] = i - 1
     elseif messages then
-      for _, message in ipairs(messages) do
-        if #message > largest then message = cut(message) end
-        local name = string.format('%d', tag)
-        redis.call('HSET', KEYS[1], name, message)
-        for _, part in ipairs({i - 1, name, message}) do taken[#taken + 1] = part end
-        tag, left = tag + 1, left - 1
-      end
-      counts[i] = (counts[i] or 0) + #messages
-      if #messages == count then served[#served + 1] = i end
+      if KEYS[i] ~= queue then take_from_waiting(queue, #messages) end
+      for _, message in ipairs(messages) do decide(i, queue, message) end
+      counts[queue] = (counts[queue] or 0) + #messages
+      if #messages == wanted then served[#served + 1] = i end
     end
   end
   for _, i in ipairs(served) do unreached[#unreached + 1] = i end
   live = unreached
 end
-if #taken > 0 then
-  redis.call('EXPIRE', KEYS[1], ARGV[3])
-  local t = redis.call('TIME')
-  local now = t[1] * 1000 + math.floor(t[2] / 1000)
-  for i, messages in pairs(counts) do drained(KEYS[i], messages, now) end
-end
+for queue, calls in pairs(gained) do redis.call('HINCRBY', prefix .. 'in-flight:' .. queue, me, calls) end
+if #taken > 0 then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
+for queue, messages in pairs(counts) do drained(queue, messages) end
 for _, i in ipairs(live) do more[#more + 1] = i - 1 end
-return {taken, more, unusable}
+return {'taken', taken, more, unusable, dropped}

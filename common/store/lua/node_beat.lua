@@ -1,9 +1,12 @@
--- Renews a node's lease.
--- KEYS 1 nodes
+-- Renews a node's lease, unless it was declared dead.
+-- KEYS 1 nodes  2 tombstone of the node
 -- ARGV 1 node  2 lease in ms
--- Returns {1 if the node was still registered else 0, Redis ms}.
+-- Returns {state, Redis ms}: 'fenced' (declared dead, nothing was renewed), 'known', or 'unknown' (it was not listed:
+-- its first beat, or Redis lost its data).
+-- Race: a node that was frozen beats while it is declared dead; the tombstone comes first, so it never comes back.
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local known = redis.call('ZSCORE', KEYS[1], ARGV[1]) and 1 or 0
+if redis.call('EXISTS', KEYS[2]) == 1 then return {'fenced', now} end
+local known = redis.call('ZSCORE', KEYS[1], ARGV[1]) and 'known' or 'unknown'
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 return {known, now}

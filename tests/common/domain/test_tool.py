@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ToolId
+from common.domain.rules import (
+    MAX_COUNT,
+    Affinity,
+    CircuitRules,
+    HealthRules,
+    ProcessLimits,
+    Retry,
+    Routing,
+)
 from common.domain.tool import (
+    MAX_POOL_SIZE,
     MAX_TIMEOUT,
     Capabilities,
     HttpTransport,
@@ -32,18 +42,40 @@ TRANSPORTS = st.builds(
     StdioTransport, command=WORD, args=st.lists(TEXT, max_size=3).map(tuple), env=NAMED, cwd=st.none() | TEXT
 ) | st.builds(HttpTransport, url=TEXT.map("http://".__add__), headers=NAMED)
 SECONDS = st.floats(0.001, MAX_TIMEOUT)
-TOOLS = st.builds(
-    Tool,
-    id=WORD,
-    transport=TRANSPORTS,
-    state=st.sampled_from(ToolState),
-    description=TEXT,
-    request_timeout=SECONDS,
-    startup_timeout=SECONDS,
-    idle_timeout=SECONDS,
-    queue_max_length=st.integers(1, 1_000_000),
-    queue_max_age=SECONDS,
+COUNT = st.integers(1, MAX_COUNT)
+LIMIT = st.none() | st.integers(1, (1 << 62) - 1)
+CIRCUITS = st.builds(CircuitRules, failures=COUNT, open_for=SECONDS, probes=COUNT)
+HEALTH = st.builds(
+    HealthRules,
+    interval=st.just(0) | st.floats(50, MAX_TIMEOUT),
+    timeout=st.floats(10, 50),
+    degraded_after=st.floats(0.001, 9),
 )
+LIMITS = st.builds(ProcessLimits, open_files=LIMIT, processes=LIMIT, file_bytes=LIMIT, memory_bytes=LIMIT)
+PLAIN = {
+    "id": WORD,
+    "transport": TRANSPORTS,
+    "state": st.sampled_from(ToolState),
+    "description": TEXT,
+    "request_timeout": SECONDS,
+    "startup_timeout": SECONDS,
+    "idle_timeout": st.floats(0.001, 100),
+    "queue_max_length": COUNT,
+    "queue_max_age": SECONDS,
+    "pool_size": st.integers(1, MAX_POOL_SIZE),
+    "retry": st.sampled_from(Retry),
+    "trust_annotations": st.booleans(),
+    "max_sessions": st.none() | st.integers(MAX_POOL_SIZE, MAX_COUNT),
+    "max_in_flight": st.none() | COUNT,
+    "max_in_flight_per_session": st.none() | COUNT,
+    "max_session_age": st.none() | st.floats(100, MAX_TIMEOUT),
+    "circuit": CIRCUITS,
+    "health": HEALTH,
+    "limits": LIMITS,
+}
+TOOLS = st.builds(
+    Tool, **PLAIN, routing=st.just(Routing.STICKY), affinity=st.sampled_from(Affinity)
+) | st.builds(Tool, **PLAIN, routing=st.just(Routing.LEAST_LOADED), affinity=st.just(Affinity.CLIENT))
 CAPABILITIES = st.builds(
     Capabilities,
     tool_version=st.integers(0, 2**53),
@@ -89,6 +121,24 @@ CHANGES: list[tuple[Tool, dict[str, Any]]] = [
     (STDIO, {"idle_timeout": 31.0}),
     (STDIO, {"queue_max_length": 31}),
     (STDIO, {"queue_max_age": 31.0}),
+    (STDIO, {"routing": Routing.LEAST_LOADED}),
+    (STDIO, {"affinity": Affinity.MCP_SESSION}),
+    (STDIO, {"pool_size": 31}),
+    (STDIO, {"retry": Retry.SAFE}),
+    (STDIO, {"trust_annotations": True}),
+    (STDIO, {"max_sessions": 31}),
+    (STDIO, {"max_in_flight": 31}),
+    (STDIO, {"max_in_flight_per_session": 31}),
+    (STDIO, {"max_session_age": 301.0}),
+    *(
+        (STDIO, {"circuit": CircuitRules(**change)})
+        for change in ({"failures": 6}, {"open_for": 6}, {"probes": 6})
+    ),
+    *(
+        (STDIO, {"health": HealthRules(**change)})
+        for change in ({"interval": 6}, {"timeout": 6}, {"degraded_after": 2})
+    ),
+    *((STDIO, {"limits": ProcessLimits(**{field.name: 6})}) for field in fields(ProcessLimits)),
     (STDIO, {"transport": HTTP.transport}),
     (STDIO, {"transport": replace(STDIO.transport, command="other")}),
     (STDIO, {"transport": replace(STDIO.transport, args=("b",))}),
@@ -148,6 +198,19 @@ def test_the_order_of_a_mapping_is_no_change() -> None:
         *(({"queue_max_length": value}, "queue_max_length") for value in (0, -1, 1_000_001)),
         *(
             ({name: value}, name)
+            for name in ("max_sessions", "max_in_flight", "max_in_flight_per_session")
+            for value in (0, -1, MAX_COUNT + 1)
+        ),
+        *(
+            ({"max_session_age": value}, "max_session_age")
+            for value in (0, -1, MAX_TIMEOUT + 1, float("nan"))
+        ),
+        *(({"pool_size": value}, "pool_size") for value in (0, -1, MAX_POOL_SIZE + 1)),
+        ({"max_session_age": 299.0}, "idle_timeout"),
+        ({"routing": Routing.LEAST_LOADED, "affinity": Affinity.MCP_SESSION}, "affinity"),
+        ({"routing": Routing.LEAST_LOADED, "pool_size": 4, "max_sessions": 3}, "max_sessions"),
+        *(
+            ({name: value}, name)
             for name in ("request_timeout", "startup_timeout", "idle_timeout", "queue_max_age")
             for value in (0, -1, MAX_TIMEOUT + 1, float("nan"), float("inf"))
         ),
@@ -157,6 +220,30 @@ def test_a_definition_that_cannot_work_is_refused_by_name(change: dict[str, Any]
     """At once, not at the first call."""
     with pytest.raises(InvalidRequest) as caught:
         replace(STDIO, **change)
+    assert caught.value.data["field"] == field
+
+
+def test_bounds_that_just_agree_are_good() -> None:
+    """A session may live exactly as long as it may be idle, and a pool may be all the sessions there may be."""
+    tool = replace(
+        STDIO, max_session_age=STDIO.idle_timeout, routing=Routing.LEAST_LOADED, pool_size=4, max_sessions=4
+    )
+    assert (tool.max_session_age, tool.max_sessions) == (300, 4)
+
+
+def test_a_definition_of_an_older_writer_has_the_defaults() -> None:
+    """Processes of two versions run side by side while one takes the other's place."""
+    wire = over_the_wire(tool_to_wire(STDIO))
+    for field in fields(Tool)[fields(Tool).index(next(f for f in fields(Tool) if f.name == "routing")) :]:
+        del wire[field.name]
+    assert tool_from_wire(wire) == STDIO
+
+
+@pytest.mark.parametrize("field", ["routing", "affinity", "retry"])
+def test_a_word_that_nobody_knows_is_refused_by_name(field: str) -> None:
+    """In a record of the registry, too."""
+    with pytest.raises(InvalidRequest, match=f"{field} must be one of") as caught:
+        tool_from_wire({**tool_to_wire(STDIO), field: "round_robin"})
     assert caught.value.data["field"] == field
 
 

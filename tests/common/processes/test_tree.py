@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from common.processes import is_running, kill_tree, terminate_tree
-from tests.common.processes.family import child_with_grandchild
+from common.processes import MARK_NAME, is_running, kill_tree, terminate_tree
+from tests.common.processes.family import child_with_grandchild, kill_quietly
+from tests.support.servers.process import SERVERS
 from tests.support.wait import wait_until
 
 Ending = Callable[[int, float], bool]
@@ -23,6 +28,35 @@ def _blocking(pgid: int, grace: float) -> bool:
 
 def _on_the_loop(pgid: int, grace: float) -> bool:
     return asyncio.run(terminate_tree(pgid, grace=grace))
+
+
+def _blocking_marked(pgid: int, grace: float, mark: str) -> bool:
+    return kill_tree(pgid, grace=grace, mark=mark)
+
+
+def _on_the_loop_marked(pgid: int, grace: float, mark: str) -> bool:
+    return asyncio.run(terminate_tree(pgid, grace=grace, mark=mark))
+
+
+@contextmanager
+def daemoniser(
+    mark: str, pid_file: Path, *traits: str
+) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
+    """A marked child that has left two daemons behind, and their numbers."""
+    argv = [sys.executable, "-I", "-S", str(SERVERS / "daemoniser.py"), "2", str(pid_file), *traits]
+    child = subprocess.Popen(argv, start_new_session=True, env={MARK_NAME: mark})
+
+    def daemons() -> list[int]:
+        return [int(line) for line in pid_file.read_text().split()] if pid_file.exists() else []
+
+    try:
+        wait_until(lambda: len(daemons()) == 2, description="two daemons")
+        yield child, daemons()
+    finally:
+        for pid in daemons():
+            kill_quietly(pid)
+        child.kill()
+        child.wait()
 
 
 both = pytest.mark.parametrize("end", [_blocking, _on_the_loop])
@@ -76,6 +110,22 @@ def test_what_the_child_left_behind_is_ended(end: Ending) -> None:
         assert is_running(grandchild)
         assert end(child.pid, 30.0)
         assert not is_running(grandchild)
+
+
+@pytest.mark.parametrize("end", [_blocking_marked, _on_the_loop_marked])
+@pytest.mark.parametrize(("traits", "grace"), [((), 30.0), (("stubborn",), 0.3), (("stubborn",), 0.0)])
+def test_daemons_of_a_marked_child_are_ended_too(
+    end: Callable[[int, float, str], bool], traits: tuple[str, ...], grace: float, tmp_path: Path
+) -> None:
+    """They left group, session and parent; with the child's mark they are found, and those of another are not."""
+    with (
+        daemoniser("mark.1", tmp_path / "one", *traits) as (child, daemons),
+        daemoniser("mark.12", tmp_path / "other") as (other, others),
+    ):
+        assert end(child.pid, grace, "mark.1")
+        assert not any(map(is_running, daemons))
+        assert all(map(is_running, others))
+        assert other.poll() is None
 
 
 @both

@@ -6,12 +6,15 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 
 from common.domain.errors import StoreUnavailable
+from common.domain.health import Health, health_to_wire
 from common.domain.ids import ToolId
 from common.domain.tool import Capabilities, StdioTransport, Tool, ToolState
 from common.registry.catalogue import FULL_RELOAD_BEHIND, Catalogue
+from common.registry.lifecycle import Lifecycle
 from common.registry.records import Entry, capabilities_to_json
 from common.registry.registry import Registry
 from common.store.client import Client, StoreAddress, connect
@@ -41,6 +44,18 @@ def discovered(client: Client, keys: Keys, name: str, version: int, **known: Any
         *(keys.registry_changes, keys.registry_refresh),
     ]
     run(client, "capabilities_put", names, [name, capabilities_to_json(found), version, 1, "test:registry"])
+
+
+def graded(client: Client, keys: Keys, name: str, grade: ToolState) -> Health:
+    """Write a tool's health as a probe does that found another grade."""
+    health = Health(grade=grade, latency_ms=1.5, at=2, since=1)
+    with client.pipeline(transaction=True) as pipe:
+        pipe.hset(keys.health, name, orjson.dumps(health_to_wire(health)))
+        pipe.incr(keys.registry_version)
+        pipe.execute()
+    version = int(client.get(keys.registry_version) or 0)
+    client.zadd(keys.registry_changes, {name: version})
+    return health
 
 
 def commands(client: Client, work: Callable[[], object]) -> set[str]:
@@ -119,17 +134,22 @@ def test_step_by_step_is_the_same_as_at_once(
     """Whatever happens between two looks: a view kept up to date equals a fresh one."""
     rng = random.Random(seed)  # noqa: S311 - not a secret
     followed = Catalogue(client, keys)
+    lifecycle = Lifecycle(client, keys)
     names = ["a", "b", "c", "d"]
     for _ in range(60):
         name = rng.choice(names)
         present = {entry.id: entry.registered.version for entry in registry.entries()}
-        step = rng.choice(["put", "put", "remove", "discover", "look"])
+        step = rng.choice(["put", "put", "remove", "discover", "say", "probe", "look"])
         if step == "put":
             registry.put(tool(name, rng.choice("xyz")))
         elif step == "remove" and name in present:
             registry.remove(ToolId(name))
         elif step == "discover" and name in present:
             discovered(client, keys, name, present[ToolId(name)], instructions=rng.choice("xyz"))
+        elif step == "say" and name in present:
+            getattr(lifecycle, rng.choice(["enable", "disable", "drain", "undrain"]))(ToolId(name))
+        elif step == "probe" and name in present:
+            graded(client, keys, name, rng.choice([ToolState.ENABLED, ToolState.UNAVAILABLE]))
         elif step == "look":
             followed.refresh()
             fresh = Catalogue(client, keys)
@@ -248,3 +268,47 @@ def test_capabilities_of_another_definition_are_not_this_ones(
     assert isinstance(entry, Entry)
     assert (entry.known, entry.definition("x")) == (None, None)
     assert entry.capabilities is not None
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_it_shows_the_health_that_a_probe_found(
+    registry: Registry, catalogue: Catalogue, client: Client, keys: Keys, full: bool
+) -> None:
+    """Beside the operator's word, which goes before it."""
+    registry.put(tool("a"))
+    if not full:
+        catalogue.refresh()
+    health = graded(client, keys, "a", ToolState.DEGRADED)
+    catalogue.refresh()
+    entry = catalogue.get(ToolId("a"))
+    assert entry is not None
+    assert (entry.health, entry.state, entry.enabled) == (health, ToolState.DEGRADED, True)
+    Lifecycle(client, keys).disable(ToolId("a"))
+    catalogue.refresh()
+    entry = catalogue.get(ToolId("a"))
+    assert entry is not None
+    assert (entry.health, entry.state, entry.enabled) == (health, ToolState.DISABLED, False)
+
+
+@pytest.mark.parametrize("record", [b"garbage", b"{}", b"[]", b'{"grade":"fine","at":1}'])
+def test_a_health_that_nobody_can_read_is_none(
+    registry: Registry, catalogue: Catalogue, client: Client, keys: Keys, record: bytes
+) -> None:
+    """Open: the tool is served, and the next probe writes it anew."""
+    registry.put(tool("a"))
+    client.hset(keys.health, "a", record)
+    catalogue.refresh()
+    entry = catalogue.get(ToolId("a"))
+    assert entry is not None
+    assert (entry.health, entry.state) == (None, ToolState.ENABLED)
+
+
+def test_a_tool_of_which_only_the_definition_is_known_is_unknown(
+    registry: Registry, catalogue: Catalogue, client: Client, keys: Keys
+) -> None:
+    """Without a version nobody could tell its sessions from others: the rest is served."""
+    registry.put(tool("a"))
+    registry.put(tool("b"))
+    client.hdel(keys.registry_versions, "a")
+    catalogue.refresh()
+    assert [entry.id for entry in catalogue.entries()] == ["b"]

@@ -9,10 +9,17 @@ from threading import Barrier
 
 import pytest
 
-from common.domain.errors import GatewayError, StoreUnavailable, ToolNotFound, VersionConflict
+from common.audit.journal import Journal
+from common.domain.errors import (
+    GatewayError,
+    InvalidRequest,
+    StoreUnavailable,
+    ToolNotFound,
+    VersionConflict,
+)
 from common.domain.ids import ToolId
-from common.domain.tool import Origin, StdioTransport, Tool, ToolState
-from common.registry.registry import ABSENT, Registry
+from common.domain.tool import HttpTransport, Origin, StdioTransport, Tool, ToolState
+from common.registry.registry import ABSENT, MOST_ATTEMPTS, Registry
 from common.store.client import Client, StoreAddress, connect
 from common.store.keys import Keys
 
@@ -75,7 +82,11 @@ def test_a_writer_who_read_an_old_version_is_told_the_new_one(registry: Registry
 
 def test_what_is_not_there_is_not_found(registry: Registry) -> None:
     """By name, for each way of asking."""
-    for asking in (registry.get, registry.remove, registry.refresh):
+
+    def update(name: ToolId) -> int:
+        return registry.update(name, lambda found: found)
+
+    for asking in (registry.get, registry.remove, registry.refresh, update):
         with pytest.raises(ToolNotFound, match="'nobody'"):
             asking(ToolId("nobody"))
     with pytest.raises(ToolNotFound):
@@ -89,6 +100,7 @@ def test_without_redis_every_method_fails_closed(away: Registry) -> None:
         lambda: away.remove(ToolId("a")),
         lambda: away.get(ToolId("a")),
         lambda: away.refresh(ToolId("a")),
+        lambda: away.update(ToolId("a"), lambda found: found),
         lambda: away.publish_file([tool("a")]),
         away.entries,
     ):
@@ -102,6 +114,106 @@ def test_errors_hold_no_secret(registry: Registry) -> None:
     with pytest.raises(GatewayError) as caught:
         registry.put(tool("a"), expected=99)
     assert "secret" not in f"{caught.value!r} {caught.value.data}"
+
+
+# -- an update ------------------------------------------------------------------------------------------
+
+
+def audited(client: Client, keys: Keys) -> list[tuple[str, ...]]:
+    """Kind, actor, tool and detail of each event, the oldest first."""
+    return [
+        tuple(record.fields.get(name, "") for name in ("kind", "actor", "tool", "detail"))
+        for record in reversed(Journal(client, keys).newest(100))
+    ]
+
+
+def test_an_update_changes_what_it_says_and_keeps_the_rest(registry: Registry) -> None:
+    """Id, origin and whether the definition is enabled included, whatever the change makes of them."""
+    old = tool("a").with_state(ToolState.DISABLED)
+    first = registry.put(old, origin=Origin.FILE)
+    version = registry.update(
+        ToolId("a"), lambda found: replace(found, id=ToolId("b"), state=ToolState.ENABLED, description="new")
+    )
+    entry = registry.get(ToolId("a"))
+    assert version == entry.registered.version > first
+    assert (entry.tool, entry.registered.origin) == (replace(old, description="new"), Origin.FILE)
+    assert [entry.id for entry in registry.entries()] == ["a"]
+
+
+def test_an_update_that_changes_nothing_makes_no_version(
+    registry: Registry, client: Client, keys: Keys
+) -> None:
+    """No session is closed for it, and nothing is told of it."""
+    version = registry.put(tool("a"))
+    before = client.get(keys.registry_version)
+    assert registry.update(ToolId("a"), lambda found: found) == version
+    assert client.get(keys.registry_version) == before
+    assert len(audited(client, keys)) == 1
+
+
+def test_a_transport_of_the_other_kind_must_be_asked_for(registry: Registry) -> None:
+    """A typing error must not turn a command into a URL; a new command is the same kind."""
+    registry.put(tool("a"))
+    http = HttpTransport(url="http://h/mcp")
+    with pytest.raises(InvalidRequest, match="transport") as caught:
+        registry.update(ToolId("a"), lambda found: replace(found, transport=http))
+    assert caught.value.data == {"field": "transport"}
+    assert registry.get(ToolId("a")).tool == tool("a")
+    registry.update(ToolId("a"), lambda found: replace(found, transport=tool("a", "new").transport))
+    registry.update(ToolId("a"), lambda found: replace(found, transport=http), change_transport=True)
+    assert registry.get(ToolId("a")).tool.transport == http
+
+
+def test_updates_at_once_lose_nothing(registry: Registry) -> None:
+    """Each begins again with what the other has left."""
+    registry.put(tool("a"))
+    workers = 4
+    together = Barrier(workers)
+
+    def add_one(number: int) -> None:
+        together.wait()
+        registry.update(ToolId("a"), lambda found: replace(found, description=f"{found.description}{number}"))
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(add_one, range(workers)))
+    assert sorted(registry.get(ToolId("a")).tool.description) == ["0", "1", "2", "3"]
+
+
+def test_an_update_that_is_always_too_late_gives_up(registry: Registry) -> None:
+    """With the error that says so, not in an endless loop."""
+    registry.put(tool("a"))
+    begun = 0
+
+    def overtaken(found: Tool) -> Tool:
+        nonlocal begun
+        begun += 1
+        registry.put(replace(found, description=str(begun)))
+        return replace(found, description="mine")
+
+    with pytest.raises(VersionConflict):
+        registry.update(ToolId("a"), overtaken)
+    assert begun == MOST_ATTEMPTS
+
+
+def test_changes_are_audited_without_what_is_in_them(registry: Registry, client: Client, keys: Keys) -> None:
+    """Who, what, which fields; a definition holds secrets, and none is told."""
+    first = registry.put(tool("a"), actor="cli:ann")
+    second = registry.update(
+        ToolId("a"), lambda found: replace(tool("a", "new"), description="d"), actor="cli:bob"
+    )
+    registry.publish_file([replace(tool("a"), idle_timeout=5)])
+    third = registry.get(ToolId("a")).registered.version
+    registry.publish_file([])
+    assert audited(client, keys) == [
+        ("tool_registered", "cli:ann", "a", f"version {first}"),
+        ("tool_updated", "cli:bob", "a", f"version {second}; changed: transport, description"),
+        (
+            *("tool_updated", "file", "a"),
+            f"version {third}; changed: transport, description, idle_timeout",
+        ),
+        ("tool_removed", "file", "a", f"version {third}"),
+    ]
+    assert "secret" not in repr(client.xrange(keys.audit))
 
 
 # -- the settings file ----------------------------------------------------------------------------------

@@ -26,14 +26,16 @@ SCHEMA = ROOT / "docs" / "canalgate.schema.json"
 EXAMPLE = """
 redis: {url: "redis://127.0.0.1:6379/0"}
 web: {host: 127.0.0.1, port: "${PORT:-8080}", processes: 1, allowed_hosts: [gate.example], allowed_origins: "https://a.example"}
-worker: {concurrency: 1000, processes: 1, events: "${EVENTS:-true}"}
+worker: {concurrency: 1000, processes: 1, max_sessions: 9, events: "${EVENTS:-true}"}
 identity: {resolver: api_key, api_keys: [{key: k, tenant: t, client: c}]}
-tenants: {allow_unlisted: true, listed: [a, {id: b}]}
+tenants: {allow_unlisted: true, max_sessions: "${MOST:-9}", listed: [a, {id: b, max_sessions: 5}]}
 runtime:
 logging: {level: "${LEVEL:-info}", format: json}
 tools:
   everything: {command: npx, args: [-p, 8080], env: {K: V, PORT: 80, DEBUG: yes}, cwd: /dir, idle_timeout: 60}
   remote: {url: "http://127.0.0.1:9000/mcp", type: http, headers: {X-K: V}, enabled: false}
+  pool: {url: "http://h", routing: "${ROUTING:-least_loaded}", pool_size: 2, retry: safe, health_interval: 0}
+  bound: {command: x, affinity: mcp_session, max_sessions: 1, max_session_age: 1.5, limit_memory_bytes: "${M:-99}"}
 """
 REFUSED = [
     "wbe: {}",
@@ -48,6 +50,10 @@ REFUSED = [
     "tools: {a: {command: x, url: 'http://h'}}",
     "tools: {a: {url: 'http://h', type: sse}}",
     "tools: {a: {command: x, comand: y}}",
+    "tools: {a: {command: x, routing: random}}",
+    "tools: {a: {command: x, max_sessions: 0}}",
+    "tools: {a: {url: 'http://h', limit_open_files: 5}}",
+    "tenants: {listed: [{id: a, max_sessions: 0}]}",
     "tools: {'': {command: x}}",
 ]
 
@@ -73,7 +79,7 @@ def test_schema_and_program_accept_the_same_example(tmp_path: Path) -> None:
     file.write_text(EXAMPLE)
     assert valid(EXAMPLE)
     settings = load(file, {})
-    assert (settings.tool_problems, len(settings.tools)) == ((), 2)
+    assert (settings.tool_problems, len(settings.tools)) == ((), 4)
 
 
 @pytest.mark.parametrize("document", REFUSED)
@@ -117,7 +123,7 @@ def test_document_and_models_know_the_same_settings() -> None:
     names = {re.findall(r"`([^`]+)`", row)[0] for row in rows}
     assert set(KEYS) <= names
     assert set(ENTRY_KEYS) <= names
-    assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {"key", "tenant", "client"}
+    assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {"key", "tenant", "client", "id"}
     assert set(VARIABLES) <= set(re.findall(r"CANALGATE_[A-Z_]+", "\n".join(rows)))
 
 

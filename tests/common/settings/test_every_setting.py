@@ -53,6 +53,7 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "web.ping_interval": (1.5, "1.5", 1.5, SECONDS),
     "worker.processes": (2, "2", 2, COUNT),
     "worker.concurrency": (5, "5", 5, COUNT),
+    "worker.max_sessions": (5, "5", 5, COUNT),
     "worker.events": (False, "false", False, FLAG),
     "worker.drain_timeout": (0, "0", 0.0, SECONDS_OR_ZERO),
     "identity.resolver": ("a.b:C", "a.b:C", "a.b:C", ["", "api-key", "a.b", "a:b:c", ":C", "a b:C", 5]),
@@ -75,11 +76,12 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "identity.default_tenant": ("acme", "acme", "acme", IDS),
     "identity.default_client": ("cli", "cli", "cli", IDS),
     "tenants.allow_unlisted": (True, "true", True, FLAG),
+    "tenants.max_sessions": (5, "5", 5, [value for value in COUNT if value is not None]),
     "tenants.listed": (
         ["a", {"id": "b"}],
         "a,b",
         None,
-        [5, [5], [""], ["a", "a"], [{"id": "a", "x": 1}], [{}]],
+        [5, [5], [""], ["a", "a"], [{"id": "a", "x": 1}], [{}], [{"id": "a", "max_sessions": 0}]],
     ),
     "runtime.request_timeout": (5, "5", 5.0, SECONDS),
     "runtime.startup_timeout": (5, "5", 5.0, SECONDS),
@@ -88,6 +90,12 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "runtime.queue_max_age": (5, "5", 5.0, [value for value in SECONDS if value is not None]),
     "runtime.max_result_bytes": (2048, "2048", 2048, BYTES),
     "runtime.result_ttl": (5, "5", 5.0, SECONDS),
+    "runtime.circuit_failures": (6, "6", 6, COUNT),
+    "runtime.circuit_open_for": (5, "5", 5.0, SECONDS),
+    "runtime.circuit_probes": (5, "5", 5, COUNT),
+    "runtime.health_interval": (0, "0", 0.0, [*SECONDS_OR_ZERO, 4.9]),
+    "runtime.health_timeout": (6, "6", 6.0, [*SECONDS, 1, 31]),
+    "runtime.health_degraded_after": (0.5, "0.5", 0.5, [*SECONDS, 5]),
     "discovery.ttl": (5, "5", 5.0, SECONDS),
     "discovery.timeout": (5, "5", 5.0, SECONDS),
     "discovery.era_probe_timeout": (5.5, "5.5", 5.5, SECONDS),
@@ -189,6 +197,24 @@ def test_tenants_are_listed_by_name_or_mapping(where: str, tmp_path: Path) -> No
         else load(None, {"CANALGATE_TENANTS__LISTED": text})
     )
     assert [tenant.id for tenant in settings.tenants.listed] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("tenant", "most"), [("own", 7), ("plain", 3), ("nobody listed this one", 3)])
+def test_a_tenant_has_its_own_bound_on_sessions_or_the_common_one(
+    tenant: str, most: int, tmp_path: Path
+) -> None:
+    """And none at all where neither is set."""
+    listed = ["plain", {"id": "own", "max_sessions": 7}]
+    path = tmp_path / "canalgate.yaml"
+    path.write_text(yaml.safe_dump({"tenants": {"max_sessions": 3, "listed": listed}}))
+    assert load(path, {}).max_sessions_of(tenant) == most
+    assert Settings().max_sessions_of(tenant) is None
+
+
+def test_the_reason_of_a_contradiction_is_told() -> None:
+    """Not only that the two settings do not go together."""
+    with pytest.raises(ConfigurationError, match="two probes would overlap"):
+        load(None, {}, overrides={"runtime.health_interval": 1})
 
 
 @pytest.mark.parametrize("text", ["debug", "INFO", "Warning", "error"])

@@ -9,6 +9,7 @@ import yaml
 
 from common.domain.tool import MASK
 from common.settings import Settings, load, masked
+from common.settings.entry import HttpEntry, StdioEntry
 from common.settings.fields import masked_url
 from common.settings.secrecy import masked_args, means_secret
 
@@ -53,10 +54,23 @@ def test_all_else_is_shown(settings: Settings) -> None:
 def test_what_is_shown_is_a_configuration(tmp_path: Path) -> None:
     """Without secrets and problems it can be read back and means the same."""
     file = tmp_path / "c.yaml"
-    file.write_text("web: {port: 1}\ntenants: {listed: [a]}\ntools: {a: {command: x, enabled: false}}\n")
+    file.write_text(
+        "web: {port: 1}\ntenants: {listed: [a, {id: b, max_sessions: 2}], max_sessions: 9}\n"
+        "tools:\n"
+        "  a: {command: x, enabled: false, limit_open_files: 64, retry: safe, affinity: mcp_session}\n"
+        "  b: {url: 'http://h', routing: least_loaded, pool_size: 2, max_in_flight: 3, health_interval: 0}\n"
+        "  c: {command: x, max_session_age: 9, circuit_failures: 1, trust_annotations: true}\n"
+    )
     settings = load(file, {})
     file.write_text(yaml.safe_dump(masked(settings)))
     assert load(file, {}) == settings
+
+
+def test_every_key_of_a_tool_is_shown(settings: Settings) -> None:
+    """Those of its kind; ``type`` is said by the others, and without a pool there is no size of one."""
+    first, second = masked(settings)["tools"].values()
+    assert set(first) == set(StdioEntry.model_fields) - {"type", "pool_size"}
+    assert set(second) == set(HttpEntry.model_fields) - {"type", "pool_size"}
 
 
 @pytest.mark.parametrize(

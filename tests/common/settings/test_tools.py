@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from common.domain.rules import Affinity, CircuitRules, HealthRules, ProcessLimits, Retry, Routing
 from common.domain.tool import MAX_TIMEOUT, HttpTransport, StdioTransport, Tool, ToolState
 from common.settings import RuntimeSettings, load
 from common.settings.entry import read_tool, read_tools
@@ -55,6 +56,151 @@ def test_a_tool_can_be_described_and_switched_off() -> None:
     tool = tool_of({"command": "x", "description": "d", "enabled": False})
     assert (tool.description, tool.state) == ("d", ToolState.DISABLED)
     assert tool_of({"command": "x"}).state is ToolState.ENABLED
+
+
+def test_the_rules_of_a_tool_are_what_its_entry_says() -> None:
+    """Flat keys in the file, grouped in the definition."""
+    tool = tool_of(
+        {
+            "command": "x",
+            "affinity": "mcp_session",
+            "retry": "safe",
+            "trust_annotations": True,
+            "max_sessions": 1,
+            "max_in_flight": 2,
+            "max_in_flight_per_session": 3,
+            "max_session_age": 40,
+            "circuit_failures": 5,
+            "circuit_open_for": 6,
+            "circuit_probes": 7,
+            "health_interval": 10,
+            "health_timeout": 9,
+            "health_degraded_after": 8,
+            "limit_open_files": 11,
+            "limit_processes": 12,
+            "limit_file_bytes": 13,
+            "limit_memory_bytes": 14,
+        }
+    )
+    assert (tool.routing, tool.affinity, tool.retry) == (Routing.STICKY, Affinity.MCP_SESSION, Retry.SAFE)
+    assert (tool.trust_annotations, tool.max_session_age) == (True, 40)
+    assert (tool.max_sessions, tool.max_in_flight, tool.max_in_flight_per_session) == (1, 2, 3)
+    assert tool.circuit == CircuitRules(failures=5, open_for=6, probes=7)
+    assert tool.health == HealthRules(interval=10, timeout=9, degraded_after=8)
+    assert tool.limits == ProcessLimits(open_files=11, processes=12, file_bytes=13, memory_bytes=14)
+    pool = tool_of({"url": "http://h", "routing": "least_loaded", "pool_size": 9})
+    assert (pool.routing, pool.pool_size, pool.limits) == (Routing.LEAST_LOADED, 9, ProcessLimits())
+
+
+def test_a_tool_without_rules_has_those_of_the_domain() -> None:
+    """The defaults are said in one place."""
+    plain = tool_of({"command": "x"})
+    bare = Tool(id=plain.id, transport=plain.transport)
+    for name in (
+        "routing",
+        "affinity",
+        "pool_size",
+        "retry",
+        "trust_annotations",
+        "circuit",
+        "health",
+        "limits",
+    ):
+        assert getattr(plain, name) == getattr(bare, name), name
+    assert tool_of({"command": "x", "routing": "least_loaded"}).pool_size == bare.pool_size
+
+
+def test_absent_rules_of_circuit_and_health_come_from_the_runtime_section() -> None:
+    """Each by itself."""
+    runtime = RuntimeSettings(
+        circuit_failures=2,
+        circuit_open_for=3,
+        circuit_probes=4,
+        health_interval=50,
+        health_timeout=40,
+        health_degraded_after=30,
+    )
+    tool = read_tool("echo", {"command": "x", "circuit_probes": 9, "health_interval": 0}, runtime)
+    assert isinstance(tool, Tool)
+    assert tool.circuit == CircuitRules(failures=2, open_for=3, probes=9)
+    assert tool.health == HealthRules(interval=0, timeout=40, degraded_after=30)
+
+
+@pytest.mark.parametrize(
+    ("entry", "idle"), [({"max_session_age": 5}, 5), ({"max_session_age": 50}, 13), ({"idle_timeout": 4}, 4)]
+)
+def test_an_inherited_idle_timeout_gives_way_to_the_greatest_age(entry: dict[str, Any], idle: float) -> None:
+    """Nobody has contradicted himself, so nothing is refused."""
+    assert tool_of({"command": "x", **entry}).idle_timeout == idle
+
+
+@pytest.mark.parametrize(("key", "kind"), [("routing", Routing), ("affinity", Affinity), ("retry", Retry)])
+def test_the_file_knows_the_words_of_the_domain(key: str, kind: type[Any]) -> None:
+    """Each is read; any other is refused with the list of them."""
+    for word in kind:
+        assert getattr(tool_of({"command": "x", key: word.value}), key) is word
+    message = problem_of({"command": "x", key: "hunter2"})
+    assert f"tools.echo.{key} must be one of" in message
+    assert all(f"'{word.value}'" in message for word in kind)
+    assert "hunter2" not in message
+
+
+COUNTS = ("max_sessions", "max_in_flight", "max_in_flight_per_session", "circuit_failures", "circuit_probes")
+LIMITS = ("limit_open_files", "limit_processes", "limit_file_bytes", "limit_memory_bytes")
+TIMES = ("max_session_age", "circuit_open_for", "health_timeout", "health_degraded_after")
+
+
+@pytest.mark.parametrize(
+    ("key", "bad"),
+    [
+        *((key, bad) for key in (*COUNTS, *LIMITS, "pool_size") for bad in (0, -1, 1.5, "many", True, [])),
+        *((key, 1_000_001) for key in COUNTS),
+        *((key, 1 << 62) for key in LIMITS),
+        *((key, bad) for key in TIMES for bad in (0, -1, "soon", True, float("nan"), MAX_TIMEOUT + 1)),
+        *(("health_interval", bad) for bad in (-1, "soon", True, MAX_TIMEOUT + 1)),
+        *(("trust_annotations", bad) for bad in ("maybe", None, 3)),
+        ("pool_size", 257),
+    ],
+)
+def test_a_wrong_number_is_refused_by_name(key: str, bad: Any) -> None:
+    """Bounds of zero included: they would refuse everything."""
+    entry = {"command": "x", key: bad} | ({"routing": "least_loaded"} if key == "pool_size" else {})
+    assert f"tools.echo.{key} must be " in problem_of(entry)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"pool_size": 2}, "pool_size goes with routing: least_loaded"),
+        ({"pool_size": 4, "routing": "sticky"}, "a sticky session is its caller's own"),
+        ({"routing": "least_loaded", "affinity": "mcp_session"}, "affinity goes with routing: sticky"),
+        ({"routing": "least_loaded", "max_sessions": 3}, "must not be below pool_size (4)"),
+        ({"idle_timeout": 60, "max_session_age": 30}, "no session would ever be idle for so long"),
+        ({"health_interval": 1}, "health_timeout (5 s) must not be above health_interval (1 s)"),
+        ({"health_timeout": 1}, "health_degraded_after (1 s) must be below health_timeout (1 s)"),
+    ],
+)
+def test_a_contradiction_is_refused_with_its_reason(entry: dict[str, Any], said: str) -> None:
+    """The message names the tool, the keys as they are written, and why."""
+    message = problem_of({"command": "x", **entry})
+    assert message.startswith("tools.echo: ")
+    assert said in message
+
+
+@pytest.mark.parametrize("key", LIMITS)
+def test_limits_of_processes_are_for_processes(key: str) -> None:
+    """Behind a URL there is none of ours."""
+    assert f"{key} in tools.echo goes with command, not with url" in problem_of({"url": "http://h", key: 1})
+
+
+def test_a_contradiction_is_found_at_the_line_of_its_key(tmp_path: Path) -> None:
+    """So that an editor can go there."""
+    file = tmp_path / "c.yaml"
+    file.write_text("tools:\n  a:\n    command: x\n    max_session_age: 5\n    idle_timeout: 6\n")
+    (problem,) = load(file, {}).tool_problems
+    assert problem.message.startswith(
+        f"{file}:5: tools.a: idle_timeout (6 s) must not be above max_session_age"
+    )
 
 
 @pytest.mark.parametrize(

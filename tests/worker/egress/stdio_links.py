@@ -23,7 +23,7 @@ Json = dict[str, Any]
 def link_to(tool: Tool, guard: ProcessGuard, *, max_bytes: int = MAX_BYTES) -> StdioLink:
     """A link to a tool's child, not yet open."""
     assert isinstance(tool.transport, StdioTransport)
-    return StdioLink(Child(tool.transport, guard, line_limit=max_bytes))
+    return StdioLink(Child(tool.transport, guard, line_limit=max_bytes, limits=tool.limits))
 
 
 @asynccontextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
-from pathlib import Path
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import orjson
 import psutil
@@ -14,19 +14,13 @@ import pytest
 
 from common.domain.errors import GatewayError, TransportFailure
 from common.domain.tool import MASK, StdioTransport
-from common.processes import ProcessGuard, is_running
-from gateway_worker.egress.process import (
-    INHERITED,
-    STDERR_LINE_LENGTH,
-    STDERR_LINES,
-    STOP_GRACE,
-    Child,
-    child_environment,
-)
+from common.processes import MARK_NAME, ProcessGuard
+from gateway_worker.egress.child_watcher import DescriptorWatcher
+from gateway_worker.egress.link import LinkLost
+from gateway_worker.egress.process import INHERITED, Child, child_environment
+from gateway_worker.egress.stderr import STDERR_LINE_LENGTH, STDERR_LINES
 from tests.support.aio import on_loop, until
-from tests.support.backends import descendants, open_files, stdio_transport
-
-CLOSE_BOUND = 5.0
+from tests.support.backends import descendants, open_files
 
 
 def python(code: str, **fields: object) -> StdioTransport:
@@ -61,7 +55,7 @@ def test_the_environment_is_minimal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_real_child_sees_no_secret_of_ours(guard: ProcessGuard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the listed names, what is declared, and what Python adds by itself."""
+    """Only the listed names, what is declared, our mark, and what Python adds by itself."""
     monkeypatch.setenv("CANALGATE_REDIS__URL", "redis://:our-secret@host")
 
     @on_loop
@@ -71,7 +65,7 @@ def test_a_real_child_sees_no_secret_of_ours(guard: ProcessGuard, monkeypatch: p
         await ran.start()
         seen = orjson.loads(await ran.stdout.read())
         await ran.stop()
-        assert seen.keys() <= {*INHERITED, "TOKEN", "LC_CTYPE"}
+        assert seen.keys() <= {*INHERITED, "TOKEN", "LC_CTYPE", MARK_NAME}
         assert seen["TOKEN"] == "theirs"
         assert "our-secret" not in str(seen)
 
@@ -128,6 +122,68 @@ async def test_a_child_that_cannot_be_guarded_does_not_live() -> None:
     with pytest.raises(GatewayError):
         await unguarded.start()
     await until(lambda: {process.pid for process in descendants()} <= before, description="no new child")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [OSError(24, "Too many open files"), RuntimeError("can't start new thread")],
+    ids=["files", "threads"],
+)
+def test_a_child_that_asyncio_started_and_forgot_is_ended(
+    fault: Exception, guard: ProcessGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It starts a process first and then arranges to learn of its end; where only that fails, nothing is left."""
+
+    def no_watch(*_: object) -> None:
+        raise fault
+
+    @on_loop
+    async def scenario() -> None:
+        before, files = {process.pid for process in descendants()}, open_files()
+        with monkeypatch.context() as patched:
+            patched.setattr(DescriptorWatcher, "add_child_handler", no_watch)
+            forgotten = child(python("import time; time.sleep(60)"), guard)
+            with pytest.raises(LinkLost) as caught:
+                await forgotten.start()
+            assert caught.value.unsent
+        await until(lambda: {p.pid for p in descendants()} <= before, description="no new child")
+        await until(lambda: open_files() <= files, description="descriptors back", shown=open_files)
+        ran = child(python("input()"), guard)
+        await ran.start()
+        await ran.stop()
+        assert await ran.end_words() == "the tool's process ended with exit status 1", (
+            "as input() ends without any"
+        )
+
+    if sys.version_info >= (3, 12):
+        pytest.skip("from 3.12 on the watch over children is asyncio's own")
+    scenario()
+
+
+@on_loop
+async def test_children_cost_no_threads(guard: ProcessGuard) -> None:
+    """Their ends are learnt by descriptors."""
+    before = threading.active_count()
+    children = [child(python("input()"), guard) for _ in range(10)]
+    for ran in children:
+        await ran.start()
+    assert threading.active_count() == before
+    await asyncio.gather(*(ran.stop() for ran in children))
+
+
+def test_the_ends_of_children_are_learnt_on_any_loop(guard: ProcessGuard) -> None:
+    """The worker's loop runs beside the main thread."""
+
+    async def end() -> str:
+        ran = child(python("raise SystemExit(7)"), guard)
+        await ran.start()
+        async with asyncio.timeout(10):
+            await ran.exited.wait()
+        await ran.stop()
+        return await ran.end_words()
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(asyncio.run, end()).result(20) == "the tool's process ended with exit status 7"
 
 
 # -- standard error -------------------------------------------------------------------------------------
@@ -209,114 +265,3 @@ async def test_a_flood_of_standard_error_blocks_nobody_and_costs_no_memory(guard
     tail = await said(python(code), guard)
     assert tail[-1] == "y" * 63
     assert us.memory_info().rss - before < 16 << 20
-
-
-# -- the end --------------------------------------------------------------------------------------------
-
-
-@on_loop
-async def test_a_well_behaved_child_ends_with_its_input(guard: ProcessGuard) -> None:
-    """It is not killed, and not waited for longer than it takes."""
-    ran = child(stdio_transport("echo"), guard)
-    await ran.start()
-    begun = time.monotonic()
-    await ran.stop()
-    assert time.monotonic() - begun < STOP_GRACE
-    assert await ran.end_words() == "the tool's process ended with exit status 0"
-
-
-@on_loop
-async def test_a_stubborn_child_is_killed_in_time(guard: ProcessGuard, quick_stop: None) -> None:
-    """One that ignores the end of its input and SIGTERM is gone after twice the grace (in full: test_stdio)."""
-    ran = child(stdio_transport("misbehaving", "--mode", "ignores_sigterm"), guard)
-    await ran.start()
-    ran.stdin.write(b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}\n')
-    await ran.stdout.readline()  # it is deaf by now
-    begun = time.monotonic()
-    await ran.stop()
-    assert time.monotonic() - begun < 2.0
-    assert await ran.end_words() == "the tool's process was ended by signal 9"
-    assert not is_running(ran.process.pid)
-
-
-@on_loop
-async def test_the_whole_family_ends(guard: ProcessGuard, tmp_path: Path) -> None:
-    """A grandchild in the group, which holds the pipes, goes with its parent."""
-    pid_file = tmp_path / "pid"
-    ran = child(stdio_transport("misbehaving", "--mode", "spawns_grandchild", "--pid-file", pid_file), guard)
-    await ran.start()
-    await until(pid_file.exists, description="the grandchild's pid")
-    await ran.stop()
-    assert not is_running(ran.process.pid)
-    assert not is_running(int(pid_file.read_text()))
-
-
-@on_loop
-async def test_a_daemon_that_keeps_the_pipes_holds_up_nobody(guard: ProcessGuard, tmp_path: Path) -> None:
-    """A descendant that left the session is out of reach; stopping its parent ends in time all the same."""
-    pid_file = tmp_path / "pid"
-    code = (
-        "import os, signal, time\n"
-        "if os.fork() == 0:\n"
-        "    os.setsid()\n"
-        f"    open({str(pid_file)!r} + '.new', 'w').write(str(os.getpid()))\n"
-        f"    os.replace({str(pid_file)!r} + '.new', {str(pid_file)!r})\n"
-        "    time.sleep(60)\n"
-        "else:\n"
-        "    input()"
-    )
-    files = open_files()
-    ran = child(python(code), guard)
-    await ran.start()
-    await until(pid_file.exists, description="the daemon's pid")
-    daemon = int(pid_file.read_text())
-    try:
-        begun = time.monotonic()
-        async with asyncio.timeout(CLOSE_BOUND * 2):
-            await ran.stop()
-        assert time.monotonic() - begun < CLOSE_BOUND
-        assert is_running(daemon)
-        await until(lambda: open_files() <= files, description="our ends of the pipes to be closed")
-    finally:
-        os.kill(daemon, 9)
-
-
-@on_loop
-async def test_stopping_again_and_at_once_is_harmless(guard: ProcessGuard) -> None:
-    """Several tasks may stop the same child."""
-    ran = child(stdio_transport("echo"), guard)
-    await ran.start()
-    await asyncio.gather(ran.stop(), ran.stop(), ran.stop())
-    await ran.stop()
-    assert not is_running(ran.process.pid)
-
-
-@on_loop
-async def test_the_end_is_known_though_a_descendant_holds_the_pipes(
-    guard: ProcessGuard, tmp_path: Path
-) -> None:
-    """The child's own death counts, not the end of its output."""
-    pid_file = tmp_path / "pid"
-    ran = child(stdio_transport("misbehaving", "--mode", "spawns_grandchild", "--pid-file", pid_file), guard)
-    await ran.start()
-    await until(pid_file.exists, description="the grandchild's pid")
-    os.kill(ran.process.pid, 9)
-    async with asyncio.timeout(2.0):
-        await ran.exited.wait()
-    assert await ran.end_words() == "the tool's process was ended by signal 9"
-    await ran.stop()
-    assert not is_running(int(pid_file.read_text()))
-
-
-@on_loop
-async def test_nothing_piles_up(guard: ProcessGuard) -> None:
-    """After 30 children the files and processes are those of before, and the reaper knows none of them any more."""
-    guard.start()
-    files, processes = open_files(), len(descendants())
-    for _ in range(30):
-        ran = child(python("input()"), guard)
-        await ran.start()
-        await ran.stop()
-        assert ran.process.pid not in guard._groups
-    await until(lambda: open_files() <= files, description="file descriptors back", shown=open_files)
-    assert len(descendants()) == processes

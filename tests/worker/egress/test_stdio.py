@@ -258,6 +258,32 @@ async def test_calls_under_way_fail_when_the_link_is_closed(guard: ProcessGuard,
     await link.close()
 
 
+@on_loop
+async def test_who_hangs_and_who_does_not(guard: ProcessGuard) -> None:
+    """A child that has said nothing yet, or nothing since a call was given up; any word makes it alive again."""
+    code = """
+if m['method'] == 'speak': say(id=m['id'], result={})
+elif m.get('method') == 'notifications/cancelled': cancelled = True
+"""
+    link = link_to(scripted(code), guard)
+    await link.open()
+    assert link.hangs
+    await link.request("speak", {})
+    assert not link.hangs
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await link.request("be silent", {})
+    assert link.hangs
+    await link.request("speak", {})
+    assert not link.hangs
+    silent = asyncio.create_task(link.request("be silent", {}))
+    await link.request("speak", {})
+    silent.cancel()
+    await asyncio.wait([silent])
+    assert not link.hangs, "it has spoken while the call was under way"
+    await link.close()
+
+
 @pytest.mark.slow
 @on_loop
 async def test_closing_a_stubborn_child_takes_at_most_five_seconds(guard: ProcessGuard) -> None:

@@ -140,6 +140,39 @@ os.write(1, b'{"jsonrpc":"2.0","id":%d,"result":{"text":"\\ud800"}}\n' % m['id']
     await link.close()
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"jsonrpc":"2.0","id":%d,"result":{"x":DEEP}}', True),
+        ('{"result":{"x":DEEP},"jsonrpc":"2.0","id": %d}', True),
+        ('{"result":{"x":DEEP,"id":%d},"jsonrpc":"2.0"}', False),
+        ('{"jsonrpc":"2.0","id":"%d","result":DEEP}', False),
+        ('{"jsonrpc":"2.0","id":%d,"method":"sampling/createMessage","params":DEEP}', False),
+        ('{"params":DEEP,"id":%d,"method":"sampling/createMessage"}', False),
+    ],
+)
+def test_an_answer_nested_too_deeply_fails_its_call(line: str, told: bool, guard: ProcessGuard) -> None:
+    """If its id can be told from outside; what is no answer, or nobody's, is noise. The session goes on."""
+    code = f"""
+if m.get('method') == 'deep':
+    os.write(1, {line!r}.replace('%d', str(m['id'])).replace('DEEP', '[' * 100000 + ']' * 100000).encode() + b'\\n')
+elif 'id' in m: say(id=m['id'], result={{}})
+"""
+
+    @on_loop
+    async def scenario() -> None:
+        link = link_to(scripted(code), guard)
+        await link.open()
+        with pytest.raises(ResponseTooLarge if told else TimeoutError, match="nested" if told else None):
+            async with asyncio.timeout(5 if told else 0.3):
+                await link.request("deep", {})
+        assert await link.request("other", {}) == {}
+        assert link.noise == (0 if told else 1)
+        await link.close()
+
+    scenario()
+
+
 @on_loop
 async def test_wrong_ids_answer_nobody(guard: ProcessGuard) -> None:
     """A call whose answers all bear other ids waits for its deadline."""

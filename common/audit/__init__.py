@@ -1,0 +1,1 @@
+"""The audit journal: what happened to calls, sessions and tools, and who did it."""

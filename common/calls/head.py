@@ -1,0 +1,122 @@
+"""The head of a message: what Redis decides on, where a script reads it without decoding the JSON behind it.
+
+See ``docs/decisions/0009-sessions-and-delivery.md``; its reader in Lua is ``common/store/lua/lib/route.lua``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.domain.errors import InvalidRequest
+from common.domain.ids import InvocationId, McpSessionId, decode_part, encode_part, queue_of
+from common.domain.invocation import Caller, Invocation
+from common.domain.rules import Affinity, Retry, Routing, choice
+from common.domain.tool import Tool
+
+VERSION = "1"
+MEMBER = "canalgate"
+"""The member of the message that holds the head; it must be the first."""
+POOL = "*"
+"""The session of a tool with a pool, until one of the pool is chosen. No encoded part begins with it."""
+PARTS = 11
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """``deadline`` is in ms of Redis time; ``reply`` the channel of the waiting process, empty if nobody waits there.
+
+    ``session`` is the tool session that the call is for (:func:`session_of`). ``attempt`` counts from 0.
+    ``max_sessions`` and ``tenant_max_sessions`` bound the creation of sessions, ``pool_size`` is 0 for a tool without
+    a pool.
+    """
+
+    id: InvocationId
+    deadline: int
+    reply: str
+    session: str
+    leave: Retry
+    queue: str
+    attempt: int = 0
+    max_sessions: int | None = None
+    tenant_max_sessions: int | None = None
+    pool_size: int = 0
+
+    def text(self) -> str:
+        """As it stands in the message: parts between bars, none of which needs escaping in JSON."""
+        return "|".join(
+            (
+                VERSION,
+                encode_part(self.id),
+                str(self.deadline),
+                self.reply,
+                self.session,
+                self.leave.value,
+                str(self.attempt),
+                str(self.max_sessions or 0),
+                str(self.tenant_max_sessions or 0),
+                str(self.pool_size),
+                self.queue,
+            )
+        )
+
+
+def head_from_text(text: str) -> Head:
+    """Inverse of :meth:`Head.text`. Raises :class:`InvalidRequest` for a newer version and for what is no head."""
+    parts = text.split("|")
+    if parts[0] != VERSION or len(parts) != PARTS:
+        raise InvalidRequest(
+            f"the message's head is of version {parts[0][:10]!r} with {len(parts)} parts; "
+            f"this worker reads version {VERSION} with {PARTS}",
+            field=MEMBER,
+        )
+    _, call, deadline, reply, session, leave, attempt, most, tenant_most, pool, queue = parts
+    try:
+        return Head(
+            id=InvocationId(decode_part(call)),
+            deadline=int(deadline),
+            reply=reply,
+            session=session,
+            leave=choice(Retry, leave, field=MEMBER),
+            attempt=int(attempt),
+            max_sessions=int(most) or None,
+            tenant_max_sessions=int(tenant_most) or None,
+            pool_size=int(pool),
+            queue=queue,
+        )
+    except ValueError as error:
+        raise InvalidRequest("the message's head has a part that is no number", field=MEMBER) from error
+
+
+def session_of(tool: Tool, caller: Caller, mcp_session: McpSessionId | None) -> str:
+    """Which tool session serves a call of this caller, by the tool's routing and affinity.
+
+    Parts are encoded, so (``a-b``, ``c``) and (``a``, ``b-c``) stay apart, as do callers with and without MCP session.
+    """
+    if tool.routing is Routing.LEAST_LOADED:
+        return POOL
+    parts = [caller.tenant, caller.client]
+    if tool.affinity is Affinity.MCP_SESSION and mcp_session is not None:
+        parts.append(mcp_session)
+    return ":".join(map(encode_part, parts))
+
+
+def head_of(
+    invocation: Invocation,
+    tool: Tool,
+    *,
+    reply: str,
+    leave: Retry,
+    tenant_max_sessions: int | None,
+) -> Head:
+    """The head of the message for an invocation."""
+    return Head(
+        id=invocation.id,
+        deadline=invocation.deadline,
+        reply=reply,
+        session=session_of(tool, invocation.caller, invocation.mcp_session),
+        leave=leave,
+        queue=queue_of(tool.id),
+        max_sessions=tool.max_sessions,
+        tenant_max_sessions=tenant_max_sessions,
+        pool_size=tool.pool_size if tool.routing is Routing.LEAST_LOADED else 0,
+    )

@@ -1,0 +1,1 @@
+"""Circuit breakers of tools, kept in Redis and shared by all processes."""

@@ -1,0 +1,86 @@
+"""What is written into the audit journal: one flat record of text for each event, without secrets or arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+
+MAX_FIELD = 500
+"""Longest value in characters: some reasons hold the end of a process's standard error."""
+
+
+class EventKind(StrEnum):
+    """What happened."""
+
+    TOOL_REGISTERED = "tool_registered"
+    TOOL_UPDATED = "tool_updated"
+    TOOL_REMOVED = "tool_removed"
+    TOOL_ENABLED = "tool_enabled"
+    TOOL_DISABLED = "tool_disabled"
+    TOOL_DRAINED = "tool_drained"
+    """An operator let the tool take no new sessions."""
+    TOOL_UNDRAINED = "tool_undrained"
+    CIRCUIT_STATE_CHANGE = "circuit_state_change"
+    CIRCUIT_RESET = "circuit_reset"
+    """An operator closed the circuit."""
+    CIRCUIT_TRIPPED = "circuit_tripped"
+    """An operator opened the circuit."""
+    HEALTH_TRANSITION = "health_transition"
+    SESSION_CREATED = "session_created"
+    SESSION_RECOVERED = "session_recovered"
+    """The link to the backend was lost and made again."""
+    SESSION_CLOSED = "session_closed"
+    NODE_LOST = "node_lost"
+    """A worker's lease ended without its leave."""
+    INVOCATION_LOST = "invocation_lost"
+    """A call was under way on a lost node: whether its backend acted is unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEvent:
+    """One event before it is recorded. What is empty is not written.
+
+    ``actor`` is who did it: an operator (``cli:<user>``), ``file`` for the settings file, or a node. ``reason`` is a
+    word or a sentence on why, ``detail`` what else is worth knowing; neither may hold a secret or an argument.
+    """
+
+    kind: EventKind
+    actor: str = ""
+    tool: str = ""
+    tenant: str = ""
+    client: str = ""
+    session: str = ""
+    node: str = ""
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord:
+    """One event as the journal holds it: ``at`` is Redis time in milliseconds, ``fields`` also what others added."""
+
+    id: str
+    at: int
+    fields: Mapping[str, str]
+
+    @property
+    def kind(self) -> str:
+        """An :class:`EventKind`, or the word of a newer writer."""
+        return self.fields.get("kind", "")
+
+
+FIELDS: tuple[str, ...] = tuple(field.name for field in fields(AuditEvent))
+"""The names of all fields, in the order in which they are written and shown."""
+
+
+def event_fields(event: AuditEvent) -> list[str]:
+    """Names and values in turn, as a stream takes them."""
+    pairs = [(name, clipped(getattr(event, name))) for name in FIELDS]
+    return [part for pair in pairs if pair[1] for part in pair]
+
+
+def clipped(value: str) -> str:
+    """The text, or its beginning if it is above the bound. A lone surrogate, which has no UTF-8 form, becomes ``?``."""
+    text = value if len(value) <= MAX_FIELD else value[: MAX_FIELD - 1] + "…"
+    return text.encode("utf-8", errors="replace").decode("utf-8")

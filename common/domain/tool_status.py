@@ -1,0 +1,91 @@
+"""How a tool stands while the gateway runs: what an operator said of it, beside its definition and its health.
+
+It is kept apart from the definition, so that switching or draining a tool gives no new version of it and closes no
+session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from common.domain.health import Health
+from common.domain.tool import Tool, ToolState
+
+
+class Switch(StrEnum):
+    """An operator's word on whether a tool may be called; it goes before the definition's ``enabled``."""
+
+    ON = "on"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorState:
+    """What an operator said last. It stays when the tool is changed or registered again, and goes when it is removed.
+
+    ``switch`` is None if nobody has said a word. A ``draining`` tool takes no new sessions; those that live go on.
+    ``since`` is the Redis time of the last change in milliseconds (0: never), ``by`` who made it.
+    """
+
+    switch: Switch | None = None
+    draining: bool = False
+    since: int = 0
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateChange:
+    """What a verb found and left. The two are the same if it was so already."""
+
+    before: OperatorState
+    after: OperatorState
+
+    @property
+    def changed(self) -> bool:
+        return self.before != self.after
+
+
+UNTOUCHED = OperatorState()
+"""The state of a tool on which no operator has said anything."""
+
+
+def operator_to_wire(state: OperatorState) -> dict[str, Any]:
+    """The state as plain JSON."""
+    return {
+        "switch": None if state.switch is None else state.switch.value,
+        "draining": state.draining,
+        "since": state.since,
+        "by": state.by,
+    }
+
+
+def operator_from_wire(wire: Mapping[str, Any]) -> OperatorState:
+    """Inverse of :func:`operator_to_wire`; what a newer writer has added is left out.
+
+    Fails closed: raises LookupError, TypeError or ValueError for what is no such record, since a tool that was
+    switched off must not come back because nobody could read that.
+    """
+    switch, draining = wire["switch"], wire["draining"]
+    if not isinstance(draining, bool):
+        raise TypeError(f"draining must be true or false, not {type(draining).__name__}")
+    return OperatorState(
+        switch=None if switch is None else Switch(switch),
+        draining=draining,
+        since=int(wire.get("since", 0)),
+        by=str(wire.get("by", "")),
+    )
+
+
+def is_enabled(tool: Tool, operator: OperatorState) -> bool:
+    """Whether the tool may be called: as the operator said, or else as its definition says."""
+    return tool.enabled if operator.switch is None else operator.switch is Switch.ON
+
+
+def shown_state(tool: Tool, operator: OperatorState, health: Health | None) -> ToolState:
+    """The one word for the tool's state: what is switched off is disabled, whatever the last probe found."""
+    if not is_enabled(tool, operator):
+        return ToolState.DISABLED
+    return ToolState.ENABLED if health is None else health.grade

@@ -1,0 +1,47 @@
+-- Gives calls of one node their ends: result, reply, and what they held is given back. The record in the unacked hash
+-- is the right to do so; whoever finds it gone is too late.
+-- uses: route
+-- KEYS 1 unacked hash of the node
+-- ARGV 1 what all keys begin with  2 the node  3 life of the results in ms
+--      4 .. for each call eight: delivery tag, id, queue, session, reply channel ('' if only the result key is
+--           watched), result record, reply frame, 1 if its session had still to start when it ended
+-- Returns {refused, circuits}: numbers (from 1) of the calls whose end came too late; queues of tools whose circuit
+-- wants to know of every end.
+-- Race: a frozen worker wakes and answers a call that was declared lost meanwhile: its record is gone, and it is
+-- refused. A worker that sends this twice, since the first answer was lost, finds its own result and changes nothing.
+-- A Redis that lost its data has neither record nor tombstone: then the end is taken, unless there is a result.
+local prefix, node = ARGV[1], ARGV[2]
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+--@uses
+
+local fenced = nil
+local function too_late(id)
+  if fenced == nil then fenced = redis.call('EXISTS', prefix .. 'fenced:' .. encoded(node)) == 1 end
+  return fenced or redis.call('EXISTS', 'celery-task-meta-' .. id) == 1
+end
+
+local refused, circuits, seen = {}, {}, {}
+for i = 4, #ARGV, 8 do
+  local tag, id, queue, session, reply = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  local recorded = redis.call('HDEL', KEYS[1], tag) == 1
+  if not recorded and too_late(id) then
+    refused[#refused + 1] = (i - 4) / 8 + 1
+  else
+    if recorded then let_go(node, queue, id, session) end
+    if ARGV[i + 7] == '1' then redis.call('HDEL', prefix .. 'unsent:' .. encoded(node), tag) end
+    redis.call('SET', 'celery-task-meta-' .. id, ARGV[i + 5], 'PX', ARGV[3])
+    if reply ~= '' then
+      redis.call('PUBLISH', reply, ARGV[i + 6])
+    else
+      redis.call('PUBLISH', 'celery-task-meta-' .. id, ARGV[i + 5])
+    end
+    if not seen[queue] then
+      seen[queue] = true
+      if redis.call('HEXISTS', prefix .. 'circuit:' .. string.sub(queue, 6), 'state') == 1 then
+        circuits[#circuits + 1] = queue
+      end
+    end
+  end
+end
+return {refused, circuits}

@@ -1,0 +1,367 @@
+"""Asking the tools how they are: one probe of a tool per interval in the whole cluster, in the background.
+
+A probe takes nothing from callers: no circuit permit, no session slot, no place in a queue, and it keeps no session
+from growing idle. It grades and changes nothing else; a session whose backend is silent stays open, for a server that
+does one thing at a time is silent while it works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import orjson
+import structlog
+
+from common.domain.audit import AuditEvent, EventKind, event_fields
+from common.domain.errors import GatewayError, StoreUnavailable
+from common.domain.health import Health, health_from_wire, health_to_wire, observed, transition
+from common.domain.ids import NodeId, ToolId
+from common.domain.rules import HealthRules
+from common.domain.tool import StdioTransport, ToolState
+from common.mcp.revisions import Era
+from common.processes.guard import ProcessGuard
+from common.registry.catalogue import CatalogueReader
+from common.registry.records import Entry
+from common.store.client import AsyncClient, store_errors
+from common.store.clock import RedisClock
+from common.store.keys import AUDIT_LENGTH, Keys
+from common.store.scripts import run_async
+from gateway_worker.discovery import listing_order
+from gateway_worker.egress.backend import Backend, make_link, start
+from gateway_worker.egress.link import RpcError
+
+log = structlog.get_logger(__name__)
+
+LOOK_INTERVAL = 0.5
+TIDY_INTERVAL = 5.0
+MAX_AT_ONCE = 8
+CLOSE_MARGIN = 3.0
+"""Seconds in which a connection made for a probe is closed again, its session at the backend ended."""
+QUESTIONS = {Era.LEGACY: "ping", Era.MODERN: "server/discover"}
+
+
+class OpenSessions(Protocol):
+    """What a probe needs of this worker's sessions."""
+
+    def open_backend(self, tool: ToolId) -> Backend | None:
+        """An open backend of the tool on this worker, at best one without calls; None if there is none.
+
+        Looking is no use of its session.
+        """
+
+
+class Finding(NamedTuple):
+    """What a probe saw: seconds until the answer (None: nothing was asked), or why there was none."""
+
+    latency: float | None
+    error: str = ""
+
+
+@dataclass(slots=True)
+class _Plan:
+    """When a tool is to be asked next (monotonic seconds), under which definition.
+
+    ``lease`` is the name under which the last lease was taken, ``outdated`` that of one which lasts too long: for the
+    definition before, whose interval may have been another, or not cut because Redis was away.
+    """
+
+    version: int
+    at: float
+    lease: str = ""
+    outdated: str = ""
+
+
+class Prober:
+    """Grades the tools that this worker serves. Belongs to the worker's event loop."""
+
+    def __init__(
+        self,
+        *,
+        node: Callable[[], NodeId],
+        client: AsyncClient,
+        keys: Keys,
+        clock: RedisClock,
+        catalogue: CatalogueReader,
+        serves: Callable[[ToolId], bool],
+        guard: ProcessGuard,
+        sessions: OpenSessions,
+        max_bytes: int,
+    ) -> None:
+        """``node`` tells the worker's present name; ``max_bytes`` bounds one answer."""
+        self._node = node
+        self._client = client
+        self._keys = keys
+        self._clock = clock
+        self._catalogue = catalogue
+        self._serves = serves
+        self._guard = guard
+        self._sessions = sessions
+        self._max_bytes = max_bytes
+        self._plans: dict[ToolId, _Plan] = {}
+        self._running: dict[ToolId, asyncio.Task[None]] = {}
+        self._turns = itertools.count()
+        self._tidied = float("-inf")
+        self._closed = False
+
+    async def run(self) -> None:
+        """Probe what is due, for ever. Redis away: the grades stay as they are; look again later."""
+        while True:
+            try:
+                self._look()
+                await self._tidy()
+            except StoreUnavailable as error:
+                log.debug("health_paused", error=str(error))
+            except Exception:
+                log.exception("health_broke")
+            await asyncio.sleep(LOOK_INTERVAL)
+
+    async def close(self) -> None:
+        """Stop what runs, and begin nothing more."""
+        self._closed = True
+        for task in list(self._running.values()):
+            task.cancel()
+        if self._running:
+            await asyncio.wait(list(self._running.values()))
+
+    # -- when -------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Begin what is due, the longest due first: tools that take their time must not keep others from their turn."""
+        now = time.monotonic()
+        entries = [entry for entry in self._catalogue.entries() if watched(entry) and self._serves(entry.id)]
+        self._plans = {entry.id: self._plan(entry, now) for entry in entries}
+        due = [
+            entry for entry in entries if self._plans[entry.id].at <= now and entry.id not in self._running
+        ]
+        for entry in sorted(due, key=lambda entry: self._plans[entry.id].at):
+            if self._closed or len(self._running) >= MAX_AT_ONCE:
+                return
+            plan = self._plans[entry.id]
+            plan.at = now + entry.tool.health.interval
+            task = asyncio.create_task(self._contained(entry, plan), name=f"probe-{entry.id}")
+            self._running[entry.id] = task
+            task.add_done_callback(lambda _, tool=entry.id: self._running.pop(tool, None))  # type: ignore[misc]
+
+    def _plan(self, entry: Entry, now: float) -> _Plan:
+        """The tool's plan. The first probe is somewhere in the first interval: not all tools are asked at once."""
+        plan, version = self._plans.get(entry.id), entry.registered.version
+        if plan is not None and plan.version == version:
+            return plan
+        first = now + random.uniform(0, entry.tool.health.interval)  # noqa: S311 - jitter
+        return _Plan(version=version, at=first, outdated=plan.lease if plan is not None else "")
+
+    async def _contained(self, entry: Entry, plan: _Plan) -> None:
+        """One probe. A fault of ours is no sign of the tool's health: its grade stays as it is."""
+        try:
+            if not await self._left_to_others(entry):
+                await self._elected(entry, plan)
+        except StoreUnavailable as error:
+            log.debug("probe_interrupted", tool=entry.id, error=str(error))
+        except Exception:
+            log.exception("probe_broke", tool=entry.id)
+
+    async def _left_to_others(self, entry: Entry) -> bool:
+        """Whether this worker has nothing to say: no session with a stdio tool that lives elsewhere or is unknown."""
+        if not isinstance(entry.tool.transport, StdioTransport) or self._open(entry.id) is not None:
+            return False
+        if entry.known is None:
+            return True
+        with store_errors("counting a tool's sessions"):
+            # Also while a session of this worker's still starts: its end says more than a grade for nothing.
+            return bool(await self._client.hlen(self._keys.sessions(entry.id)))
+
+    async def _elected(self, entry: Entry, plan: _Plan) -> None:
+        """Probe if no worker of the cluster has done so within the interval.
+
+        The lease is never given back early: it says that the tool was asked. A connection may take longer than the
+        interval, so the lease then lasts as long as that may take, and is cut to the interval afterwards: workers
+        must not pile up connections to a server that hangs.
+        """
+        interval, tool = entry.tool.health.interval, entry.tool
+        life = interval
+        if not isinstance(tool.transport, StdioTransport):
+            life = max(interval, tool.startup_timeout + tool.health.timeout + CLOSE_MARGIN)
+        if plan.outdated:
+            await self._release(entry.id, plan.outdated)
+            plan.outdated = ""
+        # A name of its own for each: a worker that comes back early finds its own last probe as anybody's.
+        owner = f"{self._node()}:{next(self._turns)}"
+        if not await self._take(entry.id, owner, life):
+            return
+        plan.lease, taken = owner, time.monotonic()
+        # Not before the lease has ended: that would wait for one more interval.
+        plan.at = taken + interval
+        try:
+            await self._probe(entry)
+        finally:
+            if life > interval:
+                # Should Redis not hear what follows, the next turn gives the lease back.
+                plan.outdated = owner
+                left = taken + interval - time.monotonic()
+                if left > 0:
+                    await self._take(entry.id, owner, left)
+                else:
+                    await self._release(entry.id, owner)
+                plan.outdated, plan.at = "", time.monotonic() + max(left, 0.0)
+
+    async def _take(self, tool: ToolId, owner: str, seconds: float) -> bool:
+        with store_errors("taking a probe's lease"):
+            milliseconds = max(1, int(seconds * 1000))
+            lease = self._keys.probe_lease(tool)
+            return bool(await run_async(self._client, "lease_take", [lease], [owner, milliseconds]))
+
+    async def _release(self, tool: ToolId, owner: str) -> None:
+        with store_errors("releasing a probe's lease"):
+            await run_async(self._client, "lease_release", [self._keys.probe_lease(tool)], [owner])
+
+    # -- asking -----------------------------------------------------------------------------------------
+
+    async def _probe(self, entry: Entry) -> None:
+        with store_errors("reading a tool's health"):
+            before: Any = await self._client.hget(self._keys.health, entry.id)
+        # A cancellation that comes with Redis' answer may be lost (python/cpython#86296).
+        if self._closed:
+            return
+        found = await self._find(entry)
+        if found is not None:
+            await self._store(entry, before, found)
+
+    async def _find(self, entry: Entry) -> Finding | None:
+        """How the tool is; None if that could not be found out.
+
+        A session or a kept connection that ends under the question says nothing of the tool: an HTTP tool is asked
+        again over a connection of the probe's own, a stdio tool by the next probe.
+        """
+        backend, rules = self._open(entry.id), entry.tool.health
+        if isinstance(entry.tool.transport, StdioTransport):
+            if backend is None:
+                return at_rest(entry)
+            found = await ask(backend, rules)
+            return None if found.error and backend.link.closed.is_set() else found
+        if backend is not None:
+            found = await ask(backend, rules)
+            if not found.error:
+                return found
+        return await self._over_a_connection(entry)
+
+    async def _over_a_connection(self, entry: Entry) -> Finding:
+        """Ask an HTTP tool over a connection of the probe's own; neither it nor a session at the backend is left."""
+        try:
+            link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
+            backend = await start(entry.tool, link, listing_order(entry.known))
+        except GatewayError as error:
+            return Finding(None, error.message)
+        try:
+            return await ask(backend, entry.tool.health)
+        finally:
+            await backend.link.close()
+
+    def _open(self, tool: ToolId) -> Backend | None:
+        backend = self._sessions.open_backend(tool)
+        return None if backend is None or backend.link.closed.is_set() else backend
+
+    # -- telling ----------------------------------------------------------------------------------------
+
+    async def _store(self, entry: Entry, before: bytes | None, found: Finding) -> None:
+        """Keep what was found; announce and audit it if the grade became another. Redis away: it is lost."""
+        keys, old = self._keys, recorded(before)
+        new = observed(old, found.latency, entry.tool.health, found.error, at=self._clock.now())
+        change = transition(old, new)
+        told: list[str] = []
+        if change is not None:
+            node = self._node()
+            told = event_fields(
+                AuditEvent(
+                    kind=EventKind.HEALTH_TRANSITION,
+                    actor=node,
+                    tool=entry.id,
+                    node=node,
+                    reason=change.reason,
+                    detail=str(change),
+                )
+            )
+        record = orjson.dumps(health_to_wire(new))
+        with store_errors("storing a tool's health"):
+            stored = await run_async(
+                self._client,
+                "health_put",
+                [
+                    keys.registry_versions,
+                    keys.health,
+                    keys.registry_version,
+                    keys.registry_changes,
+                    keys.audit,
+                ],
+                [
+                    entry.id,
+                    entry.registered.version,
+                    before or b"",
+                    record,
+                    keys.registry_channel,
+                    AUDIT_LENGTH,
+                    *told,
+                ],
+            )
+        if stored and change is not None:
+            say = log.info if new.grade is ToolState.ENABLED else log.warning
+            say("health_transition", tool=entry.id, change=str(change), reason=change.reason)
+
+    async def _tidy(self) -> None:
+        """Take away the grades of tools that nobody probes: a stale grade must not pass for a present one."""
+        if time.monotonic() - self._tidied < TIDY_INTERVAL:
+            return
+        keys = self._keys
+        with store_errors("looking for outdated grades"):
+            names: Any = await self._client.hkeys(keys.health)
+            for name in names:
+                entry = self._catalogue.get(ToolId(name.decode()))
+                if entry is None or not watched(entry):
+                    await run_async(
+                        self._client,
+                        "health_forget",
+                        [keys.registry_versions, keys.health, keys.registry_version, keys.registry_changes],
+                        [name, entry.registered.version if entry else 0, keys.registry_channel],
+                    )
+        self._tidied = time.monotonic()
+
+
+def watched(entry: Entry) -> bool:
+    """Whether the tool is to be probed at all."""
+    return entry.enabled and entry.tool.health.interval > 0
+
+
+def at_rest(entry: Entry) -> Finding | None:
+    """A stdio tool without a process is not started to be asked: discovery knows whether it can be."""
+    return None if entry.known is None else Finding(None, entry.known.error or "")
+
+
+async def ask(backend: Backend, rules: HealthRules) -> Finding:
+    """Ask an open backend. An error of its own is an answer: it lives, though it does not know the question.
+
+    The link stays open whatever comes of it.
+    """
+    begun = time.monotonic()
+    try:
+        async with asyncio.timeout(rules.timeout):
+            await backend.request(QUESTIONS[backend.negotiated.era], {})
+    except RpcError:
+        pass
+    except TimeoutError:
+        return Finding(rules.timeout)
+    except GatewayError as error:
+        return Finding(None, error.message)
+    return Finding(time.monotonic() - begun)
+
+
+def recorded(raw: bytes | None) -> Health | None:
+    """The record in ``health``; None if there is none, or none that can be read."""
+    try:
+        return None if raw is None else health_from_wire(orjson.loads(raw))
+    except orjson.JSONDecodeError:
+        return None

@@ -1,0 +1,80 @@
+"""What is on record of a call on its way: whether it was sent, that it began again, that it goes back."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from common.calls.admission import Order, Verdict, admit_script, verdict_of
+from common.domain.errors import StoreUnavailable
+from common.store.client import store_errors
+from common.store.keys import UNACKED_TTL, Keys
+from common.store.pipelined import PipelinedConnection
+from gateway_worker.delivery import Held
+from gateway_worker.egress.link import LinkLost
+
+log = structlog.get_logger(__name__)
+
+AGAIN = 0.2
+"""Seconds between two tries to put something on record."""
+
+
+class Journey:
+    """Belongs to the engine's loop."""
+
+    def __init__(self, redis: PipelinedConnection, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+
+    async def unsent(self, held: Held) -> None:
+        """Note that nothing of the call is sent yet: should this worker die now, it goes back to its queue.
+
+        Degrades: without the note it counts as sent.
+        """
+        held.cold = True
+        key = self._keys.unsent(held.node)
+        try:
+            with store_errors("noting that a call is unsent"):
+                await self._redis.commands([("HSETNX", key, held.tag, 1), ("EXPIRE", key, UNACKED_TTL)])
+        except StoreUnavailable as error:
+            log.debug("call_not_noted", invocation=held.head.id, cause=repr(error.__cause__))
+
+    async def sent(self, held: Held) -> None:
+        """Note that it is going to be sent, and wait until that is on record: otherwise it might run twice.
+
+        Written as a value and not as a removal, so that a note that Redis takes late cannot undo it.
+        """
+        while True:
+            try:
+                with store_errors("noting that a call is sent"):
+                    await self._redis.command("HSET", self._keys.unsent(held.node), held.tag, 0)
+            except StoreUnavailable:
+                await asyncio.sleep(AGAIN)
+            else:
+                return
+
+    async def admitted(self, order: Order) -> Verdict:
+        """Put a call on its queue that came by Celery's own path. Raises :class:`StoreUnavailable`."""
+        keys, args = admit_script(self._keys, order)
+        with store_errors("queueing a call"):
+            return verdict_of(await self._redis.run("admit", keys, args))
+
+    def recovered(self, held: Held, error: LinkLost) -> None:
+        """Its link broke, and it is sent again over a new one."""
+        log.info("session_recovered", invocation=held.head.id, queue=held.head.queue, reason=error.message)
+
+    async def back(self, held: Held) -> None:
+        """Put it back in front of its queue; nothing of it was sent. Redis away: the sweep does so in the end."""
+        keys = self._keys
+        while True:
+            try:
+                with store_errors("putting a call back"):
+                    await self._redis.run(
+                        "call_return", [keys.unacked(held.node)], [keys.begin, held.node, held.tag]
+                    )
+            except StoreUnavailable:
+                await asyncio.sleep(AGAIN)
+            else:
+                log.info("call_returned", invocation=held.head.id, queue=held.head.queue)
+                return

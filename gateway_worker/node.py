@@ -1,0 +1,54 @@
+"""This worker as a node of the cluster: its present incarnation, and whether it may still act."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from uuid import uuid4
+
+from common.domain.ids import NodeId
+
+LEASE = 8.0
+"""Seconds for which a beat keeps the node's lease."""
+SELF_FENCE = 6.0
+"""Seconds after the last confirmed beat from which the node sends nothing more to any backend.
+
+Counted from the moment at which the beat was sent, so it ends before the lease by Redis' clock does, and nobody can
+own a session while this node still uses it.
+"""
+
+
+class Node:
+    """One incarnation after the other: one that was declared dead never comes back. Belongs to the engine's loop."""
+
+    def __init__(self, hostname: str) -> None:
+        self._hostname = hostname
+        self._confirmed_at = float("-inf")
+        self._confirmed = asyncio.Event()
+        self.id = self._new_id()
+
+    def _new_id(self) -> NodeId:
+        return NodeId(f"{self._hostname}:{uuid4().hex[:8]}")
+
+    def renew(self) -> NodeId:
+        """Become another incarnation, which has to be confirmed first; returns the id of the last one."""
+        last, self.id = self.id, self._new_id()
+        self._confirmed_at = float("-inf")
+        self._confirmed.clear()
+        return last
+
+    def confirm(self, sent_at: float) -> None:
+        """A beat that was sent at ``sent_at`` (monotonic seconds) has renewed the lease."""
+        self._confirmed_at = sent_at
+        self._confirmed.set()
+
+    @property
+    def may_act(self) -> bool:
+        """Whether anything may be sent to a backend at this moment."""
+        return time.monotonic() - self._confirmed_at < SELF_FENCE
+
+    async def until_confirmed(self) -> None:
+        """Wait until the node may act."""
+        while not self.may_act:
+            self._confirmed.clear()
+            await self._confirmed.wait()

@@ -1,0 +1,98 @@
+"""Calls that did not come through a web process: they get the head and the place in the queue that all calls have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from common.calls.admission import Order, QueueBounds
+from common.calls.contract import task_message
+from common.calls.head import MEMBER, Head, head_of
+from common.calls.leave import leave_of
+from common.domain.errors import InvalidRequest, ToolNotFound
+from common.domain.ids import ToolId, queue_of
+from common.domain.invocation import Invocation, invocation_from_wire
+from common.mcp.revisions import LATEST_LEGACY
+from common.registry.records import Entry
+from common.settings import Settings
+from common.store.clock import RedisClock
+from common.store.keys import Keys
+from common.store.scripts import script
+from gateway_worker.delivery import Taken
+from gateway_worker.message import TaskMessage
+from gateway_worker.outbox import Command
+
+
+class Producer:
+    """Makes messages with heads of what stock Celery producers send."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        clock: RedisClock,
+        entry: Callable[[ToolId], Entry | None],
+        settings: Settings,
+    ) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._entry = entry
+        self._settings = settings
+        self._timeout_ms = int(settings.runtime.request_timeout * 1000)
+
+    def adopted(self, message: TaskMessage, payload: Mapping[str, Any]) -> bytes:
+        """The message with its head, no longer delayed.
+
+        Raises :class:`GatewayError`: :class:`InvalidRequest` for what is no invocation, or one in another tool's queue,
+        :class:`ToolNotFound`.
+        """
+        _, invocation, head = self._read(payload, message.id, message.reply_to)
+        if message.queue != queue_of(invocation.tool):
+            raise InvalidRequest(
+                f"a call of tool {invocation.tool!r} goes to the queue {queue_of(invocation.tool)}",
+                field="tool",
+            )
+        envelope = {name: value for name, value in message.envelope.items() if name != MEMBER}
+        return orjson.dumps({MEMBER: head.text(), **envelope})
+
+    def fresh(self, payload: object, task_id: str) -> tuple[Entry, Order]:
+        """The order of a delayed call that is due. Raises :class:`GatewayError` as :meth:`adopted` does."""
+        entry, invocation, head = self._read(payload, task_id, "")
+        message = task_message(invocation, head, prefix=self._keys.prefix)
+        tool = entry.tool
+        bounds = QueueBounds(max_length=tool.queue_max_length, max_age=tool.queue_max_age)
+        return entry, Order(
+            queue=head.queue,
+            message=message,
+            bounds=bounds,
+            may_create=not entry.draining,
+            circuit_probes=tool.circuit.probes,
+        )
+
+    def _read(self, payload: object, task_id: str, reply_to: str) -> tuple[Entry, Invocation, Head]:
+        invocation = invocation_from_wire(
+            payload,
+            task_id=task_id,
+            default_version=LATEST_LEGACY,
+            default_deadline=self._clock.now() + self._timeout_ms,
+        )
+        entry = self._entry(invocation.tool)
+        if entry is None:
+            raise ToolNotFound(f"no tool {invocation.tool!r} is registered")
+        prefix = self._keys.reply_prefix
+        ours = reply_to.startswith(prefix) and reply_to.removeprefix(prefix).isalnum()
+        head = head_of(
+            invocation,
+            entry.tool,
+            reply=reply_to if ours else "",
+            leave=leave_of(entry, invocation),
+            tenant_max_sessions=self._settings.max_sessions_of(invocation.caller.tenant),
+        )
+        return entry, invocation, head
+
+
+def adopt_command(keys: Keys, taken: Taken, queue: str, message: bytes) -> Command:
+    """The command that puts a message back with its head. It may be sent again: no second copy is made."""
+    source, unacked = script("call_adopt").source, keys.unacked(taken.node)
+    return ("EVAL", source, 2, unacked, queue, taken.tag, message, keys.wake_channel)

@@ -1,0 +1,293 @@
+"""One worker's parts, put together: what fetches, what runs, what holds sessions, and the node they belong to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any
+
+import structlog
+
+from common.domain.errors import GatewayError
+from common.domain.ids import InvocationId, NodeId, ToolId, queue_of, tool_of
+from common.processes.guard import ProcessGuard
+from common.registry.catalogue import Catalogue
+from common.settings import Settings
+from common.store.client import StoreAddress, connect, connect_async, store_errors
+from common.store.clock import RedisClock
+from common.store.keys import Keys
+from common.store.last_words import last_words_of
+from common.store.pipelined import PipelinedConnection
+from common.store.scripts import script
+from gateway_worker.calls import CallHost, Calls, Place
+from gateway_worker.circuits import CircuitReports
+from gateway_worker.claims import Claims
+from gateway_worker.dead_letters import DeadLetterBox
+from gateway_worker.delivery import Taken
+from gateway_worker.discovery import Discovery
+from gateway_worker.execute import Executor
+from gateway_worker.fetcher import Fetcher
+from gateway_worker.health import Prober
+from gateway_worker.journey import Journey
+from gateway_worker.listener import Listener
+from gateway_worker.message import largest_message
+from gateway_worker.node import Node
+from gateway_worker.nodes import Nodes
+from gateway_worker.outbox import Outbox
+from gateway_worker.sessions import Keeping, Sessions
+from gateway_worker.sweep import GOODBYE, PROCESS_GONE, Sweeper, fence_script
+from gateway_worker.telemetry import TaskSignals
+
+log = structlog.get_logger(__name__)
+
+GOODBYE_TIME = 5.0
+"""Seconds for working off what is left of this node when it leaves."""
+
+
+class Worker:
+    """Made on the engine's loop, and belongs to it.
+
+    It is the fetcher's :class:`~gateway_worker.fetcher.Desk` and the node's
+    :class:`~gateway_worker.nodes.Cluster` as well.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        address: StoreAddress,
+        *,
+        hostname: str,
+        host: CallHost,
+        signals: TaskSignals | None,
+        limit: Callable[[], int],
+        queues: Callable[[], Collection[str]],
+    ) -> None:
+        """``limit`` is the most calls in flight, ``queues`` the tools' queues served now; both may change."""
+        self._settings = settings
+        self._address = address
+        self._limit = limit
+        self._queues = queues
+        self.node = Node(hostname)
+        self._keys = keys = Keys(settings.redis.key_prefix)
+        self._client = connect_async(address)
+        self._blocking_client = connect(address, size=4)
+        self._clock = RedisClock()
+        self.guard = ProcessGuard()
+        self.catalogue = Catalogue(self._blocking_client, keys)
+        self._redis = PipelinedConnection(address)
+        self.outbox = Outbox(self._redis, keys, result_ttl=settings.runtime.result_ttl)
+        self._dead_letters = DeadLetterBox(keys, self.outbox, result_ttl=settings.runtime.result_ttl)
+        self._nodes = Nodes(self.node, self._redis, keys, self._clock, self)
+        self.claims = Claims(self.node, self._redis, keys)
+        self.look_at_registry = asyncio.Event()
+        self.discovery = self._discovery()
+        self.sessions = self._make_sessions()
+        self.prober = self._make_prober()
+        self.calls = self._make_calls(hostname, host, signals)
+        self.fetcher = Fetcher(
+            self.node, self._redis, keys, self, largest=largest_message(settings.web.max_body_bytes)
+        )
+        self.calls.on_freed = self.fetcher.freed
+        self._sweeper = Sweeper(
+            self.node,
+            self._nodes,
+            self._redis,
+            keys,
+            self._clock,
+            result_ttl=settings.runtime.result_ttl,
+            headless=self._take_over,
+        )
+        self._ears: asyncio.Task[None] | None = None
+
+    def guard_node(self) -> None:
+        """Have the reaper end the node's lease if this process dies: it is certain then, and known at once."""
+        keys, args = fence_script(self._keys, self.node.id, PROCESS_GONE, actor="reaper")
+        command = ("EVAL", script("node_fence").source, len(keys), *keys, *args)
+        self.guard.last_words(last_words_of(self._address, command))
+
+    def services(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """What runs as long as the worker lives, by name."""
+        return {
+            "outbox": self.outbox.run(),
+            "nodes": self._nodes.run(),
+            "sweep": self._sweeper.run(),
+            "listener": self._listen(),
+            "fetcher": self._fetch(),
+            "sessions": self.sessions.sweep(),
+            "discovery": self.discovery.run(),
+            "health": self.prober.run(),
+        }
+
+    async def goodbye(self) -> None:
+        """Leave the cluster: nothing is this node's any more, and what it still holds is worked off now.
+
+        Raises :class:`StoreUnavailable`, :class:`TimeoutError`: the sweep of another does it then.
+        """
+        self._nodes.stop()
+        async with asyncio.timeout(GOODBYE_TIME):
+            await self._sweeper.fence(self.node.id, GOODBYE)
+            await self._sweeper.rescue(self.node.id)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+        await self._client.aclose()
+        self._blocking_client.close()
+
+    async def registry_changed(self) -> bool:
+        """Whether the registry is another than the catalogue has read. Raises :class:`StoreUnavailable`."""
+        with store_errors("reading the registry's version"):
+            version = await self._redis.command("GET", self._keys.registry_version)
+        return int(version or 0) != self.catalogue.version
+
+    # -- putting together -------------------------------------------------------------------------------
+
+    def _discovery(self) -> Discovery:
+        return Discovery(
+            node=self.node.id,
+            client=self._client,
+            keys=self._keys,
+            clock=self._clock,
+            catalogue=self.catalogue,
+            serves=self._serves,
+            guard=self.guard,
+            settings=self._settings.discovery,
+            max_bytes=self._settings.runtime.max_result_bytes,
+        )
+
+    def _make_sessions(self) -> Sessions:
+        return Sessions(
+            self.guard,
+            self.claims,
+            Keeping(version_of=self._version_of, serves=self._serves),
+            max_sessions=self._settings.worker.max_sessions,
+            max_bytes=self._settings.runtime.max_result_bytes,
+            on_list_changed=self.discovery.announce,
+        )
+
+    def _make_prober(self) -> Prober:
+        return Prober(
+            node=lambda: self.node.id,
+            client=self._client,
+            keys=self._keys,
+            clock=self._clock,
+            catalogue=self.catalogue,
+            serves=self._serves,
+            guard=self.guard,
+            sessions=self.sessions,
+            max_bytes=self._settings.runtime.max_result_bytes,
+        )
+
+    def _make_calls(self, hostname: str, host: CallHost, signals: TaskSignals | None) -> Calls:
+        journey = Journey(self._redis, self._keys)
+        place = Place(
+            hostname=hostname,
+            keys=self._keys,
+            clock=self._clock,
+            outbox=self.outbox,
+            journey=journey,
+            circuits=CircuitReports(self.node, self._redis, self._keys, self.outbox, self.catalogue.get),
+            entry=self.catalogue.get,
+            dead_letters=self._dead_letters,
+            signals=signals,
+        )
+        executor = Executor(self.catalogue, self.sessions, self.claims, self.node, journey, self._clock)
+        return Calls(place, executor, host, self._settings)
+
+    def _version_of(self, tool: ToolId) -> int | None:
+        entry = self.catalogue.get(tool)
+        return None if entry is None else entry.registered.version
+
+    def _serves(self, tool: ToolId) -> bool:
+        return queue_of(tool) in self._queues()
+
+    # -- hearing ----------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """Listen, for each incarnation of the node anew: its own channel has its name."""
+        while True:
+            keys, node = self._keys, self.node.id
+            listener = Listener(
+                self._address,
+                {
+                    keys.wake_channel: self.fetcher.wake,
+                    keys.node_wake_channel(node): self.fetcher.wake_direct,
+                    keys.registry_channel: lambda _: self.look_at_registry.set(),
+                    keys.cancel_channel: self.calls.cancel,
+                },
+                on_subscribed=self._look_at_everything,
+            )
+            self._ears = asyncio.create_task(listener.run(), name="ears")
+            try:
+                await self._ears
+            except asyncio.CancelledError:
+                if self.node.id == node:
+                    self._ears.cancel()
+                    raise
+
+    def _look_at_everything(self) -> None:
+        """What was called out while nobody listened is lost."""
+        self.fetcher.wake()
+        self.look_at_registry.set()
+
+    async def _fetch(self) -> None:
+        """Fetch, but not before the first beat: who is not listed as a node is never missed when it dies."""
+        await self._nodes.beating.wait()
+        await self.fetcher.run()
+
+    # -- the fetcher's desk -----------------------------------------------------------------------------
+
+    def free(self) -> int:
+        """Free slots now."""
+        return self._limit() - len(self.calls)
+
+    def start(self, taken: Taken) -> None:
+        """Begin with a message; one that was fetched for a former incarnation is another's by now."""
+        if taken.node == self.node.id:
+            self.calls.begin(taken)
+
+    def most_in_flight(self, queue: str) -> int:
+        """The most calls of a queue's tool in flight in the whole cluster; 0: any number."""
+        tool = tool_of(queue)
+        entry = None if tool is None else self.catalogue.get(tool)
+        return 0 if entry is None else entry.tool.max_in_flight or 0
+
+    def owns_sessions(self, queue: str) -> bool:
+        """Whether this node owns a session of the queue's tool."""
+        tool = tool_of(queue)
+        return tool is not None and self.claims.owns_any_of(tool)
+
+    def fetch_epoch(self) -> int | None:
+        """The connection to fetch over; None while nothing may be fetched."""
+        return self._nodes.fetch_epoch
+
+    # -- the node's standing in the cluster ---------------------------------------------------------------
+
+    def fenced(self) -> None:
+        """The node was declared dead: its sessions end, its calls are others' business, it begins anew."""
+        self.claims.drop_all()
+        self.calls.abandon()
+        self.sessions.drop_all()
+        self.node.renew()
+        self.guard_node()
+        self.fetcher.reset()
+        if self._ears is not None:
+            self._ears.cancel()
+
+    def forgotten(self) -> None:
+        """Redis lost its data: ask again for the sessions that live here."""
+        self._reclaiming = asyncio.create_task(self.claims.reclaim_all(), name="reclaim")
+
+    def begun_lately(self) -> Collection[InvocationId]:
+        """The calls begun in the last seconds."""
+        return self.calls.begun_lately()
+
+    async def _take_over(self, node: NodeId, tag: str, message: bytes) -> None:
+        """A message without a head that a dead node held: nothing of it was begun, so it begins here."""
+        try:
+            self.calls.begin(
+                Taken(node=node, tag=tag, raw=message, queue="", verdict=b"headless", token=None)
+            )
+        except GatewayError:
+            log.exception("message_not_taken_over", node=node)
+        await self.outbox.flushed(GOODBYE_TIME)

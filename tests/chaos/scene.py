@@ -1,0 +1,122 @@
+"""One test's cluster with the load on it, and the verdict on what happened."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+import orjson
+
+from tests.chaos.cluster import Cluster
+from tests.chaos.journal import Journal
+from tests.chaos.load import Load
+from tests.chaos.mixes import rules_of
+from tests.chaos.plan import Plan
+from tests.support.history import History
+from tests.support.invariants import judge
+from tests.support.servers.peer import Json
+from tests.support.verdict import Rules
+from tests.support.wait import wait_until
+
+SHOWN = 20
+
+
+class Scene:
+    """Belongs to one test: start a cluster, make calls, break things, and :meth:`judge`."""
+
+    def __init__(self, home: Path, seed: str, stack: ExitStack) -> None:
+        self.home = home
+        self._seed = seed
+        self._stack = stack
+        self._cluster: Cluster | None = None
+        self._load: Load | None = None
+        self._judged = False
+
+    def start(self, plan: Plan) -> Cluster:
+        """Start the cluster, and the callers that know its web processes."""
+        cluster = self._cluster = self._stack.enter_context(Cluster(plan, self.home))
+        journal = Journal(self.home / "client.jsonl")
+        self._stack.callback(journal.close)
+        self._load = self._stack.enter_context(Load(cluster.places, journal, seed=self._seed))
+        return cluster
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster that was started."""
+        assert self._cluster is not None, "start() comes first"
+        return self._cluster
+
+    @property
+    def load(self) -> Load:
+        """The callers."""
+        assert self._load is not None, "start() comes first"
+        return self._load
+
+    def backend_events(self, kind: str, call: str | None = None) -> list[Json]:
+        """What the backends wrote down so far."""
+        return [
+            event
+            for event in logged_so_far(self.home / "backend.jsonl")
+            if event["event"] == kind and (call is None or event.get("call") == call)
+        ]
+
+    def wait_backend(self, kind: str, count: int = 1, *, timeout: float = 15.0) -> list[Json]:
+        """Wait until the backends wrote so many events of a kind, all in all."""
+
+        def found() -> list[Json] | None:
+            events = self.backend_events(kind)
+            return events if len(events) >= count else None
+
+        events: list[Json] | None = wait_until(
+            found, timeout=timeout, description=f"{count} times {kind} at the backends"
+        )
+        assert events is not None
+        return events
+
+    def answered_more(self, count: int, *, timeout: float = 30.0) -> float:
+        """Wait for so many more good answers; returns the seconds that took."""
+        wanted, begun = self.load.answered + count, time.monotonic()
+
+        def answered() -> bool:
+            self.load.check()
+            return self.load.answered >= wanted
+
+        wait_until(answered, timeout=timeout, description=f"{count} more good answers")
+        return time.monotonic() - begun
+
+    def expect_codes(self, *allowed: str) -> None:
+        """Fail if calls ended in another way than ``answered``, a stranger's refusal, or one of these."""
+        others = set(self.load.codes) - {"answered", "FORBIDDEN", *allowed}
+        assert not others, f"ends that nothing explains: {dict(self.load.codes)}"
+
+    def codes(self) -> Counter[str]:
+        """How the calls ended so far."""
+        return Counter(self.load.codes)
+
+    def judge(
+        self, rules: Rules | None = None, *, quiet: float = 30.0, children: int | None = None
+    ) -> History:
+        """End the load, wait until all is quiet, and fail with every violation of the history."""
+        self.load.finish()
+        self.cluster.quiet(timeout=quiet, children=children)
+        history = History.read(self.home)
+        found = judge(history, rules or rules_of(self.cluster.plan.tools))
+        shown = "\n".join(f"  {violation}" for violation in found[:SHOWN])
+        print(f"{len(history.sent)} calls: {dict(self.load.codes)}")
+        assert not found, f"{len(found)} violations of {len(history.sent)} calls:\n{shown}"
+        return history
+
+    def keep_dump(self) -> None:
+        """Write down what Redis holds, for whoever looks into a failure."""
+        if self._cluster is not None:
+            self._cluster.keep_dump()
+
+
+def logged_so_far(path: Path) -> list[Json]:
+    """The events of a file that others are writing."""
+    if not path.exists():
+        return []
+    whole = path.read_bytes().rpartition(b"\n")[0]
+    return [orjson.loads(line) for line in whole.splitlines()]

@@ -1,0 +1,75 @@
+"""I7, one owner: by what the backends saw, and by the fencing tokens in the workers' logs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from tests.support.history import History, SessionLine
+from tests.support.verdict import Rules, Violation
+
+
+def one_owner(history: History, rules: Rules) -> Iterator[Violation]:
+    """I7: by what the backends saw, and by the tokens in the workers' logs."""
+    yield from _judge_turns(history, rules)
+    yield from _judge_tokens(history)
+    yield from _judge_token_order(history)
+
+
+def _judge_turns(history: History, rules: Rules) -> Iterator[Violation]:
+    """A caller's backend sessions are used one after the other: none again once its successor was."""
+    present: dict[tuple[str, str | None, str | None, str], str] = {}
+    past: defaultdict[tuple[str, str | None, str | None, str], set[str]] = defaultdict(set)
+    for event in history.seen:
+        if event.kind != "got" or event.marker is None or event.tool in rules.shared:
+            continue
+        key = (event.tool, event.tenant, event.client, event.era)
+        if event.marker in past[key]:
+            text = f"the session {event.marker} of {key} was used again after its successor {present[key]}"
+            yield Violation(invariant="I7", text=text, call=event.call)
+        elif (before := present.get(key)) != event.marker:
+            if before is not None:
+                past[key].add(before)
+            present[key] = event.marker
+
+
+def _judge_tokens(history: History) -> Iterator[Violation]:
+    """No token of a session belongs to two workers."""
+    workers: defaultdict[tuple[str, str, int], set[str]] = defaultdict(set)
+    for line in history.sessions:
+        workers[line.tool, line.session, line.fence].add(line.worker)
+    for (tool, session, fence), found in workers.items():
+        if len(found) > 1:
+            text = f"the token {fence} of {session} with {tool} was held by {sorted(found)}"
+            yield Violation(invariant="I7", text=text)
+
+
+def _judge_token_order(history: History) -> Iterator[Violation]:
+    """No backend gets a message with an older token than one before."""
+    holders = _holders(history)
+    highest: dict[tuple[str, str], SessionLine] = {}
+    for event in history.seen:
+        line = holders.get(event.marker) if event.kind == "got" and event.marker is not None else None
+        if line is None:
+            continue
+        before = highest.get((line.tool, line.session))
+        if before is not None and line.fence < before.fence:
+            text = (
+                f"{line.session} of {event.tool} got a message with token {line.fence} after {before.fence}"
+            )
+            yield Violation(invariant="I7", text=text, call=event.call)
+        elif before is None or line.fence > before.fence:
+            highest[line.tool, line.session] = line
+
+
+def _holders(history: History) -> dict[str, SessionLine]:
+    """For each backend session the worker's line about its start, found by the process it runs in."""
+    lines: defaultdict[int, list[SessionLine]] = defaultdict(list)
+    for line in history.sessions:
+        if line.kind == "session_opened" and line.pid is not None:
+            lines[line.pid].append(line)
+    return {
+        opened.marker: min(found, key=lambda line, wall=opened.wall: abs(line.wall - wall))  # type: ignore[misc]
+        for opened in history.opened
+        if opened.marker is not None and (found := lines.get(opened.pid))
+    }
