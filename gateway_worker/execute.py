@@ -45,10 +45,11 @@ class Progress:
     """How far a call has come: whether a timeout says anything about the backend depends on it."""
 
     QUEUE, SESSION, TURN, BACKEND = "queue", "session", "turn", "backend"
-    __slots__ = ("stage",)
+    __slots__ = ("session", "stage")
 
     def __init__(self) -> None:
         self.stage = self.QUEUE
+        self.session: ToolSession | None = None
 
 
 class Executor:
@@ -90,6 +91,8 @@ class Executor:
                 result = await self._attempts(held, invocation, on_notification, progress)
         except TimeoutError:
             result = failed(_TIMEOUTS[progress.stage]())
+            if progress.session is not None and progress.stage == Progress.BACKEND:
+                self._sessions.examine(progress.session)
         except asyncio.CancelledError:
             result = failed(InvocationCancelled("the caller cancelled the request"))
         except RpcError as error:
@@ -152,7 +155,7 @@ class Executor:
         progress: Progress,
     ) -> ExecutionResult:
         started = time.monotonic()
-        progress.stage = Progress.SESSION
+        progress.stage, progress.session = Progress.SESSION, session
         backend = session.opened or await self._opened(held, session, invocation)
         progress.stage = Progress.TURN
         async with session.turn or _NO_TURN:

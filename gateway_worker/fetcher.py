@@ -183,7 +183,7 @@ class Fetcher:
         most = min(self._desk.free(), BATCH)
         tags = range(self._next_tag, self._next_tag + most)
         self._next_tag += most
-        if len(lists) >= len(self._queues):
+        if sum(name == queue for name, queue in lists.items()) == len(self._queues):
             self._looked_at = asyncio.get_running_loop().time()
         node = self._node.id
         try:

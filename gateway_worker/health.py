@@ -20,7 +20,14 @@ import structlog
 
 from common.domain.audit import AuditEvent, EventKind, event_fields
 from common.domain.errors import GatewayError, StoreUnavailable
-from common.domain.health import Health, health_from_wire, health_to_wire, observed, transition
+from common.domain.health import (
+    Health,
+    HealthTransition,
+    health_from_wire,
+    health_to_wire,
+    observed,
+    transition,
+)
 from common.domain.ids import NodeId, ToolId
 from common.domain.rules import HealthRules
 from common.domain.tool import StdioTransport, ToolState
@@ -43,6 +50,7 @@ TIDY_INTERVAL = 5.0
 MAX_AT_ONCE = 8
 CLOSE_MARGIN = 3.0
 """Seconds in which a connection made for a probe is closed again, its session at the backend ended."""
+CLOSE_GRACE = 0.5
 QUESTIONS = {Era.LEGACY: "ping", Era.MODERN: "server/discover"}
 
 
@@ -122,12 +130,18 @@ class Prober:
             await asyncio.sleep(LOOK_INTERVAL)
 
     async def close(self) -> None:
-        """Stop what runs, and begin nothing more."""
+        """Stop what runs, and begin nothing more.
+
+        A probe has a moment to end by itself: one that is cut off while a backend opens a session leaves it there.
+        """
         self._closed = True
-        for task in list(self._running.values()):
+        if not self._running:
+            return
+        _, late = await asyncio.wait(list(self._running.values()), timeout=CLOSE_GRACE)
+        for task in late:
             task.cancel()
-        if self._running:
-            await asyncio.wait(list(self._running.values()))
+        if late:
+            await asyncio.wait(late)
 
     # -- when -------------------------------------------------------------------------------------------
 
@@ -192,7 +206,11 @@ class Prober:
             plan.outdated = ""
         # A name of its own for each: a worker that comes back early finds its own last probe as anybody's.
         owner = f"{self._node()}:{next(self._turns)}"
-        if not await self._take(entry.id, owner, life):
+        # Should the answer be lost, the lease may be held without a probe: the next turn gives it back.
+        plan.outdated = owner
+        mine = await self._take(entry.id, owner, life)
+        plan.outdated = ""
+        if not mine:
             return
         plan.lease, taken = owner, time.monotonic()
         # Not before the lease has ended: that would wait for one more interval.
@@ -201,14 +219,17 @@ class Prober:
             await self._probe(entry)
         finally:
             if life > interval:
-                # Should Redis not hear what follows, the next turn gives the lease back.
-                plan.outdated = owner
-                left = taken + interval - time.monotonic()
-                if left > 0:
-                    await self._take(entry.id, owner, left)
-                else:
-                    await self._release(entry.id, owner)
-                plan.outdated, plan.at = "", time.monotonic() + max(left, 0.0)
+                await self._cut(entry.id, plan, taken + interval)
+
+    async def _cut(self, tool: ToolId, plan: _Plan, end: float) -> None:
+        """Let the plan's lease last until ``end`` (monotonic seconds), and no longer."""
+        plan.outdated = plan.lease
+        left = end - time.monotonic()
+        if left > 0:
+            await self._take(tool, plan.lease, left)
+        else:
+            await self._release(tool, plan.lease)
+        plan.outdated, plan.at = "", time.monotonic() + max(left, 0.0)
 
     async def _take(self, tool: ToolId, owner: str, seconds: float) -> bool:
         with store_errors("taking a probe's lease"):
@@ -273,19 +294,7 @@ class Prober:
         keys, old = self._keys, recorded(before)
         new = observed(old, found.latency, entry.tool.health, found.error, at=self._clock.now())
         change = transition(old, new)
-        told: list[str] = []
-        if change is not None:
-            node = self._node()
-            told = event_fields(
-                AuditEvent(
-                    kind=EventKind.HEALTH_TRANSITION,
-                    actor=node,
-                    tool=entry.id,
-                    node=node,
-                    reason=change.reason,
-                    detail=str(change),
-                )
-            )
+        told = [] if change is None else self._told(entry.id, change)
         record = orjson.dumps(health_to_wire(new))
         with store_errors("storing a tool's health"):
             stored = await run_async(
@@ -311,6 +320,19 @@ class Prober:
         if stored and change is not None:
             say = log.info if new.grade is ToolState.ENABLED else log.warning
             say("health_transition", tool=entry.id, change=str(change), reason=change.reason)
+
+    def _told(self, tool: ToolId, change: HealthTransition) -> list[str]:
+        node = self._node()
+        return event_fields(
+            AuditEvent(
+                kind=EventKind.HEALTH_TRANSITION,
+                actor=node,
+                tool=tool,
+                node=node,
+                reason=change.reason,
+                detail=str(change),
+            )
+        )
 
     async def _tidy(self) -> None:
         """Take away the grades of tools that nobody probes: a stale grade must not pass for a present one."""

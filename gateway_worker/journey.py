@@ -6,13 +6,18 @@ import asyncio
 
 import structlog
 
+from common.audit.journal import audit_command
 from common.calls.admission import Order, Verdict, admit_script, verdict_of
+from common.calls.head import parts_of
+from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import StoreUnavailable
+from common.domain.ids import tool_of
 from common.store.client import store_errors
 from common.store.keys import UNACKED_TTL, Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker.delivery import Held
 from gateway_worker.egress.link import LinkLost
+from gateway_worker.outbox import Outbox
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +28,8 @@ AGAIN = 0.2
 class Journey:
     """Belongs to the engine's loop."""
 
-    def __init__(self, redis: PipelinedConnection, keys: Keys) -> None:
+    def __init__(self, redis: PipelinedConnection, keys: Keys, outbox: Outbox) -> None:
+        self._outbox = outbox
         self._redis = redis
         self._keys = keys
 
@@ -63,6 +69,19 @@ class Journey:
     def recovered(self, held: Held, error: LinkLost) -> None:
         """Its link broke, and it is sent again over a new one."""
         log.info("session_recovered", invocation=held.head.id, queue=held.head.queue, reason=error.message)
+        tenant, client, _ = parts_of(held.head.session)
+        event = AuditEvent(
+            kind=EventKind.SESSION_RECOVERED,
+            actor=held.node,
+            tool=tool_of(held.head.queue) or "",
+            tenant=tenant,
+            client=client,
+            session=held.head.session,
+            node=held.node,
+            reason=error.message,
+            detail=held.head.id,
+        )
+        self._outbox.put(audit_command(self._keys, event))
 
     async def back(self, held: Held) -> None:
         """Put it back in front of its queue; nothing of it was sent. Redis away: the sweep does so in the end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import structlog
 
+from common.domain.audit import EventKind
 from common.domain.errors import (
     GatewayError,
     InternalError,
@@ -24,12 +26,14 @@ from common.processes.guard import ProcessGuard
 from common.registry.records import Entry
 from gateway_worker.claims import Claim, Claims
 from gateway_worker.egress.backend import Backend, make_link, start
-from gateway_worker.egress.link import OnNotification
+from gateway_worker.egress.link import OnNotification, RpcError
 from gateway_worker.egress.stdio import StdioLink
 
 log = structlog.get_logger(__name__)
 
 SWEEP_INTERVAL = 1.0
+PING_TIME = 1.0
+"""Seconds that a child has for a ping after it let a call run into its deadline."""
 
 
 class SessionKey(NamedTuple):
@@ -41,10 +45,15 @@ class SessionKey(NamedTuple):
     era: Era
 
 
+OnSession = Callable[[EventKind, "ToolSession"], None]
+
+
 class ToolSession:
     """One session with a backend. The owner task opens the link and closes it; calls run in their own tasks."""
 
-    def __init__(self, key: SessionKey, tool: Tool, claim: Claim) -> None:
+    def __init__(self, key: SessionKey, tool: Tool, claim: Claim, tell: OnSession) -> None:
+        """``tell`` hears when the session has been opened and when it was closed."""
+        self._tell = tell
         self.key = key
         self.tool = tool
         self.claim = claim
@@ -53,6 +62,7 @@ class ToolSession:
         most = tool.max_in_flight_per_session
         self.turn = None if most is None else asyncio.Semaphore(most)
         """Held while a call is at the backend; None if any number may be."""
+        self.examined: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[Backend] = asyncio.get_running_loop().create_future()
         self._leave = asyncio.Event()
         self._owner: asyncio.Task[None] | None = None
@@ -120,6 +130,7 @@ class ToolSession:
             backend.link.on_notification = on_event
             self._ready.set_result(backend)
             log.debug("session_opened", **self._facts(backend))
+            self._tell(EventKind.SESSION_CREATED, self)
             leave = asyncio.create_task(self._leave.wait())
             lost = asyncio.create_task(backend.link.closed.wait())
             await asyncio.wait([leave, lost], return_when=asyncio.FIRST_COMPLETED)
@@ -128,6 +139,7 @@ class ToolSession:
         finally:
             await backend.link.close()
             log.debug("session_closed", **self._facts(backend))
+            self._tell(EventKind.SESSION_CLOSED, self)
 
     def _facts(self, backend: Backend) -> dict[str, object]:
         link = backend.link
@@ -165,8 +177,10 @@ class Sessions:
         max_sessions: int,
         max_bytes: int,
         on_list_changed: Callable[[ToolId], None],
+        tell: OnSession = lambda _kind, _session: None,
     ) -> None:
         """``max_sessions`` bounds those of this worker; the idlest one ends for a new one."""
+        self._tell = tell
         self._guard = guard
         self._claims = claims
         self._keeping = keeping
@@ -187,9 +201,11 @@ class Sessions:
         return list(self._sessions.values())
 
     def open_backend(self, tool: ToolId) -> Backend | None:
-        """An open backend of the tool, if there is one: for whoever looks whether it is well."""
-        for session in self._sessions.values():
-            if session.key.tool == tool and not session.ended and (backend := session.opened) is not None:
+        """An open backend of the tool as it is defined at present, the least busy one, if there is one."""
+        version = self._keeping.version_of(tool)
+        for session in sorted(self._sessions.values(), key=lambda session: session.in_flight):
+            current = session.key.tool == tool and session.key.version == version
+            if current and not session.ended and (backend := session.opened) is not None:
                 return backend
         return None
 
@@ -199,19 +215,28 @@ class Sessions:
         Raises :class:`SessionLimit` if this worker holds as many as it may, and every one of them has a call.
         """
         preferred = era_of_version(version)
-        key = SessionKey(claim.tool, claim.session, entry.registered.version, first_era(entry, preferred))
+        key = self._key(claim, entry, preferred)
         session = self._sessions.get(key)
         if session is not None and (session.ended or session.claim is not claim or session.too_old):
             self._replace(session)
             session = None
         if session is None:
             self._make_room()
-            session = self._sessions[key] = ToolSession(key, entry.tool, claim)
+            session = self._sessions[key] = ToolSession(key, entry.tool, claim, self._tell)
             self._claims.enter(claim)
             eras, hearer = era_order(entry, preferred), self._listener(entry.id)
             session.begin(self._guard, eras, max_bytes=self._max_bytes, on_event=hearer)
         session.in_flight += 1
         return session
+
+    def _key(self, claim: Claim, entry: Entry, preferred: Era) -> SessionKey:
+        """The key of the session that callers of an era use; one that lives stays theirs, whatever is learnt since."""
+        known = entry.known
+        first = preferred if known is None or not known.eras else first_era(entry, preferred)
+        keys = [
+            SessionKey(claim.tool, claim.session, entry.registered.version, era) for era in (preferred, first)
+        ]
+        return next((key for key in keys if key in self._sessions), keys[-1])
 
     def give(self, session: ToolSession) -> None:
         """A call of the session ended."""
@@ -227,6 +252,24 @@ class Sessions:
             self._retired.add(session)
             if not session.in_flight:
                 self._dismiss(session)
+
+    def examine(self, session: ToolSession) -> None:
+        """A call of it was given up at its deadline: if its child hangs, it is ended, and the next call has another.
+
+        One that still answers a ping was merely slow, and keeps its state.
+        """
+        backend = session.opened
+        if session.examined is None and backend is not None and isinstance(backend.link, StdioLink):
+            session.examined = asyncio.create_task(self._examine(session, backend), name="session-examined")
+
+    async def _examine(self, session: ToolSession, backend: Backend) -> None:
+        try:
+            await answers(backend, PING_TIME)
+        except (TimeoutError, GatewayError) as error:
+            log.warning("session_hangs", tool=session.key.tool, error=type(error).__name__)
+            self.retire(session)
+        finally:
+            session.examined = None
 
     async def sweep(self) -> None:
         """Close, for ever, what is idle, ended, too old, handed over, or of another definition than the present one."""
@@ -308,6 +351,17 @@ class Sessions:
                 self._on_list_changed(tool)
 
         return heard
+
+
+async def answers(backend: Backend, seconds: float) -> None:
+    """Ask a backend whether it is there. An error is an answer too.
+
+    Raises :class:`TimeoutError`, and :class:`GatewayError` if its link broke.
+    """
+    question = "ping" if backend.negotiated.era is Era.LEGACY else "server/discover"
+    with contextlib.suppress(RpcError):
+        async with asyncio.timeout(seconds):
+            await backend.request(question, {})
 
 
 def first_era(entry: Entry, preferred: Era) -> Era:

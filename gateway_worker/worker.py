@@ -8,9 +8,12 @@ from typing import Any
 
 import structlog
 
+from common.audit.journal import audit_command
+from common.calls.head import parts_of
+from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import GatewayError
 from common.domain.ids import InvocationId, NodeId, ToolId, queue_of, tool_of
-from common.processes.guard import ProcessGuard
+from common.processes.guard import ProcessGuard, ProcessGuardError
 from common.registry.catalogue import Catalogue
 from common.settings import Settings
 from common.store.client import StoreAddress, connect, connect_async, store_errors
@@ -34,12 +37,16 @@ from gateway_worker.message import largest_message
 from gateway_worker.node import Node
 from gateway_worker.nodes import Nodes
 from gateway_worker.outbox import Outbox
-from gateway_worker.sessions import Keeping, Sessions
+from gateway_worker.sessions import Keeping, Sessions, ToolSession
 from gateway_worker.sweep import GOODBYE, PROCESS_GONE, Sweeper, fence_script
 from gateway_worker.telemetry import TaskSignals
 
 log = structlog.get_logger(__name__)
 
+GUARD_GRACE = 1.0
+"""Seconds between SIGTERM and SIGKILL for the children of a worker that died."""
+GUARD_LOOK = 1.0
+"""Seconds between two looks whether the reapers live."""
 GOODBYE_TIME = 5.0
 """Seconds for working off what is left of this node when it leaves."""
 
@@ -72,7 +79,7 @@ class Worker:
         self._client = connect_async(address)
         self._blocking_client = connect(address, size=4)
         self._clock = RedisClock()
-        self.guard = ProcessGuard()
+        self.guard = ProcessGuard(grace=GUARD_GRACE)
         self.catalogue = Catalogue(self._blocking_client, keys)
         self._redis = PipelinedConnection(address)
         self.outbox = Outbox(self._redis, keys, result_ttl=settings.runtime.result_ttl)
@@ -116,6 +123,7 @@ class Worker:
             "sessions": self.sessions.sweep(),
             "discovery": self.discovery.run(),
             "health": self.prober.run(),
+            "guard": self._keep_guarded(),
         }
 
     async def goodbye(self) -> None:
@@ -163,7 +171,23 @@ class Worker:
             max_sessions=self._settings.worker.max_sessions,
             max_bytes=self._settings.runtime.max_result_bytes,
             on_list_changed=self.discovery.announce,
+            tell=self._tell_of_session,
         )
+
+    def _tell_of_session(self, kind: EventKind, session: ToolSession) -> None:
+        """Put into the audit journal that a session was opened or closed."""
+        tenant, client, _ = parts_of(session.key.session)
+        event = AuditEvent(
+            kind=kind,
+            actor=self.node.id,
+            tool=session.key.tool,
+            tenant=tenant,
+            client=client,
+            session=session.key.session,
+            node=self.node.id,
+            detail=f"fence {session.claim.token}",
+        )
+        self.outbox.put(audit_command(self._keys, event))
 
     def _make_prober(self) -> Prober:
         return Prober(
@@ -172,14 +196,14 @@ class Worker:
             keys=self._keys,
             clock=self._clock,
             catalogue=self.catalogue,
-            serves=self._serves,
+            serves=lambda tool: self.node.may_act and self._serves(tool),
             guard=self.guard,
             sessions=self.sessions,
             max_bytes=self._settings.runtime.max_result_bytes,
         )
 
     def _make_calls(self, hostname: str, host: CallHost, signals: TaskSignals | None) -> Calls:
-        journey = Journey(self._redis, self._keys)
+        journey = Journey(self._redis, self._keys, self.outbox)
         place = Place(
             hostname=hostname,
             keys=self._keys,
@@ -224,6 +248,15 @@ class Worker:
                 if self.node.id == node:
                     self._ears.cancel()
                     raise
+
+    async def _keep_guarded(self) -> None:
+        """Replace a reaper that died, for ever. Degrades: until it can be, children of a dead worker may be left."""
+        while True:
+            await asyncio.sleep(GUARD_LOOK)
+            try:
+                self.guard.ensure()
+            except ProcessGuardError as error:
+                log.error("children_unguarded", error=str(error))
 
     def _look_at_everything(self) -> None:
         """What was called out while nobody listened is lost."""

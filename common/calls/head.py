@@ -120,3 +120,11 @@ def head_of(
         tenant_max_sessions=tenant_max_sessions,
         pool_size=tool.pool_size if tool.routing is Routing.LEAST_LOADED else 0,
     )
+
+
+def parts_of(session: str) -> tuple[str, str, str]:
+    """Tenant, client and MCP session of a tool session; empty where it has none (all three for one of a pool)."""
+    if session.startswith(POOL):
+        return "", "", ""
+    tenant, client, mcp_session = (*map(decode_part, session.split(":")), "", "")[:3]
+    return tenant, client, mcp_session

@@ -27,8 +27,9 @@ from common.domain.ids import InvocationId
 from common.domain.invocation import ExecutionResult
 from common.domain.rules import CircuitRules
 
-OUR_QUEUE = "queue"
-"""``failure.data["stage"]`` of a timeout that came before anything was asked of the backend."""
+OUR_STAGES = frozenset({"queue", "turn"})
+"""``failure.data["stage"]`` where a call has not asked anything of the backend: it waited in its queue, or for its
+turn in a session that was busy with others. (While a session starts, the backend is asked.)"""
 PROBE_WAIT = 1.0
 """Most seconds a caller is told to wait for the calls that try a half-open circuit: they are answered soon."""
 
@@ -281,16 +282,16 @@ def outcome_of(result: ExecutionResult) -> Outcome:
     An answer proves that the backend can be reached, also one that is an error (``isError``, a JSON-RPC error): it is
     a success here, and ends a row of failures as any other answer does. Failures are those that the error table says
     trip the breaker: the way to the backend broke or never came about, or the backend was silent until the deadline.
-    Of these do not count: a timeout in our own queue (``data.stage`` is ``queue``), and a refusal by the backend with
-    an HTTP status 4xx (``data.http_status``), which is about the request and proves nothing. All else is neutral:
-    cancelled, refused before the backend was asked, our own fault.
+    Of these do not count: what ended before the backend was asked (``data.stage`` is one of :data:`OUR_STAGES`), and a
+    refusal by the backend with an HTTP status 4xx (``data.http_status``), which is about the request and proves
+    nothing. All else is neutral: cancelled, refused before the backend was asked, our own fault.
     """
     if result.answered or result.failure is None:
         return Outcome.SUCCESS
     failure = result.failure
     if not ERROR_TABLE[failure.code].trips_breaker:
         return Outcome.NEUTRAL
-    if failure.code is ErrorCode.INVOCATION_TIMEOUT and failure.data.get("stage") == OUR_QUEUE:
+    if failure.data.get("stage") in OUR_STAGES:
         return Outcome.NEUTRAL
     status = failure.data.get("http_status")
     if failure.code is ErrorCode.TRANSPORT_FAILURE and isinstance(status, int) and 400 <= status < 500:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from common.domain.ids import ToolId, decode_part
@@ -15,7 +14,7 @@ _CLAIM = re.compile(r"(?P<node>.+) (?P<fence>\d+) (?P<at>\d+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionClaim:
+class ToolSessionClaim:
     """Who holds a tool session. ``age`` is in seconds since the claim.
 
     ``tenant`` and ``client`` are None for a session of a pool, which is everybody's; ``mcp_session`` for one that is
@@ -32,7 +31,7 @@ class SessionClaim:
     age: float | None = None
 
 
-def session_claims(client: Client, keys: Keys, tool: ToolId) -> list[SessionClaim]:
+def tool_session_claims(client: Client, keys: Keys, tool: ToolId) -> list[ToolSessionClaim]:
     """The sessions of a tool, sorted; read step by step, so one that comes or goes meanwhile may be in it or not.
 
     Fails closed: raises ``StoreUnavailable`` without Redis.
@@ -44,20 +43,14 @@ def session_claims(client: Client, keys: Keys, tool: ToolId) -> list[SessionClai
     return [_claim(tool, field, value, now) for field, value in sorted(found.items())]
 
 
-def all_session_claims(client: Client, keys: Keys, tools: list[ToolId]) -> Iterator[SessionClaim]:
-    """The same of several tools, one after the other."""
-    for tool in tools:
-        yield from session_claims(client, keys, tool)
-
-
-def _claim(tool: ToolId, field: bytes, value: bytes, now: int) -> SessionClaim:
+def _claim(tool: ToolId, field: bytes, value: bytes, now: int) -> ToolSessionClaim:
     session = field.decode(errors="replace")
     parts: list[str | None] = (
         [] if session.startswith("*") else [_decoded(part) for part in session.split(":")]
     )
     tenant, client, mcp_session = [*parts, None, None, None][:3]
     read = _CLAIM.fullmatch(value.decode(errors="replace"))
-    return SessionClaim(
+    return ToolSessionClaim(
         tool=tool,
         session=session,
         tenant=tenant,

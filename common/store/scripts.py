@@ -40,7 +40,9 @@ def script(name: str) -> Script:
     folder = resources.files("common.store").joinpath("lua")
     source = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
     if (uses := _USES.search(source)) is not None:
-        shared = (folder.joinpath("lib", f"{used}.lua").read_text(encoding="utf-8") for used in uses[1].split(", "))
+        shared = (
+            folder.joinpath("lib", f"{used}.lua").read_text(encoding="utf-8") for used in uses[1].split(", ")
+        )
         source = source.replace(PLACE, "".join(shared))
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 

@@ -12,7 +12,9 @@ from common import __version__
 from gateway_web.cli import call as call_verb
 from gateway_web.cli import config as config_verbs
 from gateway_web.cli import dead_letters, interchange, tools
+from gateway_web.cli.audit import audit
 from gateway_web.cli.output import errors_as_exit_codes, out
+from gateway_web.cli.sessions import sessions
 
 ConfigOption = Annotated[
     Path | None,
@@ -30,6 +32,8 @@ cli = typer.Typer(
 cli.add_typer(tools.cli, name="tools")
 cli.add_typer(config_verbs.cli, name="config")
 cli.add_typer(dead_letters.cli, name="dead-letters")
+cli.command("sessions")(errors_as_exit_codes(sessions))
+cli.command("audit")(errors_as_exit_codes(audit))
 cli.command("call")(errors_as_exit_codes(call_verb.call))
 cli.command("import")(errors_as_exit_codes(interchange.import_file))
 cli.command("export")(errors_as_exit_codes(interchange.export))

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from common.calls.dead_letters import DeadLetter, DeadLetters
 from common.domain.errors import InvalidRequest
-from gateway_web.cli.output import errors_as_exit_codes, for_terminal, out, say_json
+from gateway_web.cli.output import errors_as_exit_codes, for_terminal, out, say_json, say_table
 from gateway_web.cli.where import store
 
 cli = typer.Typer(help="List, show and drop messages that no worker could run.", no_args_is_help=True)
@@ -33,11 +32,7 @@ def list_letters(
     if as_json:
         say_json([_row(letter) for letter in found])
         return
-    table = Table("id", "at", "queue", "reason", "size", "task id", box=None)
-    for letter in found:
-        row = (letter.id, f"{letter.at:%Y-%m-%d %H:%M:%S}Z", letter.queue, letter.reason, str(letter.size))
-        table.add_row(*map(for_terminal, (*row, letter.task_id)))
-    out.print(table)
+    say_table(("id", "at", "queue", "reason", "size", "task id"), [_cells(letter) for letter in found])
     total = letters.count()
     if total > len(found):
         out.print(f"{len(found)} of {total}; --most shows more")
@@ -101,6 +96,11 @@ def _row(letter: DeadLetter) -> dict[str, Any]:
         "sha1": letter.sha1,
         "truncated": letter.truncated,
     }
+
+
+def _cells(letter: DeadLetter) -> tuple[str, ...]:
+    at = f"{letter.at:%Y-%m-%d %H:%M:%S}Z"
+    return (letter.id, at, letter.queue, letter.reason, str(letter.size), letter.task_id)
 
 
 def _text(letter: DeadLetter) -> str:

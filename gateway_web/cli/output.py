@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import orjson
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 
@@ -55,7 +56,20 @@ def _plain(text: str) -> str:
 
 def for_terminal(text: str) -> str:
     """A name that anybody may have chosen: neither markup nor control characters reach the terminal."""
-    return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text))
+    return escape(_printable(text))
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Lines in columns, as wide as what is in them: nothing is cut, so that lines can be searched."""
+    lines = [list(columns), *([_printable(cell) for cell in row] for row in rows)]
+    widths = [max(cell_len(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True))
+        out.print("  ".join(padded).rstrip(), markup=False)
 
 
 def errors_as_exit_codes(verb: Callable[P, T]) -> Callable[P, T]:

@@ -236,6 +236,11 @@ class Cluster:
             time.sleep(down)
             self.redis.start()
 
+    def set_skew(self, name: str, seconds: float) -> None:
+        """Let the clock of a process be wrong by so many seconds from now on."""
+        self.skews[name].write_text(str(seconds))
+        self.journal.write("fault", what="skew", process=name, kind="clock", pid=0, port=None)
+
     def set_backend(self, tool: str, word: str) -> None:
         """``up`` or ``down``: whether a tool's calls are answered."""
         file = self.home / f"{tool}.control"

@@ -96,6 +96,8 @@ class Load:
     def __init__(self, places: Sequence[Place], journal: Journal, *, seed: str) -> None:
         self.codes: Counter[str] = Counter()
         self.ended: list[Ended] = []
+        self.out: set[int] = set()
+        """Ports that a load balancer sends nobody to, since the process behind is not ready yet."""
         self._places = list(places)
         self._journal = journal
         self._random = Random(seed)  # noqa: S311 - chance that can be repeated
@@ -241,7 +243,8 @@ class Load:
         """Over the first web process that takes the connection, beginning with any."""
         end = time.monotonic() + UNREACHABLE_AFTER
         while True:
-            places = self._places if call.web is None else [self._places[call.web]]
+            places = [place for place in self._places if place.port not in self.out]
+            places = places if call.web is None else [self._places[call.web]]
             for place in self._random.sample(places, len(places)):
                 try:
                     return await exchange(
@@ -295,5 +298,6 @@ def _outcome(answer: Answer, request: int) -> dict[str, Any]:
     data = (message.get("error") or {}).get("data") or {}
     if "code" in data:
         unknown = data.get("outcome") == "unknown"
-        return {"outcome": "error", "status": answer.status, "code": data["code"], "unknown": unknown}
+        told = {"status": answer.status, "code": data["code"], "said": message["error"].get("message")}
+        return {"outcome": "error", "unknown": unknown, **told}
     return {"outcome": "untyped", "status": answer.status, "said": str(message)[:400]}

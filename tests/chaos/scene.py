@@ -14,6 +14,7 @@ from tests.chaos.journal import Journal
 from tests.chaos.load import Load
 from tests.chaos.mixes import rules_of
 from tests.chaos.plan import Plan
+from tests.chaos.program import Program
 from tests.support.history import History
 from tests.support.invariants import judge
 from tests.support.servers.peer import Json
@@ -32,12 +33,11 @@ class Scene:
         self._stack = stack
         self._cluster: Cluster | None = None
         self._load: Load | None = None
-        self._judged = False
 
     def start(self, plan: Plan) -> Cluster:
         """Start the cluster, and the callers that know its web processes."""
         cluster = self._cluster = self._stack.enter_context(Cluster(plan, self.home))
-        journal = Journal(self.home / "client.jsonl")
+        journal = self._callers = Journal(self.home / "client.jsonl")
         self._stack.callback(journal.close)
         self._load = self._stack.enter_context(Load(cluster.places, journal, seed=self._seed))
         return cluster
@@ -75,6 +75,18 @@ class Scene:
         assert events is not None
         return events
 
+    def owner(self, call: str) -> Program:
+        """The worker whose child got a call; waits until one has."""
+
+        def found() -> Program | None:
+            markers = {event["marker"] for event in self.backend_events("got", call)}
+            sessions = [event for event in self.backend_events("opened") if event["marker"] in markers]
+            return self.cluster.worker_above(sessions[0]["ancestors"]) if sessions else None
+
+        owner: Program | None = wait_until(found, timeout=15, description=f"a worker's child to get {call}")
+        assert owner is not None
+        return owner
+
     def answered_more(self, count: int, *, timeout: float = 30.0) -> float:
         """Wait for so many more good answers; returns the seconds that took."""
         wanted, begun = self.load.answered + count, time.monotonic()
@@ -85,6 +97,15 @@ class Scene:
 
         wait_until(answered, timeout=timeout, description=f"{count} more good answers")
         return time.monotonic() - begun
+
+    def note_sent(self, call: str, *, tool: str, client: str, deadline: float) -> None:
+        """Write down a call that a test makes by itself, of the tenant ``acme`` in the legacy era."""
+        facts = {"tool": tool, "tenant": "acme", "client": client, "era": "legacy", "deadline": deadline}
+        self._callers.write("sent", call=call, port=self.cluster.places[0].port, **facts)
+
+    def note_left(self, call: str) -> None:
+        """Write down that its caller left."""
+        self._callers.write("ended", call=call, outcome="left")
 
     def expect_codes(self, *allowed: str) -> None:
         """Fail if calls ended in another way than ``answered``, a stranger's refusal, or one of these."""

@@ -45,18 +45,6 @@ class Deaths:
         name = f"v{self._number}"
         return Call(tool=tool.name, id=name, leave=tool.leave, deadline=tool.deadline, client=client, ms=ms)
 
-    def _owner(self, call: str) -> Program:
-        """The worker whose child got a call."""
-
-        def found() -> Program | None:
-            markers = {event["marker"] for event in self._scene.backend_events("got", call)}
-            sessions = [event for event in self._scene.backend_events("opened") if event["marker"] in markers]
-            return self._cluster.worker_above(sessions[0]["ancestors"]) if sessions else None
-
-        owner: Program | None = wait_until(found, timeout=15, description=f"a worker's child to get {call}")
-        assert owner is not None
-        return owner
-
     def _holder(self, queue: str) -> Program:
         """The worker that holds a call of a queue."""
         name = wait_until(
@@ -67,7 +55,7 @@ class Deaths:
     def before_begin(self) -> None:
         """All workers are frozen, so the call waits; the one that owns its session dies. Another answers it."""
         assert self._scene.load.call(self._call(PLAIN, 0)).good
-        owner = self._owner(f"v{self._number}")
+        owner = self._scene.owner(f"v{self._number}")
         for worker in self._cluster.workers:
             worker.freeze()
         waiting = self._scene.load.begin(self._call(PLAIN, 0))
@@ -89,14 +77,14 @@ class Deaths:
         tool = self._chance.choice((PLAIN, TWICE))
         call = self._call(tool, 3000)
         waiting = self._scene.load.begin(call)
-        self._lost(waiting, tool, self._cluster.kill(self._owner(str(call.id))))
+        self._lost(waiting, tool, self._cluster.kill(self._scene.owner(str(call.id))))
 
     def before_reply(self) -> None:
         """The backend has answered, and nothing of it has come to Redis."""
         tool = self._chance.choice((PLAIN, TWICE))
         call = self._call(tool, 300)
         waiting = self._scene.load.begin(call)
-        owner = self._owner(str(call.id))
+        owner = self._scene.owner(str(call.id))
         self._cluster.proxies[owner.name].black_hole()
         wait_until(lambda: self._scene.backend_events("done", call.id), description="the backend's answer")
         self._lost(waiting, tool, self._cluster.kill(owner))

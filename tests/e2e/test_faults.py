@@ -14,6 +14,8 @@ import pytest
 
 from common.calls.contract import task_message
 from common.calls.dead_letters import Reason
+from common.calls.head import Head
+from common.domain.rules import Retry
 from common.store.keys import RESULT_PREFIX
 from common.store.scripts import script
 from gateway_worker.message import largest_message
@@ -105,7 +107,9 @@ def test_the_answer_to_the_web_process_is_lost(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", [b"PUBLISH", b"HDEL", RESULT_PREFIX.encode(), script("fetch").sha.encode()]
+    "pattern",
+    [b"PUBLISH", script("finish").sha.encode(), script("fetch").sha.encode()],
+    ids=["PUBLISH", "finish", "fetch"],
 )
 @pytest.mark.parametrize("keep", [0, 7])
 def test_the_worker_is_cut_off_in_the_middle_of_its_writes(rig: Rig, pattern: bytes, keep: int) -> None:
@@ -216,7 +220,8 @@ def test_poison_while_the_worker_s_way_breaks(rig: Rig) -> None:
 def test_whoever_waits_for_poison_is_told(rig: Rig) -> None:
     """A call of ours, damaged on its way: its FAILURE is there at once, long before the deadline."""
     call = invocation("echo", {"text": "x"}, tool="echo")
-    message = orjson.loads(task_message(call, queue=QUEUE, reply_to="", prefix=rig.keys.prefix))
+    head = Head(id=call.id, deadline=call.deadline, reply="", session="t:c", leave=Retry.UNSENT, queue=QUEUE)
+    message = orjson.loads(task_message(call, head, prefix=rig.keys.prefix))
     message["body"] = "damaged"
     with rig.redis.client() as redis:
         redis.lpush(QUEUE, orjson.dumps(message))

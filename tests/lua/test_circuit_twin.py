@@ -73,18 +73,45 @@ class CircuitTwins(RuleBasedStateMachine):
         self.time.pass_by(ms)
 
     @precondition(lambda self: self.pure.until is not None)
-    @rule(more=st.integers(-1, 1), holder=HOLDERS)
+    @rule(more=st.sampled_from([0, 0, 1, -1]), holder=HOLDERS)
     def an_open_circuit_is_asked_at_its_end(self, more: int, holder: InvocationId) -> None:
         assert self.pure.until is not None
         self.time.now = self.pure.until + more
         self.a_call_asks(holder, -11_000)
+
+    @precondition(lambda self: self.pure.permits)
+    @rule(more=st.sampled_from([0, 0, -1, 1]), who=st.none() | HOLDERS, outcome=OUTCOMES, rules=RULES)
+    def a_permit_reaches_its_end(
+        self, more: int, who: InvocationId | None, outcome: Outcome, rules: CircuitRules
+    ) -> None:
+        """Its holder ends or asks again, or somebody else asks; under other rules perhaps."""
+        self.rules = rules
+        first = min(self.pure.permits, key=lambda held: self.pure.permits[held])
+        self.time.now = self.pure.permits[first] + more
+        if who is None:
+            self.reported(first, self.pure.generation, outcome)
+        else:
+            self.a_call_asks(first if who == "a" else who, -11_000)
+
+    @precondition(lambda self: self.pure.state is CircuitState.CLOSED)
+    @rule(ends=st.lists(st.sampled_from([Outcome.FAILURE, Outcome.SUCCESS, Outcome.FAILURE]), max_size=4))
+    def calls_come_and_end(self, ends: list[Outcome]) -> None:
+        for outcome in ends:
+            self.reported(InvocationId("e"), self.pure.generation, outcome)
 
     @precondition(lambda self: self.pure.state is CircuitState.CLOSED)
     @rule()
     def the_backend_breaks(self) -> None:
         while self.pure.state is CircuitState.CLOSED:
             self.a_call_asks(InvocationId("a"), 0)
-            self.a_call_ends(0, Outcome.FAILURE, again=False)
+            self.reported(InvocationId("a"), self.pure.generation, Outcome.FAILURE)
+
+    @precondition(lambda self: self.pure.permits)
+    @rule(outcome=st.sampled_from(Outcome), place=st.integers(0, 1), rules=st.none() | RULES)
+    def a_permit_holder_ends(self, outcome: Outcome, place: int, rules: CircuitRules | None) -> None:
+        self.rules = rules or self.rules
+        holders = sorted(self.pure.permits)
+        self.reported(holders[place % len(holders)], self.pure.generation, outcome)
 
     @rule(holder=HOLDERS, life=st.sampled_from([-12_000, -11_999, -11_900, -11_000, 0]))
     def a_call_asks(self, holder: InvocationId, life: int) -> None:

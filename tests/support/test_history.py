@@ -193,6 +193,8 @@ def test_i7_an_older_token() -> None:
     assert "token 4 after 9" in found[0].text
     swapped = replace(history, sessions=[line(4, 70, "w1"), line(9, 71, "w2")])
     assert list(one_owner(swapped, RULES)) == []
+    same_worker = replace(history, sessions=[line(9, 70, "w1"), line(4, 71, "w1")])
+    assert list(one_owner(same_worker, RULES)) == []
 
 
 def test_i8_bounds() -> None:

@@ -101,7 +101,11 @@ class ProbingCluster:
 
         prober._tidy = tidied  # type: ignore[method-assign]
         await until(lambda: seen > number, description="some looks")
-        await until(lambda: not prober._running, description="the probes to end")
+        await self.quiet()
+
+    async def quiet(self) -> None:
+        """Wait for a moment without a probe."""
+        await until(lambda: not any(each._running for each in self.probers), description="the probes to end")
 
     def version(self) -> int:
         """That of the registry."""
@@ -141,6 +145,14 @@ class ProbingCluster:
         assert known is not None
         return known
 
+    def announced(self) -> list[dict[str, str]]:
+        """The audited transitions, in order."""
+        events = [
+            {name.decode(): value.decode() for name, value in fields.items()}
+            for _, fields in self.client.xrange(self.keys.audit)
+        ]
+        return [event for event in events if event["kind"] == "health_transition"]
+
     def transitions(self) -> list[str]:
-        """The details of the audited ones, in order."""
-        return [fields[b"detail"].decode() for _, fields in self.client.xrange(self.keys.audit)]
+        """What they say."""
+        return [event["detail"] for event in self.announced()]

@@ -12,13 +12,16 @@ import pytest
 
 from common.domain.ids import NodeId, ToolId
 from common.domain.rules import HealthRules
-from common.domain.tool import ToolState
+from common.domain.tool import Tool, ToolState
 from common.processes import ProcessGuard
+from common.registry.lifecycle import Lifecycle
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from gateway_worker.health import MAX_AT_ONCE, Prober
 from tests.support.aio import on_loop, until
 from tests.support.backends import FixedCatalogue, echo_backend, entry_of, http_backend, http_tool
+from tests.support.servers.echo_core import EchoServer
+from tests.support.servers.echo_http import HttpServer
 from tests.support.servers.http_wire import Connection, Request
 from tests.support.tcp_proxy import TcpProxy
 from tests.worker.health_cluster import ProbingCluster, Sessions
@@ -179,7 +182,17 @@ async def test_a_shorter_interval_counts_at_once(cluster: ProbingCluster, at_onc
 # -- which ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["disabled", "unwatched"])
+def switch_off(how: str, tool: Tool, cluster: ProbingCluster) -> None:
+    """Make the tool one that is not to be probed: by its definition, its rules, or an operator's word."""
+    if how == "definition":
+        cluster.registry.put(tool.with_state(ToolState.DISABLED))
+    elif how == "interval":
+        cluster.registry.put(replace(tool, health=NEVER))
+    else:
+        Lifecycle(cluster.client, cluster.keys).disable(tool.id)
+
+
+@pytest.mark.parametrize("how", ["definition", "operator", "interval"])
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_tool_that_is_not_to_be_probed(
     how: str, begun: bool, cluster: ProbingCluster, at_once: None
@@ -190,13 +203,14 @@ def test_a_tool_that_is_not_to_be_probed(
     async def scenario() -> None:
         with echo_backend("modern") as server:
             tool = http_tool(server.url, health=OFTEN)
-            off = tool.with_state(ToolState.DISABLED) if how == "disabled" else replace(tool, health=NEVER)
-            cluster.registry.put(tool if begun else off)
+            cluster.registry.put(tool)
             cluster.put_record("remote", UNAVAILABLE)
+            if not begun:
+                switch_off(how, tool, cluster)
             async with cluster.running("n1", "n2"):
                 if begun:
                     await until(lambda: server.requests, description="a probe")
-                    cluster.registry.put(off)
+                    switch_off(how, tool, cluster)
                 await until(lambda: cluster.known("remote") is None, description="the grade to go")
                 await cluster.looks()
                 asked = len(server.requests)
@@ -204,24 +218,55 @@ def test_a_tool_that_is_not_to_be_probed(
                 assert len(server.requests) == asked
                 assert asked > 0 or not begun
         assert cluster.known("remote") is None
-        assert cluster.registry.get(REMOTE).tool.state is off.state
+        assert cluster.registry.get(REMOTE).enabled == (how == "interval")
 
     scenario()
 
 
 @on_loop
-async def test_a_tool_disabled_while_it_is_asked(cluster: ProbingCluster, at_once: None) -> None:
-    """Gets no grade by an answer that comes late."""
-    backend = Silent()
-    with http_backend(backend) as server:
-        tool = http_tool(server.url, health=replace(PATIENT, interval=60), startup_timeout=0.5)
-        cluster.registry.put(tool)
+async def test_a_tool_that_is_draining_is_asked(cluster: ProbingCluster, at_once: None) -> None:
+    """Its sessions go on, and so does their health."""
+    with echo_backend("modern") as server:
+        cluster.registry.put(http_tool(server.url, health=PATIENT))
+        Lifecycle(cluster.client, cluster.keys).drain(REMOTE)
         async with cluster.running():
-            await until(lambda: backend.now, description="the question")
-            cluster.registry.put(tool.with_state(ToolState.DISABLED))
+            await cluster.settled("remote", ENABLED)
+    assert cluster.registry.get(REMOTE).draining
+
+
+@on_loop
+async def test_a_tool_switched_on_again_is_asked_again(cluster: ProbingCluster, at_once: None) -> None:
+    """It has no new version by that."""
+    with echo_backend("modern") as server:
+        cluster.registry.put(http_tool(server.url, health=replace(PATIENT, interval=1.5)))
+        lifecycle = Lifecycle(cluster.client, cluster.keys)
+        lifecycle.disable(REMOTE)
+        async with cluster.running():
             await cluster.looks()
-    assert cluster.known("remote") is None
-    assert cluster.transitions() == []
+            assert server.requests == []
+            lifecycle.enable(REMOTE)
+            await cluster.settled("remote", ENABLED)
+
+
+@pytest.mark.parametrize("how", ["definition", "operator"])
+def test_a_tool_disabled_while_it_is_asked(how: str, cluster: ProbingCluster, at_once: None) -> None:
+    """Keeps no grade by an answer that comes late."""
+
+    @on_loop
+    async def scenario() -> None:
+        backend = Silent()
+        with http_backend(backend) as server:
+            tool = http_tool(server.url, health=replace(PATIENT, interval=60), startup_timeout=0.5)
+            cluster.registry.put(tool)
+            cluster.put_record("remote", ENABLED)
+            async with cluster.running():
+                await until(lambda: backend.now, description="the question")
+                switch_off(how, tool, cluster)
+                await cluster.looks()
+        assert cluster.known("remote") is None
+        assert cluster.transitions() == []
+
+    scenario()
 
 
 @on_loop
@@ -330,3 +375,24 @@ async def test_closing_ends_what_runs_and_begins_nothing(cluster: ProbingCluster
             await cluster.looks(10)
             assert backend.total == total
     assert cluster.known("remote") is None
+
+
+@on_loop
+async def test_closing_leaves_no_session_at_a_backend(cluster: ProbingCluster, at_once: None) -> None:
+    """A probe whose session is about to be opened ends by itself, and ends that."""
+    opening = threading.Event()
+    inner = HttpServer(EchoServer(era="legacy"))
+
+    def handle(connection: Connection, request: Request) -> None:
+        if b'"initialize"' in request.body:
+            opening.set()
+            time.sleep(0.1)
+        inner.handle(connection, request)
+
+    with http_backend(handle) as server:
+        cluster.registry.put(http_tool(server.url, health=PATIENT))
+        async with cluster.running():
+            await until(opening.is_set, description="the session to be opened")
+            await cluster.probers[0].close()
+            assert (len(server.messages("initialize")), len(server.by_verb("DELETE"))) == (1, 1)
+            assert inner.sessions == set()

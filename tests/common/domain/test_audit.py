@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,12 @@ def test_the_kinds_are_the_ones_that_readers_know() -> None:
     """Each word and each name."""
     assert {kind.value for kind in EventKind} == KINDS
     assert all(kind.name.lower() == kind.value for kind in EventKind)
+
+
+def test_the_document_names_every_kind() -> None:
+    """Readers of the journal look there what a word means."""
+    document = (Path(__file__).parents[3] / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert [kind.value for kind in EventKind if f"`{kind.value}`" not in document] == []
 
 
 def test_an_event_is_names_and_values_in_turn() -> None:

@@ -417,9 +417,11 @@ TRIPS = {code for code, meaning in ERROR_TABLE.items() if meaning.trips_breaker}
         ),
         (failed(TransportFailure("odd", http_status="404")), Outcome.FAILURE),
         (failed(InvocationTimeout("silent")), Outcome.FAILURE),
-        (failed(InvocationTimeout("starting", stage="start")), Outcome.FAILURE),
+        (failed(InvocationTimeout("silent", stage="backend")), Outcome.FAILURE),
+        (failed(InvocationTimeout("starting", stage="session")), Outcome.FAILURE),
         (failed(InvocationTimeout("waited", stage="queue")), Outcome.NEUTRAL),
-        (failed(TransportFailure("gone", stage="queue")), Outcome.FAILURE),
+        (failed(InvocationTimeout("busy", stage="turn")), Outcome.NEUTRAL),
+        (failed(TransportFailure("another worker's", stage="turn")), Outcome.NEUTRAL),
         *(
             (failed(error("x")), Outcome.NEUTRAL)
             for code, error in ERRORS_BY_CODE.items()

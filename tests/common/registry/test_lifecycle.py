@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from common.audit.journal import Journal
-from common.domain.errors import InvalidRequest, StoreUnavailable, ToolNotFound
+from common.domain.errors import InvalidRequest, StoreUnavailable, ToolDisabled, ToolNotFound
 from common.domain.ids import ToolId, queue_of
 from common.domain.tool import StdioTransport, Tool, ToolState
 from common.domain.tool_status import UNTOUCHED, StateChange, Switch
+from common.gateway import Gateway
 from common.registry.catalogue import Catalogue
 from common.registry.lifecycle import POLL_INTERVAL, DrainProgress, Lifecycle
 from common.registry.records import Entry
 from common.registry.registry import Registry
+from common.settings import Settings
 from common.store.client import Client, StoreAddress, connect
 from common.store.keys import Keys
 
@@ -172,7 +174,8 @@ def test_a_tool_that_is_not_there_is_not_found(lifecycle: Lifecycle, client: Cli
 
 def test_without_redis_every_verb_fails_closed(away: Lifecycle) -> None:
     """With the one error that says so."""
-    for verb in (*verbs(away).values(), away.drain_progress):
+    circuit = (away.reset_circuit, lambda tool: away.trip_circuit(tool, "why"))
+    for verb in (*verbs(away).values(), away.drain_progress, *circuit):
         with pytest.raises(StoreUnavailable):
             verb(T)
 
@@ -190,6 +193,52 @@ def test_a_state_that_nobody_can_read_shuts_the_tool_until_it_is_said_again(
     assert [entry.id for entry in registry.entries()] == ["other"]
     assert lifecycle.enable(T).changed
     assert seen(catalogue).enabled
+
+
+def test_what_an_operator_switches_off_is_not_found_for_calls(
+    registry: Registry, lifecycle: Lifecycle, address: StoreAddress
+) -> None:
+    """And what he switches on is, whatever its definition says."""
+    registry.put(Tool(id=T, transport=StdioTransport(command="cmd"), state=ToolState.DISABLED))
+    gateway = Gateway(Settings.model_validate({"redis": {"key_prefix": "test"}}), address)
+    try:
+        lifecycle.enable(T)
+        gateway.catalogue.refresh()
+        assert gateway.find(T).enabled
+        lifecycle.disable(T)
+        gateway.catalogue.refresh()
+        with pytest.raises(ToolDisabled):
+            gateway.find(T)
+    finally:
+        gateway.close()
+
+
+# -- the circuit by hand ------------------------------------------------------------------------------------
+
+
+def test_a_circuit_set_by_hand_is_audited(lifecycle: Lifecycle, client: Client, keys: Keys) -> None:
+    """Also when a tripped one gets another reason; a reset of a closed one is no event."""
+    assert lifecycle.reset_circuit(T) is None
+    assert lifecycle.trip_circuit(T, "why", actor="cli:ann") is not None
+    assert lifecycle.trip_circuit(T, "why else", actor="cli:bob") is None
+    assert lifecycle.reset_circuit(T, actor="cli:cid") is not None
+    told = [
+        tuple(record.fields.get(name, "") for name in ("kind", "actor", "reason", "detail"))
+        for record in reversed(Journal(client, keys).newest(9)[:-1])
+    ]
+    assert told == [
+        ("circuit_tripped", "cli:ann", "why", "closed -> open"),
+        ("circuit_tripped", "cli:bob", "why else", ""),
+        ("circuit_reset", "cli:cid", "", "open -> closed"),
+    ]
+
+
+def test_a_circuit_of_nobody_s_is_not_set(lifecycle: Lifecycle, client: Client, keys: Keys) -> None:
+    """Or it would wait for a tool that is registered some day."""
+    for setting in (lifecycle.reset_circuit, lambda tool: lifecycle.trip_circuit(tool, "why")):
+        with pytest.raises(ToolNotFound, match="'nobody'"):
+            setting(ToolId("nobody"))
+    assert not client.exists(keys.circuit(ToolId("nobody")))
 
 
 # -- drained ----------------------------------------------------------------------------------------------

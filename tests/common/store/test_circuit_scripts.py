@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +51,7 @@ A, B, C = (InvocationId(name) for name in "abc")
 RULES = CircuitRules(failures=2, open_for=60.0, probes=1)
 AT_ONCE = replace(RULES, open_for=0.001)
 RACERS, ROUNDS = 20, 60
+ROOT = Path(__file__).resolve().parents[3]
 READY, HELD = "test:ready", "test:held"
 
 
@@ -309,8 +314,16 @@ def test_without_redis_operators_are_told(proxy: TcpProxy, keys: Keys) -> None:
     away.close()
 
 
+def elsewhere(work: str) -> subprocess.CompletedProcess[str]:
+    """Call a function of this module in a process of its own, which takes all that it started with it."""
+    program = f"from {__name__} import *; {work}"
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=50, check=False
+    )
+
+
 def race(url: str, racer: int, probes: int) -> tuple[int, int, int]:
-    """In a process of its own: ask again and again, hold each permit for a moment, and give it back.
+    """Ask again and again, hold each permit for a moment, and give it back.
 
     Returns how often it was let through, the most permits that were held at such a moment in the whole cluster, and
     how many transitions it caused.
@@ -319,7 +332,9 @@ def race(url: str, racer: int, probes: int) -> tuple[int, int, int]:
     rules = replace(AT_ONCE, probes=probes)
     passed = most = transitions = 0
     client.incr(READY)
-    wait_until(lambda: int(client.get(READY) or 0) >= RACERS, description="all racers are there", timeout=50)
+    wait_until(
+        lambda: int(client.get(READY) or 0) >= RACERS, description="all racers are there", interval=0.001
+    )
     for turn in range(ROUNDS):
         holder = InvocationId(f"{racer}-{turn}")
         verdict = ask(client, keys, holder, rules)
@@ -334,6 +349,12 @@ def race(url: str, racer: int, probes: int) -> tuple[int, int, int]:
     return passed, most, transitions
 
 
+def race_of_all(url: str, probes: int) -> None:
+    """Print what :func:`race` found in each of so many processes."""
+    with ProcessPoolExecutor(RACERS, mp_context=multiprocessing.get_context("fork")) as pool:
+        print(json.dumps(list(pool.map(race, [url] * RACERS, range(RACERS), [probes] * RACERS))))
+
+
 @pytest.mark.parametrize("probes", [1, 3])
 def test_of_many_processes_no_more_try_than_there_are_permits(
     client: Client, keys: Keys, redis_url: str, probes: int
@@ -344,9 +365,11 @@ def test_of_many_processes_no_more_try_than_there_are_permits(
         lambda: Circuits(client, keys).status(TOOL).state is CircuitState.HALF_OPEN,
         description="the open time is over",
     )
-    with ProcessPoolExecutor(RACERS, mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = list(pool.map(race, [redis_url] * RACERS, range(RACERS), [probes] * RACERS))
+    done = elsewhere(f"race_of_all({redis_url!r}, {probes})")
+    assert done.returncode == 0, done.stderr
     client.delete(READY, HELD)
+    found = json.JSONDecoder().decode(done.stdout)
+    assert len(found) == RACERS
     assert max(most for _, most, _ in found) == probes
     assert sum(transitions for _, _, transitions in found) == 1
     passed = sum(passed for passed, _, _ in found)
@@ -354,7 +377,7 @@ def test_of_many_processes_no_more_try_than_there_are_permits(
 
 
 def take_and_die(url: str, ends_in: int) -> None:
-    """In a process of its own: take the permit, and end without a word."""
+    """Take the permit, and end without a word."""
     client = connect(StoreAddress(url=url))
     verdict = ask(client, Keys("test"), B, AT_ONCE, ends_in=ends_in)
     assert isinstance(verdict, Passage)
@@ -364,13 +387,11 @@ def take_and_die(url: str, ends_in: int) -> None:
 def test_a_permit_whose_holder_was_killed_comes_back_at_its_end(
     client: Client, keys: Keys, redis_url: str
 ) -> None:
-    """Not before; then the next call tries."""
+    """Not before; then the next call tries, and nothing that is said for the dead one counts."""
     passage = half_open(client, keys)
     end(client, keys, A, passage.generation, Outcome.NEUTRAL)
-    holder = multiprocessing.get_context("spawn").Process(target=take_and_die, args=(redis_url, 1500))
-    holder.start()
-    holder.join()
-    assert holder.exitcode == -signal.SIGKILL
+    done = elsewhere(f"take_and_die({redis_url!r}, 1000)")
+    assert done.returncode == -signal.SIGKILL, done.stderr
     (permit,) = Circuits(client, keys).status(TOOL).permits
     assert permit.holder == B
     wait_until(

@@ -59,7 +59,6 @@ def spelled() -> dict[str, str]:
         value = getattr(keys, name)
         found[name] = value(*SAMPLES[name]) if callable(value) else value
     found["reply_prefix"] += "process"
-    found["drain_prefix"] += "tool.b"
     found["queue_of"] = queue_of(ToolId("a:b/c"))
     return found
 

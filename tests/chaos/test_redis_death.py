@@ -1,0 +1,73 @@
+"""C9: kill -9 of Redis under load, with each durability, also with the last second of its writes lost.
+
+While it is away calls are refused with 503 and a code, none hangs; five seconds after its return calls are answered; no
+call runs twice, whatever Redis has forgotten.
+"""
+
+from __future__ import annotations
+
+import time
+from random import Random
+
+import pytest
+
+from tests.chaos.load import Call
+from tests.chaos.mixes import POOL, USUAL, everyday
+from tests.chaos.plan import Plan
+from tests.chaos.scene import Scene
+
+SERVING_WITHIN = 5.0
+REFUSED_WITHIN = 5.0
+TOOLS = (*USUAL, POOL)
+FORGOTTEN = ("SESSION_NOT_FOUND", "TOOL_NOT_FOUND", "INVOCATION_TIMEOUT")
+"""Ends that Redis' forgetting explains: of MCP sessions, of the registry, of calls that were in its queues."""
+AWAY = ("STORE_UNAVAILABLE", "unopened", "WORKER_LOST")
+"""Ends that its absence explains."""
+
+FAST = [("always", 1.0, False), ("everysec", 1.0, True), ("everysec", 8.0, False), ("none", 1.0, False)]
+FULL = [
+    (durability, down, lose)
+    for durability in ("always", "everysec", "none")
+    for down in (1.0, 8.0)
+    for lose in (False, True)
+    if durability != "none" or not lose
+]
+
+
+def case(durability: str, down: float, lose: bool, rounds: int, *marks: pytest.MarkDecorator) -> object:
+    """One case with a name that tells what it is."""
+    name = f"{durability}-{down:g}s{'-lost-writes' if lose else ''}-{rounds}"
+    return pytest.param(durability, down, lose, rounds, id=name, marks=marks)
+
+
+CASES = [
+    *(case(*fast, 2, pytest.mark.chaos_fast, pytest.mark.timeout(150)) for fast in FAST),
+    *(case(*full, 20, pytest.mark.chaos_full, pytest.mark.timeout(1500)) for full in FULL),
+]
+
+
+@pytest.mark.parametrize(("durability", "down", "lose", "rounds"), CASES)
+def test_redis_dies(
+    scene: Scene, chance: Random, durability: str, down: float, lose: bool, rounds: int
+) -> None:
+    """Under load, round after round."""
+    cluster = scene.start(Plan(tools=TOOLS, durability=durability))
+    scene.load.run(everyday(TOOLS), rate=30)
+    scene.answered_more(40)
+    for _ in range(rounds if down < 5 else max(1, rounds // 2)):
+        cluster.redis_restart(down=down, lose=lose)
+        back = time.monotonic()
+        assert scene.load.call(Call(tool="plain", client="probe", deadline=10.0)).seconds < SERVING_WITHIN
+        scene.answered_more(5, timeout=SERVING_WITHIN)
+        assert time.monotonic() - back < SERVING_WITHIN, "calls were not answered soon enough"
+        scene.answered_more(30 + chance.randrange(60))
+    history = scene.judge()
+    scene.expect_codes(
+        "STORE_UNAVAILABLE", "WORKER_LOST", *(FORGOTTEN if lose or durability == "none" else ())
+    )
+    slow = [
+        end
+        for end in history.ended
+        if end.code == "STORE_UNAVAILABLE" and not end.unknown and end.seconds > REFUSED_WITHIN
+    ]
+    assert not slow, f"refusals that took long: {slow[:3]}"

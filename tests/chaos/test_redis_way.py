@@ -1,0 +1,109 @@
+"""C11: the way to Redis is slow, uneven, cut, or swallows a reply. What was written once has its effect once."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+
+import pytest
+
+from tests.chaos.cluster import Cluster
+from tests.chaos.load import Call
+from tests.chaos.mixes import USUAL, everyday
+from tests.chaos.plan import Plan
+from tests.chaos.scene import Scene
+
+ROUND_TRIPS = 6
+"""The most round trips to Redis, one after the other, that a call may take in both programs."""
+ALL = frozenset({"web0", "web1", "worker0", "worker1"})
+CODES = ("STORE_UNAVAILABLE", "WORKER_LOST")
+
+
+@pytest.fixture
+def cluster(scene: Scene) -> Cluster:
+    """Every process has a way to Redis of its own."""
+    return scene.start(Plan(tools=USUAL, proxied=ALL))
+
+
+def median(scene: Scene, calls: int = 25) -> float:
+    """The seconds of a call in the middle of so many, one after the other."""
+    return statistics.median(scene.load.call(Call(tool="web")).seconds for _ in range(calls))
+
+
+@contextmanager
+def delayed(cluster: Cluster, seconds: float) -> Iterator[None]:
+    """All answers of Redis come so much later."""
+    for proxy in cluster.proxies.values():
+        proxy.delay = seconds
+    try:
+        yield
+    finally:
+        for proxy in cluster.proxies.values():
+            proxy.delay = 0.0
+
+
+@contextmanager
+def uneven(cluster: Cluster, chance: Random, longest: float) -> Iterator[None]:
+    """All answers of Redis come later, each way by another time that changes all the while."""
+    end = threading.Event()
+
+    def change() -> None:
+        while not end.wait(0.03):
+            for proxy in cluster.proxies.values():
+                proxy.delay = chance.uniform(0, longest)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        with delayed(cluster, 0.0):
+            yield
+    finally:
+        end.set()
+        thread.join()
+        for proxy in cluster.proxies.values():
+            proxy.delay = 0.0
+
+
+@pytest.mark.chaos_fast
+@pytest.mark.timeout(180)
+def test_a_slow_way(scene: Scene, cluster: Cluster, chance: Random) -> None:
+    """Each call takes at most six round trips longer; a second's delay costs time and no call."""
+    calm = median(scene)
+    for delay, calls in ((0.05, 15), (0.25, 8), (1.0, 3)):
+        with delayed(cluster, delay):
+            added = median(scene, calls) - calm
+        assert added <= ROUND_TRIPS * delay + 0.05, f"{delay} s each way cost a call {added:.2f} s"
+    scene.load.run(everyday(), rate=15)
+    with uneven(cluster, chance, 0.3):
+        scene.answered_more(60, timeout=60)
+    scene.judge()
+    scene.expect_codes()
+
+
+@pytest.mark.parametrize(
+    "rounds",
+    [
+        pytest.param(6, marks=[pytest.mark.chaos_fast, pytest.mark.timeout(180)]),
+        pytest.param(60, marks=[pytest.mark.chaos_full, pytest.mark.timeout(1800)]),
+    ],
+)
+def test_a_way_that_loses(scene: Scene, cluster: Cluster, chance: Random, rounds: int) -> None:
+    """Connections are cut, go silent, or lose one reply of which nobody knows whether it was done."""
+    scene.load.run(everyday(), rate=25)
+    scene.answered_more(25)
+    names = sorted(ALL)
+    for _ in range(rounds):
+        for fault in chance.sample(["cut", "swallow", "silent"], 3):
+            proxy = cluster.proxies[chance.choice(names)]
+            if fault == "cut":
+                proxy.cut()
+            elif fault == "swallow":
+                proxy.swallow_next_reply()
+            else:
+                proxy.black_hole()
+            scene.answered_more(15 + chance.randrange(10), timeout=25)
+    scene.judge()
+    scene.expect_codes(*CODES)
