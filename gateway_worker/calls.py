@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import orjson
 import structlog
@@ -33,6 +33,7 @@ from common.registry.records import Entry
 from common.settings import Settings
 from common.store.clock import RedisClock
 from common.store.keys import Keys
+from gateway_worker.call_host import CallHost
 from gateway_worker.circuits import CircuitReports
 from gateway_worker.claims import NotOwner
 from gateway_worker.dead_letters import DeadLetterBox
@@ -49,37 +50,6 @@ log = structlog.get_logger(__name__)
 
 LATELY, LATELY_MOST = 15.0, 100_000
 """Seconds for which it is remembered that a call was begun, and how many at most."""
-
-
-class CallHost(Protocol):
-    """What calls need of the Celery worker they run in. Called from the engine's thread."""
-
-    def began(self, request: RunningRequest) -> None:
-        """A call was fetched and begins."""
-
-    def ended(self, request: RunningRequest, result: ExecutionResult) -> None:
-        """A call ended."""
-
-    def revoked(self, task_id: str) -> bool:
-        """Whether a call was taken back before it began."""
-
-    def revoke(self, task_id: str) -> None:
-        """Remember that a call was taken back."""
-
-    def registered(self, task: str) -> bool:
-        """Whether Celery has a task of this name."""
-
-    def deliver(
-        self,
-        envelope: dict[str, Any],
-        queue: str,
-        taken: Callable[[], None],
-        refused: Callable[[], None],
-    ) -> None:
-        """Hand a message to Celery's own path.
-
-        ``taken`` is called, in any thread, once it has it; ``refused`` if it cannot read it.
-        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

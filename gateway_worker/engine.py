@@ -21,7 +21,8 @@ from common.domain.invocation import ExecutionResult, failed
 from common.registry.catalogue import Catalogue
 from common.settings import Settings
 from common.store.client import StoreAddress
-from gateway_worker.calls import CallHost, Calls
+from gateway_worker.call_host import CallHost
+from gateway_worker.calls import Calls
 from gateway_worker.node import Node
 from gateway_worker.outbox import Command
 from gateway_worker.telemetry import TaskSignals
@@ -100,7 +101,7 @@ class Engine:
         """Serve these tool queues from now on."""
         self._queues = frozenset(queues)
         if self._loop is not None and self._worker is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._worker.fetcher.follow, self._queues)
+            self._loop.call_soon_threadsafe(self._worker.follow, self._queues)
 
     def enqueue(self, payload: object, task_id: str) -> ExecutionResult | None:
         """Put an invocation that came by Celery's own path (a delayed task) on its tool's queue; the refusal, if any.
@@ -160,7 +161,7 @@ class Engine:
                     ("events", self._tell_events(worker)),
                 )
             ]
-            worker.fetcher.follow(self._queues)
+            worker.follow(self._queues)
             self._started.set()
             stopping = asyncio.create_task(self._stop.wait())
             done, _ = await asyncio.wait([stopping, *services], return_when=asyncio.FIRST_COMPLETED)

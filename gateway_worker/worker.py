@@ -22,7 +22,8 @@ from common.store.keys import Keys
 from common.store.last_words import last_words_of
 from common.store.pipelined import PipelinedConnection
 from common.store.scripts import script
-from gateway_worker.calls import CallHost, Calls, Place
+from gateway_worker.call_host import CallHost
+from gateway_worker.calls import Calls, Place
 from gateway_worker.circuits import CircuitReports
 from gateway_worker.claims import Claims
 from gateway_worker.dead_letters import DeadLetterBox
@@ -47,6 +48,8 @@ GUARD_GRACE = 1.0
 """Seconds between SIGTERM and SIGKILL for the children of a worker that died."""
 GUARD_LOOK = 1.0
 """Seconds between two looks whether the reapers live."""
+REMOVED_SERVED = 10.0
+"""Seconds for which the queue of a tool that was removed is still served, to refuse what waits there."""
 GOODBYE_TIME = 5.0
 """Seconds for working off what is left of this node when it leaves."""
 
@@ -105,6 +108,8 @@ class Worker:
             headless=self._take_over,
         )
         self._ears: asyncio.Task[None] | None = None
+        self._followed: set[str] = set()
+        self._removed: set[str] = set()
 
     def guard_node(self) -> None:
         """Have the reaper end the node's lease if this process dies: it is certain then, and known at once."""
@@ -125,6 +130,26 @@ class Worker:
             "health": self.prober.run(),
             "guard": self._keep_guarded(),
         }
+
+    def follow(self, queues: Collection[str]) -> None:
+        """Serve these queues from now on.
+
+        Those of tools that were removed are served a little longer, so that what waits there is told so.
+        """
+        gone = self._followed - set(queues)
+        self._removed |= {queue for queue in gone if not self._registered(queue)}
+        self._followed = set(queues)
+        if self._removed:
+            asyncio.get_running_loop().call_later(REMOVED_SERVED, self._forget_removed, set(self._removed))
+        self.fetcher.follow(self._followed | self._removed)
+
+    def _forget_removed(self, queues: set[str]) -> None:
+        self._removed -= queues
+        self.fetcher.follow(self._followed | self._removed)
+
+    def _registered(self, queue: str) -> bool:
+        tool = tool_of(queue)
+        return tool is not None and self.catalogue.get(tool) is not None
 
     async def goodbye(self) -> None:
         """Leave the cluster: nothing is this node's any more, and what it still holds is worked off now.

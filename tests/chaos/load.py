@@ -213,8 +213,8 @@ class Load:
         if call.era == "legacy" and session is None:
             return {"outcome": "unopened"}
         client = self._client(call, session)
-        arguments = {"call": identity, "tenant": call.tenant, "client": call.client}
-        arguments |= {"ms": call.ms, "steps": call.steps, "how": call.how}
+        arguments: dict[str, Any] = {name: getattr(call, name) for name in ("tenant", "client", "era")}
+        arguments |= {"call": identity, "ms": call.ms, "steps": call.steps, "how": call.how}
         params: dict[str, Any] = {"name": call.action, "arguments": arguments}
         if call.steps:
             params["_meta"] = {"progressToken": identity}

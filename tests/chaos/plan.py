@@ -92,6 +92,7 @@ class Plan:
             "worker": {"concurrency": self.slots, "drain_timeout": 15.0},
             "redis": {"socket_timeout": 2.0},
             "discovery": {"ttl": 3600.0},
+            "web": {"allowed_hosts": [space.own_address for space in self.namespaces.values()]},
         }
         for section, values in self.settings.items():
             base[section] = {**base.get(section, {}), **values}

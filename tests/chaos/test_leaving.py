@@ -33,7 +33,7 @@ class Leaver:
         self._scene = scene
         self._client = RawClient(f"http://{place.host}:{place.port}/servers/{tool.name}/mcp", headers=headers)
         assert self._client.open().status_code == 200
-        arguments = {"call": name, "tenant": "acme", "client": name, "ms": 20_000}
+        arguments = {"call": name, "tenant": "acme", "client": name, "era": "legacy", "ms": 20_000}
         self._message = self._client.message("tools/call", {"name": "act", "arguments": arguments})
         self._headers = self._client.sent_headers("tools/call", self._message["params"])
         scene.note_sent(name, tool=tool.name, client=name, deadline=tool.deadline)

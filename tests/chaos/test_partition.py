@@ -53,7 +53,7 @@ def test_a_worker_is_cut_off(scene: Scene, space: Namespace, seconds: float, one
     client = owned_by(scene, "worker0")
     waiting = [scene.load.begin(work(client)) for _ in range(14)]
     scene.wait_backend("got", len(scene.backend_events("got")) + 1)
-    scene.load.run(everyday(), rate=10) if seconds < 30 else scene.load.run(everyday((TWICE,)), rate=5)
+    scene.load.run(everyday(TOOLS), rate=10)
     (space.cut_one_way if one_way else space.cut)()
     cut = time.monotonic()
     wait_until(

@@ -196,6 +196,20 @@ def test_a_changed_or_removed_tool_ends_its_sessions_behind_their_calls(scene: S
         assert redis.hlen(scene.cluster.keys.sessions(ToolId("a"))) == 0
 
 
+def test_what_waits_for_a_removed_tool_is_told_so(scene: Scene) -> None:
+    """The one in flight ends, the others are refused at once, long before their deadline."""
+    scene.start(Plan(tools=(ToolPlan(name="a", fields={"max_in_flight": 1}),)))
+    running = scene.load.begin(Call(tool="a", ms=1500))
+    scene.wait_backend("got")
+    waiting = [scene.load.begin(Call(tool="a", client="ab"[n % 2])) for n in range(6)]
+    wait_until(lambda: scene.cluster.waiting() == 6, description="the others to wait")
+    with scene.cluster.client() as redis:
+        Registry(redis, scene.cluster.keys).remove(ToolId("a"))
+    assert running.result(15).good
+    assert {call.result(15).code for call in waiting} == {"TOOL_NOT_FOUND"}
+    assert max(call.result(0).seconds for call in waiting) < 8
+
+
 def test_a_worker_that_leaves_hands_its_sessions_over(scene: Scene) -> None:
     """SIGTERM: the call in flight ends there, the next is served by the other worker at once."""
     cluster = scene.start(Plan(tools=(ToolPlan(name="a"),), supervised=False))

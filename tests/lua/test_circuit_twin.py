@@ -64,9 +64,12 @@ class CircuitTwins(RuleBasedStateMachine):
         self.generation = 0
         self.seen = seen
 
-    @initialize(rules=RULES)
-    def it_begins(self, rules: CircuitRules) -> None:
+    @initialize(rules=RULES, first=st.sampled_from(["half_open", "closed", "half_open"]))
+    def it_begins(self, rules: CircuitRules, first: str) -> None:
         self.rules = rules
+        if first == "half_open":
+            self.the_backend_breaks()
+            self.an_open_circuit_is_asked_at_its_end(0, InvocationId("b"))
 
     @rule(ms=TIME_PASSES)
     def time_passes(self, ms: int) -> None:

@@ -65,7 +65,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """An event at a backend: ``kind`` is ``got``, ``done``, ``cancelled`` or ``broke``."""
+    """An event at a backend: ``kind`` is ``got``, ``done``, ``cancelled`` or ``broke``; ``era`` is the caller's."""
 
     kind: str
     call: str
@@ -74,7 +74,7 @@ class Seen:
     marker: str | None
     tenant: str | None
     client: str | None
-    era: str
+    era: str | None
     count: int = 0
 
 

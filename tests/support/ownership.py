@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from tests.support.history import History, SessionLine
+from tests.support.history import History, Seen, SessionLine
 from tests.support.verdict import Rules, Violation
 
 
@@ -17,20 +17,45 @@ def one_owner(history: History, rules: Rules) -> Iterator[Violation]:
 
 
 def _judge_turns(history: History, rules: Rules) -> Iterator[Violation]:
-    """A caller's backend sessions are used one after the other: none again once its successor was."""
-    present: dict[tuple[str, str | None, str | None, str], str] = {}
-    past: defaultdict[tuple[str, str | None, str | None, str], set[str]] = defaultdict(set)
-    for event in history.seen:
-        if event.kind != "got" or event.marker is None or event.tool in rules.shared:
-            continue
-        key = (event.tool, event.tenant, event.client, event.era)
-        if event.marker in past[key]:
-            text = f"the session {event.marker} of {key} was used again after its successor {present[key]}"
+    """A caller's backend sessions are used one after the other: none again once its successor was.
+
+    A worker may have two for a caller who speaks both eras; those of two workers never take turns.
+    """
+    used = [
+        event
+        for event in history.seen
+        if event.kind == "got" and event.marker and event.tool not in rules.shared
+    ]
+    workers = _workers(history)
+    yield from _turns((event, str(event.marker), str(event.era)) for event in used)
+    yield from _turns((event, str(workers[event.marker]), "") for event in used if event.marker in workers)
+
+
+def _turns(uses: Iterable[tuple[Seen, str, str]]) -> Iterator[Violation]:
+    """Uses with their place and their part of the caller: a session left for another place is never used again."""
+    present: dict[tuple[str, ...], str] = {}
+    now: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+    past: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+    for event, place, part in uses:
+        key, marker = (event.tool, str(event.tenant), str(event.client), part), str(event.marker)
+        if marker in past[key]:
+            text = f"the session {marker} of {key} was used again after those at {present[key]}"
             yield Violation(invariant="I7", text=text, call=event.call)
-        elif (before := present.get(key)) != event.marker:
-            if before is not None:
-                past[key].add(before)
-            present[key] = event.marker
+            continue
+        if present.get(key) != place:
+            past[key] |= now.pop(key, set())
+            present[key] = place
+        now[key].add(marker)
+
+
+def _workers(history: History) -> dict[str | None, int]:
+    """The pid of the worker below which each backend session runs, where it is known."""
+    started = {fault.pid for fault in history.faults if fault.kind == "worker" and fault.what == "start"}
+    return {
+        opened.marker: next(pid for pid in opened.ancestors if pid in started)
+        for opened in history.opened
+        if started & set(opened.ancestors)
+    }
 
 
 def _judge_tokens(history: History) -> Iterator[Violation]:

@@ -174,6 +174,18 @@ def test_i7_an_owner_that_comes_back() -> None:
     assert named(turns("m1", "m2", "m1")) == ["I7"]
 
 
+def test_i7_two_workers_take_turns() -> None:
+    """Each era's sessions may be one after the other, and those of two workers mixed all the same."""
+    history = turns("m1", "m2", "m1", "m2")
+    eras = ("legacy", "modern", "legacy", "modern")
+    mixed = [replace(event, era=era) for event, era in zip(history.seen, eras, strict=True)]
+    one = replace(history, seen=mixed, faults=[fault("start", -1.0)])
+    assert named(replace(one, opened=[opened("m1", 70), opened("m2", 71)])) == []
+    other = replace(opened("m2", 71), ancestors=(8, 1))
+    two = replace(one, opened=[opened("m1", 70), other], faults=[*one.faults, fault("start", -1.0, pid=8)])
+    assert named(two) == ["I7", "I7"]
+
+
 def test_i7_a_token_of_two_workers() -> None:
     """One token, two holders."""
     lines = [line(5, 70, "w1"), line(5, 71, "w2")]

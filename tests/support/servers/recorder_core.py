@@ -4,7 +4,8 @@ Each event is one JSON line appended to ``RECORDER_LOG``, with ``pid``, ``at`` (
 processes of the machine), ``wall`` and ``tool`` (``RECORDER_TOOL``):
 
 ``opened``     a session begins: ``marker``, ``era``, and ``ancestors``, the pids above this process
-``got``        a call arrived: ``marker``, ``call``, ``tenant``, ``client``, ``era``, ``count`` (calls of the session)
+``got``        a call arrived: ``marker``, ``count`` (calls of the session), and what its arguments say of its caller:
+               ``call``, ``tenant``, ``client``, ``era``
 ``done``       it is about to be answered. ``cancelled``: it was taken back. ``broke``: it fails without an answer
 
 ``marker`` names one session: the process over stdio, the MCP session over HTTP; ``None`` for the modern era over HTTP,
@@ -112,7 +113,7 @@ class Recorder(EchoServer):
             "call": str(exchange.arguments["call"]),
             "tenant": exchange.arguments.get("tenant"),
             "client": exchange.arguments.get("client"),
-            "era": "modern" if exchange.modern else "legacy",
+            "era": exchange.arguments.get("era"),
             "marker": marker,
             "count": self._counts[marker],
         }
