@@ -7,8 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
+CHAOS := $(if $(SEED),CHAOS_SEED=$(SEED) )$(PYTEST) -p no:randomly -q
 
-.PHONY: help demo up test unit e2e interop lint type format lock conformance bench bench-queue bench-docs schema clean
+.PHONY: help demo up test unit e2e interop chaos chaos-full storm lint type format lock conformance bench bench-queue bench-docs schema clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -30,13 +31,22 @@ up: $(READY) ## Run the gateway here, with canalgate.yaml if there is one
 test: lint type unit e2e interop ## Everything that must pass: checks, tests, end to end
 
 unit: $(READY) ## The tests beside the code, with a real Redis
-	$(PYTEST) tests -m "not e2e and not interop" -q -n auto
+	$(PYTEST) tests -m "not e2e and not interop and not chaos_fast and not chaos_full" -q -n auto
 
 e2e: $(READY) ## Real gateway processes, real backends, real clients, kill -9
-	$(PYTEST) tests -m "e2e and not interop" -q
+	$(PYTEST) tests -m "e2e and not interop and not chaos_fast and not chaos_full" -q
 
 interop: $(READY) ## The reference servers and SDK clients of both languages (Node from PATH)
-	$(PYTEST) tests -m "interop" -q
+	$(PYTEST) tests -m "interop and not chaos_fast and not chaos_full" -q
+
+chaos: $(READY) ## Faults under load on real processes, and a small storm: ten minutes; SEED=n repeats a run
+	$(CHAOS) tests/chaos -m "chaos_fast"
+
+chaos-full: $(READY) ## All faults at full length, and the full storm: hours
+	$(CHAOS) tests/chaos -m "chaos_full"
+
+storm: $(READY) ## 20,000 calls in a storm of faults
+	$(CHAOS) tests/chaos/test_storm.py -m "chaos_full" -s
 
 lint: $(READY) ## ruff, and who may import whom
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +14,14 @@ from typing import Any, Literal
 import orjson
 import structlog
 
-from common.calls.admission import Admitted, SessionChanged, SessionGone, refusal_of, session_limit
+from common.calls.admission import (
+    Admitted,
+    QueueBounds,
+    SessionChanged,
+    SessionGone,
+    refusal_of,
+    session_limit,
+)
 from common.calls.contract import INVOKE_TASK, ORIGIN, notification_frame, result_frame
 from common.calls.dead_letters import Reason
 from common.calls.head import MEMBER, Head, head_from_text
@@ -28,6 +35,7 @@ from common.domain.errors import (
 )
 from common.domain.ids import InvocationId, ToolId, tool_of
 from common.domain.invocation import ExecutionResult, Invocation, failed, invocation_from_wire
+from common.domain.rules import Retry
 from common.mcp.revisions import LATEST_LEGACY
 from common.registry.records import Entry
 from common.settings import Settings
@@ -42,7 +50,7 @@ from gateway_worker.execute import Executor
 from gateway_worker.journey import Journey
 from gateway_worker.message import PoisonMessage, TaskMessage, read_message
 from gateway_worker.outbox import Outbox
-from gateway_worker.producer import Producer, adopt_command
+from gateway_worker.producer import Producer
 from gateway_worker.requests import RunningRequest
 from gateway_worker.telemetry import TaskSignals
 
@@ -88,6 +96,7 @@ class Calls:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._lately: deque[tuple[float, InvocationId]] = deque(maxlen=LATELY_MOST)
         self._cut_off: set[str] = set()
+        self._abandoned: set[str] = set()
         self._loop = asyncio.get_running_loop()
         self._returning: set[asyncio.Task[None]] = set()
         self._producer = Producer(place.keys, place.clock, place.entry, settings)
@@ -178,6 +187,7 @@ class Calls:
 
     def abandon(self) -> None:
         """The node was declared dead: all its calls were answered or given to others, so they just end here."""
+        self._abandoned.update(self._running)
         for task in self.tasks():
             task.cancel()
 
@@ -192,18 +202,18 @@ class Calls:
         result = _broken_result()
         try:
             result, poison = await self._outcome(held, watched)
-            result = self._end(held, result)
+            if not self._left_to_rescue(held, result):
+                result = self._end(held, result)
             if poison is not None:
                 self._dead_letters.keep(held.taken, message, poison)
             if watched is not None:
                 watched.end(message, result)
         except NotOwner:
             result = _returned_result()
-            # By itself: the call may be cancelled, its way back may not.
-            self._returning.add(back := asyncio.create_task(self._journey.back(held)))
-            back.add_done_callback(self._returning.discard)
+            self._keep(self._journey.back(held))
         finally:
             del self._running[message.id]
+            self._abandoned.discard(message.id)
             self._host.ended(request, result)
             self.on_freed()
 
@@ -228,6 +238,19 @@ class Calls:
         if held.message.id in self._cut_off and not result.answered:
             result = _stopped_result()
         return result, poison
+
+    def _left_to_rescue(self, held: Held, result: ExecutionResult) -> bool:
+        """Whether whoever works off what this node left decides on the call: it may go back to its queue.
+
+        So with every call of an incarnation that was declared dead, and, when the worker stops, with those that have
+        leave to run again.
+        """
+        if result.answered:
+            return False
+        if held.message.id in self._abandoned:
+            return True
+        unsent = held.cold and not held.sent
+        return held.message.id in self._cut_off and (unsent or held.head.leave is Retry.SAFE)
 
     def _end(self, held: Held, result: ExecutionResult) -> ExecutionResult:
         """Write the end; an error in place of what orjson reads but cannot write again. Returns what was written."""
@@ -285,7 +308,9 @@ class Calls:
         if self._running.get(message.id) is not task:
             return  # it took its first step, and has answered
         del self._running[message.id]
-        self._finish_unstarted(held)
+        if message.id not in self._abandoned:
+            self._finish_unstarted(held)
+        self._abandoned.discard(message.id)
         self.on_freed()
 
     def _cancel_soon(self, invocation_id: str) -> None:
@@ -337,13 +362,25 @@ class Calls:
             self._end_headless(taken, message, _unstarted_result())
             return
         try:
-            adopted = self._producer.adopted(message, message.first_argument())
+            entry, adopted = self._producer.adopted(message, message.first_argument())
         except PoisonMessage as poison:
             self._dead_letters.put(taken, poison)
         except GatewayError as error:
             self._end_headless(taken, message, failed(error))
         else:
-            self._outbox.put(adopt_command(self._keys, taken, message.queue, adopted))
+            self._keep(self._put_back(taken, message, entry, adopted))
+
+    async def _put_back(self, taken: Taken, message: TaskMessage, entry: Entry, adopted: bytes) -> None:
+        refused = await self._journey.adopted(taken, message.queue, entry, adopted)
+        if refused is not None:
+            bounds = QueueBounds(max_length=0, max_age=0)
+            self._end_headless(taken, message, failed(refusal_of(refused, entry.id, bounds)))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run by itself: a call may be cancelled, its way back may not."""
+        task = self._loop.create_task(work)
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
 
     def _end_headless(self, taken: Taken, message: TaskMessage, result: ExecutionResult) -> None:
         self._outbox.put(*end_of_message(message, result, self._keys, ttl=self._result_ttl))

@@ -34,13 +34,14 @@ class Taken:
 class Held:
     """A call that this worker has begun, and the record that is its right to answer.
 
-    ``cold`` says that its session had to start first, so that it is noted whether it was sent.
+    ``cold`` says that its session had to start first, so that it is noted when it is sent (``sent``).
     """
 
     taken: Taken
     head: Head
     message: TaskMessage
     cold: bool = False
+    sent: bool = False
 
     @property
     def node(self) -> NodeId:

@@ -179,7 +179,7 @@ class Executor:
         if not self._node.may_act:
             await self._node.until_confirmed()
         if session.claim.lost:
-            raise LinkLost("the session is another worker's by now", unsent=True)
+            raise LinkLost("the session is another worker's by now", unsent=True, stage=Progress.TURN)
 
 
 def _leave_again(leave: Retry, error: LinkLost) -> bool:

@@ -7,15 +7,16 @@ import asyncio
 import structlog
 
 from common.audit.journal import audit_command
-from common.calls.admission import Order, Verdict, admit_script, verdict_of
+from common.calls.admission import Order, Refused, Verdict, admit_script, refused_of, verdict_of
 from common.calls.head import parts_of
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import StoreUnavailable
 from common.domain.ids import tool_of
+from common.registry.records import Entry
 from common.store.client import store_errors
 from common.store.keys import UNACKED_TTL, Keys
 from common.store.pipelined import PipelinedConnection
-from gateway_worker.delivery import Held
+from gateway_worker.delivery import Held, Taken
 from gateway_worker.egress.link import LinkLost
 from gateway_worker.outbox import Outbox
 
@@ -51,6 +52,7 @@ class Journey:
 
         Written as a value and not as a removal, so that a note that Redis takes late cannot undo it.
         """
+        held.sent = True
         while True:
             try:
                 with store_errors("noting that a call is sent"):
@@ -65,6 +67,19 @@ class Journey:
         keys, args = admit_script(self._keys, order)
         with store_errors("queueing a call"):
             return verdict_of(await self._redis.run("admit", keys, args))
+
+    async def adopted(self, taken: Taken, queue: str, entry: Entry, message: bytes) -> Refused | None:
+        """Put a message back with its head; the refusal if its call may not run now. It waits for Redis."""
+        keys = self._keys
+        args = (taken.tag, message, keys.begin, int(not entry.draining), entry.tool.circuit.probes)
+        while True:
+            try:
+                with store_errors("adopting a message"):
+                    kind, *rest = await self._redis.run("call_adopt", [keys.unacked(taken.node), queue], args)
+            except StoreUnavailable:
+                await asyncio.sleep(AGAIN)
+            else:
+                return None if kind in (b"adopted", b"gone") else refused_of([kind, *rest])
 
     def recovered(self, held: Held, error: LinkLost) -> None:
         """Its link broke, and it is sent again over a new one."""

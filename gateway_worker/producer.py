@@ -19,10 +19,7 @@ from common.registry.records import Entry
 from common.settings import Settings
 from common.store.clock import RedisClock
 from common.store.keys import Keys
-from common.store.scripts import script
-from gateway_worker.delivery import Taken
 from gateway_worker.message import TaskMessage
-from gateway_worker.outbox import Command
 
 
 class Producer:
@@ -41,20 +38,20 @@ class Producer:
         self._settings = settings
         self._timeout_ms = int(settings.runtime.request_timeout * 1000)
 
-    def adopted(self, message: TaskMessage, payload: Mapping[str, Any]) -> bytes:
-        """The message with its head, no longer delayed.
+    def adopted(self, message: TaskMessage, payload: Mapping[str, Any]) -> tuple[Entry, bytes]:
+        """The tool and the message with its head.
 
         Raises :class:`GatewayError`: :class:`InvalidRequest` for what is no invocation, or one in another tool's queue,
         :class:`ToolNotFound`.
         """
-        _, invocation, head = self._read(payload, message.id, message.reply_to)
+        entry, invocation, head = self._read(payload, message.id, message.reply_to)
         if message.queue != queue_of(invocation.tool):
             raise InvalidRequest(
                 f"a call of tool {invocation.tool!r} goes to the queue {queue_of(invocation.tool)}",
                 field="tool",
             )
         envelope = {name: value for name, value in message.envelope.items() if name != MEMBER}
-        return orjson.dumps({MEMBER: head.text(), **envelope})
+        return entry, orjson.dumps({MEMBER: head.text(), **envelope})
 
     def fresh(self, payload: object, task_id: str) -> tuple[Entry, Order]:
         """The order of a delayed call that is due. Raises :class:`GatewayError` as :meth:`adopted` does."""
@@ -90,9 +87,3 @@ class Producer:
             tenant_max_sessions=self._settings.max_sessions_of(invocation.caller.tenant),
         )
         return entry, invocation, head
-
-
-def adopt_command(keys: Keys, taken: Taken, queue: str, message: bytes) -> Command:
-    """The command that puts a message back with its head. It may be sent again: no second copy is made."""
-    source, unacked = script("call_adopt").source, keys.unacked(taken.node)
-    return ("EVAL", source, 2, unacked, queue, taken.tag, message, keys.wake_channel)

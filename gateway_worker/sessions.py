@@ -112,7 +112,7 @@ class ToolSession:
             if not self._ready.done():
                 self._owner.cancel()
             await asyncio.wait([self._owner])
-            self._fail(TransportFailure("the tool's session was closed while it started"))
+            self._fail(TransportFailure("the tool's session was closed while it started", stage="turn"))
 
     async def _own(
         self, guard: ProcessGuard, eras: Sequence[Era], max_bytes: int, on_event: OnNotification

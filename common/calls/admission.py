@@ -200,6 +200,13 @@ def verdict_of(answer: list[Any]) -> Verdict:
             return SessionGone(now)
         case b"session_changed":
             return SessionChanged(now, rest[0])
+    return refused_of(answer)
+
+
+def refused_of(answer: list[Any]) -> Refused:
+    """The refusals of ``admit.lua``, of which ``call_adopt.lua`` has some as well."""
+    kind, now, *rest = answer
+    match kind:
         case b"queue_full":
             return QueueAtBound(now, rest[0], rest[1], float(rest[2]))
         case b"open" | b"probes_taken":
@@ -211,4 +218,4 @@ def verdict_of(answer: list[Any]) -> Verdict:
             return SessionsAtBound(now, "tool")
         case b"tenant_limit":
             return SessionsAtBound(now, "tenant")
-    raise AssertionError(f"admit.lua answered {kind!r}")
+    raise AssertionError(f"a script of admission answered {kind!r}")

@@ -79,7 +79,12 @@ class Cluster:
         for program in (*self.webs, *self.workers):
             program.start()
         self.wait_ready()
+        wait_until(self._discovered, timeout=READY_TIMEOUT, description="what the tools offer to be known")
         self._watch.start(supervise=self.plan.supervised)
+
+    def _discovered(self) -> bool:
+        with self.client() as client:
+            return bool(client.hlen(self.keys.registry_capabilities) == len(self.plan.tools))
 
     def _http_backend(self, tool: ToolPlan) -> int:
         port = free_port()

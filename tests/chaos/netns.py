@@ -1,7 +1,7 @@
 """A network namespace with one link to the machine's own network, which can be cut and healed.
 
-Addresses are of 10.254.<n>.0/29: .1 and .3 on the machine's side, .2 in the namespace. Redis is reached by .1 and
-callers come from .3, so that one can be cut off without the other.
+Addresses are of 10.254.<n>.0/29: .1 and .3 on the machine's side, .2 in the namespace. Redis is reached by .3 and
+callers come from .1, so that one can be cut off without the other.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Namespace:
     @property
     def redis_address(self) -> str:
         """The machine's address that the namespace reaches Redis by."""
-        return f"{self._net}.1"
+        return f"{self._net}.3"
 
     @property
     def own_address(self) -> str:

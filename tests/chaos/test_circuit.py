@@ -36,7 +36,7 @@ def flapping(chance: Random) -> Call:
 @pytest.mark.parametrize(
     "flaps",
     [
-        pytest.param(3, marks=[pytest.mark.chaos_fast, pytest.mark.timeout(150)]),
+        pytest.param(1, marks=[pytest.mark.chaos_fast, pytest.mark.timeout(150)]),
         pytest.param(40, marks=[pytest.mark.chaos_full, pytest.mark.timeout(1200)]),
     ],
 )

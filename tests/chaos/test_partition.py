@@ -76,11 +76,11 @@ def test_a_worker_is_cut_off(scene: Scene, space: Namespace, seconds: float, one
 @pytest.mark.chaos_fast
 @pytest.mark.timeout(150)
 def test_a_worker_flaps(scene: Scene, space: Namespace) -> None:
-    """Cut off and back every two seconds, ten times: shorter than the lease, so nothing is taken from it."""
+    """Cut off and back every two seconds, six times: shorter than the lease, so nothing is taken from it."""
     scene.start(Plan(tools=TOOLS, namespaces={"worker0": space}))
     scene.load.run(everyday((TWICE,)), rate=15)
     scene.answered_more(20)
-    for number in range(10):
+    for number in range(6):
         begun = time.monotonic()
         if number % 2:
             space.heal()

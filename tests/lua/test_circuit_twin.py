@@ -202,6 +202,24 @@ def test_pure_machine_and_scripts_are_equal(client: Client) -> None:
         assert seen == {*TransitionReason, *RefusalReason}
 
 
+def test_rules_that_change_while_it_is_half_open(client: Client) -> None:
+    """A course that chance seldom takes: fewer permits than are held, at the very end of one; a higher threshold."""
+    twins = CircuitTwins(client, set())
+    twins.it_begins(CircuitRules(failures=1, probes=2), "half_open")
+    first, ends = next(iter(twins.pure.permits.items()))
+    twins.time_passes(1)
+    twins.a_call_asks(InvocationId("c"), -11_000)
+    assert len(twins.pure.permits) == 2
+    twins.rules = CircuitRules(failures=3, probes=1)
+    twins.time.now = ends
+    twins.a_call_asks(first, -11_000)
+    assert twins.seen >= {RefusalReason.PROBES_TAKEN}
+    twins.they_are_equal()
+    twins.reported(InvocationId("c"), twins.pure.generation, Outcome.FAILURE)
+    assert twins.seen >= {TransitionReason.HALF_OPEN_PROBE_FAILED}
+    twins.they_are_equal()
+
+
 def test_the_admission_is_written_once() -> None:
     """Whoever decides on calls within a greater script decides as the script that is tested here."""
     folder = resources.files("common.store").joinpath("lua")

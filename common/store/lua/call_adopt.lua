@@ -1,11 +1,31 @@
--- Puts a message without a head back in front of its queue with one, so that it is taken up under the rules of all.
+-- Puts a message without a head back in front of its queue with one, so that it is taken up under the rules of all;
+-- or says why its call may not run now.
+-- uses: route, circuit
 -- KEYS 1 unacked hash of the node that holds it  2 queue
--- ARGV 1 delivery tag  2 the message with its head, as admit.lua takes it  3 wake channel
--- Returns 1, or 0 if it is not recorded any more.
+-- ARGV 1 delivery tag  2 the message with its head, as admit.lua takes it  3 what all keys begin with
+--      4 1 if a session may be created, 0 if the tool is being drained  5 most calls at a time that try a half-open
+--      circuit
+-- Returns {'adopted'}, {'gone'} if it is not recorded any more, or a refusal as admit.lua has it: {'draining', Redis ms},
+-- {'open', Redis ms, ms}, {'probes_taken', Redis ms, ms}. What is refused stays recorded: it has to be answered.
 -- Race: whoever sends this twice finds the record gone: no second copy is made.
-if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+local prefix = ARGV[3]
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local message = string.format('{"enqueued_at":%.0f,"circuit":0,', now) .. string.sub(ARGV[2], 2)
-if redis.call('RPUSH', KEYS[2], message) == 1 then redis.call('PUBLISH', ARGV[3], KEYS[2]) end
-return 1
+--@uses
+local function stamped(generation)
+  return string.format('{"enqueued_at":%.0f,"circuit":%.0f,', now, generation) .. string.sub(ARGV[2], 2)
+end
+
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {'gone'} end
+local head = head_of(stamped(0))
+if ARGV[4] == '0' then
+  local owner = head.pool == '0' and owner_of(head.tool, head.session)
+  if not owner or not living(owner) then return {'draining', now} end
+end
+local circuit_key, permits_key = prefix .. 'circuit:' .. head.tool, prefix .. 'circuit-permits:' .. head.tool
+local verdict, generation, wait =
+  circuit_admit(circuit_key, permits_key, now, decoded(head.id), ARGV[5], head.deadline + 12000)
+if verdict ~= 'admitted' then return {verdict, now, wait} end
+redis.call('HDEL', KEYS[1], ARGV[1])
+put_back(KEYS[2], stamped(generation))
+return {'adopted'}

@@ -12,6 +12,7 @@ if not message then return 0 end
 local head, before, behind = head_of(message)
 redis.call('HDEL', KEYS[1], ARGV[3])
 redis.call('HDEL', prefix .. 'unsent:' .. encoded(node), ARGV[3])
+redis.call('DEL', prefix .. 'began:' .. head.id)
 let_go(node, head.queue, decoded(head.id), head.session)
 if string.sub(head.session, 1, 1) == '*' then head.session = '*' end
 put_back(head.queue, message_of(head, before, behind))

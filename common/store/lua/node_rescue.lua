@@ -43,6 +43,7 @@ local function work_off(tag, message)
   let_go(node, head.queue, id, session)
   if (unsent or head.leave == 'safe') and attempt <= tonumber(ARGV[4]) then
     head.attempt = string.format('%d', attempt)
+    redis.call('DEL', prefix .. 'began:' .. head.id)
     -- The pool chooses again.
     if string.sub(session, 1, 1) == '*' then head.session = '*' end
     put_back(head.queue, message_of(head, before, behind))
