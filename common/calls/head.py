@@ -1,6 +1,6 @@
 """The head of a message: what Redis decides on, where a script reads it without decoding the JSON behind it.
 
-See ``docs/decisions/0009-sessions-and-delivery.md``; its reader in Lua is ``common/store/lua/lib/route.lua``.
+See ``docs/decisions/0009-sessions-and-delivery.md``; its reader in Lua is ``common/store/lua/lib/heads.lua``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
--- Decides whether a call may go on a queue, and puts it there: on its tool's, or on the direct list of the node that
--- owns its session.
--- uses: route, circuit
+-- Decides whether a call may go on a queue, and puts it there.
+-- The queue is its tool's, or the direct list of the node that owns its session.
+-- uses: heads, owners, lists, rates, circuit
 -- KEYS 1 queue of the tool  2 drain rate of the queue (see fetch.lua)  3 head of the queue: when its oldest message
 --      was queued  4 MCP session of the caller (left out where there is none)
 -- ARGV 1 message (a JSON object that begins with its head)  2 what all keys begin with  3 most messages (0: any number)
@@ -20,29 +20,6 @@ local prefix = ARGV[2]
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 --@uses
-
--- The oldest message may be megabytes long, and each look copies it: what was seen is kept for a second, in which the
--- oldest can only become younger. So it is looked at again before anybody is refused for it.
--- A message of a stock producer has no stamp: its age is not known (-1), and does not count.
-local function age_of_oldest(list, seen_key, bound)
-  local stamp, seen = string.match(redis.call('GET', seen_key) or '', '^(%S+) (%d+)$')
-  local age = tonumber(stamp) and now - stamp or -1
-  if not stamp or (age > bound and now - seen > 100) then
-    stamp = string.match(redis.call('LINDEX', list, -1), '^{"enqueued_at":(%d+)') or 'none'
-    redis.call('SET', seen_key, string.format('%s %.0f', stamp, now), 'PX', 1000)
-    age = tonumber(stamp) and now - stamp or -1
-  end
-  return age
-end
-
--- Messages a second. What was measured fades: a queue that nobody serves any more has no rate. An average that began
--- a moment ago has not seen ten seconds yet, and is scaled up to them.
-local function drained()
-  local rate, at, start = string.match(redis.call('GET', KEYS[2]) or '', '^(%S+) (%d+) (%d+)$')
-  if not rate then return 0 end
-  local seen = 1 - math.exp(-math.max(at - start, 1000) / 10000)
-  return rate * math.exp((at - now) / 10000) / seen
-end
 
 if KEYS[4] then
   local record = redis.call('GET', KEYS[4])
@@ -78,7 +55,7 @@ local most, oldest = tonumber(ARGV[3]), tonumber(ARGV[4])
 local age = -1
 if length > 0 and oldest > 0 and redis.call('LLEN', list) > 0 then age = age_of_oldest(list, seen_key, oldest) end
 if (most > 0 and length >= most) or (oldest > 0 and age > oldest) then
-  return {'queue_full', now, length, age, string.format('%.3f', drained())}
+  return {'queue_full', now, length, age, string.format('%.3f', drained(KEYS[2]))}
 end
 
 -- The last of the checks, for it may write. What it wrote is no harm if the queue then has no room in memory: a permit

@@ -1,6 +1,6 @@
--- Puts a message without a head back in front of its queue with one, so that it is taken up under the rules of all;
--- or says why its call may not run now.
--- uses: route, circuit
+-- Puts a message without a head back in front of its queue with one, or says why its call may not run now.
+-- With a head it is taken up under the rules of all.
+-- uses: heads, owners, lists, circuit
 -- KEYS 1 unacked hash of the node that holds it  2 queue
 -- ARGV 1 delivery tag  2 the message with its head, as admit.lua takes it  3 what all keys begin with
 --      4 1 if a session may be created, 0 if the tool is being drained  5 most calls at a time that try a half-open

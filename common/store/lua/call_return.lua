@@ -1,5 +1,5 @@
 -- Puts a call that a node holds, and of which the backend has seen nothing, back in front of its queue.
--- uses: route
+-- uses: heads, lists
 -- KEYS 1 unacked hash of the node
 -- ARGV 1 what all keys begin with  2 node  3 delivery tag
 -- Returns 1, or 0 if it is not recorded any more.

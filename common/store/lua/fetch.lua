@@ -1,11 +1,10 @@
--- Takes messages off lists and records them as begun by this node, in one step; and decides for each, in the same
--- step, whose session it is for.
--- uses: route
+-- Takes messages off lists, records them as begun by this node, and decides whose session each is for, in one step.
+-- uses: heads, owners, lists, rates, pool
 -- KEYS 1 unacked hash of the node  2.. lists, in the order in which they are served: queues of tools, and the node's
 --      own direct lists
 -- ARGV 1 most messages  2 first delivery tag  3 seconds the unacked hash may outlive its node
 --      4 largest message in bytes  5 bytes kept of a larger one  6 what all keys begin with  7 the node
---      8 .. for each of KEYS 2.. its tool's queue and the most calls in flight of that tool (0: any number)
+--      8.. for each of KEYS 2.. its tool's queue and the most calls in flight of that tool (0: any number)
 -- Returns {status, taken, more, unusable, dropped}
 --   status    'taken', or 'lapsed': the node's lease has ended, or it was declared dead; nothing was taken
 --   taken     flat: index of the list among KEYS 2.., delivery tag, message, verdict, fencing token
@@ -29,40 +28,6 @@ if not living(me) or redis.call('EXISTS', prefix .. 'fenced:' .. encoded(me)) ==
   return {'lapsed', {}, {}, {}, {}}
 end
 
-local function cut(message)
-  local half = math.floor(tonumber(ARGV[5]) / 2)
-  local line = string.format('\255oversized %d %s\n', #message, redis.sha1hex(message))
-  return line .. string.sub(message, 1, half) .. string.sub(message, -half)
-end
-
--- The rate at which a queue is drained, as an average in which older messages count the less (10 s: to a third): "rate
--- at start", times in ms. It began at 0, so who reads it divides by 1 - exp(-(at - start) / 10 s); unused, it expires.
-local function drained(queue, messages)
-  local key = prefix .. 'drain:' .. queue
-  local rate, at, start = string.match(redis.call('GET', key) or '', '^(%S+) (%d+) (%d+)$')
-  rate = messages / 10 + (rate and tonumber(rate) * math.exp((tonumber(at) - now) / 10000) or 0)
-  redis.call('SET', key, string.format('%.3f %.0f %.0f', rate, now, tonumber(start or now)), 'EX', 60)
-end
-
--- The session of a pool for the next call: one without calls, else one more if the pool is not full, else the one with
--- the fewest calls. Sessions of dead nodes are claimed anew, so they count as none.
-local function of_pool(head)
-  local fewest, chosen, free = nil, nil, nil
-  for i = 0, tonumber(head.pool) - 1 do
-    local session = '*' .. i
-    local owner = owner_of(head.tool, session)
-    if owner and living(owner) then
-      local calls = tonumber(redis.call('HGET', prefix .. 'session-calls:' .. head.tool, session) or '0')
-      if calls == 0 then return session end
-      if not fewest or calls < fewest then fewest, chosen = calls, session end
-    else
-      free = free or session
-    end
-  end
-  if free and (not chosen or not cap_reached(head)) then return free end
-  return chosen
-end
-
 local left, tag, taken, dropped, largest = tonumber(ARGV[1]), tonumber(ARGV[2]), {}, {}, tonumber(ARGV[4])
 local counts, gained = {}, {}
 
@@ -77,7 +42,7 @@ end
 -- What becomes of one message from list i of a queue.
 local function decide(i, queue, message)
   if #message > largest then
-    record(i, cut(message), 'headless', '0')
+    record(i, cut(message, tonumber(ARGV[5])), 'headless', '0')
     return
   end
   local head, before, behind = head_of(message)
@@ -147,6 +112,6 @@ while left > 0 and #live > 0 do
 end
 for queue, calls in pairs(gained) do redis.call('HINCRBY', prefix .. 'in-flight:' .. queue, me, calls) end
 if #taken > 0 then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
-for queue, messages in pairs(counts) do drained(queue, messages) end
+for queue, messages in pairs(counts) do measure_drain(queue, messages) end
 for _, i in ipairs(live) do more[#more + 1] = i - 1 end
 return {'taken', taken, more, unusable, dropped}

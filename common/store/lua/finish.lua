@@ -1,9 +1,9 @@
--- Gives calls of one node their ends: result, reply, and what they held is given back. The record in the unacked hash
--- is the right to do so; whoever finds it gone is too late.
--- uses: route
+-- Gives calls of one node their ends: result, reply, and what they held is given back.
+-- The record in the unacked hash is the right to do so; whoever finds it gone is too late.
+-- uses: heads, lists
 -- KEYS 1 unacked hash of the node
 -- ARGV 1 what all keys begin with  2 the node  3 life of the results in ms
---      4 .. for each call eight: delivery tag, id, queue, session, reply channel ('' if only the result key is
+--      4.. for each call eight: delivery tag, id, queue, session, reply channel ('' if only the result key is
 --           watched), result record, reply frame, 1 if its session had still to start when it ended
 -- Returns {refused, circuits}: numbers (from 1) of the calls whose end came too late; queues of tools whose circuit
 -- wants to know of every end.

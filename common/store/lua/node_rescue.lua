@@ -1,9 +1,9 @@
 -- Works off a part of what a node left that was declared dead: its direct lists, the calls it held, its sessions.
--- uses: route
+-- uses: heads, owners, lists
 -- KEYS 1 nodes  2 tombstone of the node  3 unacked hash of the node  4 its unsent hash  5 its set of direct queues
 --      6 its set of sessions  7 audit
 -- ARGV 1 what all keys begin with  2 node  3 most things to do in this step  4 most attempts of a call
---      5 life of a result in ms  6, 7 what stands before and behind the id in the record of a lost call
+--      5 life of a result in ms  6 what stands before the id in the record of a lost call  7 what stands behind it
 --      8 the frame of a lost call without its id  9 most events of the audit
 -- Returns {done, returned, lost, freed, headless}: 1 if nothing is left (the node is off the list then), calls put
 -- back, calls answered WORKER_LOST, sessions freed; flat tag, message of those without a head, which stay recorded.

@@ -1,5 +1,5 @@
 -- Makes a node the owner of a session again that it held: it was about to free it, or Redis lost its data.
--- uses: route
+-- uses: heads, owners
 -- KEYS 1 sessions of the tool
 -- ARGV 1 what all keys begin with  2 node  3 tool, encoded  4 session
 -- Returns the fencing token it is held under, or false if a living other owns it, or the node itself is dead.

@@ -1,5 +1,5 @@
 -- Frees a session whose backend's link its owner has closed.
--- uses: route
+-- uses: heads, owners
 -- KEYS 1 sessions of the tool
 -- ARGV 1 what all keys begin with  2 node  3 tool, encoded  4 session  5 fencing token
 -- Returns 1 if it was the owner's under this token, else 0.

@@ -1,0 +1,50 @@
+-- Queues, direct lists, and what a call under way holds. Uses of the script around it: prefix, heads.
+
+-- Puts a message on a node's direct list, and calls the node if the list was empty.
+local function put_direct(node, queue, message, push)
+  local name = encoded(node)
+  local length = redis.call(push, prefix .. 'direct:' .. name .. ':' .. queue, message)
+  redis.call('HINCRBY', prefix .. 'direct-waiting', queue, 1)
+  if length == 1 then
+    redis.call('SADD', prefix .. 'direct-queues:' .. name, queue)
+    redis.call('PUBLISH', prefix .. 'wake:' .. name, queue)
+  end
+end
+
+local function take_from_waiting(queue, count)
+  local left = redis.call('HINCRBY', prefix .. 'direct-waiting', queue, -count)
+  if left <= 0 then redis.call('HDEL', prefix .. 'direct-waiting', queue) end
+end
+
+-- Puts a message back in front of its tool's queue, and calls the workers if the queue was empty.
+local function put_back(queue, message)
+  if redis.call('RPUSH', queue, message) == 1 then redis.call('PUBLISH', prefix .. 'wake', queue) end
+end
+
+-- Moves what waits for a node on its direct list of one queue back to the queue; returns how many were moved.
+local function return_direct(node, queue, most)
+  local list, moved = prefix .. 'direct:' .. encoded(node) .. ':' .. queue, 0
+  -- The newest first, each in front of those before it: so the oldest stands in front in the end.
+  while moved < most do
+    local message = redis.call('LPOP', list)
+    if not message then break end
+    put_back(queue, message)
+    moved = moved + 1
+  end
+  if moved > 0 then take_from_waiting(queue, moved) end
+  return moved
+end
+
+-- What a call under way holds beside its record is given back: its place in the ledger and in the counts.
+local function let_go(node, queue, id, session)
+  redis.call('HDEL', prefix .. 'calls', id)
+  local key = prefix .. 'in-flight:' .. queue
+  if redis.call('HINCRBY', key, node, -1) <= 0 then redis.call('HDEL', key, node) end
+  if redis.call('DEL', prefix .. 'held-back:' .. queue) == 1 then
+    redis.call('PUBLISH', prefix .. 'wake', queue)
+  end
+  if string.sub(session, 1, 1) == '*' then
+    local calls = prefix .. 'session-calls:' .. string.sub(queue, 6)
+    if redis.call('HINCRBY', calls, session, -1) <= 0 then redis.call('HDEL', calls, session) end
+  end
+end
