@@ -35,6 +35,7 @@ from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from common.store.scripts import run
 from tests.support.fake_worker import FakeWorker, TakenCall
+from tests.support.messages import unstamped
 from tests.support.redis import RedisServer
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait import wait_until
@@ -459,7 +460,7 @@ def test_a_call_is_not_sent_twice(opened: Open, proxy: TcpProxy, client: Client)
     """Redis took it, and its answer was lost: the caller is told that it failed, and one message is queued."""
     gateway = opened(StoreAddress(url=proxy.url, connect_timeout=1, socket_timeout=0.3))
     gateway.hub.close()
-    run(client, "admit", ["tool.warm", "test:drain", "test:head"], ["script loaded", "wake"])
+    run(client, "admit", ["tool.warm", "test:drain", "test:head"], [unstamped(), "test:", 0, 0, 1, 1, 100])
     session = known(gateway)
     proxy.swallow_next_reply()
     with pytest.raises(StoreUnavailable):
@@ -527,8 +528,8 @@ def test_it_is_ready_with_a_living_worker(gateway: Gateway, client: Client) -> N
     """Redis, replies and one node whose lease runs; a dead one does not count."""
     state = gateway.readiness()
     assert (state.redis, state.replies, state.workers, state.ready) == (True, True, 0, False)
-    run(client, "node_beat", [gateway.keys.nodes], [NodeId("dead"), 0])
-    run(client, "node_beat", [gateway.keys.nodes], [NodeId("alive"), 8000])
+    run(client, "node_beat", [gateway.keys.nodes, gateway.keys.fenced(NodeId("dead"))], ["dead", 0])
+    run(client, "node_beat", [gateway.keys.nodes, gateway.keys.fenced(NodeId("alive"))], ["alive", 8000])
     wait_until(lambda: gateway.readiness().workers == 1, description="one lives")
     assert gateway.readiness().ready
 

@@ -239,4 +239,9 @@ def register(gateway: Gateway) -> None:
 
 def beat(web: Web, node: str = "node") -> None:
     """A worker lives."""
-    run(web.gateway.client, "node_beat", [web.gateway.keys.nodes], [NodeId(node), 60_000])
+    run(
+        web.gateway.client,
+        "node_beat",
+        [web.gateway.keys.nodes, web.gateway.keys.fenced(NodeId(node))],
+        [node, 60_000],
+    )

@@ -24,6 +24,7 @@ from common.domain.session import SessionClaim
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from common.store.shared import SharedConnection
+from tests.support.messages import unstamped
 
 QUEUE = "tool.a"
 WIDE = QueueBounds(max_length=1000, max_age=60)
@@ -37,7 +38,7 @@ def admission(address: StoreAddress, client: Client, keys: Keys) -> Iterator[Adm
 
 
 def order(bounds: QueueBounds = WIDE, session: SessionClaim | None = None) -> Order:
-    return Order(queue=QUEUE, message=b'{"n":1}', bounds=bounds, session=session)
+    return Order(queue=QUEUE, message=unstamped(n=1), bounds=bounds, session=session)
 
 
 def claim(digest: str) -> SessionClaim:

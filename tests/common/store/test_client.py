@@ -18,6 +18,7 @@ from redis import Redis
 from common.domain.errors import ConfigurationError, StoreUnavailable
 from common.store.client import Client, StoreAddress, connect, connect_async, store_errors
 from common.store.scripts import run, run_async
+from tests.support.messages import unstamped
 from tests.support.redis import RedisServer
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait import wait_until
@@ -58,16 +59,16 @@ def test_a_lost_reply_is_an_error_and_no_second_try(hasty: Client, proxy: TcpPro
 
 def test_a_lost_reply_to_a_loaded_script_is_one_run(hasty: Client, proxy: TcpProxy, client: Client) -> None:
     """The same by the way the product takes."""
-    run(client, "admit", ["tool.warm", "test:drain", "test:head"], ["x", "wake"])
+    run(client, "admit", ["tool.warm", "test:drain", "test:head"], [unstamped(), "test:", 0, 0, 1, 1, 100])
     proxy.swallow_next_reply()
     with fails_within(PATIENCE + 1):
-        run(hasty, "admit", ["tool.a", "test:drain", "test:head"], ["{message", "test:wake"])
+        run(hasty, "admit", ["tool.a", "test:drain", "test:head"], [unstamped(), "test:", 0, 0, 1, 1, 100])
     assert client.llen("tool.a") == 1
 
 
 def test_asyncio_does_not_repeat_either(proxy: TcpProxy, client: Client) -> None:
     """The worker's client keeps the same policy."""
-    run(client, "admit", ["tool.warm", "test:drain", "test:head"], ["x", "wake"])
+    run(client, "admit", ["tool.warm", "test:drain", "test:head"], [unstamped(), "test:", 0, 0, 1, 1, 100])
 
     async def lose_a_reply() -> None:
         address = StoreAddress(url=proxy.url, connect_timeout=PATIENCE, socket_timeout=PATIENCE)
@@ -75,7 +76,9 @@ def test_asyncio_does_not_repeat_either(proxy: TcpProxy, client: Client) -> None
         await hasty.ping()
         proxy.swallow_next_reply()
         with fails_within(PATIENCE + 1):
-            await run_async(hasty, "admit", ["tool.a", "test:drain", "test:head"], ["{message", "test:wake"])
+            await run_async(
+                hasty, "admit", ["tool.a", "test:drain", "test:head"], [unstamped(), "test:", 0, 0, 1, 1, 100]
+            )
         await hasty.aclose()
 
     asyncio.run(lose_a_reply())

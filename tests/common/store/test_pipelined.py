@@ -17,6 +17,7 @@ from redis import Redis
 from common.domain.errors import StoreUnavailable
 from common.store.client import Client, StoreAddress
 from common.store.pipelined import CommandRefused, PipelinedConnection
+from tests.support.messages import unstamped
 from tests.support.redis import RedisServer
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait import wait_until
@@ -83,7 +84,9 @@ def test_a_forgotten_script_is_sent_again(address: StoreAddress, client: Client)
     async def story(redis: PipelinedConnection) -> None:
         for _ in range(2):
             await redis.command("SCRIPT", "FLUSH")
-            await redis.run("admit", ["tool.a", "test:drain", "test:head"], ["m", "test:wake"])
+            await redis.run(
+                "admit", ["tool.a", "test:drain", "test:head"], [unstamped(), "test:", 0, 0, 1, 1, 100]
+            )
 
     tell(story, address)
     assert client.llen("tool.a") == 2
@@ -111,11 +114,15 @@ def test_a_lost_answer_is_an_error_and_no_second_try(
     """In time; executed once; the next command connects anew."""
 
     async def story(redis: PipelinedConnection) -> None:
-        await redis.run("admit", ["tool.warm", "test:drain", "test:head"], ["x", "wake"])
+        await redis.run(
+            "admit", ["tool.warm", "test:drain", "test:head"], [unstamped(), "test:", 0, 0, 1, 1, 100]
+        )
         proxy.swallow_next_reply()
         begun = time.monotonic()
         with pytest.raises(StoreUnavailable):
-            await redis.run("admit", ["tool.a", "test:drain", "test:head"], ["m", "test:wake"])
+            await redis.run(
+                "admit", ["tool.a", "test:drain", "test:head"], [unstamped(), "test:", 0, 0, 1, 1, 100]
+            )
         assert time.monotonic() - begun < PATIENCE + 1
         assert await redis.command("ECHO", "next") == b"next"
 

@@ -21,6 +21,7 @@ from common.domain.errors import StoreUnavailable
 from common.store.client import Client, StoreAddress
 from common.store.pipelined import CommandRefused
 from common.store.shared import UNKNOWN, SharedConnection
+from tests.support.messages import unstamped
 from tests.support.redis import RedisServer
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait import wait_until
@@ -50,7 +51,7 @@ def hasty(proxy: TcpProxy, client: Client) -> Iterator[SharedConnection]:
     """Through the proxy, connected already, with the scripts loaded."""
     address = StoreAddress(url=proxy.url, connect_timeout=PATIENCE, socket_timeout=PATIENCE)
     connection = SharedConnection(address)
-    connection.run("admit", ["tool.warm", "test:drain", "test:head"], ["x", "wake"])
+    connection.run("admit", ["tool.warm", "test:drain", "test:head"], [unstamped(), "test:", 0, 0, 1, 1, 100])
     yield connection
     connection.close()
 
@@ -79,7 +80,7 @@ def test_a_forgotten_script_is_sent_again(shared: SharedConnection, client: Clie
     """Nobody notices SCRIPT FLUSH."""
     for _ in range(2):
         client.script_flush()
-        shared.run("admit", ["tool.a", "test:drain", "test:head"], ["m", "test:wake"])
+        shared.run("admit", ["tool.a", "test:drain", "test:head"], [unstamped(), "test:", 0, 0, 1, 1, 100])
     assert client.llen("tool.a") == 2
 
 
@@ -102,7 +103,7 @@ def test_a_lost_answer_is_an_error_and_no_second_try(
     """In time, saying that nobody knows; executed once."""
     proxy.swallow_next_reply()
     with fails_within(PATIENCE + 1, outcome=UNKNOWN):
-        hasty.run("admit", ["tool.a", "test:drain", "test:head"], ["m", "test:wake"])
+        hasty.run("admit", ["tool.a", "test:drain", "test:head"], [unstamped(), "test:", 0, 0, 1, 1, 100])
     assert client.llen("tool.a") == 1
     assert hasty.command("ECHO", "next") == b"next"
 
