@@ -197,6 +197,9 @@ class Keys:
     def head(self, queue: str) -> str:
         return f"{self.prefix}:head:{queue}"
 
+    def direct_head(self, node: NodeId, queue: str) -> str:
+        return f"{self.prefix}:head:{encode_part(node)}:{queue}"
+
     @property
     def sweep_lease(self) -> str:
         return f"{self.prefix}:sweep"

@@ -15,15 +15,17 @@ from common.domain.ids import McpSessionId
 from common.store.client import Client
 from common.store.keys import Keys
 from common.store.scripts import run
+from tests.support.messages import stamped, unstamped
 
-WAKE = "test:wake"
+PREFIX, WAKE = "test:", "test:wake"
 QUEUE, DRAIN, HEAD = "tool.a", "test:drain:tool.a", "test:head:tool.a"
 IDLE_MS = 60_000
 
 
 def admit(client: Client, *, most: int = 0, oldest: int = 0, session: tuple[str, str] | None = None) -> Any:
     """One call; ``session`` is the key of a session and the digest the caller knows."""
-    keys, args = [QUEUE, DRAIN, HEAD], ['{"n":1}', WAKE, most, oldest]
+    keys: list[str] = [QUEUE, DRAIN, HEAD]
+    args: list[Any] = [unstamped(n=1), PREFIX, most, oldest, 1, 1, 100]
     if session is not None:
         keys.append(session[0])
         args += [IDLE_MS, session[1]]
@@ -51,8 +53,8 @@ def test_an_admitted_call_is_on_its_queue(client: Client) -> None:
     kind, now, length = admit(client)
     assert (kind, length) == (b"admitted", 1)
     assert before <= now <= redis_ms(client)
-    assert client.lrange(QUEUE, 0, -1) == [b'{"enqueued_at":%d,"n":1}' % now]
-    assert orjson.loads(client.lindex(QUEUE, 0) or b"") == {"enqueued_at": now, "n": 1}
+    assert client.lrange(QUEUE, 0, -1) == [stamped(at=now, n=1)]
+    assert orjson.loads(client.lindex(QUEUE, 0) or b"")["enqueued_at"] == now
     assert admit(client)[2] == 2
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from common.domain.ids import NodeId
+from common.domain.ids import NodeId, decode_part
 from common.store.client import Client
 from common.store.keys import UNACKED_TTL, Keys
 from common.store.scripts import run
 
-DRAIN = "test:drain:"
+PREFIX, DRAIN = "test:", "test:drain:"
+NODE = NodeId("celery@a:1")
 KEPT = 10
 
 
@@ -35,19 +36,38 @@ def fetch_all(
     client: Client, unacked: str, queues: list[str], most: int, tag: int = 1, largest: int = 1000
 ) -> tuple[list[tuple[str, int, str]], list[str], list[str]]:
     """What came; the queues that may hold more; those that are none."""
-    bounds = [largest, KEPT, DRAIN]
-    found: list[list[Any]] = run(client, "fetch", [unacked, *queues], [most, tag, UNACKED_TTL, *bounds])
-    flat, more, unusable = found
-    assert len(flat) % 3 == 0
+    status, flat, more, unusable, dropped = fetch_raw(client, unacked, queues, most, tag, largest)
+    assert (status, dropped) == (b"taken", [])
     taken = [
-        (queues[flat[at] - 1], int(flat[at + 1]), flat[at + 2].decode()) for at in range(0, len(flat), 3)
+        (queues[index - 1], int(number), message.decode())
+        for index, number, message, verdict, token in zip(*[iter(flat)] * 5, strict=True)
+        if (verdict, token) == (b"headless", b"0")
     ]
+    assert len(taken) * 5 == len(flat)
     return taken, [queues[index - 1] for index in more], [queues[index - 1] for index in unusable]
 
 
+def fetch_raw(
+    client: Client, unacked: str, queues: list[str], most: int, tag: int = 1, largest: int = 1000
+) -> list[Any]:
+    """The answer as it is; the node is the one whose hash it is."""
+    node = decode_part(unacked.removeprefix("test:unacked:"))
+    named = [part for queue in queues for part in (queue, 0)]
+    args = [most, tag, UNACKED_TTL, largest, KEPT, PREFIX, node, *named]
+    answer: list[Any] = run(client, "fetch", [unacked, *queues], args)
+    return answer
+
+
+def live(client: Client, keys: Keys, node: NodeId = NODE) -> str:
+    """Let a node live; the key of its hash."""
+    run(client, "node_beat", [keys.nodes, keys.fenced(node)], [node, 60_000])
+    return keys.unacked(node)
+
+
 @pytest.fixture
-def unacked(keys: Keys) -> str:
-    return keys.unacked(NodeId("celery@a:1"))
+def unacked(client: Client, keys: Keys) -> str:
+    """Of a node that lives."""
+    return live(client, keys)
 
 
 def test_first_in_first_out(client: Client, unacked: str) -> None:
@@ -159,7 +179,7 @@ def test_of_many_workers_each_message_goes_to_one(client: Client, keys: Keys) ->
 
     def take(node: int) -> list[str]:
         mine: list[str] = []
-        unacked = keys.unacked(NodeId(f"n{node}"))
+        unacked = live(client, keys, NodeId(f"n{node}"))
         while client.get("test:done") is None or any(client.llen(queue) for queue in queues):
             for _, _, message in fetch(client, unacked, queues, 4, tag=next(tags) * 10):
                 mine.append(message)
@@ -179,10 +199,10 @@ def test_a_message_above_the_bound_is_cut_as_it_is_taken(client: Client, unacked
     """Size and SHA-1, then its beginning and its end; what is exactly as large as allowed stays whole."""
     large = "begin" + "x" * 100 + "end.."
     enqueue(client, "tool.a", large, "y" * 50)
-    raw: list[Any] = run(client, "fetch", [unacked, "tool.a"], [5, 1, UNACKED_TTL, 50, KEPT, DRAIN])[0]
+    raw = fetch_raw(client, unacked, ["tool.a"], 5, largest=50)[1]
     digest = hashlib.sha1(large.encode(), usedforsecurity=False).hexdigest().encode()
     cut = b"\xffoversized %d %b\nbeginend.." % (len(large), digest)
-    assert raw[2::3] == [cut, b"y" * 50]
+    assert raw[2::5] == [cut, b"y" * 50]
     assert client.hgetall(unacked) == {b"1": cut, b"2": b"y" * 50}
 
 
@@ -228,4 +248,4 @@ def test_the_rate_tells_since_when_it_is_measured(client: Client, unacked: str) 
 def test_nothing_taken_changes_no_rate(client: Client, unacked: str) -> None:
     """An idle worker that looks into an empty queue writes nothing."""
     fetch(client, unacked, ["tool.a"], 20)
-    assert client.keys() == []
+    assert client.keys() == [b"test:nodes"]

@@ -37,6 +37,7 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "node_sessions": (NodeId("celery@host:1:2"),),
     "tenant_sessions": (TenantId("a:b/c"),),
     "session_calls": (ToolId("a:b/c"),),
+    "direct_head": (NodeId("celery@host:1:2"), "tool.a"),
     "began": (InvocationId("i-1"),),
     "in_flight": ("tool.a",),
     "held_back": ("tool.a",),
@@ -54,7 +55,7 @@ def spelled() -> dict[str, str]:
     keys = Keys("pre")
     found = {}
     for name in vars(Keys):
-        if name.startswith("_") or name == "prefix":
+        if name.startswith("_") or name in ("prefix", "begin"):
             continue
         value = getattr(keys, name)
         found[name] = value(*SAMPLES[name]) if callable(value) else value

@@ -1,17 +1,20 @@
-"""node_beat, node_bury, lease_take, lease_release: who lives, who is buried, and who holds what."""
+"""node_beat, node_fence, lease_take, lease_release: who lives, who is declared dead, and who holds what."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from common.domain.ids import NodeId
 from common.store.client import Client
 from common.store.keys import Keys
 from common.store.scripts import run
+from gateway_worker.sweep import GOODBYE, LEASE_ENDED, PROCESS_GONE, TOMBSTONE, fence_script
 from tests.support.wait import wait_until
 
-NODE, OTHER = NodeId("celery@a:1"), NodeId("celery@b:2")
+NODE = NodeId("celery@a:1")
 LEASE = "test:sweep"
 
 
@@ -20,79 +23,67 @@ def now_ms(client: Client) -> int:
     return int(seconds * 1000 + micros // 1000)
 
 
-def beat(client: Client, keys: Keys, node: NodeId, lease_ms: int = 8000) -> list[int]:
-    answer: list[int] = run(client, "node_beat", [keys.nodes], [node, lease_ms])
+def beat(client: Client, keys: Keys, node: NodeId, lease_ms: int = 8000) -> list[Any]:
+    answer: list[Any] = run(client, "node_beat", [keys.nodes, keys.fenced(node)], [node, lease_ms])
     return answer
 
 
-def bury(client: Client, keys: Keys, node: NodeId, *, force: bool = False) -> Any:
-    return run(client, "node_bury", [keys.nodes, keys.unacked(node)], [node, int(force)])
-
-
-def hold(client: Client, keys: Keys, node: NodeId, *messages: str) -> None:
-    client.hset(keys.unacked(node), mapping={str(tag): message for tag, message in enumerate(messages)})
-    client.expire(keys.unacked(node), 60)
+def fence(client: Client, keys: Keys, node: NodeId, why: int = LEASE_ENDED) -> int:
+    return int(run(client, "node_fence", *fence_script(keys, node, why, actor="tester")))
 
 
 def test_a_beat_begins_the_lease_anew(client: Client, keys: Keys) -> None:
     """By the clock of Redis, which it tells."""
     before = now_ms(client)
     known, now = beat(client, keys, NODE, 8000)
-    assert known == 0
+    assert known == b"unknown"
     assert 0 <= now - before < 1000
     assert client.zscore(keys.nodes, NODE) == now + 8000
     known, later = beat(client, keys, NODE, 8000)
-    assert known == 1
+    assert known == b"known"
     assert client.zscore(keys.nodes, NODE) == later + 8000
 
 
-def test_the_living_are_not_buried(client: Client, keys: Keys) -> None:
-    """Its messages stay its own."""
+def test_the_living_are_not_declared_dead(client: Client, keys: Keys) -> None:
+    """Their lease runs; nothing is changed."""
     beat(client, keys, NODE)
-    hold(client, keys, NODE, "m")
-    assert bury(client, keys, NODE) is None
-    assert client.hvals(keys.unacked(NODE)) == [b"m"]
-    assert client.zscore(keys.nodes, NODE) is not None
+    assert fence(client, keys, NODE) == 0
+    assert client.exists(keys.fenced(NODE)) == 0
+    assert beat(client, keys, NODE)[0] == b"known"
 
 
-def test_the_dead_hand_over_what_they_had_begun(client: Client, keys: Keys) -> None:
-    """Once; the second sweep finds nothing."""
+def test_a_node_whose_lease_ended_is_declared_dead_and_stays_so(client: Client, keys: Keys) -> None:
+    """It stays listed for whoever works off what it left; it is audited once; it never comes back."""
     beat(client, keys, NODE, 0)
-    hold(client, keys, NODE, "1", "2")
-    assert sorted(bury(client, keys, NODE)) == [b"1", b"2"]
-    assert bury(client, keys, NODE) == []
-    assert client.exists(keys.unacked(NODE)) == 0
-    assert client.zscore(keys.nodes, NODE) is None
+    assert [fence(client, keys, NODE), fence(client, keys, NODE)] == [1, 1]
+    assert client.zscore(keys.nodes, NODE) == 0
+    assert [fields[b"kind"] for _, fields in client.xrange(keys.audit)] == [b"node_lost"]
+    assert beat(client, keys, NODE)[0] == b"fenced"
+    assert client.zscore(keys.nodes, NODE) == 0
+    assert 0 < client.ttl(keys.fenced(NODE)) <= TOMBSTONE
 
 
-def test_one_that_held_nothing_is_no_living_one(client: Client, keys: Keys) -> None:
-    """An empty list and a refusal are told apart."""
-    beat(client, keys, NODE, 0)
-    beat(client, keys, OTHER)
-    assert bury(client, keys, NODE) == []
-    assert bury(client, keys, OTHER) is None
-
-
-def test_one_that_says_goodbye_is_buried_at_once(client: Client, keys: Keys) -> None:
-    """Though its lease runs."""
+@pytest.mark.parametrize(("why", "audited"), [(GOODBYE, 0), (PROCESS_GONE, 1)])
+def test_one_that_is_known_to_be_gone_is_declared_dead_at_once(
+    client: Client, keys: Keys, why: int, audited: int
+) -> None:
+    """Though its lease runs; a goodbye is no loss."""
     beat(client, keys, NODE)
-    hold(client, keys, NODE, "m")
-    assert bury(client, keys, NODE, force=True) == [b"m"]
+    assert fence(client, keys, NODE, why) == 1
+    assert client.xlen(keys.audit) == audited
 
 
-def test_one_that_was_buried_is_told_when_it_beats_again(client: Client, keys: Keys) -> None:
-    """It was paused: what it had begun has been answered for it."""
+def test_who_beats_and_who_declares_dead_at_once_agree(client: Client, keys: Keys) -> None:
+    """Eight of each: either it lives for all of them, or it is dead for all of them."""
     beat(client, keys, NODE, 0)
-    bury(client, keys, NODE)
-    assert beat(client, keys, NODE)[0] == 0
-
-
-def test_a_dead_node_is_handed_to_one_sweeper(client: Client, keys: Keys) -> None:
-    """Whoever else sweeps at the same moment gets nothing: no call is answered twice."""
-    hold(client, keys, NODE, *map(str, range(50)))
-    with ThreadPoolExecutor(8) as pool:
-        handed = list(pool.map(lambda _: bury(client, keys, NODE), range(8)))
-    assert sorted(map(len, handed)) == [0] * 7 + [50]
+    with ThreadPoolExecutor(16) as pool:
+        fences = [pool.submit(fence, client, keys, NODE) for _ in range(8)]
+        beats = [pool.submit(beat, client, keys, NODE) for _ in range(8)]
+        dead = [future.result() for future in fences]
+        told = [future.result()[0] for future in beats]
+    final = beat(client, keys, NODE)[0]
+    assert (final == b"fenced") == (1 in dead)
+    assert (b"fenced" in told) <= (final == b"fenced")
 
 
 def test_a_lease_has_one_holder(client: Client) -> None:
