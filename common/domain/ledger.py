@@ -1,0 +1,177 @@
+"""A call's life from the queue to its one end, and the bounds on it: the rules of delivery as a pure state machine.
+
+It says what the scripts ``admit``, ``fetch``, ``finish``, ``call_return`` and ``node_rescue`` do with one tool's calls;
+``tests/lua/test_delivery_twin.py`` holds both against each other. Who owns the sessions is told by a
+:class:`~common.domain.ownership.Directory`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from common.domain.ownership import Directory, Node, Session, bury, claim
+from common.domain.rules import Retry
+
+MOST_ATTEMPTS = 3
+"""A call that has leave is given to so many nodes, then it is answered: it may be what kills them."""
+
+
+class Verdict(StrEnum):
+    """What a node learns of a call that it took."""
+
+    HELD = "held"
+    CLAIMED = "claimed"
+    REFUSED = "tool_limit"
+    """``max_sessions`` keeps its session from being created."""
+
+
+class End(StrEnum):
+    """How a call ended."""
+
+    ANSWERED = "answered"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of the tool."""
+
+    id: str
+    session: Session
+    leave: Retry
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A call that a node has begun. The record is the right to answer it."""
+
+    call: Call
+    unsent: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """``queue`` is the tool's, ``direct`` the nodes' lists, each with the oldest call first.
+
+    ``held`` has the records by node and delivery tag, ``ends`` the ends by id.
+    """
+
+    queue: tuple[Call, ...] = ()
+    direct: Mapping[Node, tuple[Call, ...]] = field(default_factory=dict)
+    held: Mapping[tuple[Node, int], Record] = field(default_factory=dict)
+    ends: Mapping[str, End] = field(default_factory=dict)
+
+    @property
+    def in_flight(self) -> Mapping[Node, int]:
+        """How many calls each node holds."""
+        return Counter(node for node, _ in self.held)
+
+    def begun(self, call: str) -> bool:
+        """Whether a call of this id was begun: it is not begun again."""
+        return call in self.ends or any(record.call.id == call for record in self.held.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A call that a node took, and the fencing token of its session (0 if it was refused one)."""
+
+    call: Call
+    verdict: Verdict
+    token: int
+
+
+def admit(ledger: Ledger, directory: Directory, call: Call, *, now: int) -> Ledger:
+    """Put a call on the direct list of the living owner of its session, or on the queue."""
+    owner = directory.living_owner(call.session, now)
+    if owner is None:
+        return replace(ledger, queue=(*ledger.queue, call))
+    return _with_direct(ledger, owner.node, (*ledger.direct.get(owner.node, ()), call))
+
+
+def take(
+    ledger: Ledger,
+    directory: Directory,
+    node: Node,
+    *,
+    tag: int,
+    from_direct: bool,
+    max_in_flight: int,
+    max_sessions: int,
+    now: int,
+    now_us: int,
+) -> tuple[Ledger, Directory, Taken | None]:
+    """Take the next call for a node from the queue or from its direct list; 0 is no bound.
+
+    What another living node owns the session of is passed on, in front of what waits for that one; what was begun
+    before is dropped.
+    """
+    while directory.may_take(node, now):
+        waiting = ledger.direct.get(node, ()) if from_direct else ledger.queue
+        if not waiting or (max_in_flight and len(ledger.held) >= max_in_flight):
+            return ledger, directory, None
+        call, rest = waiting[0], waiting[1:]
+        ledger = _with_direct(ledger, node, rest) if from_direct else replace(ledger, queue=rest)
+        if ledger.begun(call.id):
+            continue
+        owner = directory.owners.get(call.session)
+        if owner is not None and owner.node != node and directory.living(owner.node, now):
+            ledger = _with_direct(ledger, owner.node, (call, *ledger.direct.get(owner.node, ())))
+            continue
+        ledger = replace(ledger, held={**ledger.held, (node, tag): Record(call)})
+        if owner is not None and owner.node == node:
+            return ledger, directory, Taken(call, Verdict.HELD, owner.token)
+        if owner is None and max_sessions and len(directory.owners) >= max_sessions:
+            return ledger, directory, Taken(call, Verdict.REFUSED, 0)
+        directory, claimed = claim(directory, call.session, node, now_us=now_us)
+        return ledger, directory, Taken(call, Verdict.CLAIMED, claimed.token)
+    return ledger, directory, None
+
+
+def finish(ledger: Ledger, directory: Directory, node: Node, tag: int, call: Call) -> tuple[Ledger, bool]:
+    """Answer a call; False if its end comes too late: it has one, or its node was declared dead."""
+    recorded = (node, tag) in ledger.held
+    if not recorded and (node in directory.dead or call.id in ledger.ends):
+        return ledger, False
+    held = {key: record for key, record in ledger.held.items() if key != (node, tag)}
+    return replace(ledger, held=held, ends={**ledger.ends, call.id: End.ANSWERED}), True
+
+
+def put_back(ledger: Ledger, node: Node, tag: int) -> Ledger:
+    """A call that a node holds and has not sent goes back in front of the queue."""
+    record = ledger.held.get((node, tag))
+    if record is None:
+        return ledger
+    held = {key: other for key, other in ledger.held.items() if key != (node, tag)}
+    return replace(ledger, held=held, queue=(record.call, *ledger.queue))
+
+
+def rescue(ledger: Ledger, directory: Directory, node: Node) -> tuple[Ledger, Directory]:
+    """Work off what a dead node left: nothing of it is lost, and nothing that was sent runs again without leave."""
+    if node not in directory.dead:
+        return ledger, directory
+    returned: list[Call] = []
+    ends = dict(ledger.ends)
+    for (holder, _), record in sorted(ledger.held.items(), key=lambda item: item[0][1]):
+        if holder != node:
+            continue
+        again = replace(record.call, attempt=record.call.attempt + 1)
+        if (record.unsent or again.leave is Retry.SAFE) and again.attempt <= MOST_ATTEMPTS:
+            returned.append(again)
+        else:
+            ends[again.id] = End.LOST
+    ledger = replace(
+        ledger,
+        queue=(*returned, *ledger.direct.get(node, ()), *ledger.queue),
+        held={key: record for key, record in ledger.held.items() if key[0] != node},
+        ends=ends,
+    )
+    return _with_direct(ledger, node, ()), bury(directory, node)
+
+
+def _with_direct(ledger: Ledger, node: Node, calls: tuple[Call, ...]) -> Ledger:
+    direct = {**ledger.direct, node: calls}
+    return replace(ledger, direct={name: waiting for name, waiting in direct.items() if waiting})
