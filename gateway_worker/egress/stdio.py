@@ -117,11 +117,11 @@ class StdioLink:
 
     async def open(self) -> None:
         """Start the child, when its turn has come. Raises :class:`LinkLost`."""
-        self._slot = await start_slot()
+        slot = self._slot = await start_slot()
         try:
             await self.child.start(self._output)
         except BaseException:
-            self._slot.release()
+            slot.release()
             raise
         self._reader = asyncio.create_task(self._read(), name=f"stdout-{self.child.process.pid}")
         self._watcher = asyncio.create_task(self._watch(self._reader), name=f"exit-{self.child.process.pid}")

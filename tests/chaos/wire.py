@@ -103,7 +103,7 @@ async def _answer(reader: asyncio.StreamReader) -> Answer:
         body = await _chunked(reader)
     else:
         body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Answer(status, headers, _messages(headers.get("content-type", ""), body))
+    return Answer(status, headers, messages_in(headers.get("content-type", ""), body))
 
 
 async def _chunked(reader: asyncio.StreamReader) -> bytes:
@@ -115,7 +115,8 @@ async def _chunked(reader: asyncio.StreamReader) -> bytes:
     return b"".join(parts)
 
 
-def _messages(kind: str, body: bytes) -> tuple[Json, ...]:
+def messages_in(kind: str, body: bytes) -> tuple[Json, ...]:
+    """The JSON-RPC messages in a body of a content type."""
     if kind.startswith("text/event-stream"):
         events = body.replace(b"\r\n", b"\n").split(b"\n\n")
         lines = (line for event in events for line in event.split(b"\n"))

@@ -6,20 +6,25 @@ import asyncio
 import sys
 
 from common.processes import ProcessGuard
+from common.store.client import StoreAddress
+from common.store.keys import Keys
 from gateway_worker.egress.stdio import StdioLink
-from gateway_worker.sessions import Sessions, usable
-from tests.support.backends import MAX_BYTES, entry_of, invocation, misbehaving, stdio_tool
+from gateway_worker.sessions import usable
+from tests.support.backends import entry_of, invocation, misbehaving, stdio_tool
+from tests.worker.session_desk import SessionDesk
+
+NOWHERE = StoreAddress(url="unix:///nonexistent/redis.sock")
 
 
 async def main(modes: list[str]) -> None:
     """Open one session per mode, and stay."""
     with ProcessGuard(grace=0.5) as guard:
-        sessions = Sessions(guard, max_bytes=MAX_BYTES, on_list_changed=lambda _: None)
+        desk = SessionDesk(guard, NOWHERE, Keys("test"), {"local": 1}, [], 1000)
         pids = []
         for number, mode in enumerate(modes):
             name, *arguments = mode.split(",")
             tool = stdio_tool() if name == "echo" else misbehaving(name, *arguments)
-            session = sessions.take(invocation("echo", client=f"c{number}"), entry_of(tool))
+            session = desk.take(invocation("echo", client=f"c{number}"), entry_of(tool))
             link = (await usable(session, 20)).link
             assert isinstance(link, StdioLink)
             pids.append(str(link.child.process.pid))

@@ -11,6 +11,7 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from common.store.client import Client, StoreAddress
+from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker import outbox
 from gateway_worker.outbox import Outbox
@@ -22,7 +23,7 @@ from tests.support.tcp_proxy import TcpProxy
 async def running(address: StoreAddress) -> AsyncIterator[Outbox]:
     """An outbox at work."""
     client = PipelinedConnection(address)
-    box = Outbox(client)
+    box = Outbox(client, Keys("test"), result_ttl=60)
     task = asyncio.create_task(box.run())
     try:
         yield box
@@ -86,7 +87,7 @@ async def test_a_slow_answer_holds_up_no_write(client: Client, proxy: TcpProxy, 
 @on_loop
 async def test_flushed_waits_for_the_write(client: Client, address: StoreAddress, raw: Redis) -> None:
     """An empty one is flushed at once; a full one that nobody writes is not."""
-    box = Outbox(PipelinedConnection(address))
+    box = Outbox(PipelinedConnection(address), Keys("test"), result_ttl=60)
     assert await box.flushed(0.01)
     box.put(("SET", "x", "1", "PX", 60_000))
     assert not await box.flushed(0.05)
@@ -162,7 +163,7 @@ async def test_beyond_the_bound_only_notifications_are_dropped(
     """They are counted; ends of calls are all kept."""
     monkeypatch.setattr(outbox, "MAX_NOTIFICATIONS", 10)
     store = PipelinedConnection(address)
-    box = Outbox(store)
+    box = Outbox(store, Keys("test"), result_ttl=60)
     for n in range(15):
         box.put_notification(("RPUSH", "tool.kept", f"note {n}"))
     for n in range(15):
@@ -186,7 +187,7 @@ async def test_notifications_are_bounded_in_bytes_too(
     """Big ones do not fill the memory; what is written makes room again; drops are logged once a burst."""
     monkeypatch.setattr(outbox, "MAX_NOTIFICATION_BYTES", 1000)
     store = PipelinedConnection(address)
-    box = Outbox(store)
+    box = Outbox(store, Keys("test"), result_ttl=60)
     with capture_logs() as logs:
         for n in range(5):
             box.put_notification(("RPUSH", "tool.kept", b"%d" % n + b"x" * 299))

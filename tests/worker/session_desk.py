@@ -1,0 +1,117 @@
+"""A worker's sessions as the executor uses them, with claims as ``fetch.lua`` would have given them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from common.calls.head import session_of
+from common.domain.ids import ToolId
+from common.domain.invocation import Invocation
+from common.processes import ProcessGuard
+from common.registry.records import Entry
+from common.store.client import StoreAddress
+from common.store.keys import Keys
+from common.store.pipelined import PipelinedConnection
+from gateway_worker.claims import Claims
+from gateway_worker.node import Node
+from gateway_worker.sessions import Keeping, Sessions, ToolSession, usable
+from tests.support.backends import MAX_BYTES, text_of
+
+
+class SessionDesk:
+    """Sessions, their claims, and the calls that use them. ``serves`` says whether the worker serves a tool."""
+
+    def __init__(
+        self,
+        guard: ProcessGuard,
+        address: StoreAddress,
+        keys: Keys,
+        versions: Mapping[str, int | None],
+        announced: list[ToolId],
+        max_sessions: int,
+    ) -> None:
+        self.node = Node("test")
+        self.redis = PipelinedConnection(address)
+        self.claims = Claims(self.node, self.redis, keys)
+        self.serves = True
+        self.sessions = Sessions(
+            guard,
+            self.claims,
+            Keeping(version_of=versions.get, serves=lambda _: self.serves),
+            max_sessions=max_sessions,
+            max_bytes=MAX_BYTES,
+            on_list_changed=announced.append,
+        )
+        self._tokens = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self.sessions)
+
+    def all(self) -> list[ToolSession]:
+        """The sessions now."""
+        return self.sessions.all()
+
+    def take(self, call: Invocation, entry: Entry) -> ToolSession:
+        """The session for a call."""
+        name = session_of(entry.tool, call.caller, call.mcp_session)
+        held = next((c for c in self.claims if (c.tool, c.session) == (entry.id, name)), None)
+        token = held.token if held is not None else next(self._tokens)
+        claim = self.claims.find(entry.id, name, token) or self.claims.find(
+            entry.id, name, next(self._tokens)
+        )
+        assert claim is not None
+        return self.sessions.take(claim, entry, call.version)
+
+    async def ask(self, entry: Entry, call: Invocation) -> str:
+        """Make a call and return its text."""
+        session = self.take(call, entry)
+        try:
+            backend = await usable(session, 20.0)
+            return text_of(await backend.call(call))
+        finally:
+            self.sessions.give(session)
+
+    async def close(self) -> None:
+        """Close all of them."""
+        await self.sessions.close()
+
+
+@asynccontextmanager
+async def session_desk(
+    guard: ProcessGuard,
+    address: StoreAddress,
+    keys: Keys,
+    *,
+    versions: Mapping[str, int | None] | None = None,
+    announced: list[ToolId] | None = None,
+    max_sessions: int = 1000,
+) -> AsyncIterator[SessionDesk]:
+    """Closed at the end; ``versions`` are those of the tools' present definitions."""
+    desk = SessionDesk(
+        guard,
+        address,
+        keys,
+        versions if versions is not None else {"local": 1, "remote": 1},
+        announced if announced is not None else [],
+        max_sessions,
+    )
+    try:
+        yield desk
+    finally:
+        await desk.close()
+        await desk.claims.released(5)
+        await desk.redis.aclose()
+
+
+@asynccontextmanager
+async def swept(desk: SessionDesk) -> AsyncIterator[None]:
+    """The sweep running."""
+    sweep = asyncio.create_task(desk.sessions.sweep())
+    try:
+        yield
+    finally:
+        sweep.cancel()
+        await asyncio.wait([sweep])
