@@ -13,25 +13,25 @@ from typing import Any
 
 from benchmarks.tally import Tally
 from common.domain.invocation import ExecutionResult, Invocation, answer
-from gateway_worker import engine
+from gateway_worker import worker
 from gateway_worker.app import app
 
 
 class EchoExecutor:
-    """Stands where the engine's `gateway_worker.execute.Executor` is."""
+    """Stands where the worker's `gateway_worker.execute.Executor` is."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self._tally = Tally(Path(os.environ["BENCH_TALLY"]))
 
-    async def run(self, invocation: Invocation, *_: Any, **__: Any) -> ExecutionResult:
+    async def run(self, _held: Any, invocation: Invocation, *_: Any, **__: Any) -> ExecutionResult:
         """Return the text, as the backend would."""
         self._tally.bump()
         text = invocation.params["arguments"]["text"]
         return answer({"content": [{"type": "text", "text": text}], "isError": False})
 
 
-if not hasattr(engine, "Executor"):
-    raise ImportError("the engine has no Executor to replace: this module must follow it")
-setattr(engine, "Executor", EchoExecutor)  # noqa: B010 - a name that the module imported, not one of its own
+if not hasattr(worker, "Executor"):
+    raise ImportError("the worker has no Executor to replace: this module must follow it")
+setattr(worker, "Executor", EchoExecutor)  # noqa: B010 - a name that the module imported, not one of its own
 
 __all__ = ["app"]

@@ -104,7 +104,9 @@ def start(bench: Bench, name: str, count: int) -> Stack:
     """Start a gateway with ``count`` tools on one backend, and let it discover them."""
     desk = bench.desk(name)
     url = desk.start_http_backend(free_port())
-    stack = Stack(desk, {tool: {"url": url} for tool in tool_names(count)}, NO_DISCOVERY)
+    stack = Stack(
+        desk, {tool: {"url": url, "health_interval": 0} for tool in tool_names(count)}, NO_DISCOVERY
+    )
     stack.start_worker()
     stack.start_web()
     stack.wait_discovered()

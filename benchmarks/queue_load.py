@@ -23,8 +23,10 @@ from benchmarks.lane import CALL_TIMEOUT
 from benchmarks.wire import FIRST_CALL_ID, CallTemplate, Endpoint, Era, call_ids, call_params, text_of
 from common.calls.admission import Admission, Order, QueueBounds
 from common.calls.contract import task_message
+from common.calls.head import POOL, Head
 from common.domain.ids import ClientId, InvocationId, TenantId, ToolId, queue_of
 from common.domain.invocation import Caller, Invocation
+from common.domain.rules import Retry
 from common.store.client import StoreAddress
 from common.store.endpoint import endpoint_of, pack
 from common.store.keys import RESULT_PREFIX, Keys
@@ -103,7 +105,7 @@ def gateway(keys: Keys) -> Dialect:
     )
 
 
-def message_bytes(keys: Keys, deadline: int, target: Endpoint) -> bytes:
+def message_bytes(keys: Keys, deadline: int, target: Endpoint, pool_size: int = 0) -> bytes:
     """Return the message of the call `FIRST_CALL_ID`, as it lies in the queue."""
     invocation = Invocation(
         id=InvocationId(_TASK_ID),
@@ -116,7 +118,16 @@ def message_bytes(keys: Keys, deadline: int, target: Endpoint) -> bytes:
         request_id=FIRST_CALL_ID,
     )
     reply_to = f"{keys.prefix}:{_REPLY_CHANNEL}"
-    return task_message(invocation, queue=QUEUE, reply_to=reply_to, prefix=keys.prefix)
+    head = Head(
+        id=invocation.id,
+        deadline=deadline,
+        reply=reply_to,
+        session=POOL if pool_size else "default:default",
+        pool_size=pool_size,
+        leave=Retry.UNSENT,
+        queue=QUEUE,
+    )
+    return task_message(invocation, head, prefix=keys.prefix)
 
 
 class _Connection(asyncio.Protocol):
@@ -182,6 +193,7 @@ class QueueRunner:
         self._dialect = load.dialect
         self._keys = load.keys
         self._target = load.target
+        self._pool_size = load.pool_size
         self._ids = load.ids
         self._concurrency = concurrency
         self._course: _Course | None = None
@@ -212,7 +224,7 @@ class QueueRunner:
 
     async def run(self, seconds: float) -> Window:
         """Keep the queue busy for ``seconds``, wait for what is under way, and return what was seen."""
-        frame = message_bytes(self._keys, await self._now() + _DEADLINE_MS, self._target)
+        frame = message_bytes(self._keys, await self._now() + _DEADLINE_MS, self._target, self._pool_size)
         started, cpu = time.perf_counter(), time.process_time()
         course = self._course = _Course(
             deadline=started + seconds,
@@ -297,6 +309,7 @@ class QueueLoad:
     keys: Keys = field(default_factory=Keys)
     target: Endpoint = field(default_factory=lambda: Endpoint(port=0))
     ids: Iterator[int] = field(default_factory=call_ids)
+    pool_size: int = 0
 
     @asynccontextmanager
     async def open(self, concurrency: int) -> AsyncIterator[QueueRunner]:

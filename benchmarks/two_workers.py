@@ -28,13 +28,15 @@ from benchmarks.wire import Endpoint
 from common.domain.ids import NodeId
 
 CALL_SECONDS, SLOTS = 0.1, 32
+POOL: dict[str, str | int] = {"routing": "least_loaded", "pool_size": 2}
+"""One caller's own session would be held by one worker; those of a pool are held by all."""
 IN_FLIGHT = 128
 WARM_UP = 0.5
 GOAL_OF_DOUBLE, GOAL_OF_BACKLOG = 0.05, 0.9
 _LOOK = 0.02
 _SAMPLE = """
-local sample = {redis.call('LLEN', KEYS[1])}
-for i = 2, #KEYS do sample[i] = redis.call('HLEN', KEYS[i]) end
+local sample = {redis.call('LLEN', KEYS[1]) + (redis.call('HGET', KEYS[2], KEYS[1]) or 0)}
+for i = 3, #KEYS do sample[i] = redis.call('HLEN', KEYS[i]) end
 return sample
 """
 
@@ -133,7 +135,7 @@ class Crew:
 def start(bench: Bench, name: str, workers: int) -> Crew:
     """Start a gateway without a web process."""
     desk = bench.desk(name.replace(" ", "-"))
-    stack = Stack(desk, {TOOL: stdio_tool(desk)})
+    stack = Stack(desk, {TOOL: {**stdio_tool(desk), **POOL}})
     names = [stack.start_worker("--concurrency", str(SLOTS)) for _ in range(workers)]
     stack.publish_tools()
     stack.wait_discovered()
@@ -142,6 +144,7 @@ def start(bench: Bench, name: str, workers: int) -> Crew:
         dialect=gateway(stack.keys),
         keys=stack.keys,
         target=Endpoint(port=0, arguments={"wait": CALL_SECONDS}),
+        pool_size=int(POOL["pool_size"]),
     )
     return Crew(name=name, stack=stack, workers=names, load=load)
 
@@ -159,7 +162,7 @@ async def sampling(crew: Crew, runner: QueueRunner) -> AsyncIterator[Samples]:
 
 async def _sample(crew: Crew, runner: QueueRunner, samples: Samples) -> None:
     nodes = [crew.stack.node_of(name) or "" for name in crew.workers]
-    keys = [QUEUE, *(crew.stack.keys.unacked(NodeId(node)) for node in nodes)]
+    keys = [QUEUE, crew.stack.keys.direct_waiting, *(crew.stack.keys.unacked(NodeId(node)) for node in nodes)]
     look = crew.stack.client.register_script(_SAMPLE)
     while True:
         waited_for = runner.in_flight

@@ -31,7 +31,7 @@ from gateway_worker.worker import Worker
 log = structlog.get_logger(__name__)
 
 FOLLOW_INTERVAL = 1.0
-FLUSH_TIMEOUT = 5.0
+FLUSH_TIMEOUT, SHORT_PATIENCE = 5.0, 0.3
 DRAIN_LOOK = 0.05
 CANCEL_AGAIN = 0.5
 EVENTS_INTERVAL = 0.25
@@ -182,17 +182,19 @@ class Engine:
         if calls:
             await asyncio.wait(calls.tasks(), timeout=FLUSH_TIMEOUT)
         await self._publish_events(worker)
+        patience = FLUSH_TIMEOUT
         if not await outbox.flushed(FLUSH_TIMEOUT):
             log.error("replies_not_written", in_flight=len(calls))
+            patience = SHORT_PATIENCE  # Redis has been waited for: what is left is worked off by others
         await worker.discovery.close()
         await worker.prober.close()
         await worker.sessions.close()
-        await worker.claims.released(FLUSH_TIMEOUT)
+        await worker.claims.released(patience)
         try:
-            await worker.goodbye()
+            await worker.goodbye(patience)
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("left_without_goodbye", cause=repr(error))
-        await outbox.flushed(FLUSH_TIMEOUT)
+        await outbox.flushed(patience)
         await _end(services)
         await worker.close()
 

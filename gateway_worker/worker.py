@@ -50,8 +50,8 @@ GUARD_LOOK = 1.0
 """Seconds between two looks whether the reapers live."""
 REMOVED_SERVED = 10.0
 """Seconds for which the queue of a tool that was removed is still served, to refuse what waits there."""
-GOODBYE_TIME = 5.0
-"""Seconds for working off what is left of this node when it leaves."""
+TAKE_OVER_TIME = 5.0
+"""Seconds to wait until a message without a head that a dead node held is on its way."""
 
 
 class Worker:
@@ -151,13 +151,13 @@ class Worker:
         tool = tool_of(queue)
         return tool is not None and self.catalogue.get(tool) is not None
 
-    async def goodbye(self) -> None:
+    async def goodbye(self, seconds: float) -> None:
         """Leave the cluster: nothing is this node's any more, and what it still holds is worked off now.
 
         Raises :class:`StoreUnavailable`, :class:`TimeoutError`: the sweep of another does it then.
         """
         self._nodes.stop()
-        async with asyncio.timeout(GOODBYE_TIME):
+        async with asyncio.timeout(seconds):
             await self._sweeper.fence(self.node.id, GOODBYE)
             await self._sweeper.rescue(self.node.id)
 
@@ -348,4 +348,4 @@ class Worker:
             )
         except GatewayError:
             log.exception("message_not_taken_over", node=node)
-        await self.outbox.flushed(GOODBYE_TIME)
+        await self.outbox.flushed(TAKE_OVER_TIME)

@@ -106,14 +106,15 @@ def dead_letter_command(
 ) -> tuple[str | bytes | int, ...]:
     """The command that makes a dead letter of what ``node`` recorded under ``tag``, and acknowledges it.
 
-    With ``tag`` it may be sent again: a second letter is never made. For a message that is recorded nowhere any more
+    A call that its head shows to be counted is counted no more. With ``tag`` it may be sent again: a second letter is never made. For a message that is recorded nowhere any more
     give ``message`` instead; sent twice, that one makes two letters. It carries its script along instead of a digest,
     so that it also works on a Redis that has forgotten its scripts.
     """
     told = [part for name, value in facts.items() for part in (name, value[:FACT_LENGTH])]
     source = script("dead_letter").source
     where = (keys.dead_letters, keys.unacked(node))
-    return ("EVAL", source, len(where), *where, tag, message, MOST_LETTERS, KEPT_BYTES, *told)
+    args = (keys.begin, node, tag, message, MOST_LETTERS, KEPT_BYTES)
+    return ("EVAL", source, len(where), *where, *args, *told)
 
 
 def _checked(letter_id: str) -> str:

@@ -39,6 +39,8 @@ class Cluster:
         self.run = uuid.uuid4().hex
         self.journal = Journal(home / "harness.jsonl")
         self.keys = Keys()
+        self.out: set[int] = set()
+        """Ports of web processes that were started again and are not ready yet."""
         addresses = [space.redis_address for space in plan.namespaces.values()]
         self._guard = ProcessGuard(grace=1)
         self.redis = ChaosRedis(
@@ -204,6 +206,25 @@ class Cluster:
                 description=f"{url} to tell of {len(self.workers)} workers",
                 interval=0.2,
             )
+
+    def start_again(self, program: Program) -> None:
+        """Start a program that ended; a web process gets no calls before it is ready."""
+        if program.kind == "web" and program.port is not None:
+            self.out.add(program.port)
+        program.start()
+
+    def let_in(self) -> None:
+        """Look which web processes have become ready."""
+        for place in self._places:
+            if place.port in self.out and self._serves(f"http://{place.host}:{place.port}/readyz"):
+                self.out.discard(place.port)
+
+    @staticmethod
+    def _serves(url: str) -> bool:
+        try:
+            return httpx.get(url, timeout=0.5).status_code == 200
+        except httpx.TransportError:
+            return False
 
     def _ready(self, url: str) -> bool:
         try:

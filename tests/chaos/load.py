@@ -24,6 +24,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -93,12 +94,14 @@ Mix = Callable[[Random], Call]
 class Load:
     """Runs on a loop in a thread of its own. ``mix`` makes the calls that :meth:`run` sends ``rate`` times a second."""
 
-    def __init__(self, places: Sequence[Place], journal: Journal, *, seed: str) -> None:
+    def __init__(
+        self, places: Sequence[Place], journal: Journal, *, seed: str, out: AbstractSet[int] = frozenset()
+    ) -> None:
+        """``out`` are the ports that nobody is sent to, as a load balancer would have it; it may change."""
         self.codes: Counter[str] = Counter()
         self.ended: list[Ended] = []
-        self.out: set[int] = set()
-        """Ports that a load balancer sends nobody to, since the process behind is not ready yet."""
         self._places = list(places)
+        self._out = out
         self._journal = journal
         self._random = Random(seed)  # noqa: S311 - chance that can be repeated
         self._name = f"{self._random.getrandbits(32):08x}"
@@ -243,8 +246,8 @@ class Load:
         """Over the first web process that takes the connection, beginning with any."""
         end = time.monotonic() + UNREACHABLE_AFTER
         while True:
-            places = [place for place in self._places if place.port not in self.out]
-            places = places if call.web is None else [self._places[call.web]]
+            ready = [place for place in self._places if place.port not in self._out] or self._places
+            places = ready if call.web is None else [self._places[call.web]]
             for place in self._random.sample(places, len(places)):
                 try:
                     return await exchange(

@@ -39,7 +39,9 @@ class Scene:
         cluster = self._cluster = self._stack.enter_context(Cluster(plan, self.home))
         journal = self._callers = Journal(self.home / "client.jsonl")
         self._stack.callback(journal.close)
-        self._load = self._stack.enter_context(Load(cluster.places, journal, seed=self._seed))
+        self._load = self._stack.enter_context(
+            Load(cluster.places, journal, seed=self._seed, out=cluster.out)
+        )
         return cluster
 
     @property

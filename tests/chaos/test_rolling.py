@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from tests.chaos.mixes import USUAL, everyday
 from tests.chaos.plan import Plan
-from tests.chaos.program import Program
 from tests.chaos.scene import Scene
 
 DRAINED_WITHIN = 30.0
@@ -38,20 +35,8 @@ def test_a_rolling_restart_loses_nothing(scene: Scene, rounds: int) -> None:
             took = time.monotonic() - begun
             assert status in (0, -15), f"{program.name} ended with {status}"
             assert took < DRAINED_WITHIN, f"{program.name} took {took:.1f} s"
-            with out_of_service(scene, program):
-                program.start()
-                cluster.wait_ready()
+            cluster.start_again(program)
+            cluster.wait_ready()
             scene.answered_more(20)
     scene.judge()
     scene.expect_codes()
-
-
-@contextmanager
-def out_of_service(scene: Scene, program: Program) -> Iterator[None]:
-    """Nobody is sent to a web process meanwhile."""
-    ports = set() if program.port is None else {program.port}
-    scene.load.out |= ports
-    try:
-        yield
-    finally:
-        scene.load.out -= ports

@@ -71,6 +71,7 @@ class Watch:
                 finally:
                     self._paused.release()
             self._count_orphans()
+            self._cluster.let_in()
             if time.monotonic() - self._sampled >= SAMPLE_EVERY:
                 self._sampled = time.monotonic()
                 self._sample()
@@ -81,7 +82,7 @@ class Watch:
                 self._dead.pop(program.name, None)
             elif time.monotonic() - self._dead.setdefault(program.name, time.monotonic()) >= RESTART_AFTER:
                 self._tell_exit(program)
-                program.start()
+                self._cluster.start_again(program)
 
     def _tell_exit(self, program: Program) -> None:
         status = program.status()

@@ -242,9 +242,10 @@ def bounded(history: History, rules: Rules) -> Iterator[Violation]:
         for tool, most in rules.max_in_flight.items():
             if (held := sample["in_flight"].get(f"tool.{tool}", 0)) > most:
                 yield Violation(invariant="I8", text=f"{held} calls of {tool} in flight, the bound is {most}")
+    calls = history.calls()
     for end in history.ended:
-        if end.code == "QUEUE_FULL" and end.seconds > rules.refused_within:
-            yield Violation(invariant="I8", text=f"QUEUE_FULL after {end.seconds:.2f} s", call=end.call)
+        if end.code == "QUEUE_FULL" and (took := end.at - calls[end.call].at) > rules.refused_within:
+            yield Violation(invariant="I8", text=f"QUEUE_FULL after {took:.2f} s", call=end.call)
 
 
 # -- I9 -------------------------------------------------------------------------------------------------

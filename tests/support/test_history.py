@@ -221,8 +221,9 @@ def test_i8_bounds() -> None:
 
 def test_i8_a_slow_refusal() -> None:
     """QUEUE_FULL comes at once."""
-    slow = ended("c1", 3.0, "error", code="QUEUE_FULL", seconds=2.5)
+    slow = ended("c1", 2.5, "error", code="QUEUE_FULL")
     assert named(replace(sound(), ended=[slow], seen=[])) == ["I8"]
+    assert named(replace(sound(), ended=[replace(slow, at=T0 + 0.5)], seen=[])) == []
 
 
 def test_i9_what_is_left() -> None:

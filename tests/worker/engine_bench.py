@@ -10,6 +10,7 @@ import orjson
 from redis import Redis
 
 from common.calls.contract import INVOKE_TASK, task_message, wire_of_record
+from common.calls.head import MEMBER, session_of
 from common.domain.errors import ErrorCode
 from common.domain.ids import InvocationId
 from common.domain.invocation import ExecutionResult, Invocation, result_from_wire
@@ -22,10 +23,8 @@ from gateway_worker.engine import Engine
 from gateway_worker.outbox import Command
 from gateway_worker.requests import RunningRequest
 from gateway_worker.telemetry import TaskSignals
-from tests.support.backends import (
-    invocation,
-    text_of,
-)
+from tests.support.backends import invocation, stdio_tool, text_of
+from tests.support.messages import head
 from tests.support.wait import wait_until
 
 REPLY = "test:reply:web1"
@@ -128,11 +127,18 @@ class Bench:
         self.raw.publish(self.keys.wake_channel, QUEUE)
 
     def message(self, call: Invocation, **headers: Any) -> dict[str, Any]:
-        """Our own message for a call, with some headers changed."""
-        raw_message = task_message(call, queue=QUEUE, reply_to=REPLY, prefix=self.keys.prefix)
-        made: dict[str, Any] = orjson.loads(raw_message)
+        """Our own message for a call as it lies in the queue, with some headers changed."""
+        session = session_of(stdio_tool(), call.caller, None)
+        of = head(call.id, deadline=call.deadline, reply=REPLY, session=session, queue=QUEUE)
+        message = task_message(call, of, prefix=self.keys.prefix)
+        made: dict[str, Any] = {"enqueued_at": 1, "circuit": 0, **orjson.loads(message)}
         made["headers"] |= headers
         return made
+
+    def stock_message(self, call: Invocation, **headers: Any) -> dict[str, Any]:
+        """The same as a stock producer sends it: without what only we write."""
+        ours = ("enqueued_at", "circuit", MEMBER)
+        return {name: part for name, part in self.message(call, **headers).items() if name not in ours}
 
     def send(self, call: Invocation, **headers: Any) -> Invocation:
         """Enqueue a call."""

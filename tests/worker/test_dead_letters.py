@@ -16,6 +16,8 @@ from common.calls.dead_letters import KEPT_BYTES, DeadLetter, DeadLetters, Reaso
 from common.domain.errors import ErrorCode
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
+from common.store.scripts import run
+from gateway_worker.sweep import PROCESS_GONE, fence_script
 from tests.support.backends import invocation, stdio_tool
 from tests.support.wait import wait_until
 from tests.worker.engine_bench import QUEUE, REPLY, Bench, running
@@ -44,8 +46,8 @@ def body_of(*args: Any, **kwargs: Any) -> str:
 
 
 def envelope(bench: Bench, *, without: str = "", **changes: Any) -> bytes:
-    """Our own message with some members replaced (``headers__task``) or one left out."""
-    made = bench.message(invocation("echo", {"text": SECRET}))
+    """A stock producer's message with some members replaced (``headers__task``) or one left out."""
+    made = bench.stock_message(invocation("echo", {"text": SECRET}))
     for path, value in changes.items():
         owner, _, member = path.rpartition("__")
         (made[owner] if owner else made)[member] = value
@@ -210,7 +212,7 @@ def test_a_large_message_is_kept_cut(bench: Bench, letters: DeadLetters) -> None
 
 def test_a_huge_message_does_not_leave_redis(bench: Bench, letters: DeadLetters, raw: Redis) -> None:
     """It is cut before it is recorded, nothing like its size is sent, and its sender is answered."""
-    body = "x" * (bench.engine._fetcher._largest + 1)
+    body = "x" * (bench.engine._worker.fetcher._largest + 1)
     poison = envelope(bench, body=body)
     # Celery's own order: the properties stand behind the body.
     made = orjson.loads(poison)
@@ -236,10 +238,9 @@ def test_poison_of_a_dead_worker(bench: Bench, letters: DeadLetters, keys: Keys,
 
     dead = NodeId("celery@dead:1")
     raw.hset(keys.unacked(dead), mapping={"1": b"not JSON", "2": envelope(bench, without="headers")})
-    bench.engine._loop.call_soon_threadsafe(  # type: ignore[union-attr]
-        lambda: bench.engine._loop.create_task(bench.engine._nodes._bury(dead, force=True))  # type: ignore[union-attr]
-    )
+    run(raw, "node_fence", *fence_script(keys, dead, PROCESS_GONE, actor="test"))
     wait_until(lambda: letters.count() == 2, description="both letters")
+    wait_until(lambda: raw.zscore(keys.nodes, dead) is None, description="the node to be worked off")
     assert not raw.exists(keys.unacked(dead))
     assert REPLY.encode() in letters.newest(1)[0].message + letters.newest(2)[1].message
 

@@ -55,7 +55,7 @@ def test_a_call_from_queue_to_answer(bench: Bench) -> None:
 def test_a_stock_producers_call(bench: Bench) -> None:
     """No reply channel: the record is published on its own key, and nothing breaks for the lack of a listener."""
     call = invocation("progress", {"steps": 2}, meta={"progressToken": "t"})
-    message = bench.message(call)
+    message = bench.stock_message(call)
     del message["properties"]["reply_to"]
     with bench.raw.pubsub() as heard:
         heard.subscribe(bench.keys.result(call.id))

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import orjson
 import pytest
 from redis import Redis
 
@@ -130,8 +131,10 @@ def test_a_stop_during_a_start_does_not_wait_for_it(
         begun = time.monotonic()
         bench.engine.stop()
         assert time.monotonic() - begun < 5.0
-        assert isinstance(bench.ended(call), ErrorCode)
         assert not any(map(is_running, echo_log.pids()))
+        # Nothing of the call was sent: it waits for another worker.
+        (waiting,) = raw.lrange(QUEUE, 0, -1)
+        assert orjson.loads(waiting)["headers"]["id"] == call.id
 
 
 def test_a_stop_ends_services_that_miss_their_cancellation(

@@ -16,6 +16,7 @@ from common.domain.errors import GatewayError, InvalidRequest
 from common.domain.invocation import invocation_from_wire
 from gateway_worker.message import TaskMessage, read_message
 from tests.support.backends import invocation
+from tests.support.messages import head
 
 NOW = datetime.now(UTC)
 JSON = st.recursive(
@@ -47,7 +48,7 @@ PAYLOAD = (
 def envelope(**changes: Any) -> dict[str, Any]:
     """Our own message, with some of its members replaced."""
     made: dict[str, Any] = orjson.loads(
-        task_message(invocation("echo"), queue="tool.local", reply_to="r", prefix="p")
+        task_message(invocation("echo"), head(queue="tool.local", reply="r"), prefix="p")
     )
     for path, value in changes.items():
         owner, _, member = path.rpartition("__")
@@ -64,7 +65,9 @@ def read(**changes: Any) -> TaskMessage:
 def test_our_own_message() -> None:
     """What one side writes the other reads."""
     call = invocation("echo", {"text": "x"})
-    message = read_message(task_message(call, queue="tool.local", reply_to="reply", prefix="p"), "tool.local")
+    message = read_message(
+        task_message(call, head(call.id, queue="tool.local", reply="reply"), prefix="p"), "tool.local"
+    )
     assert (message.id, message.task, message.reply_to) == (call.id, INVOKE_TASK, "reply")
     assert not message.delayed
     assert not message.expired(NOW)

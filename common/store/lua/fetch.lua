@@ -14,6 +14,7 @@
 --             (every other one was seen empty, or holds back what is beyond the tool's calls in flight)
 --   unusable  indices of those that are no lists, which must not cost the others what was taken from them
 --   dropped   ids of messages whose call was begun before (the ledger): acknowledged, not begun again
+-- What is dropped or passed on takes Redis' time as well: after 100 of those the node is asked to come again.
 -- Race: a worker killed between popping and recording would lose what it popped; there is no between here. Nor is there
 -- one between looking for an owner and becoming it.
 -- One message a list and a pass, so that a busy one does not hold up the others; many at once from the last one left.
@@ -29,7 +30,7 @@ if not living(me) or redis.call('EXISTS', prefix .. 'fenced:' .. encoded(me)) ==
 end
 
 local left, tag, taken, dropped, largest = tonumber(ARGV[1]), tonumber(ARGV[2]), {}, {}, tonumber(ARGV[4])
-local counts, gained = {}, {}
+local counts, gained, passed = {}, {}, 0
 
 local function record(i, message, verdict, token)
   local name = string.format('%d', tag)
@@ -51,9 +52,10 @@ local function decide(i, queue, message)
     return
   end
   local id = decoded(head.id)
-  if redis.call('HEXISTS', prefix .. 'calls', id) == 1 or redis.call('EXISTS', 'celery-task-meta-' .. id) == 1
-    or redis.call('EXISTS', prefix .. 'began:' .. head.id) == 1 then
-    dropped[#dropped + 1] = id
+  if begun(head, id) then
+    -- On a direct list it may have a session of a pool already.
+    leave_pool(queue, head.session)
+    dropped[#dropped + 1], passed = id, passed + 1
     return
   end
   if head.session == '*' then
@@ -66,6 +68,7 @@ local function decide(i, queue, message)
   if owner and owner ~= me and living(owner) then
     -- In front: it has waited already.
     put_direct(owner, queue, message, 'RPUSH')
+    passed = passed + 1
     return
   elseif owner ~= me then
     verdict = not owner and cap_reached(head) or 'claimed'
@@ -86,7 +89,7 @@ end
 
 local live, more, unusable = {}, {}, {}
 for i = 2, #KEYS do live[#live + 1] = i end
-while left > 0 and #live > 0 do
+while left > 0 and #live > 0 and passed < 100 do
   local served, unreached, count = {}, {}, #live == 1 and left or 1
   for _, i in ipairs(live) do
     local queue, most = ARGV[4 + 2 * i], tonumber(ARGV[5 + 2 * i])
@@ -95,8 +98,8 @@ while left > 0 and #live > 0 do
     local messages = wanted > 0 and redis.pcall('RPOP', KEYS[i], wanted)
     if left == 0 then unreached[#unreached + 1] = i
     elseif wanted == 0 then
-      -- Whoever gives a place back calls out for what is held back.
-      redis.call('SET', prefix .. 'held-back:' .. queue, '1', 'EX', 60)
+      -- Whoever gives a place back calls out. A full Redis may refuse the note: the other lists are served all the same.
+      redis.pcall('SET', prefix .. 'held-back:' .. queue, '1', 'EX', 60)
     elseif messages and messages.err then
       if not string.find(messages.err, 'WRONGTYPE', 1, true) then return messages end
       unusable[#unusable + 1] = i - 1

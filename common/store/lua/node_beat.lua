@@ -7,6 +7,8 @@
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 if redis.call('EXISTS', KEYS[2]) == 1 then return {'fenced', now} end
-local known = redis.call('ZSCORE', KEYS[1], ARGV[1]) and 'known' or 'unknown'
+-- A Redis without memory refuses a script whose first write adds something. Nodes must live on in it, or nobody would
+-- empty its queues: so this one takes itself off the list first.
+local known = redis.call('ZREM', KEYS[1], ARGV[1]) == 1 and 'known' or 'unknown'
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 return {known, now}

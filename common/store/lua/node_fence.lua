@@ -8,6 +8,8 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local ends = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if ends and tonumber(ends) > now and ARGV[2] == '0' then return 0 end
+-- Taken off first, since a Redis without memory refuses a script whose first write adds something.
+redis.call('ZREM', KEYS[1], ARGV[1])
 if redis.call('SET', KEYS[2], now, 'EX', ARGV[3], 'NX') and ARGV[2] ~= '1' then
   redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', 'kind', 'node_lost', 'at', now, 'node', ARGV[1], 'actor',
     ARGV[4])

@@ -35,6 +35,19 @@ local function return_direct(node, queue, most)
   return moved
 end
 
+-- Whether a call of this id was begun: it is under way, has its end, or was declared begun by its node.
+local function begun(head, id)
+  return redis.call('HEXISTS', prefix .. 'calls', id) == 1 or redis.call('EXISTS', 'celery-task-meta-' .. id) == 1
+    or redis.call('EXISTS', prefix .. 'began:' .. head.id) == 1
+end
+
+-- A call that had a session of a pool is counted there no more.
+local function leave_pool(queue, session)
+  if not string.find(session, '^%*%d') then return end
+  local calls = prefix .. 'session-calls:' .. string.sub(queue, 6)
+  if redis.call('HINCRBY', calls, session, -1) <= 0 then redis.call('HDEL', calls, session) end
+end
+
 -- What a call under way holds beside its record is given back: its place in the ledger and in the counts.
 local function let_go(node, queue, id, session)
   redis.call('HDEL', prefix .. 'calls', id)
@@ -43,8 +56,5 @@ local function let_go(node, queue, id, session)
   if redis.call('DEL', prefix .. 'held-back:' .. queue) == 1 then
     redis.call('PUBLISH', prefix .. 'wake', queue)
   end
-  if string.sub(session, 1, 1) == '*' then
-    local calls = prefix .. 'session-calls:' .. string.sub(queue, 6)
-    if redis.call('HINCRBY', calls, session, -1) <= 0 then redis.call('HDEL', calls, session) end
-  end
+  leave_pool(queue, session)
 end
