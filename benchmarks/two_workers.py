@@ -36,7 +36,7 @@ GOAL_OF_DOUBLE, GOAL_OF_BACKLOG = 0.05, 0.9
 _LOOK = 0.02
 _SAMPLE = """
 local sample = {redis.call('LLEN', KEYS[1]) + (redis.call('HGET', KEYS[2], KEYS[1]) or 0)}
-for i = 3, #KEYS do sample[i] = redis.call('HLEN', KEYS[i]) end
+for i = 3, #KEYS do sample[i - 1] = redis.call('HLEN', KEYS[i]) end
 return sample
 """
 

@@ -14,6 +14,7 @@ import httpx
 import psutil
 import yaml
 from redis import Redis
+from redis.exceptions import RedisError
 
 from common.processes import ProcessGuard
 from common.store.keys import Keys
@@ -216,15 +217,27 @@ class Cluster:
     def let_in(self) -> None:
         """Look which web processes have become ready."""
         for place in self._places:
-            if place.port in self.out and self._serves(f"http://{place.host}:{place.port}/readyz"):
+            if place.port in self.out and self._answers(f"http://{place.host}:{place.port}/readyz"):
                 self.out.discard(place.port)
 
     @staticmethod
-    def _serves(url: str) -> bool:
+    def _answers(url: str) -> bool:
         try:
             return httpx.get(url, timeout=0.5).status_code == 200
         except httpx.TransportError:
             return False
+
+    def serves(self, program: Program) -> bool:
+        """Whether a process has come up: a web process is ready, a worker is a node that lives."""
+        if program.kind == "web":
+            return program.port not in self.out
+        try:
+            with self.client() as client:
+                seconds, micros = client.time()  # type: ignore[misc]
+                living = client.zrangebyscore(self.keys.nodes, seconds * 1000 + micros // 1000, "inf")
+        except RedisError:
+            return False
+        return any(node.decode().startswith(f"{program.name}@") for node in living)
 
     def _ready(self, url: str) -> bool:
         try:

@@ -246,7 +246,7 @@ class Load:
         """Over the first web process that takes the connection, beginning with any."""
         end = time.monotonic() + UNREACHABLE_AFTER
         while True:
-            ready = [place for place in self._places if place.port not in self._out] or self._places
+            ready = [place for place in self._places if place.port not in self._out]
             places = ready if call.web is None else [self._places[call.web]]
             for place in self._random.sample(places, len(places)):
                 try:

@@ -52,12 +52,11 @@ class Storm:
         print(f"{time.monotonic() - begun:.0f} s of storm: {dict(self.done)}")
 
     def _kill(self, programs: list[Program]) -> bool:
-        """Kill one, unless it is down already: a supervisor needs its second."""
-        program = self._chance.choice(programs)
-        if program.alive:
-            self._cluster.kill(program)
-            return True
-        return False
+        """Kill one of those that serve: killing what still starts would try nothing but the start of Python."""
+        serving = [program for program in programs if program.alive and self._cluster.serves(program)]
+        if serving:
+            self._cluster.kill(self._chance.choice(serving))
+        return bool(serving)
 
     def _freeze(self) -> bool:
         worker = self._chance.choice(self._cluster.workers)

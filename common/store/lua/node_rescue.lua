@@ -32,10 +32,14 @@ end
 local function work_off(tag, message)
   local head, before, behind = head_of(message)
   if not head then
-    headless[#headless + 1] = tag
-    headless[#headless + 1] = message
+    -- Not counted: the others must not wait until somebody has dealt with it.
+    if #headless < 2 * ARGV[3] then
+      headless[#headless + 1] = tag
+      headless[#headless + 1] = message
+    end
     return
   end
+  left = left - 1
   local id, session = decoded(head.id), head.session
   local attempt = tonumber(head.attempt) + 1
   local unsent = redis.call('HGET', KEYS[4], tag) == '1'
@@ -60,11 +64,15 @@ for _, queue in ipairs(redis.call('SMEMBERS', KEYS[5])) do
   if left == 0 then return {0, returned, lost, freed, headless} end
   redis.call('SREM', KEYS[5], queue)
 end
--- The newest first, for each goes in front of those before it.
-local tags = redis.call('HRANDFIELD', KEYS[3], left)
-table.sort(tags, function(a, b) return tonumber(a) > tonumber(b) end)
-for _, tag in ipairs(tags) do work_off(tag, redis.call('HGET', KEYS[3], tag)) end
-left = left - #tags
+-- The newest first, for each goes in front of those before it, in this step and in the next.
+local tags = redis.call('HKEYS', KEYS[3])
+for i, tag in ipairs(tags) do tags[i] = tonumber(tag) end
+table.sort(tags)
+for i = #tags, 1, -1 do
+  if left == 0 then break end
+  local tag = string.format('%.0f', tags[i])
+  work_off(tag, redis.call('HGET', KEYS[3], tag))
+end
 if left > 0 then
   for _, member in ipairs(redis.call('SPOP', KEYS[6], left)) do
     local tool, session = string.match(member, '^([^|]*)|(.*)$')
