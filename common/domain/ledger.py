@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Literal
 
-from common.domain.ownership import Directory, Node, Session, bury, claim
+from common.domain.ownership import Directory, Node, Session, bury, claim, tenant_of
 from common.domain.rules import Retry
 
 MOST_ATTEMPTS = 3
@@ -23,9 +24,22 @@ class Verdict(StrEnum):
     """What a node learns of a call that it took."""
 
     HELD = "held"
+    """The session is the node's."""
     CLAIMED = "claimed"
-    REFUSED = "tool_limit"
-    """``max_sessions`` keeps its session from being created."""
+    """It is so from now on."""
+    TOOL_LIMIT = "tool_limit"
+    TENANT_LIMIT = "tenant_limit"
+    """A bound on sessions keeps it from being created."""
+
+
+class Refusal(StrEnum):
+    """Why a call is not admitted for the sake of its session."""
+
+    DRAINING = "draining"
+    """The tool takes no new sessions."""
+    TOOL_LIMIT = "tool_limit"
+    TENANT_LIMIT = "tenant_limit"
+    """A bound on sessions would keep its session from being created."""
 
 
 class End(StrEnum):
@@ -33,6 +47,23 @@ class End(StrEnum):
 
     ANSWERED = "answered"
     LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds of the tool; 0 is none. ``tenant_max_sessions`` is the same for each tenant here."""
+
+    in_flight: int = 0
+    max_sessions: int = 0
+    tenant_max_sessions: int = 0
+
+    def reached(self, directory: Directory, session: Session) -> Literal["tool_limit", "tenant_limit"] | None:
+        """Which bound keeps a session from being created. Those of dead nodes count until they are freed."""
+        if self.max_sessions and len(directory.owners) >= self.max_sessions:
+            return "tool_limit"
+        tenant = tenant_of(session)
+        own = sum(tenant_of(other) == tenant for other in directory.owners)
+        return "tenant_limit" if self.tenant_max_sessions and own >= self.tenant_max_sessions else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +88,15 @@ class Record:
 class Ledger:
     """``queue`` is the tool's, ``direct`` the nodes' lists, each with the oldest call first.
 
-    ``held`` has the records by node and delivery tag, ``ends`` the ends by id.
+    ``held`` has the records by node and delivery tag, ``ends`` the ends by id. ``declared`` are the ids that their nodes
+    declared begun after a restart of Redis, which may have forgotten the records.
     """
 
     queue: tuple[Call, ...] = ()
     direct: Mapping[Node, tuple[Call, ...]] = field(default_factory=dict)
     held: Mapping[tuple[Node, int], Record] = field(default_factory=dict)
     ends: Mapping[str, End] = field(default_factory=dict)
+    declared: frozenset[str] = frozenset()
 
     @property
     def in_flight(self) -> Mapping[Node, int]:
@@ -72,7 +105,11 @@ class Ledger:
 
     def begun(self, call: str) -> bool:
         """Whether a call of this id was begun: it is not begun again."""
-        return call in self.ends or any(record.call.id == call for record in self.held.values())
+        return (
+            call in self.ends
+            or call in self.declared
+            or any(record.call.id == call for record in self.held.values())
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,51 +121,72 @@ class Taken:
     token: int
 
 
-def admit(ledger: Ledger, directory: Directory, call: Call, *, now: int) -> Ledger:
-    """Put a call on the direct list of the living owner of its session, or on the queue."""
+def admit(
+    ledger: Ledger, directory: Directory, call: Call, limits: Limits, *, may_create: bool, now: int
+) -> tuple[Ledger, Refusal | None]:
+    """Put a call on the direct list of the living owner of its session, or on the queue; or say why not.
+
+    The bounds are kept by :func:`take`. Here they only refuse at once what would be refused.
+    """
     owner = directory.living_owner(call.session, now)
-    if owner is None:
-        return replace(ledger, queue=(*ledger.queue, call))
-    return _with_direct(ledger, owner.node, (*ledger.direct.get(owner.node, ()), call))
+    if owner is not None:
+        return _with_direct(ledger, owner.node, (*ledger.direct.get(owner.node, ()), call)), None
+    if not may_create:
+        return ledger, Refusal.DRAINING
+    bound = limits.reached(directory, call.session)
+    if call.session not in directory.owners and bound is not None:
+        return ledger, Refusal(bound)
+    return replace(ledger, queue=(*ledger.queue, call)), None
 
 
 def take(
     ledger: Ledger,
     directory: Directory,
     node: Node,
+    limits: Limits,
     *,
     tag: int,
     from_direct: bool,
-    max_in_flight: int,
-    max_sessions: int,
     now: int,
     now_us: int,
 ) -> tuple[Ledger, Directory, Taken | None]:
-    """Take the next call for a node from the queue or from its direct list; 0 is no bound.
+    """Take the next call for a node from the queue or from its direct list.
 
     What another living node owns the session of is passed on, in front of what waits for that one; what was begun
     before is dropped.
     """
     while directory.may_take(node, now):
         waiting = ledger.direct.get(node, ()) if from_direct else ledger.queue
-        if not waiting or (max_in_flight and len(ledger.held) >= max_in_flight):
+        if not waiting or (limits.in_flight and len(ledger.held) >= limits.in_flight):
             return ledger, directory, None
         call, rest = waiting[0], waiting[1:]
         ledger = _with_direct(ledger, node, rest) if from_direct else replace(ledger, queue=rest)
         if ledger.begun(call.id):
             continue
-        owner = directory.owners.get(call.session)
-        if owner is not None and owner.node != node and directory.living(owner.node, now):
+        owner = directory.living_owner(call.session, now)
+        if owner is not None and owner.node != node:
             ledger = _with_direct(ledger, owner.node, (call, *ledger.direct.get(owner.node, ())))
             continue
         ledger = replace(ledger, held={**ledger.held, (node, tag): Record(call)})
-        if owner is not None and owner.node == node:
+        if owner is not None:
             return ledger, directory, Taken(call, Verdict.HELD, owner.token)
-        if owner is None and max_sessions and len(directory.owners) >= max_sessions:
-            return ledger, directory, Taken(call, Verdict.REFUSED, 0)
+        bound = limits.reached(directory, call.session)
+        if call.session not in directory.owners and bound is not None:
+            return ledger, directory, Taken(call, Verdict(bound), 0)
         directory, claimed = claim(directory, call.session, node, now_us=now_us)
         return ledger, directory, Taken(call, Verdict.CLAIMED, claimed.token)
     return ledger, directory, None
+
+
+def note(ledger: Ledger, node: Node, tag: int, *, unsent: bool) -> Ledger:
+    """Put on record whether the backend has seen something of a call that a node holds."""
+    record = replace(ledger.held[node, tag], unsent=unsent)
+    return replace(ledger, held={**ledger.held, (node, tag): record})
+
+
+def declare(ledger: Ledger, call: str) -> Ledger:
+    """A node says that it has begun this call, whatever Redis remembers of it."""
+    return replace(ledger, declared=ledger.declared | {call})
 
 
 def finish(ledger: Ledger, directory: Directory, node: Node, tag: int, call: Call) -> tuple[Ledger, bool]:
@@ -146,7 +204,8 @@ def put_back(ledger: Ledger, node: Node, tag: int) -> Ledger:
     if record is None:
         return ledger
     held = {key: other for key, other in ledger.held.items() if key != (node, tag)}
-    return replace(ledger, held=held, queue=(record.call, *ledger.queue))
+    declared = ledger.declared - {record.call.id}
+    return replace(ledger, held=held, queue=(record.call, *ledger.queue), declared=declared)
 
 
 def rescue(ledger: Ledger, directory: Directory, node: Node) -> tuple[Ledger, Directory]:
@@ -168,6 +227,7 @@ def rescue(ledger: Ledger, directory: Directory, node: Node) -> tuple[Ledger, Di
         queue=(*returned, *ledger.direct.get(node, ()), *ledger.queue),
         held={key: record for key, record in ledger.held.items() if key[0] != node},
         ends=ends,
+        declared=ledger.declared - {call.id for call in returned},
     )
     return _with_direct(ledger, node, ()), bury(directory, node)
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 Node = str
 Session = str
+"""``<tenant>:<client>`` or ``<tenant>:<client>:<MCP session>``, each part encoded."""
 
 
 class Standing(StrEnum):
@@ -57,6 +58,11 @@ class Directory:
         """The owner, if it lives."""
         owner = self.owners.get(session)
         return owner if owner is not None and self.living(owner.node, now) else None
+
+
+def tenant_of(session: Session) -> str:
+    """Whose session it is."""
+    return session.partition(":")[0]
 
 
 def beat(directory: Directory, node: Node, *, lease: int, now: int) -> tuple[Directory, Standing]:

@@ -152,6 +152,8 @@ class StdioLink:
                 self._cancel(method, request_id)
             raise
         finally:
+            if future.done() and not future.cancelled():
+                future.exception()  # the link may have closed while the request still waited to be written
             del self._pending[request_id]
             self._tokens.done(request_id)
 

@@ -54,11 +54,16 @@ class SessionDesk:
         """The sessions now."""
         return self.sessions.all()
 
+    def token(self, tool: ToolId, session: str) -> int:
+        """Under which the session is held; a new one if it is not."""
+        mine = (claim for claim in self.claims if (claim.tool, claim.session) == (tool, session))
+        held = next((claim for claim in mine if claim.releasing is None), None)
+        return held.token if held is not None else next(self._tokens)
+
     def take(self, call: Invocation, entry: Entry) -> ToolSession:
         """The session for a call."""
         name = session_of(entry.tool, call.caller, call.mcp_session)
-        held = next((c for c in self.claims if (c.tool, c.session) == (entry.id, name)), None)
-        token = held.token if held is not None else next(self._tokens)
+        token = self.token(entry.id, name)
         claim = self.claims.find(entry.id, name, token) or self.claims.find(
             entry.id, name, next(self._tokens)
         )

@@ -6,28 +6,37 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 
+from common.calls.contract import task_message
+from common.calls.head import session_of
 from common.domain.errors import ErrorCode, Status
+from common.domain.ids import queue_of
 from common.domain.invocation import ExecutionResult, Invocation
-from common.domain.tool import ToolState
+from common.domain.rules import Retry
+from common.domain.tool import Tool, ToolState
 from common.mcp.revisions import Era
 from common.processes import ProcessGuard, is_running
 from common.registry.records import Entry
+from common.store.client import Client, StoreAddress
 from common.store.clock import RedisClock
+from common.store.keys import Keys
+from gateway_worker.claims import NotOwner
+from gateway_worker.delivery import Held, Taken
 from gateway_worker.egress.link import LinkLost
 from gateway_worker.execute import Executor
-from gateway_worker.sessions import Sessions
+from gateway_worker.journey import Journey
+from gateway_worker.message import read_message
+from gateway_worker.outbox import Outbox
 from tests.support.aio import on_loop, until
 from tests.support.backends import (
     ERAS,
-    MAX_BYTES,
     EchoLog,
     FixedCatalogue,
     echo_backend,
@@ -39,11 +48,13 @@ from tests.support.backends import (
     stdio_tool,
     text_of,
 )
+from tests.support.messages import head
 from tests.support.servers.echo_core import EchoServer
 from tests.support.servers.echo_http import HttpServer
 from tests.support.servers.misbehaving_http import MisbehavingHttp
 from tests.support.servers.process import free_port
 from tests.worker.egress.http_links import respond, served
+from tests.worker.session_desk import SessionDesk, session_desk
 
 LEGACY, MODERN = Era.LEGACY, Era.MODERN
 
@@ -51,29 +62,53 @@ LEGACY, MODERN = Era.LEGACY, Era.MODERN
 class Worker:
     """An executor over some entries, and what its calls' listeners heard."""
 
-    def __init__(self, guard: ProcessGuard, *entries: Entry) -> None:
+    def __init__(self, desk: SessionDesk, keys: Keys, *entries: Entry) -> None:
         self.catalogue = FixedCatalogue(*entries)
-        self.sessions = Sessions(guard, max_bytes=MAX_BYTES, on_list_changed=lambda _: None)
-        self.executor = Executor(self.catalogue, self.sessions, RedisClock())
+        self.desk, self.sessions = desk, desk.sessions
+        self.outbox = Outbox(desk.redis, keys, result_ttl=60)
+        journey = Journey(desk.redis, keys, self.outbox)
+        desk.node.confirm(float("inf"))
+        self.executor = Executor(self.catalogue, desk.sessions, desk.claims, desk.node, journey, RedisClock())
         self.heard: list[tuple[str, dict[str, Any]]] = []
 
-    async def run(self, call: Invocation) -> ExecutionResult:
+    def hold(self, call: Invocation, leave: Retry = Retry.UNSENT) -> Held:
+        """The call as the worker holds it once it was fetched."""
+        entry = self.catalogue.get(call.tool)
+        session = session_of(entry.tool if entry else stdio_tool(), call.caller, call.mcp_session)
+        of = head(call.id, session=session, leave=leave, queue=queue_of(call.tool), deadline=call.deadline)
+        message = read_message(task_message(call, of, prefix="test"), of.queue)
+        taken = Taken(
+            node=self.desk.node.id,
+            tag="1",
+            raw=b"",
+            queue=of.queue,
+            verdict=b"held",
+            token=self.desk.token(call.tool, session),
+        )
+        return Held(taken=taken, head=of, message=message)
+
+    async def run(self, call: Invocation, leave: Retry = Retry.UNSENT) -> ExecutionResult:
         """Execute."""
-        return await self.executor.run(call, lambda *heard: self.heard.append(heard))
+        return await self.executor.run(self.hold(call, leave), call, lambda *heard: self.heard.append(heard))
 
     async def ready(self, tool: str = "local") -> None:
         """Make the session stand."""
         assert (await self.run(invocation("echo", {"text": "ready"}, tool=tool))).status is Status.SUCCESS
 
 
-@asynccontextmanager
-async def worker(guard: ProcessGuard, *entries: Entry) -> AsyncIterator[Worker]:
-    """A worker, closed at the end."""
-    worker = Worker(guard, *entries)
-    try:
-        yield worker
-    finally:
-        await worker.sessions.close()
+Workers = Callable[..., AbstractAsyncContextManager[Worker]]
+
+
+@pytest.fixture
+def worker(guard: ProcessGuard, address: StoreAddress, client: Client, keys: Keys) -> Workers:
+    """Makes workers with some entries, each closed at its end."""
+
+    @asynccontextmanager
+    async def made(*entries: Entry) -> AsyncIterator[Worker]:
+        async with session_desk(guard, address, keys) as desk:
+            yield Worker(desk, keys, *entries)
+
+    return made
 
 
 def code(result: ExecutionResult) -> ErrorCode | None:
@@ -86,13 +121,13 @@ def code(result: ExecutionResult) -> ErrorCode | None:
 
 @pytest.mark.parametrize("backend_era", ERAS)
 @pytest.mark.parametrize("caller_era", ERAS)
-def test_an_answer_in_each_pair_of_eras(caller_era: Era, backend_era: Era, guard: ProcessGuard) -> None:
+def test_an_answer_in_each_pair_of_eras(caller_era: Era, backend_era: Era, worker: Workers) -> None:
     """The caller gets its own era's form, with all the backend sent."""
 
     @on_loop
     async def scenario() -> None:
         entry = entry_of(stdio_tool("echo", "--era", backend_era.value), eras=[backend_era])
-        async with worker(guard, entry) as w:
+        async with worker(entry) as w:
             result = await w.run(invocation("rich", era=caller_era))
             assert result.status is Status.SUCCESS
             assert result.result is not None
@@ -106,9 +141,9 @@ def test_an_answer_in_each_pair_of_eras(caller_era: Era, backend_era: Era, guard
 
 
 @on_loop
-async def test_errors_of_the_backend_are_answers(guard: ProcessGuard) -> None:
+async def test_errors_of_the_backend_are_answers(worker: Workers) -> None:
     """A result marked ``isError``, and a JSON-RPC error, unchanged; the session stays."""
-    async with worker(guard, entry_of(stdio_tool())) as w:
+    async with worker(entry_of(stdio_tool())) as w:
         marked = await w.run(invocation("fail"))
         assert (marked.status, marked.answered) == (Status.FAILURE, True)
         refused = await w.run(invocation("no such tool"))
@@ -119,15 +154,15 @@ async def test_errors_of_the_backend_are_answers(guard: ProcessGuard) -> None:
 
 
 @on_loop
-async def test_notifications_reach_the_callers_listener(guard: ProcessGuard) -> None:
+async def test_notifications_reach_the_callers_listener(worker: Workers) -> None:
     """With the caller's own token, before the result."""
-    async with worker(guard, entry_of(stdio_tool())) as w:
+    async with worker(entry_of(stdio_tool())) as w:
         await w.run(invocation("progress", {"steps": 2}, meta={"progressToken": "mine"}))
         assert [(m, p["progressToken"]) for m, p in w.heard] == [("notifications/progress", "mine")] * 2
 
 
 @on_loop
-async def test_a_question_that_a_legacy_caller_cannot_be_asked(guard: ProcessGuard) -> None:
+async def test_a_question_that_a_legacy_caller_cannot_be_asked(worker: Workers) -> None:
     """A backend that wants input although none was offered: a JSON-RPC error, and no traceback of ours."""
 
     def asks(connection: Any, request: Any) -> None:
@@ -135,7 +170,7 @@ async def test_a_question_that_a_legacy_caller_cannot_be_asked(guard: ProcessGua
         connection.respond("200 OK", orjson.dumps(respond(request, asked)))
 
     with served(asks, era="modern") as server:
-        async with worker(guard, entry_of(http_tool(server.url), eras=[MODERN])) as w:
+        async with worker(entry_of(http_tool(server.url), eras=[MODERN])) as w:
             result = await w.run(invocation("x", tool="remote", era=LEGACY))
             assert result.failure is not None
             assert result.failure.rpc is not None
@@ -146,19 +181,19 @@ async def test_a_question_that_a_legacy_caller_cannot_be_asked(guard: ProcessGua
 
 
 @on_loop
-async def test_annotated_arguments_go_into_headers(guard: ProcessGuard) -> None:
+async def test_annotated_arguments_go_into_headers(worker: Workers) -> None:
     """For a modern HTTP backend whose schema, as discovered, asks for it; also for a legacy caller."""
     region = {"type": "string", "x-mcp-header": "Region"}
     definition = {"name": "echo", "inputSchema": {"type": "object", "properties": {"text": region}}}
     with echo_backend() as server:
         entry = entry_of(http_tool(server.url), eras=[MODERN], definitions=[definition])
-        async with worker(guard, entry) as w:
+        async with worker(entry) as w:
             for era in ERAS:
                 await w.run(invocation("echo", {"text": "eu"}, tool="remote", era=era))
         assert [r.headers.get("mcp-param-region") for r in server.sent("tools/call")] == ["eu", "eu"]
     with echo_backend() as server:
         entry = entry_of(http_tool(server.url), eras=[LEGACY], definitions=[definition])
-        async with worker(guard, entry) as w:
+        async with worker(entry) as w:
             await w.run(invocation("echo", {"text": "eu"}, tool="remote", era=MODERN))
         assert [r.headers.get("mcp-param-region") for r in server.sent("tools/call")] == [None]
 
@@ -167,10 +202,10 @@ async def test_annotated_arguments_go_into_headers(guard: ProcessGuard) -> None:
 
 
 @on_loop
-async def test_what_is_refused_before_the_backend(guard: ProcessGuard, echo_log: EchoLog) -> None:
+async def test_what_is_refused_before_the_backend(worker: Workers, echo_log: EchoLog) -> None:
     """A tool that is not there or switched off, and a revision nobody knows."""
     tool = stdio_tool(env=echo_log.env)
-    async with worker(guard, entry_of(tool)) as w:
+    async with worker(entry_of(tool)) as w:
         assert code(await w.run(invocation("echo", tool="other"))) is ErrorCode.TOOL_NOT_FOUND
         unknown = await w.run(replace(invocation("echo"), version="2031-01-01"))
         assert code(unknown) is ErrorCode.INVALID_REQUEST
@@ -184,13 +219,13 @@ async def test_what_is_refused_before_the_backend(guard: ProcessGuard, echo_log:
 
 @pytest.mark.parametrize("seconds", [-60.0, -0.001, 0.0])
 def test_a_call_whose_deadline_has_passed_is_not_executed(
-    seconds: float, guard: ProcessGuard, echo_log: EchoLog
+    seconds: float, worker: Workers, echo_log: EchoLog
 ) -> None:
     """Not a byte of it reaches the backend, though the session stands and could take it at once."""
 
     @on_loop
     async def scenario() -> None:
-        async with worker(guard, entry_of(stdio_tool(env=echo_log.env))) as w:
+        async with worker(entry_of(stdio_tool(env=echo_log.env))) as w:
             await w.ready()
             result = await w.run(invocation("echo", {"text": "late"}, seconds=seconds))
             assert code(result) is ErrorCode.INVOCATION_TIMEOUT
@@ -205,9 +240,9 @@ def test_a_call_whose_deadline_has_passed_is_not_executed(
 
 
 @on_loop
-async def test_the_deadline_ends_a_call(guard: ProcessGuard, echo_log: EchoLog) -> None:
+async def test_the_deadline_ends_a_call(worker: Workers, echo_log: EchoLog) -> None:
     """To a quarter of a second, and the backend is told; the session serves on."""
-    async with worker(guard, entry_of(stdio_tool(env=echo_log.env))) as w:
+    async with worker(entry_of(stdio_tool(env=echo_log.env))) as w:
         await w.ready()
         begun = time.monotonic()
         result = await w.run(invocation("cancel_log", seconds=0.3))
@@ -219,9 +254,9 @@ async def test_the_deadline_ends_a_call(guard: ProcessGuard, echo_log: EchoLog) 
 
 
 @on_loop
-async def test_the_deadline_counts_during_the_start(guard: ProcessGuard) -> None:
+async def test_the_deadline_counts_during_the_start(worker: Workers) -> None:
     """A child that takes its time does not put it off."""
-    async with worker(guard, entry_of(misbehaving("silent"))) as w:
+    async with worker(entry_of(misbehaving("silent"))) as w:
         begun = time.monotonic()
         result = await w.run(invocation("echo", {"text": "x"}, seconds=0.3))
         assert time.monotonic() - begun < 0.6
@@ -229,9 +264,9 @@ async def test_the_deadline_counts_during_the_start(guard: ProcessGuard) -> None
 
 
 @on_loop
-async def test_a_frozen_child(guard: ProcessGuard, echo_log: EchoLog, quick_stop: None) -> None:
+async def test_a_frozen_child(worker: Workers, echo_log: EchoLog, quick_stop: None) -> None:
     """A stopped process answers nothing and reads nothing: calls end at their deadlines, and it can be killed."""
-    async with worker(guard, entry_of(stdio_tool(env=echo_log.env))) as w:
+    async with worker(entry_of(stdio_tool(env=echo_log.env))) as w:
         await w.ready()
         (pid,) = echo_log.pids()
         os.kill(pid, signal.SIGSTOP)
@@ -244,9 +279,9 @@ async def test_a_frozen_child(guard: ProcessGuard, echo_log: EchoLog, quick_stop
 
 
 @on_loop
-async def test_a_cancelled_call(guard: ProcessGuard, echo_log: EchoLog) -> None:
+async def test_a_cancelled_call(worker: Workers, echo_log: EchoLog) -> None:
     """Its task ends in a result, not in an exception."""
-    async with worker(guard, entry_of(stdio_tool(env=echo_log.env))) as w:
+    async with worker(entry_of(stdio_tool(env=echo_log.env))) as w:
         task = asyncio.create_task(w.run(invocation("cancel_log")))
         await until(lambda: echo_log.received("tools/call"), description="the call at the child")
         task.cancel()
@@ -258,12 +293,12 @@ async def test_a_cancelled_call(guard: ProcessGuard, echo_log: EchoLog) -> None:
 
 
 @on_loop
-async def test_a_session_that_expired_is_replaced_within_the_call(guard: ProcessGuard) -> None:
+async def test_a_session_that_expired_is_replaced_within_the_call(worker: Workers) -> None:
     """404 says that the request was not handled, so it is sent once more, in a new session."""
     inner = HttpServer(EchoServer(era="legacy"))
     handle = MisbehavingHttp(inner, mode="session_expired", only=None, location="").handle
     with http_backend(handle) as server:
-        async with worker(guard, entry_of(http_tool(server.url))) as w:
+        async with worker(entry_of(http_tool(server.url))) as w:
             for n in range(3):
                 result = await w.run(invocation("echo", {"text": str(n)}, tool="remote"))
                 assert text_of(result.result) == str(n)
@@ -271,10 +306,10 @@ async def test_a_session_that_expired_is_replaced_within_the_call(guard: Process
 
 
 @on_loop
-async def test_a_replaced_session_does_not_cut_off_its_other_calls(guard: ProcessGuard) -> None:
+async def test_a_replaced_session_does_not_cut_off_its_other_calls(worker: Workers) -> None:
     """One call is told that it was not sent, and gets a new session; another still gets its answer on the old one."""
     with echo_backend("modern") as server:
-        async with worker(guard, entry_of(http_tool(server.url), eras=[MODERN])) as w:
+        async with worker(entry_of(http_tool(server.url), eras=[MODERN])) as w:
             slow = asyncio.create_task(w.run(invocation("sleep", {"seconds": 0.5}, tool="remote")))
             await until(lambda: server.messages("tools/call"), description="the slow call")
             (session,) = w.sessions.all()
@@ -291,9 +326,9 @@ async def test_a_replaced_session_does_not_cut_off_its_other_calls(guard: Proces
 
 
 @on_loop
-async def test_what_may_have_been_seen_is_not_sent_again(guard: ProcessGuard, echo_log: EchoLog) -> None:
+async def test_what_may_have_been_seen_is_not_sent_again(worker: Workers, echo_log: EchoLog) -> None:
     """The child dies in the middle of the call: whether it acted is unknown, so there is one attempt."""
-    async with worker(guard, entry_of(stdio_tool(env=echo_log.env))) as w:
+    async with worker(entry_of(stdio_tool(env=echo_log.env))) as w:
         result = await w.run(invocation("kill_me"))
         assert code(result) is ErrorCode.TRANSPORT_FAILURE
         assert len(echo_log.received("tools/call")) == 1
@@ -302,11 +337,11 @@ async def test_what_may_have_been_seen_is_not_sent_again(guard: ProcessGuard, ec
 
 
 @on_loop
-async def test_a_backend_that_is_away_is_tried_twice_and_no_more(guard: ProcessGuard) -> None:
+async def test_a_backend_that_is_away_is_tried_twice_and_no_more(worker: Workers) -> None:
     """The failure is typed, quick, and kept by nobody: once it is back, the next call works."""
     port = free_port()
     entry = entry_of(http_tool(f"http://127.0.0.1:{port}/mcp"))
-    async with worker(guard, entry) as w:
+    async with worker(entry) as w:
         begun = time.monotonic()
         result = await w.run(invocation("echo", {"text": "x"}, tool="remote"))
         assert code(result) is ErrorCode.TRANSPORT_FAILURE
@@ -317,16 +352,124 @@ async def test_a_backend_that_is_away_is_tried_twice_and_no_more(guard: ProcessG
 
 
 @on_loop
-async def test_a_fault_of_our_own_is_a_result_too(
-    guard: ProcessGuard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_fault_of_our_own_is_a_result_too(worker: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is ever raised to the engine; the message holds no inner detail."""
 
     def broken(*_: object) -> None:
         raise KeyError("a secret detail")
 
-    async with worker(guard, entry_of(stdio_tool())) as w:
+    async with worker(entry_of(stdio_tool())) as w:
         monkeypatch.setattr(w.sessions, "take", broken)
         result = await w.run(invocation("echo"))
         assert code(result) is ErrorCode.INTERNAL
         assert "secret" not in str(result)
+
+
+# -- leave, and who may send ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("leave", "attempts"), [(Retry.NEVER, 1), (Retry.UNSENT, 1), (Retry.SAFE, 2)])
+def test_a_call_that_may_have_run_is_sent_again_with_leave_only(
+    leave: Retry, attempts: int, worker: Workers, echo_log: EchoLog
+) -> None:
+    """The child dies in the middle of it: once more only where running twice does no harm, and no more than that."""
+
+    @on_loop
+    async def scenario() -> None:
+        async with worker(entry_of(stdio_tool(env=echo_log.env))) as w:
+            assert code(await w.run(invocation("kill_me"), leave)) is ErrorCode.TRANSPORT_FAILURE
+            assert len(echo_log.received("tools/call")) == attempts
+
+    scenario()
+
+
+@pytest.mark.parametrize(("leave", "answered"), [(Retry.NEVER, False), (Retry.UNSENT, True)])
+def test_a_call_that_was_certainly_not_sent_is_sent_again_unless_never(
+    leave: Retry, answered: bool, worker: Workers
+) -> None:
+    """The operator's ``never`` is taken at its word."""
+
+    @on_loop
+    async def scenario() -> None:
+        async with worker(entry_of(stdio_tool())) as w:
+            await w.ready()
+            (session,) = w.sessions.all()
+
+            async def unsent(*_: object, **__: object) -> None:
+                raise LinkLost("no connection", unsent=True)
+
+            (await session.backend()).link.request = unsent  # type: ignore[method-assign, assignment]
+            assert (await w.run(invocation("echo", {"text": "x"}), leave)).answered == answered
+
+    scenario()
+
+
+@on_loop
+async def test_errors_of_the_backend_restart_nothing(worker: Workers, echo_log: EchoLog) -> None:
+    """Whatever leave a call has: a JSON-RPC error and an ``isError`` are answers."""
+    async with worker(entry_of(stdio_tool(env=echo_log.env))) as w:
+        for name in ("fail", "no such tool"):
+            assert (await w.run(invocation(name), Retry.SAFE)).answered
+        assert len(echo_log.received("tools/call")) == 2
+        assert len(echo_log.pids()) == 1
+
+
+@on_loop
+async def test_a_session_that_was_lost_gets_nothing_more(worker: Workers, echo_log: EchoLog) -> None:
+    """The node waits to be sure of its lease; when it knows that it lost the session, nothing was sent."""
+    async with worker(entry_of(stdio_tool(env=echo_log.env))) as w:
+        await w.ready()
+        w.desk.node.renew()
+        waiting = asyncio.create_task(w.run(invocation("echo", {"text": "x"}), Retry.NEVER))
+        await until(lambda: w.sessions.all()[0].in_flight, description="the call to be under way")
+        w.desk.claims.drop_all()
+        w.desk.node.confirm(float("inf"))
+        assert code(await waiting) is ErrorCode.TRANSPORT_FAILURE
+        assert len(echo_log.received("tools/call")) == 1
+
+
+@on_loop
+async def test_a_call_for_another_s_session_goes_back(
+    worker: Workers, client: Client, keys: Keys, echo_log: EchoLog
+) -> None:
+    """Its verdict was lost with the answer of the fetch, and Redis says that a living other owns the session."""
+    async with worker(entry_of(stdio_tool(env=echo_log.env))) as w:
+        call = invocation("echo", {"text": "x"})
+        held = w.hold(call)
+        client.zadd(keys.nodes, {"other": 9e15, w.desk.node.id: 9e15})
+        client.hset(keys.sessions(call.tool), held.head.session, "other 5 1")
+        unknown = replace(held, taken=replace(held.taken, token=None))
+        with pytest.raises(NotOwner):
+            await w.executor.run(unknown, call, lambda *_: None)
+    assert echo_log.received() == []
+
+
+@pytest.mark.parametrize(
+    ("tool", "stage"), [(stdio_tool(), "backend"), (misbehaving("silent"), "session")], ids=["call", "start"]
+)
+def test_a_timeout_says_how_far_the_call_had_come(tool: Tool, stage: str, worker: Workers) -> None:
+    """The circuit depends on it: what waited in our own queue says nothing about the backend."""
+
+    @on_loop
+    async def scenario() -> None:
+        async with worker(entry_of(tool)) as w:
+            if stage == "backend":
+                await w.ready()
+            result = await w.run(invocation("cancel_log", seconds=0.3))
+            assert result.failure is not None
+            assert result.failure.data["stage"] == stage
+
+    scenario()
+
+
+@on_loop
+async def test_a_session_gives_its_turns_one_after_the_other(worker: Workers) -> None:
+    """``max_in_flight_per_session``; who does not get one in time is told where it waited."""
+    async with worker(entry_of(stdio_tool(max_in_flight_per_session=1))) as w:
+        await w.ready()
+        slow = asyncio.create_task(w.run(invocation("sleep", {"seconds": 0.6})))
+        await until(lambda: w.sessions.all()[0].in_flight, description="the first to be under way")
+        late = await w.run(invocation("echo", {"text": "x"}, seconds=0.2))
+        assert late.failure is not None
+        assert (late.failure.code, late.failure.data["stage"]) == (ErrorCode.INVOCATION_TIMEOUT, "turn")
+        assert (await slow).answered

@@ -11,16 +11,18 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from common.domain.ids import NodeId
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker import fetcher
+from gateway_worker.delivery import Taken
 from gateway_worker.fetcher import Fetcher
+from gateway_worker.node import Node
 from tests.support.aio import ended, on_loop, until
 from tests.support.tcp_proxy import TcpProxy
 
-NODE = NodeId("n1")
+MEMBER = Node("n1")
+NODE = MEMBER.id
 
 
 class Slots:
@@ -31,14 +33,28 @@ class Slots:
         self.started: list[tuple[str, bytes, str]] = []
         self.most = 0
         self.freed = 0
+        self.store: PipelinedConnection | None = None
+
+    def most_in_flight(self, queue: str) -> int:
+        """Any number."""
+        return 0
+
+    def owns_sessions(self, queue: str) -> bool:
+        """None: there are no direct lists."""
+        return False
+
+    def fetch_epoch(self) -> int | None:
+        """Over whatever connection there is."""
+        return None if self.store is None else self.store.epoch
 
     def free(self) -> int:
         """Slots left."""
         return self.limit - (len(self.started) - self.freed)
 
-    def start(self, tag: str, message: bytes, queue: str) -> None:
+    def start(self, taken: Taken) -> None:
         """Take one."""
-        self.started.append((tag, message, queue))
+        assert taken.node == NODE
+        self.started.append((taken.tag, taken.raw, taken.queue))
         self.most = max(self.most, len(self.started) - self.freed)
 
     @property
@@ -47,11 +63,18 @@ class Slots:
         return [message for _, message, _ in self.started]
 
 
+async def living(address: StoreAddress, keys: Keys, slots: Slots) -> PipelinedConnection:
+    """A connection over which the node has said that it lives, for longer than a test."""
+    slots.store = store = PipelinedConnection(address)
+    await store.run("node_beat", [keys.nodes, keys.fenced(NODE)], [NODE, 3_600_000])
+    return store
+
+
 @asynccontextmanager
 async def running(address: StoreAddress, keys: Keys, slots: Slots, *queues: str) -> AsyncIterator[Fetcher]:
     """A fetcher at work on these queues."""
-    store = PipelinedConnection(address)
-    made = Fetcher(NODE, store, keys, largest=1 << 20, free=slots.free, start=slots.start)
+    store = await living(address, keys, slots)
+    made = Fetcher(MEMBER, store, keys, slots, largest=1 << 20)
     made.follow(queues)
     task = asyncio.create_task(made.run())
     try:
@@ -230,8 +253,8 @@ async def test_other_queues_from_now_on(
 async def test_a_paused_fetcher_ends(client: Client, address: StoreAddress, keys: Keys, raw: Redis) -> None:
     """And takes nothing more."""
     slots = Slots(10)
-    store = PipelinedConnection(address)
-    fetching = Fetcher(NODE, store, keys, largest=1 << 20, free=slots.free, start=slots.start)
+    store = await living(address, keys, slots)
+    fetching = Fetcher(MEMBER, store, keys, slots, largest=1 << 20)
     fetching.follow(["tool.a"])
     task = asyncio.create_task(fetching.run())
     await asyncio.sleep(0)
