@@ -142,7 +142,10 @@ class Refusal:
     def error(self, tool: str) -> CircuitOpen:
         """As the caller sees it."""
         if self.wait is None:
-            return CircuitOpen(f"tool {tool!r} was taken off by an operator", reason=self.reason.value)
+            return CircuitOpen(
+                f"the circuit of tool {tool!r} was opened by an operator, until it is reset",
+                reason=self.reason.value,
+            )
         seconds = self.wait / 1000
         if self.reason is RefusalReason.PROBES_TAKEN:
             seconds = min(seconds, PROBE_WAIT)

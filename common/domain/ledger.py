@@ -88,8 +88,8 @@ class Record:
 class Ledger:
     """``queue`` is the tool's, ``direct`` the nodes' lists, each with the oldest call first.
 
-    ``held`` has the records by node and delivery tag, ``ends`` the ends by id. ``declared`` are the ids that their nodes
-    declared begun after a restart of Redis, which may have forgotten the records.
+    ``held`` has the records by node and delivery tag, ``ends`` the ends by id. ``declared`` are the ids that nodes
+    said they have begun, after a restart of Redis, which may have forgotten the records.
     """
 
     queue: tuple[Call, ...] = ()

@@ -107,7 +107,7 @@ class Registry:
             if type(wanted.transport) is not type(found.tool.transport) and not change_transport:
                 raise InvalidRequest(
                     f"the update would change the transport of tool {tool!r} from one kind to the other; "
-                    "ask for that, or give what goes with its present kind",
+                    "ask for that (--change-transport), or give what goes with its present kind",
                     field="transport",
                 )
             if wanted == found.tool:

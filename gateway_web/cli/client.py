@@ -10,7 +10,7 @@ import httpx
 import orjson
 
 from common import __version__
-from common.domain.errors import GatewayError, StoreUnavailable
+from common.domain.errors import GatewayError, InvocationTimeout, StoreUnavailable
 from common.mcp.headers import encode_header_value
 from common.mcp.revisions import LATEST_MODERN
 from common.mcp.translate import modern_params
@@ -55,6 +55,10 @@ class GatewayClient:
             answer = httpx.post(
                 self._url, content=orjson.dumps(body), headers=headers, timeout=self._timeout, trust_env=False
             )
+        except httpx.ReadTimeout as error:
+            raise InvocationTimeout(
+                f"nothing came from {self._url} for {self._timeout:g} s (--timeout); whether the tool acted is unknown"
+            ) from error
         except httpx.HTTPError as error:
             raise StoreUnavailable(
                 f"no gateway answers at {self._url}; start one with `canalgate up`, or name it with --url"
