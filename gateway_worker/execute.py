@@ -34,7 +34,8 @@ from gateway_worker.egress.link import NO_HEADERS, LinkLost, OnNotification, Rpc
 from gateway_worker.journey import Journey
 from gateway_worker.node import Node
 from gateway_worker.param_headers import ParamHeaders
-from gateway_worker.sessions import Sessions, ToolSession, usable
+from gateway_worker.sessions import Sessions
+from gateway_worker.tool_session import ToolSession, usable
 
 log = structlog.get_logger(__name__)
 

@@ -38,9 +38,10 @@ from gateway_worker.message import largest_message
 from gateway_worker.node import Node
 from gateway_worker.nodes import Nodes
 from gateway_worker.outbox import Outbox
-from gateway_worker.sessions import Keeping, Sessions, ToolSession
+from gateway_worker.sessions import Keeping, Sessions
 from gateway_worker.sweep import GOODBYE, PROCESS_GONE, Sweeper, fence_script
 from gateway_worker.telemetry import TaskSignals
+from gateway_worker.tool_session import ToolSession
 
 log = structlog.get_logger(__name__)
 
@@ -210,7 +211,8 @@ class Worker:
             client=client,
             session=session.key.session,
             node=self.node.id,
-            detail=f"fence {session.claim.token}",
+            reason=session.why,
+            detail=session.last_words() or f"fence {session.claim.token}",
         )
         self.outbox.put(audit_command(self._keys, event))
 

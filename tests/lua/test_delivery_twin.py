@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -13,13 +13,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from common.calls.head import head_from_text
 from common.domain import ledger as calls
 from common.domain import ownership
-from common.domain.ids import InvocationId, NodeId, TenantId, ToolId
+from common.domain.ids import InvocationId, NodeId, TenantId, ToolId, encode_part
 from common.domain.ledger import Call, End, Ledger, Limits, Refusal, Verdict
 from common.domain.ownership import Directory, Owner, Standing, tenant_of
 from common.domain.rules import Retry
 from common.store.client import Client
 from common.store.keys import UNACKED_TTL, Keys
 from gateway_worker.sweep import LEASE_ENDED, MOST_ATTEMPTS, PROCESS_GONE, fence_script, lost_answer
+from tests.lua.kept import Kept, read
 from tests.lua.twin import TIME_PASSES, TWIN_TIMEOUT, ForcedTime, twin_settings
 from tests.support.messages import QUEUE, head, unstamped
 
@@ -27,6 +28,7 @@ TOOL = ToolId("a")
 N1, N2, N3 = NODE_IDS = tuple(NodeId(name) for name in ("n@1:a", "n@1:b", "n 2%|ü"))
 NODES = st.sampled_from(NODE_IDS)
 SESSION_IDS = ("t:c", "t:d", "t-c:x", "%7C:c:m")
+TENANTS = [TenantId(name) for name in ("t", "t-c", "|")]
 SESSIONS = st.sampled_from(SESSION_IDS)
 CALL_IDS = ("i0", "i1", "i|2", "i%3", "i ü", "i5")
 IDS = st.sampled_from(CALL_IDS)
@@ -38,7 +40,18 @@ LIMITS = st.builds(
     max_sessions=st.sampled_from([0, 0, 1, 3]),
     tenant_max_sessions=st.sampled_from([0, 0, 1]),
 )
-REACHED = {*Verdict, *Refusal, "fenced", "dropped", "passed on", "full", "returned", "lost", "late", "in time"}
+REACHED = {
+    *Verdict,
+    *Refusal,
+    "fenced",
+    "dropped",
+    "passed on",
+    "full",
+    "returned",
+    "lost",
+    "late",
+    "in time",
+}
 
 
 class DeliveryTwins(RuleBasedStateMachine):
@@ -76,9 +89,10 @@ class DeliveryTwins(RuleBasedStateMachine):
     def time_passes(self, ms: int) -> None:
         self.time.pass_by(ms)
 
-    @rule(limits=LIMITS)
-    def bounds_are_set(self, limits: Limits) -> None:
-        self.limits = limits
+    @rule(in_flight=st.integers(0, 3))
+    def is_bounded(self, in_flight: int) -> None:
+        """The tool's bound on calls in flight is another one; those on sessions travel with the calls."""
+        self.limits = replace(self.limits, in_flight=in_flight)
 
     @rule(node=NODES)
     def beats(self, node: NodeId) -> None:
@@ -120,12 +134,11 @@ class DeliveryTwins(RuleBasedStateMachine):
     def fetches(self, node: NodeId, from_direct: bool) -> None:
         self.tag += 1
         before = self.ledger
-        limits = self._limits_of_the_next(node, from_direct)
         self.ledger, self.directory, expected = calls.take(
             self.ledger,
             self.directory,
             node,
-            limits,
+            self.limits,
             tag=self.tag,
             from_direct=from_direct,
             now=self.time.now,
@@ -141,7 +154,7 @@ class DeliveryTwins(RuleBasedStateMachine):
         self._reach("dropped", bool(dropped))
         passed_on = sum(map(len, self.ledger.direct.values())) > sum(map(len, before.direct.values()))
         self._reach("passed on", passed_on)
-        self._reach("full", may_take and bool(before.queue) and before == self.ledger)
+        self._reach("full", may_take and bool(before.queue) and not from_direct and before == self.ledger)
         if expected is None:
             assert flat == []
             return
@@ -230,10 +243,6 @@ class DeliveryTwins(RuleBasedStateMachine):
         self._reach("lost", _lost(self.ledger) > _lost(before))
         self._reach("returned", any(call.attempt for call in self.ledger.queue))
 
-    def _limits_of_the_next(self, node: NodeId, from_direct: bool) -> Limits:
-        """The bounds on sessions travel with the call; that of calls in flight is the tool's at this moment."""
-        return self.limits
-
     def _one_held(self, which: int) -> Sequence[tuple[str, int]]:
         """One of the calls that living nodes hold, if there is any."""
         living = sorted(key for key in self.ledger.held if key[0] not in self.directory.dead)
@@ -246,61 +255,58 @@ class DeliveryTwins(RuleBasedStateMachine):
     @invariant()
     def equal(self) -> None:
         """Everything that the scripts keep: states, tokens, lists, records, indices and counts."""
-        keys = self.keys
-        ends = list(self.ledger.ends)
-        with self.client.pipeline(transaction=False) as pipe:
-            pipe.zrange(keys.nodes, 0, -1, withscores=True)
-            pipe.hgetall(keys.sessions(TOOL))
-            pipe.lrange(QUEUE, 0, -1)
-            pipe.hgetall(keys.in_flight(QUEUE))
-            pipe.hgetall(keys.calls)
-            pipe.hget(keys.direct_waiting, QUEUE)
-            pipe.get(keys.fence)
-            for tenant in map(tenant_of, SESSION_IDS):
-                pipe.smembers(f"{keys.tenant_sessions(TenantId(''))}{tenant}")
-            for node in NODE_IDS:
-                pipe.lrange(keys.direct(node, QUEUE), 0, -1)
-                pipe.hgetall(keys.unacked(node))
-                pipe.hgetall(keys.unsent(node))
-                pipe.smembers(keys.node_sessions(node))
-            pipe.mget([keys.result(InvocationId(name)) for name in CALL_IDS])
-            found = iter(pipe.execute())
-        self._compare_nodes(found)
-        for tenant in map(tenant_of, SESSION_IDS):
-            owned = {f"a|{name}" for name in self.directory.owners if tenant_of(name) == tenant}
-            assert {member.decode() for member in next(found)} == owned
-        for node in NODE_IDS:
-            self._compare_node(node, found)
-        records = dict(zip(CALL_IDS, next(found), strict=True))
-        assert {name for name, record in records.items() if record is not None} == set(ends)
-        for call, end in self.ledger.ends.items():
-            assert (b"WORKER_LOST" in records[call]) == (end is End.LOST)
-
-    def _compare_nodes(self, found: Any) -> None:
-        """What is kept of all nodes together."""
-        directory, ledger = self.directory, self.ledger
-        assert {name.decode(): int(end) for name, end in next(found)} == directory.leases
-        owners = {session.decode(): _owner(record) for session, record in next(found).items()}
-        assert owners == directory.owners
-        assert _calls(next(found)) == ledger.queue
-        flying = {node.decode(): int(number) for node, number in next(found).items()}
-        assert flying == dict(ledger.in_flight)
+        directory, ledger, keys = self.directory, self.ledger, self.keys
+        kept = self._kept()
+        assert {name: int(end) for name, end in kept.pairs(keys.nodes)} == directory.leases
+        assert {name: _owner(record) for name, record in kept.pairs(keys.sessions(TOOL))} == directory.owners
+        assert int(kept.values[keys.fence] or 0) == directory.last_token
+        assert _calls(kept.items(QUEUE)) == ledger.queue
+        assert {node: int(calls) for node, calls in kept.pairs(keys.in_flight(QUEUE))} == dict(
+            ledger.in_flight
+        )
         under_way = {record.call.id: f"{node} {tag}" for (node, tag), record in ledger.held.items()}
-        assert {name.decode(): place.decode() for name, place in next(found).items()} == under_way
-        assert int(next(found) or 0) == sum(map(len, ledger.direct.values()))
-        assert int(next(found) or 0) == directory.last_token
+        assert {name: place.decode() for name, place in kept.pairs(keys.calls)} == under_way
+        waiting = sum(map(len, ledger.direct.values()))
+        assert kept.pairs(keys.direct_waiting) == ([(QUEUE, b"%d" % waiting)] if waiting else [])
+        for tenant in TENANTS:
+            owned = {f"a|{name}" for name in directory.owners if tenant_of(name) == encode_part(tenant)}
+            assert kept.members(keys.tenant_sessions(tenant)) == owned
+        for node in NODE_IDS:
+            self._compare(node, kept)
+        for call in CALL_IDS:
+            record = kept.values[keys.result(InvocationId(call))]
+            assert (record is not None) == (call in ledger.ends)
+            assert (b"WORKER_LOST" in (record or b"")) == (ledger.ends.get(call) is End.LOST)
 
-    def _compare_node(self, node: NodeId, found: Any) -> None:
-        """What is kept of one."""
+    def _compare(self, node: NodeId, kept: Kept) -> None:
+        """What is kept of one node."""
+        keys = self.keys
         held = {tag: record for (holder, tag), record in self.ledger.held.items() if holder == node}
-        assert _calls(next(found)) == self.ledger.direct.get(node, ())
-        assert {int(tag): _call(message) for tag, message in next(found).items()} == {
+        assert _calls(kept.items(keys.direct(node, QUEUE))) == self.ledger.direct.get(node, ())
+        assert {int(tag): _call(message) for tag, message in kept.pairs(keys.unacked(node))} == {
             tag: record.call for tag, record in held.items()
         }
-        unsent = {int(tag) for tag, noted in next(found).items() if noted == b"1"}
+        unsent = {int(tag) for tag, noted in kept.pairs(keys.unsent(node)) if noted == b"1"}
         assert unsent == {tag for tag, record in held.items() if record.unsent}
         owned = {f"a|{name}" for name, owner in self.directory.owners.items() if owner.node == node}
-        assert {member.decode() for member in next(found)} == owned
+        assert kept.members(keys.node_sessions(node)) == owned
+
+    def _kept(self) -> Kept:
+        """All of it, read at once."""
+        keys = self.keys
+        named = [
+            *(keys.nodes, keys.sessions(TOOL), keys.fence, QUEUE, keys.in_flight(QUEUE), keys.calls),
+            *(keys.direct_waiting, *map(keys.tenant_sessions, TENANTS)),
+            *(keys.result(InvocationId(name)) for name in CALL_IDS),
+        ]
+        for node in NODE_IDS:
+            named += [
+                keys.direct(node, QUEUE),
+                keys.unacked(node),
+                keys.unsent(node),
+                keys.node_sessions(node),
+            ]
+        return read(self.client, named)
 
 
 def _owner(record: bytes) -> Owner:
@@ -313,9 +319,54 @@ def _call(message: bytes) -> Call:
     return Call(id=of.id, session=of.session, leave=of.leave, attempt=of.attempt)
 
 
-def _calls(found: list[bytes]) -> tuple[Call, ...]:
-    return tuple(_call(message) for message in reversed(found))
+def _calls(waiting: list[bytes]) -> tuple[Call, ...]:
+    return tuple(_call(message) for message in reversed(waiting))
 
 
 def _lost(ledger: Ledger) -> int:
     return sum(end is End.LOST for end in ledger.ends.values())
+
+
+def walk(client: Client, seen: set[str], limits: Limits) -> None:
+    """A way by hand, so that what the random ones show does not depend on their luck."""
+    twins = DeliveryTwins(client, seen)
+    twins.it_begins(limits, again=not limits.max_sessions)
+    for step in (
+        lambda: twins.fetches(N2, from_direct=False),
+        lambda: twins.comes("i5", "t:c", Retry.SAFE, may_create=True),
+        lambda: twins.fetches(N1, from_direct=True),
+        lambda: twins.comes("i1", "%7C:c:m", Retry.SAFE, may_create=False),
+        lambda: twins.comes("i1", "t:d", Retry.SAFE, may_create=True),
+        lambda: twins.asks_again(N2, "t-c:x"),
+        lambda: twins.is_bounded(1),
+        lambda: twins.fetches(N1, from_direct=False),
+        lambda: twins.is_bounded(0),
+        lambda: twins.fetches(N1, from_direct=False),
+        lambda: twins.fetches(N2, from_direct=True),
+        lambda: twins.is_noted(0, unsent=True),
+        lambda: twins.is_declared_begun(0),
+        lambda: twins.is_declared_dead(N2, certain=True),
+        lambda: twins.ends(1),
+        lambda: twins.dies_and_is_worked_off(N1),
+        lambda: twins.ends(0),
+        lambda: twins.beats(N1),
+        lambda: twins.is_worked_off(N2, 1),
+        lambda: twins.beats(N3),
+        *[lambda: twins.fetches(N3, from_direct=False)] * 3,
+        lambda: twins.goes_back(0),
+        lambda: twins.is_freed(0, older=1),
+        lambda: twins.is_freed(0, older=0),
+    ):
+        step()
+        twins.equal()
+
+
+@pytest.mark.timeout(TWIN_TIMEOUT)
+def test_the_pure_machines_and_the_scripts_are_twins(client: Client) -> None:
+    """Equal after each step; and the steps lead everywhere, or the test would show nothing."""
+    seen: set[str] = set()
+    for limits in (Limits(), Limits(max_sessions=1), Limits(tenant_max_sessions=1)):
+        walk(client, seen, limits)
+    assert seen >= REACHED, REACHED - seen
+    run_state_machine_as_test(lambda: DeliveryTwins(client, seen), settings=twin_settings())
+    client.flushdb()

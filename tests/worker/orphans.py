@@ -9,7 +9,7 @@ from common.processes import ProcessGuard
 from common.store.client import StoreAddress
 from common.store.keys import Keys
 from gateway_worker.egress.stdio import StdioLink
-from gateway_worker.sessions import usable
+from gateway_worker.tool_session import usable
 from tests.support.backends import entry_of, invocation, misbehaving, stdio_tool
 from tests.worker.session_desk import SessionDesk
 

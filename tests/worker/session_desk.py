@@ -17,7 +17,8 @@ from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker.claims import Claims
 from gateway_worker.node import Node
-from gateway_worker.sessions import Keeping, Sessions, ToolSession, usable
+from gateway_worker.sessions import Keeping, Sessions
+from gateway_worker.tool_session import ToolSession, usable
 from tests.support.backends import MAX_BYTES, text_of
 
 

@@ -17,7 +17,7 @@ from common.processes import ProcessGuard, is_running
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from gateway_worker.egress.stdio import StdioLink
-from gateway_worker.sessions import ToolSession, era_order, usable
+from gateway_worker.tool_session import ToolSession, era_order, usable
 from tests.support.aio import on_loop, until
 from tests.support.backends import (
     EchoLog,

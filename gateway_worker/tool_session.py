@@ -1,0 +1,201 @@
+"""One session with a backend: opened, used and closed under one task of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import structlog
+
+from common.domain.audit import EventKind
+from common.domain.errors import GatewayError, InternalError, InvocationTimeout, TransportFailure
+from common.domain.ids import ToolId
+from common.domain.tool import Tool
+from common.mcp.revisions import Era
+from common.processes.guard import ProcessGuard
+from common.registry.records import Entry
+from gateway_worker.claims import Claim
+from gateway_worker.egress.backend import Backend, make_link, start
+from gateway_worker.egress.link import OnNotification, RpcError
+from gateway_worker.egress.stdio import StdioLink
+
+log = structlog.get_logger(__name__)
+
+LOST = "lost"
+"""Why a session ended whose link broke or whose process died."""
+
+
+class SessionKey(NamedTuple):
+    """Which session of the directory, and with what. A changed definition is another one here, as is another era."""
+
+    tool: ToolId
+    session: str
+    version: int
+    era: Era
+
+
+OnSession = Callable[[EventKind, "ToolSession"], None]
+
+
+class ToolSession:
+    """One session with a backend. The owner task opens the link and closes it; calls run in their own tasks."""
+
+    def __init__(self, key: SessionKey, tool: Tool, claim: Claim, tell: OnSession) -> None:
+        """``tell`` hears when the session has been opened and when it was closed."""
+        self._tell = tell
+        self.key = key
+        self.tool = tool
+        self.claim = claim
+        self.in_flight = 0
+        self.begun = self.last_used = time.monotonic()
+        most = tool.max_in_flight_per_session
+        self.turn = None if most is None else asyncio.Semaphore(most)
+        """Held while a call is at the backend; None if any number may be."""
+        self.why = ""
+        """Why it is being closed; empty while nobody wants that."""
+        self.examined: asyncio.Task[None] | None = None
+        self._ready: asyncio.Future[Backend] = asyncio.get_running_loop().create_future()
+        self._leave = asyncio.Event()
+        self._owner: asyncio.Task[None] | None = None
+
+    def begin(
+        self, guard: ProcessGuard, eras: Sequence[Era], *, max_bytes: int, on_event: OnNotification
+    ) -> None:
+        """Start the owner task."""
+        self._owner = asyncio.create_task(
+            self._own(guard, eras, max_bytes, on_event), name=f"session-{self.key.tool}"
+        )
+
+    @property
+    def opened(self) -> Backend | None:
+        """The open backend, if it has started."""
+        ready = self._ready
+        started = ready.done() and not ready.cancelled() and ready.exception() is None
+        return ready.result() if started else None
+
+    async def backend(self) -> Backend:
+        """The open backend; waits while it starts. Raises what the start raised."""
+        return await asyncio.shield(self._ready)
+
+    @property
+    def ended(self) -> bool:
+        """True once calls can no longer use it."""
+        if self._leave.is_set() or self.claim.lost or (self._owner is not None and self._owner.done()):
+            return True
+        backend = self.opened
+        return backend is not None and backend.link.closed.is_set()
+
+    @property
+    def idle_for(self) -> float:
+        """Seconds since the last call ended; 0 while one runs."""
+        return 0.0 if self.in_flight else time.monotonic() - self.last_used
+
+    @property
+    def too_old(self) -> bool:
+        """Whether it has lived for ``max_session_age``."""
+        age = self.tool.max_session_age
+        return age is not None and time.monotonic() - self.begun >= age
+
+    async def close(self) -> None:
+        """Let the owner task close the link, and wait for it. A start under way is given up."""
+        self._leave.set()
+        if self._owner is not None:
+            if not self._ready.done():
+                self._owner.cancel()
+            await asyncio.wait([self._owner])
+            self._fail(TransportFailure("the tool's session was closed while it started", stage="turn"))
+
+    async def _own(
+        self, guard: ProcessGuard, eras: Sequence[Era], max_bytes: int, on_event: OnNotification
+    ) -> None:
+        try:
+            backend = await self._open(guard, eras, max_bytes)
+        except GatewayError as error:
+            self._fail(error)
+            return
+        except Exception:
+            log.exception("session_start_failed", tool=self.key.tool)
+            self._fail(InternalError("the session could not be started"))
+            return
+        try:
+            backend.link.on_notification = on_event
+            self._ready.set_result(backend)
+            log.debug("session_opened", **self._facts(backend))
+            self._tell(EventKind.SESSION_CREATED, self)
+            leave = asyncio.create_task(self._leave.wait())
+            lost = asyncio.create_task(backend.link.closed.wait())
+            await asyncio.wait([leave, lost], return_when=asyncio.FIRST_COMPLETED)
+            leave.cancel()
+            lost.cancel()
+        finally:
+            await backend.link.close()
+            self.why = self.why or LOST
+            log.debug("session_closed", **self._facts(backend), reason=self.why)
+            self._tell(EventKind.SESSION_CLOSED, self)
+
+    def last_words(self) -> str:
+        """The end of the standard error of a child that died, masked, for operators; empty for all others."""
+        backend = self.opened
+        died = self.why == LOST and backend is not None and isinstance(backend.link, StdioLink)
+        return backend.link.stderr_words() if died else ""  # type: ignore[union-attr]
+
+    def _facts(self, backend: Backend) -> dict[str, object]:
+        link = backend.link
+        pid = link.child.process.pid if isinstance(link, StdioLink) else None
+        return {"tool": self.key.tool, "session": self.key.session, "fence": self.claim.token, "pid": pid}
+
+    async def _open(self, guard: ProcessGuard, eras: Sequence[Era], max_bytes: int) -> Backend:
+        link = make_link(self.tool, guard, max_bytes=max_bytes)
+        return await start(self.tool, link, eras)
+
+    def _fail(self, error: GatewayError) -> None:
+        if not self._ready.done():
+            self._ready.set_exception(error)
+            # Whoever waited may have given up at its own deadline: the error is not "never retrieved".
+            self._ready.exception()
+
+
+async def answers(backend: Backend, seconds: float) -> None:
+    """Ask a backend whether it is there. An error is an answer too.
+
+    Raises :class:`TimeoutError`, and :class:`GatewayError` if its link broke.
+    """
+    question = "ping" if backend.negotiated.era is Era.LEGACY else "server/discover"
+    with contextlib.suppress(RpcError):
+        async with asyncio.timeout(seconds):
+            await backend.request(question, {})
+
+
+def first_era(entry: Entry, preferred: Era) -> Era:
+    """The first of :func:`era_order`."""
+    if entry.known is not None and preferred.value in entry.known.eras:
+        return preferred
+    return era_order(entry, preferred)[0]
+
+
+def era_order(entry: Entry, preferred: Era) -> list[Era]:
+    """In which order to try the eras: the caller's first, if the backend is known to speak it.
+
+    An unknown backend is asked legacy first, which none answers with silence.
+    """
+    known = entry.known
+    spoken = [era for era in Era if known is not None and era.value in known.eras]
+    if not spoken:
+        return [Era.LEGACY, Era.MODERN]
+    if preferred in spoken:
+        return [preferred, *(era for era in spoken if era is not preferred)]
+    return spoken
+
+
+async def usable(session: ToolSession, seconds: float) -> Backend:
+    """The session's backend within ``seconds``. Raises :class:`InvocationTimeout` beyond."""
+    if (opened := session.opened) is not None:
+        return opened
+    try:
+        async with asyncio.timeout(seconds):
+            return await session.backend()
+    except TimeoutError as error:
+        raise InvocationTimeout("the tool was still starting at the deadline") from error
