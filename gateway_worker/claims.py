@@ -126,10 +126,12 @@ class Claims:
             else:
                 claim.token = token
 
-    async def released(self, timeout: float) -> None:
-        """Wait for the releases under way."""
-        if self._releases:
-            await asyncio.wait(self._releases, timeout=timeout)
+    async def released(self, timeout: float) -> bool:
+        """Wait for the releases under way; False if some still are after ``timeout`` seconds."""
+        if not self._releases:
+            return True
+        _, pending = await asyncio.wait(self._releases, timeout=timeout)
+        return not pending
 
     def _put(self, tool: ToolId, session: str, token: int) -> Claim:
         old = self._claims.get((tool, session))

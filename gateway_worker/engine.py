@@ -189,7 +189,8 @@ class Engine:
         await worker.discovery.close()
         await worker.prober.close()
         await worker.sessions.close()
-        await worker.claims.released(patience)
+        if not await worker.claims.released(patience):
+            patience = SHORT_PATIENCE
         try:
             await worker.goodbye(patience)
         except (StoreUnavailable, TimeoutError) as error:

@@ -24,7 +24,7 @@ from gateway_worker.nodes import BEAT, Nodes
 log = structlog.get_logger(__name__)
 
 SWEEP_LEASE_MS = 3000
-STEP = 100
+STEP = 50
 """Most messages and sessions worked off in one step: each step blocks Redis for a few milliseconds at most."""
 MOST_ATTEMPTS = 3
 """A call that has leave is given to so many workers, then it is answered: it may be what kills them."""

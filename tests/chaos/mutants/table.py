@@ -1,0 +1,298 @@
+"""The planted faults: each breaks one rule of the design (docs/decisions/0009), and names the tests that must notice.
+
+The table is data: what stands in a file, what is put in its place. ``python -m tests.chaos.mutants.run`` plants them
+one at a time in a copy of the tree; ``test_table.py`` keeps the table true to the files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LUA = "common/store/lua"
+STORE = "tests/common/store"
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """``old`` stands exactly once in ``file`` (from the root of the tree); ``new`` takes its place."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """One fault. ``breaks`` is the rule that no longer holds.
+
+    Each of ``tests`` (pytest node ids; all cases of a parametrized one if none is named) must fail with it, a
+    parametrized one in one of its cases at least.
+    """
+
+    name: str
+    breaks: str
+    edits: tuple[Edit, ...]
+    tests: tuple[str, ...]
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        name="late-answer",
+        breaks="the late answer of a node that was declared dead is refused",
+        edits=(Edit(f"{LUA}/finish.lua", "if not recorded and too_late(id) then", "if false then"),),
+        tests=(
+            f"{STORE}/test_ledger_scripts.py::TestEnded::test_the_late_answer_of_a_dead_node_is_refused",
+            f"{STORE}/test_ledger_scripts.py::TestEnded::test_a_late_answer_of_what_another_has_by_now_is_refused",
+        ),
+    ),
+    Mutant(
+        name="no-tombstone",
+        breaks="a node with a tombstone takes no message, though its lease seems to run",
+        edits=(
+            Edit(
+                f"{LUA}/fetch.lua",
+                "if not living(me) or redis.call('EXISTS', prefix .. 'fenced:' .. encoded(me)) == 1 then",
+                "if not living(me) then",
+            ),
+        ),
+        tests=(
+            f"{STORE}/test_ledger_scripts.py::TestBegun::test_a_node_that_may_not_act_takes_nothing[tombstone]",
+        ),
+    ),
+    Mutant(
+        name="same-token",
+        breaks="the fencing token grows with every claim",
+        edits=(
+            Edit(
+                f"{LUA}/lib/owners.lua",
+                "math.max(last + 1, time[1] * 1000000 + time[2])",
+                "math.max(last, 1)",
+            ),
+        ),
+        tests=(
+            f"{STORE}/test_owner_scripts.py::TestOwner::test_a_dead_owner_s_session_is_claimed_with_a_greater_token",
+            f"{STORE}/test_owner_scripts.py::TestOwner::test_the_token_grows_over_a_redis_that_forgot_it",
+        ),
+    ),
+    Mutant(
+        name="client-clock",
+        breaks="leases are measured by Redis' clock, not by that of the machine that asks",
+        edits=(
+            Edit(
+                f"{LUA}/node_beat.lua",
+                "local now = t[1] * 1000 + math.floor(t[2] / 1000)",
+                "local now = tonumber(ARGV[3])",
+            ),
+            Edit(
+                "gateway_worker/nodes.py",
+                "[self._node.id, int(LEASE * 1000)],",
+                "[self._node.id, int(LEASE * 1000), int(time.time() * 1000)],",
+            ),
+        ),
+        tests=("tests/worker/test_wrong_clocks.py::test_a_lease_ends_by_redis_clock",),
+    ),
+    Mutant(
+        name="permit-of-the-dead",
+        breaks="the permit of a call that died with its node is given back",
+        edits=(
+            Edit(
+                f"{LUA}/node_rescue.lua",
+                "  redis.call('ZREM', prefix .. 'circuit-permits:' .. head.tool, id)\n",
+                "",
+            ),
+        ),
+        tests=(
+            f"{STORE}/test_rescue_scripts.py::TestEachCall::test_permits_of_a_half_open_circuit_come_back",
+        ),
+    ),
+    Mutant(
+        name="permit-of-the-neutral",
+        breaks="a call whose end says nothing of the backend gives its permit back",
+        edits=(
+            Edit(
+                f"{LUA}/circuit_report.lua",
+                "    if outcome == 'neutral' then redis.call('ZREM', permits_key, id) end\n",
+                "",
+            ),
+        ),
+        tests=(f"{STORE}/test_circuit_scripts.py::test_a_neutral_end_gives_the_permit_back",),
+    ),
+    Mutant(
+        name="joined-keys",
+        breaks="the sessions of two callers never share a name, whatever their names are",
+        edits=(
+            Edit(
+                "common/calls/head.py",
+                'return ":".join(map(encode_part, parts))',
+                'return "-".join(map(encode_part, parts))',
+            ),
+        ),
+        tests=("tests/common/calls/test_session_names.py::test_parts_never_run_together[-]",),
+    ),
+    Mutant(
+        name="whole-environment",
+        breaks="a child gets nothing of our environment but a few listed variables",
+        edits=(
+            Edit(
+                "gateway_worker/egress/process.py",
+                "base = {name: os.environ[name] for name in INHERITED if name in os.environ}",
+                "base = dict(os.environ)",
+            ),
+        ),
+        tests=(
+            "tests/worker/egress/test_process.py::test_the_environment_is_minimal",
+            "tests/worker/egress/test_process.py::test_a_real_child_sees_no_secret_of_ours",
+        ),
+    ),
+    Mutant(
+        name="any-generation",
+        breaks="a call that was admitted before a circuit's last change says nothing after it",
+        edits=(
+            Edit(
+                f"{LUA}/circuit_report.lua",
+                "if tonumber(admitted) ~= generation or state == 'open' then",
+                "if state == 'open' then",
+            ),
+        ),
+        tests=(f"{STORE}/test_circuit_scripts.py::test_a_success_of_the_holder_closes_it",),
+    ),
+    Mutant(
+        name="cap-on-calls",
+        breaks="a cap on sessions refuses their creation only, never a call of one that lives",
+        edits=(
+            Edit(f"{LUA}/fetch.lua", "local verdict = 'held'", "local verdict = cap_reached(head) or 'held'"),
+        ),
+        tests=(f"{STORE}/test_cap_scripts.py::TestCaps::test_a_session_that_lives_goes_on_at_the_bound",),
+    ),
+    Mutant(
+        name="sent-again",
+        breaks="a call that the backend may have seen is sent again with leave only",
+        edits=(
+            Edit(
+                "gateway_worker/execute.py",
+                "return error.unsent or (leave is Retry.SAFE and not isinstance(error, StatusRefused))",
+                "return True",
+            ),
+        ),
+        tests=(
+            "tests/worker/test_execute.py::test_a_call_that_may_have_run_is_sent_again_with_leave_only[unsent-1]",
+        ),
+    ),
+    Mutant(
+        name="no-self-fence",
+        breaks="a node that is not sure of its lease sends nothing to a backend",
+        edits=(Edit("gateway_worker/execute.py", "if not self._node.may_act:", "if False:"),),
+        tests=("tests/worker/test_execute.py::test_a_session_that_was_lost_gets_nothing_more",),
+    ),
+    Mutant(
+        name="begun-twice",
+        breaks="an id is begun once, however often it is sent",
+        edits=(Edit(f"{LUA}/fetch.lua", "if begun(head, id) then", "if false then"),),
+        tests=(
+            f"{STORE}/test_ledger_scripts.py::TestBegun::test_an_id_is_begun_once",
+            f"{STORE}/test_ledger_scripts.py::TestBegun::test_of_two_nodes_one_begins_it",
+        ),
+    ),
+    Mutant(
+        name="all-lost",
+        breaks="what a dead node had not sent, or what has leave, goes back to its queue",
+        edits=(
+            Edit(
+                f"{LUA}/node_rescue.lua",
+                "if (unsent or head.leave == 'safe') and attempt <= tonumber(ARGV[4]) then",
+                "if false then",
+            ),
+        ),
+        tests=(
+            f"{STORE}/test_rescue_scripts.py::TestEachCall::test_each_goes_its_way",
+            f"{STORE}/test_rescue_scripts.py::TestEachCall::test_what_goes_back_may_be_begun_again",
+        ),
+    ),
+    Mutant(
+        name="all-again",
+        breaks="what a dead node may have sent without leave does not run again",
+        edits=(
+            Edit(
+                f"{LUA}/node_rescue.lua",
+                "if (unsent or head.leave == 'safe') and attempt <= tonumber(ARGV[4]) then",
+                "if attempt <= tonumber(ARGV[4]) then",
+            ),
+        ),
+        tests=(f"{STORE}/test_rescue_scripts.py::TestEachCall::test_each_goes_its_way",),
+    ),
+    Mutant(
+        name="drain-refuses-all",
+        breaks="a tool that is drained goes on serving the sessions that live",
+        edits=(Edit(f"{LUA}/admit.lua", "if not owned then", "if not owned or ARGV[5] == '0' then"),),
+        tests=(f"{STORE}/test_cap_scripts.py::TestCaps::test_draining_takes_calls_of_living_sessions_only",),
+    ),
+    Mutant(
+        name="stale-definition",
+        breaks="a changed or removed definition ends the sessions of the old one",
+        edits=(
+            Edit(
+                "gateway_worker/sessions.py",
+                '("definition changed", self._keeping.version_of(tool) != session.key.version),',
+                '("definition changed", False),',
+            ),
+        ),
+        tests=(
+            "tests/worker/test_sessions.py::test_a_changed_definition_is_a_new_session",
+            "tests/worker/test_sessions.py::test_the_sessions_of_a_removed_tool_end",
+        ),
+    ),
+    Mutant(
+        name="daemons-survive",
+        breaks="what a child left behind in sessions of its own ends with the child",
+        edits=(
+            Edit(
+                "common/processes/family.py",
+                'return bool(mark) and (process.mark == mark or process.mark.startswith(mark + "."))',
+                "return not mark",
+            ),
+        ),
+        tests=(
+            "tests/common/processes/test_tree.py::test_daemons_of_a_marked_child_are_ended_too",
+            "tests/worker/egress/test_process_end.py::test_daemons_end_with_the_child",
+        ),
+    ),
+    Mutant(
+        name="duplicate-keys",
+        breaks="JSON that says one key twice is refused",
+        edits=(
+            Edit(
+                "common/mcp/jsonrpc.py",
+                'if outside_strings.count(b":") != _count_members(value, max_depth):',
+                "if _count_members(value, max_depth) < 0:",
+            ),
+        ),
+        tests=(
+            "tests/common/mcp/test_strict_json.py::test_a_duplicate_key_is_found_wherever_it_hides",
+            "tests/common/mcp/test_strict_json.py::test_an_ambiguous_or_invalid_text_is_refused_with_the_reason",
+        ),
+    ),
+    Mutant(
+        name="any-token",
+        breaks="a session is given back under the token of its claim only",
+        edits=(
+            Edit(
+                f"{LUA}/lib/owners.lua",
+                "if owner ~= node or (token and held ~= token) then",
+                "if owner ~= node then",
+            ),
+        ),
+        tests=(
+            f"{STORE}/test_owner_scripts.py::TestOwner::test_only_the_owner_under_its_token_frees_a_session",
+            f"{STORE}/test_owner_scripts.py::TestOwner::test_a_release_that_comes_twice_does_not_take_the_next_claim",
+        ),
+    ),
+    Mutant(
+        name="repeated-commands",
+        breaks="a command whose answer was lost is not sent to Redis a second time",
+        edits=(Edit("common/store/client.py", "retry=Retry(NoBackoff(), 0)", "retry=Retry(NoBackoff(), 3)"),),
+        tests=(
+            f"{STORE}/test_client.py::test_a_lost_reply_is_an_error_and_no_second_try",
+            f"{STORE}/test_client.py::test_a_lost_reply_to_a_loaded_script_is_one_run",
+        ),
+    ),
+)

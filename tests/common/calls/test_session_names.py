@@ -1,0 +1,50 @@
+"""Which tool session a caller's calls are for: its name in the head of a message, and back."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.calls.head import POOL, parts_of, session_of
+from common.domain.ids import ClientId, McpSessionId, TenantId
+from common.domain.invocation import Caller
+from common.domain.rules import Affinity, Routing
+from tests.support.backends import stdio_tool
+
+BY_CLIENT = stdio_tool(affinity=Affinity.CLIENT)
+BY_MCP_SESSION = stdio_tool(affinity=Affinity.MCP_SESSION)
+ODD = ["a-b", "a:b", "a%3Ab", "a|b", "*", "*1", "a\x1fb", "ö", " "]
+
+
+def caller(tenant: str, client: str) -> Caller:
+    return Caller(tenant=TenantId(tenant), client=ClientId(client))
+
+
+@pytest.mark.parametrize("between", ["-", ":", "|", "%", "_", ".", "\x1f"])
+def test_parts_never_run_together(between: str) -> None:
+    """(``a-b``, ``c``) is not (``a``, ``b-c``), whatever stands in the place of the dash; nor with an MCP session."""
+    names = [
+        session_of(BY_CLIENT, caller(f"a{between}b", "c"), None),
+        session_of(BY_CLIENT, caller("a", f"b{between}c"), None),
+        session_of(BY_CLIENT, caller(f"a{between}b{between}c", "d"), None),
+        session_of(BY_MCP_SESSION, caller("a", "b"), McpSessionId("c")),
+        session_of(BY_MCP_SESSION, caller("a", "b"), McpSessionId(f"c{between}c")),
+        session_of(BY_MCP_SESSION, caller("a", f"b{between}c"), McpSessionId("c")),
+    ]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_name_says_whose_it_is(name: str) -> None:
+    """Tenant, client and MCP session come back as they were; and none is taken for a session of a pool."""
+    session = session_of(BY_MCP_SESSION, caller(name, name), McpSessionId(name))
+    assert parts_of(session) == (name, name, name)
+    assert parts_of(session_of(BY_CLIENT, caller(name, name), McpSessionId(name))) == (name, name, "")
+    assert not session.startswith(POOL)
+
+
+def test_a_pool_is_nobodys() -> None:
+    """All callers have the same, and Redis chooses one of the pool."""
+    tool = stdio_tool(routing=Routing.LEAST_LOADED, pool_size=2)
+    names = {session_of(tool, caller(one, one), McpSessionId(one)) for one in ODD}
+    assert names == {POOL}
+    assert parts_of("*3") == ("", "", "")
