@@ -25,11 +25,12 @@ from benchmarks.script import Bench, Options, Outcome, Script, main, rotated
 from benchmarks.stack import Stack, stdio_tool
 from benchmarks.tally import total
 from benchmarks.wire import Endpoint
-from common.domain.ids import NodeId
+from common.calls.head import POOL as HEAD_OF_POOL
+from common.domain.ids import NodeId, ToolId, encode_part
+from common.store.scripts import run
 
 CALL_SECONDS, SLOTS = 0.1, 32
-POOL: dict[str, str | int] = {"routing": "least_loaded", "pool_size": 2}
-"""One caller's own session would be held by one worker; those of a pool are held by all."""
+"""One caller's own session would be held by one worker: the tool has a pool, with a session for each worker."""
 IN_FLIGHT = 128
 WARM_UP = 0.5
 GOAL_OF_DOUBLE, GOAL_OF_BACKLOG = 0.05, 0.9
@@ -135,16 +136,25 @@ class Crew:
 def start(bench: Bench, name: str, workers: int) -> Crew:
     """Start a gateway without a web process."""
     desk = bench.desk(name.replace(" ", "-"))
-    stack = Stack(desk, {TOOL: {**stdio_tool(desk), **POOL}})
+    stack = Stack(desk, {TOOL: {**stdio_tool(desk), "routing": "least_loaded", "pool_size": workers}})
     names = [stack.start_worker("--concurrency", str(SLOTS)) for _ in range(workers)]
     stack.publish_tools()
     stack.wait_discovered()
+    for number, worker in enumerate(names):
+        # Who fetches first would own all of them.
+        claimed = [
+            stack.keys.begin,
+            stack.node_of(worker) or "",
+            encode_part(ToolId(TOOL)),
+            f"{HEAD_OF_POOL}{number}",
+        ]
+        run(stack.client, "session_reclaim", [stack.keys.sessions(ToolId(TOOL))], claimed)
     load = QueueLoad(
         address=stack.redis.address,
         dialect=gateway(stack.keys),
         keys=stack.keys,
         target=Endpoint(port=0, arguments={"wait": CALL_SECONDS}),
-        pool_size=int(POOL["pool_size"]),
+        pool_size=workers,
     )
     return Crew(name=name, stack=stack, workers=names, load=load)
 

@@ -106,9 +106,10 @@ def dead_letter_command(
 ) -> tuple[str | bytes | int, ...]:
     """The command that makes a dead letter of what ``node`` recorded under ``tag``, and acknowledges it.
 
-    A call that its head shows to be counted is counted no more. With ``tag`` it may be sent again: a second letter is never made. For a message that is recorded nowhere any more
-    give ``message`` instead; sent twice, that one makes two letters. It carries its script along instead of a digest,
-    so that it also works on a Redis that has forgotten its scripts.
+    A call that was counted, as its head shows, is counted no more. With ``tag`` it may be sent again: a second letter
+    is never made. For a message that is recorded nowhere any more give ``message`` instead; sent twice, that one makes
+    two letters. It carries its script along instead of a digest, so that it also works on a Redis that has forgotten
+    its scripts.
     """
     told = [part for name, value in facts.items() for part in (name, value[:FACT_LENGTH])]
     source = script("dead_letter").source

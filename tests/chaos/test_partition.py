@@ -48,8 +48,9 @@ def space() -> Iterator[Namespace]:
     ],
 )
 def test_a_worker_is_cut_off(scene: Scene, space: Namespace, seconds: float, one_way: bool) -> None:
-    """It holds ten seconds of work of one session, all of it at hand, when it is cut off."""
+    """It holds ten seconds of work of one session, all of it at hand, when it is cut off; before, it flaps."""
     cluster = scene.start(Plan(tools=TOOLS, namespaces={"worker0": space}))
+    flap(scene, space)
     client = owned_by(scene, "worker0")
     waiting = [scene.load.begin(work(client)) for _ in range(14)]
     scene.wait_backend("got", len(scene.backend_events("got")) + 1)
@@ -71,26 +72,6 @@ def test_a_worker_is_cut_off(scene: Scene, space: Namespace, seconds: float, one
     assert not late, f"worker0 used its session {late[-1] - cut:.1f} s after it was cut off"
     scene.judge()
     scene.expect_codes("WORKER_LOST", "TRANSPORT_FAILURE")
-
-
-@pytest.mark.chaos_fast
-@pytest.mark.timeout(150)
-def test_a_worker_flaps(scene: Scene, space: Namespace) -> None:
-    """Cut off and back every two seconds, six times: shorter than the lease, so nothing is taken from it."""
-    scene.start(Plan(tools=TOOLS, namespaces={"worker0": space}))
-    scene.load.run(everyday((TWICE,)), rate=15)
-    scene.answered_more(20)
-    for number in range(6):
-        begun = time.monotonic()
-        if number % 2:
-            space.heal()
-        else:
-            space.cut()
-        wait_until(lambda begun=begun: time.monotonic() > begun + 2, description="two seconds")  # type: ignore[misc]
-    space.heal()
-    scene.answered_more(30, timeout=HEALED_WITHIN + 5)
-    scene.judge()
-    scene.expect_codes("WORKER_LOST")
 
 
 @pytest.mark.chaos_fast
@@ -118,6 +99,23 @@ def test_a_web_process_is_cut_off(scene: Scene, space: Namespace) -> None:
     assert len(cluster.webs) == 2
     scene.judge()
     scene.expect_codes("STORE_UNAVAILABLE", "unopened")
+
+
+def flap(scene: Scene, space: Namespace) -> None:
+    """Cut off and back every two seconds, six times: shorter than the lease, so nothing is taken from it."""
+    scene.load.run(everyday((TWICE,)), rate=15)
+    scene.answered_more(20)
+    for number in range(6):
+        begun = time.monotonic()
+        if number % 2:
+            space.heal()
+        else:
+            space.cut()
+        wait_until(lambda begun=begun: time.monotonic() > begun + 2, description="two seconds")  # type: ignore[misc]
+    space.heal()
+    scene.answered_more(30, timeout=HEALED_WITHIN + 5)
+    scene.load.finish()
+    scene.expect_codes("WORKER_LOST")
 
 
 def work(client: str) -> Call:

@@ -15,6 +15,7 @@ from tests.chaos.load import Call
 from tests.chaos.mixes import USUAL, everyday
 from tests.chaos.plan import Plan
 from tests.chaos.scene import Scene
+from tests.support.tcp_proxy import TcpProxy
 
 ROUND_TRIPS = 6
 """The most round trips to Redis, one after the other, that a call may take in both programs."""
@@ -67,10 +68,15 @@ def uneven(cluster: Cluster, chance: Random, longest: float) -> Iterator[None]:
             proxy.delay = 0.0
 
 
-@pytest.mark.chaos_fast
-@pytest.mark.timeout(180)
-def test_a_slow_way(scene: Scene, cluster: Cluster, chance: Random) -> None:
-    """Each call takes at most six round trips longer; a second's delay costs time and no call."""
+@pytest.mark.parametrize(
+    "rounds",
+    [
+        pytest.param(3, marks=[pytest.mark.chaos_fast, pytest.mark.timeout(180)]),
+        pytest.param(60, marks=[pytest.mark.chaos_full, pytest.mark.timeout(1800)]),
+    ],
+)
+def test_a_bad_way(scene: Scene, cluster: Cluster, chance: Random, rounds: int) -> None:
+    """Slow, each call takes at most six round trips longer; uneven, none is lost; and then connections break."""
     calm = median(scene)
     for delay, calls in ((0.05, 15), (0.25, 5), (1.0, 2)):
         with delayed(cluster, delay):
@@ -79,31 +85,20 @@ def test_a_slow_way(scene: Scene, cluster: Cluster, chance: Random) -> None:
     scene.load.run(everyday(), rate=15)
     with uneven(cluster, chance, 0.3):
         scene.answered_more(40, timeout=60)
-    scene.judge()
     scene.expect_codes()
-
-
-@pytest.mark.parametrize(
-    "rounds",
-    [
-        pytest.param(3, marks=[pytest.mark.chaos_fast, pytest.mark.timeout(180)]),
-        pytest.param(60, marks=[pytest.mark.chaos_full, pytest.mark.timeout(1800)]),
-    ],
-)
-def test_a_way_that_loses(scene: Scene, cluster: Cluster, chance: Random, rounds: int) -> None:
-    """Connections are cut, go silent, or lose one reply of which nobody knows whether it was done."""
-    scene.load.run(everyday(), rate=25)
-    scene.answered_more(25)
-    names = sorted(ALL)
     for _ in range(rounds):
         for fault in chance.sample(["cut", "swallow", "silent"], 3):
-            proxy = cluster.proxies[chance.choice(names)]
-            if fault == "cut":
-                proxy.cut()
-            elif fault == "swallow":
-                proxy.swallow_next_reply()
-            else:
-                proxy.black_hole()
+            break_way(cluster.proxies[chance.choice(sorted(ALL))], fault)
             scene.answered_more(15 + chance.randrange(10), timeout=25)
     scene.judge()
     scene.expect_codes(*CODES)
+
+
+def break_way(proxy: TcpProxy, fault: str) -> None:
+    """Cut the connections, silence them, or lose one reply of which nobody knows whether it was done."""
+    if fault == "cut":
+        proxy.cut()
+    elif fault == "swallow":
+        proxy.swallow_next_reply()
+    else:
+        proxy.black_hole()

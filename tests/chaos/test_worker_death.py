@@ -89,6 +89,19 @@ class Deaths:
         wait_until(lambda: self._scene.backend_events("done", call.id), description="the backend's answer")
         self._lost(waiting, tool, self._cluster.kill(owner))
 
+    def without_reaper(self) -> None:
+        """The reapers die first: no call notices, and there are others before the next children, who go with theirs."""
+        before = self._scene.codes()["WORKER_LOST"]
+        for worker in self._cluster.workers:
+            reapers = [process for process in worker.below() if "reaper.py" in " ".join(process.cmdline())]
+            assert reapers, f"{worker.name} has no reaper"
+            for reaper in reapers:
+                reaper.kill()
+        for client in range(6):
+            assert self._scene.load.call(self._call(PLAIN, 0, client=f"r{self._number}-{client}")).good
+        assert self._scene.codes()["WORKER_LOST"] == before
+        self._next(PLAIN, self._cluster.kill(self._scene.owner(f"v{self._number}")))
+
     def _answered(self, waiting: Future[Ended], died: float) -> None:
         self._next(PLAIN, died)
         ended = waiting.result(60)
@@ -118,6 +131,7 @@ def test_a_worker_dies_at_each_step(scene: Scene, chance: Random, rounds: int) -
     scene.load.run(everyday(BUSY), rate=10)
     scene.answered_more(20)
     steps = [deaths.before_begin, deaths.after_begin, deaths.after_send, deaths.before_reply]
+    steps.append(deaths.without_reaper)
     for _ in range(rounds):
         for step in chance.sample(steps, len(steps)):
             print(f"{time.monotonic():.1f} {step.__name__}")
@@ -125,27 +139,3 @@ def test_a_worker_dies_at_each_step(scene: Scene, chance: Random, rounds: int) -
             cluster.wait_ready()
     scene.judge()
     scene.expect_codes(*CODES)
-
-
-@pytest.mark.chaos_fast
-@pytest.mark.timeout(120)
-def test_the_reaper_dies(scene: Scene, chance: Random) -> None:
-    """No call notices; the worker has another reaper before its next child, which goes with the worker."""
-    cluster = scene.start(Plan(tools=(PLAIN,)))
-    scene.load.run(everyday((PLAIN,)), rate=20)
-    scene.answered_more(20)
-    for number in range(3):
-        for worker in cluster.workers:
-            reapers = [process for process in worker.below() if "reaper.py" in " ".join(process.cmdline())]
-            assert reapers, f"{worker.name} has no reaper"
-            for reaper in reapers:
-                reaper.kill()
-        for client in range(3):
-            assert scene.load.call(Call(tool="plain", client=f"r{number}-{client}")).good
-    before = scene.codes()
-    assert set(before) <= {"answered", "FORBIDDEN"}
-    cluster.kill(chance.choice(cluster.workers))
-    cluster.wait_ready()
-    scene.answered_more(20)
-    scene.judge()
-    scene.expect_codes("WORKER_LOST")

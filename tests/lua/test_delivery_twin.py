@@ -176,12 +176,11 @@ class DeliveryTwins(RuleBasedStateMachine):
             self.ledger = calls.note(self.ledger, node, tag, unsent=unsent)
             self.client.hset(self.keys.unsent(NodeId(node)), str(tag), int(unsent))
 
-    @rule(which=WHICH)
-    def is_declared_begun(self, which: int) -> None:
-        for key in self._one_held(which):
-            name = InvocationId(self.ledger.held[key].call.id)
-            self.ledger = calls.declare(self.ledger, name)
-            self.client.set(self.keys.began(name), key[0], ex=3600)
+    @rule(name=IDS)
+    def is_declared_begun(self, name: str) -> None:
+        """By a node that remembers it; Redis may have forgotten that."""
+        self.ledger = calls.declare(self.ledger, name)
+        self.client.set(self.keys.began(InvocationId(name)), "a node", ex=3600)
 
     @rule(which=st.integers(0, 99))
     def ends(self, which: int) -> None:
@@ -344,7 +343,7 @@ def walk(client: Client, seen: set[str], limits: Limits) -> None:
         lambda: twins.fetches(N1, from_direct=False),
         lambda: twins.fetches(N2, from_direct=True),
         lambda: twins.is_noted(0, unsent=True),
-        lambda: twins.is_declared_begun(0),
+        lambda: twins.is_declared_begun("i|2"),
         lambda: twins.is_declared_dead(N2, certain=True),
         lambda: twins.ends(1),
         lambda: twins.dies_and_is_worked_off(N1),
@@ -361,12 +360,45 @@ def walk(client: Client, seen: set[str], limits: Limits) -> None:
         twins.equal()
 
 
+def die_in_turn(client: Client, seen: set[str]) -> None:
+    """What chance hardly finds: exact bounds, a takeover before the sweep, and a call that outlives three nodes."""
+    twins = DeliveryTwins(client, seen)
+    twins.limits = Limits(max_sessions=1)
+    for step in (
+        *(lambda node=node: twins.beats(node) for node in NODE_IDS),
+        lambda: twins.comes("i0", "t:c", Retry.SAFE, may_create=True),
+        lambda: twins.fetches(N1, from_direct=False),
+        lambda: twins.asks_again(N2, "t:c"),
+        lambda: twins.comes("i1", "t:c", Retry.SAFE, may_create=True),
+        lambda: twins.is_bounded(1),
+        lambda: twins.fetches(N1, from_direct=True),
+        lambda: twins.is_bounded(0),
+        lambda: twins.fetches(N1, from_direct=True),
+        lambda: twins.is_noted(0, unsent=True),
+        lambda: twins.goes_back(0),
+        lambda: twins.is_declared_begun("i0"),
+        lambda: twins.fetches(N1, from_direct=False),
+        lambda: twins.is_declared_dead(N1, certain=True),
+        lambda: twins.comes("i5", "t:c", Retry.SAFE, may_create=True),
+        lambda: twins.fetches(N2, from_direct=False),
+        lambda: twins.is_worked_off(N1, 1),
+        lambda: twins.fetches(N2, from_direct=False),
+        lambda: twins.dies_and_is_worked_off(N2),
+        *[lambda: twins.fetches(N3, from_direct=False)] * 2,
+        lambda: twins.dies_and_is_worked_off(N3),
+    ):
+        step()
+        twins.equal()
+    assert max(call.attempt for call in twins.ledger.queue) == MOST_ATTEMPTS
+
+
 @pytest.mark.timeout(TWIN_TIMEOUT)
 def test_the_pure_machines_and_the_scripts_are_twins(client: Client) -> None:
     """Equal after each step; and the steps lead everywhere, or the test would show nothing."""
     seen: set[str] = set()
     for limits in (Limits(), Limits(max_sessions=1), Limits(tenant_max_sessions=1)):
         walk(client, seen, limits)
+    die_in_turn(client, seen)
     assert seen >= REACHED, REACHED - seen
     run_state_machine_as_test(lambda: DeliveryTwins(client, seen), settings=twin_settings())
     client.flushdb()

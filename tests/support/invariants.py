@@ -96,7 +96,7 @@ def _web_died(faults: Sequence[Fault], rules: Rules, call: Sent, end: Ended) -> 
         fault.kind == "web"
         and fault.what == "kill"
         and fault.port == call.port
-        and call.at - 0.5 <= fault.at <= end.at <= fault.at + rules.closed_within
+        and call.at - rules.closed_within <= fault.at <= end.at <= fault.at + rules.closed_within
         for fault in faults
     )
 

@@ -2,18 +2,18 @@
 
     python -m tests.chaos.mutants.run [name...]
 
-First an unchanged copy has to pass the same tests (the control). Exit status: 0 all are caught, 1 one is not, 2 the
+First the unchanged copy has to pass the same tests (the control). Exit status: 0 all are caught, 1 one is not, 2 the
 control failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.chaos.mutants.table import MUTANTS, Mutant
@@ -24,35 +24,24 @@ from tests.chaos.mutants.trial import (
     copy_tree,
     judge,
     judge_control,
-    plant,
+    planted,
     require_imports_of,
     run_tests,
 )
 
 
-@contextmanager
-def copied() -> Iterator[Path]:
-    """A copy of the tree, for a while."""
-    with tempfile.TemporaryDirectory(prefix="cg-mutant-", ignore_cleanup_errors=True) as place:
-        tree = Path(place).resolve()
-        copy_tree(tree)
-        yield tree
-
-
-def control(tests: Sequence[str]) -> tuple[Run, str]:
+def control(tree: Path, tests: Sequence[str]) -> tuple[Run, str]:
     """The unchanged copy; what is wrong with it, if anything is."""
-    with copied() as tree:
-        require_imports_of(tree)
-        run = run_tests(tree, tests)
-        return run, judge_control(run, tests)
+    require_imports_of(tree)
+    run = run_tests(tree, tests)
+    return run, judge_control(run, tests)
 
 
-def attempt(mutant: Mutant) -> tuple[Run, Verdict, str]:
+def attempt(tree: Path, mutant: Mutant) -> tuple[Run, Verdict, str]:
     """One mutant."""
-    with copied() as tree:
-        plant(mutant.edits, tree)
+    with planted(mutant.edits, tree):
         run = run_tests(tree, mutant.tests)
-        return run, *judge(run, mutant.tests)
+    return run, *judge(run, mutant.tests)
 
 
 def _chosen(names: Sequence[str]) -> list[Mutant]:
@@ -67,37 +56,46 @@ def _row(name: str, verdict: str, seconds: float, what: str) -> None:
     print(f"{name:<22}  {verdict:<8}  {seconds:5.1f} s  {what}", flush=True)
 
 
-def main() -> None:
-    """Parse the command line, try all, print the table."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos.mutants.run", description=__doc__)
-    parser.add_argument("name", nargs="*", help="only these mutants")
-    mutants = _chosen(parser.parse_args().name)
-    adopt_orphans()
+def _try_all(tree: Path, mutants: Sequence[Mutant]) -> int:
+    """Print the table; returns the exit status."""
     tests = [*dict.fromkeys(test for mutant in mutants for test in mutant.tests)]
     begun = time.monotonic()
-    run, fault = control(tests)
-    _row(
-        "(control)",
-        "FAILED" if fault else "passes",
-        time.monotonic() - begun,
-        f"{len(run.cases)} cases unchanged",
-    )
+    run, fault = control(tree, tests)
+    cases = f"{len(run.cases)} cases in the unchanged copy"
+    _row("(control)", "FAILED" if fault else "passes", time.monotonic() - begun, cases)
     if fault:
-        print(f"\n{run.said}\nthe unchanged tree fails: {fault}", file=sys.stderr)
-        sys.exit(2)
+        print(f"\n{run.said}\nthe unchanged copy fails: {fault}", file=sys.stderr)
+        return 2
     caught = 0
     for mutant in mutants:
         begun = time.monotonic()
-        run, verdict, why = attempt(mutant)
+        run, verdict, why = attempt(tree, mutant)
         _row(mutant.name, verdict, time.monotonic() - begun, f"rule: {mutant.breaks}")
         if verdict is Verdict.CAUGHT:
             caught += 1
-            for test in mutant.tests:
-                print(f"    {test}")
+            print("".join(f"    {test}\n" for test in mutant.tests), end="", flush=True)
         else:
-            print(f"    {why}\n{run.said}", file=sys.stderr)
+            print(f"    {why}\n{run.said}", file=sys.stderr, flush=True)
     print(f"\n{caught} of {len(mutants)} mutants are caught")
-    sys.exit(0 if caught == len(mutants) else 1)
+    return 0 if caught == len(mutants) else 1
+
+
+def main() -> None:
+    """Parse the command line, copy the tree, try all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.mutants.run", description=__doc__)
+    parser.add_argument("name", nargs="*", help="only these mutants")
+    mutants = _chosen(parser.parse_args().name)
+    # SIGTERM takes the same way out as Ctrl-C, past everything that has to be ended and removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    adopt_orphans()
+    with tempfile.TemporaryDirectory(prefix="cg-mutants-", ignore_cleanup_errors=True) as place:
+        tree = Path(place).resolve()
+        copy_tree(tree)
+        try:
+            status = _try_all(tree, mutants)
+        except KeyboardInterrupt:
+            status = 130
+    sys.exit(status)
 
 
 if __name__ == "__main__":

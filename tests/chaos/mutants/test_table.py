@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import ast
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.mutants.table import MUTANTS, Edit, Mutant
-from tests.chaos.mutants.trial import ROOT, WITNESS, Case, Run, Verdict, cases_in, judge, judge_control, plant
+from tests.chaos.mutants.trial import (
+    ROOT,
+    WITNESS,
+    Case,
+    Run,
+    Verdict,
+    cases_in,
+    judge,
+    judge_control,
+    planted,
+)
 
 every = pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 TEST = "tests/a/test_b.py::TestC::test_d"
@@ -52,11 +63,25 @@ def test_each_names_tests_that_exist(mutant: Mutant) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "old old"], ids=["empty", "absent", "twice"])
 def test_a_text_that_does_not_stand_there_once_is_not_replaced(text: str, tmp_path: Path) -> None:
-    """The file stays as it is, and the error names it."""
-    (tmp_path / "file").write_text(text)
-    with pytest.raises(ValueError, match="file: stands there"):
-        plant([Edit("file", "old", "new")], tmp_path)
-    assert (tmp_path / "file").read_text() == text
+    """The error names the file, which stays as it is, as does what was changed before it."""
+    (tmp_path / "good").write_text("the old")
+    (tmp_path / "bad").write_text(text)
+    edits = [Edit("good", "old", "new"), Edit("bad", "old", "new")]
+    with pytest.raises(ValueError, match="bad: stands there"), planted(edits, tmp_path):
+        raise AssertionError("never begun")
+    assert [(tmp_path / name).read_text() for name in ("good", "bad")] == ["the old", text]
+
+
+def test_a_mutant_is_taken_back(tmp_path: Path) -> None:
+    """Text and time of change, whatever happened meanwhile."""
+    path = tmp_path / "file"
+    path.write_text("the old")
+    before = path.stat().st_mtime_ns
+    with suppress(KeyError), planted([Edit("file", "old", "new")], tmp_path):
+        assert path.read_text() == "the new"
+        raise KeyError
+    assert path.read_text() == "the old"
+    assert path.stat().st_mtime_ns == before
 
 
 def ended(*cases: Case, status: int | None = 1) -> Run:

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -86,16 +86,24 @@ def copy_tree(target: Path, root: Path = ROOT) -> None:
         shutil.copy2(root / name, target / name)
 
 
-def plant(edits: Iterable[Edit], tree: Path) -> None:
-    """Apply the edits. Raises :class:`ValueError` if an old text does not stand exactly once in its file."""
-    for edit in edits:
-        path = tree / edit.file
-        text = path.read_text(encoding="utf-8")
-        if text.count(edit.old) != 1:
-            raise ValueError(
-                f"{edit.file}: stands there {text.count(edit.old)} times, not once: {edit.old!r}"
-            )
-        path.write_text(text.replace(edit.old, edit.new), encoding="utf-8")
+@contextlib.contextmanager
+def planted(edits: Iterable[Edit], tree: Path) -> Iterator[None]:
+    """Apply the edits to a tree, for a while. Raises :class:`ValueError` if an old text does not stand there once."""
+    before: dict[Path, tuple[str, os.stat_result]] = {}
+    try:
+        for edit in edits:
+            path = tree / edit.file
+            text = path.read_text(encoding="utf-8")
+            before.setdefault(path, (text, path.stat()))
+            if text.count(edit.old) != 1:
+                raise ValueError(f"{edit.file}: stands there {text.count(edit.old)} times: {edit.old!r}")
+            path.write_text(text.replace(edit.old, edit.new), encoding="utf-8")
+        yield
+    finally:
+        for path, (text, stat) in before.items():
+            path.write_text(text, encoding="utf-8")
+            # As it was, so that what was compiled of the mutant is not taken for it.
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def environment(tree: Path) -> dict[str, str]:
@@ -123,6 +131,7 @@ def require_imports_of(tree: Path) -> None:
 def run_tests(tree: Path, tests: Sequence[str]) -> Run:
     """Run tests in a tree, and end whatever they leave behind."""
     report = tree / ".mutant.xml"
+    report.unlink(missing_ok=True)
     chosen = [*dict.fromkeys((WITNESS, *tests))]
     options = ["-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--tb=short", f"--junitxml={report}"]
     process = subprocess.Popen(

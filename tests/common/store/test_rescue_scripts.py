@@ -283,27 +283,6 @@ class TestSteps:
         assert client.hlen(keys.unacked(A)) == 1
         assert run(client, "node_fence", *fence_script(keys, A, LEASE_ENDED, actor="t")) == 0
 
-    def test_a_step_is_short_with_a_thousand_calls(self, client: Client, keys: Keys) -> None:
-        """As many as a worker has by default: a step keeps Redis for 5 ms at most.
-
-        Processor time, the median of the steps, the best of three rescues: others on the machine only ever add to it.
-        """
-        medians = []
-        for run_number in range(3):
-            node = NodeId(f"n{run_number}")
-            live(client, keys, node)
-            with client.pipeline(transaction=False) as pipe:
-                calls = (head(f"{run_number}-{n}", session=f"t:c{n % 50}", reply="r") for n in range(1000))
-                put(pipe, *calls)
-                pipe.execute()
-            fetch(client, keys, node, most=1000)
-            die(client, keys, node)
-            times = rescue_measured(client, keys, node)
-            assert len(times) >= 10
-            medians.append(statistics.median(times))
-            require_nothing_left(client, keys, node)
-        assert min(medians) <= 5
-
 
 def busy(client: Client) -> float:
     """Milliseconds of processor time that Redis has used."""
