@@ -118,7 +118,7 @@ class Calls:
             self._dead_letters.put(taken, poison)
             return
         if self._foreign(message):
-            self._refuse_foreign(taken, message)
+            self._refuse_foreign(taken, message, head)
         elif message.task != INVOKE_TASK or message.delayed:
             self._hand_over(taken, message)
         elif head is None:
@@ -214,6 +214,7 @@ class Calls:
         finally:
             del self._running[message.id]
             self._abandoned.discard(message.id)
+            self._executor.free_unused(held)
             self._host.ended(request, result)
             self.on_freed()
 
@@ -329,11 +330,16 @@ class Calls:
         origin = message.headers.get("origin")
         return isinstance(origin, str) and origin.startswith(ORIGIN) and origin != self._origin
 
-    def _refuse_foreign(self, taken: Taken, message: TaskMessage) -> None:
+    def _refuse_foreign(self, taken: Taken, message: TaskMessage, head: Head | None) -> None:
         log.error("foreign_call", origin=message.headers.get("origin"), queue=message.queue)
         refusal = failed(
             ToolUnavailable("another gateway takes calls from the same Redis; give each its own")
         )
+        if head is not None:
+            held = Held(taken=taken, head=head, message=message)
+            self._executor.free_unused(held)
+            self._end(held, refusal)
+            return
         self._outbox.put(("PUBLISH", message.reply_to, result_frame(message.id, refusal)))
         self._acknowledge(taken)
 
@@ -387,6 +393,7 @@ class Calls:
         self._acknowledge(taken)
 
     def _finish_unstarted(self, held: Held) -> None:
+        self._executor.free_unused(held)
         self._end(held, _stopped_result() if held.message.id in self._cut_off else _unstarted_result())
 
     def _acknowledge(self, taken: Taken) -> None:

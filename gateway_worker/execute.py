@@ -19,6 +19,7 @@ from common.domain.errors import (
     ToolDisabled,
     ToolNotFound,
 )
+from common.domain.ids import tool_of
 from common.domain.invocation import ExecutionResult, Invocation, answer, failed, rpc_failure
 from common.domain.rules import Retry
 from common.mcp.jsonrpc import JsonRpcError
@@ -108,6 +109,15 @@ class Executor:
             log.exception("invocation_broke", invocation=invocation.id, tool=invocation.tool)
             result = failed(InternalError("the worker failed; its log names the invocation"))
         return _timed(result, begun)
+
+    def free_unused(self, held: Held) -> None:
+        """Free the session that was claimed for a call which came to its end without using it."""
+        tool = tool_of(held.head.queue)
+        if held.taken.verdict != b"claimed" or tool is None:
+            return
+        claim = self._claims.find(tool, held.head.session, held.taken.token)
+        if claim is not None and not claim.users:
+            self._claims.free_unused(claim)
 
     async def _attempts(
         self, held: Held, invocation: Invocation, on_notification: OnNotification, progress: Progress

@@ -102,6 +102,8 @@ class Fetcher:
         name = self._names.get(queue)
         if name is not None:
             self._ripe[name] = name
+            if self._desk.owns_sessions(name):
+                self._ripe[self._direct(name)] = name
         elif not queue:
             self._ripe |= {name: name for name in self._queues}
             self._ripe |= {

@@ -35,7 +35,10 @@ class Retry(StrEnum):
     """When a call may be sent to its backend a second time."""
 
     NEVER = "never"
-    """Not even if it is certain that the backend has seen nothing of it."""
+    """Not by the worker that tried, even if it is certain that the backend has seen nothing of it.
+
+    A call whose worker died before its session had started was not tried, and goes to another.
+    """
     UNSENT = "unsent"
     """Only if it is certain that no byte of it was written."""
     SAFE = "safe"

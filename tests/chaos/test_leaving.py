@@ -82,7 +82,7 @@ def heard(scene: Scene, call: str, leave: Callable[[], object]) -> None:
 
 
 def test_clients_leave(scene: Scene) -> None:
-    """By hanging up, by a reset, by a notification, by ending the session; at a child and over HTTP; and by the dozen."""
+    """By hanging up, a reset, a notification, the end of the session; at a child and over HTTP; and by the dozen."""
     scene.start(Plan(tools=TOOLS))
     for tool in TOOLS:
         assert scene.load.call(Call(tool=tool.name)).good

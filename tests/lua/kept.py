@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
+from common.calls.head import head_from_text
+from common.domain.ledger import Call
 from common.store.client import Client
 
 _READ = """
@@ -43,3 +47,14 @@ class Kept:
     def items(self, key: str) -> list[bytes]:
         """Of a list, from its left end."""
         return list(self.values[key] or ())
+
+
+def call_of(message: bytes) -> Call:
+    """The call that a message is for."""
+    of = head_from_text(orjson.loads(message)["canalgate"])
+    return Call(id=of.id, session=of.session, leave=of.leave, attempt=of.attempt)
+
+
+def calls_of(messages: Sequence[bytes]) -> tuple[Call, ...]:
+    """Those of a list, the next one first."""
+    return tuple(call_of(message) for message in reversed(messages))

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import orjson
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from common.calls.head import head_from_text
 from common.domain import ledger as calls
 from common.domain import ownership
 from common.domain.ids import InvocationId, NodeId, TenantId, ToolId, encode_part
@@ -20,7 +18,7 @@ from common.domain.rules import Retry
 from common.store.client import Client
 from common.store.keys import UNACKED_TTL, Keys
 from gateway_worker.sweep import LEASE_ENDED, MOST_ATTEMPTS, PROCESS_GONE, fence_script, lost_answer
-from tests.lua.kept import Kept, read
+from tests.lua.kept import Kept, call_of, calls_of, read
 from tests.lua.twin import TIME_PASSES, TWIN_TIMEOUT, ForcedTime, twin_settings
 from tests.support.messages import QUEUE, head, unstamped
 
@@ -159,7 +157,7 @@ class DeliveryTwins(RuleBasedStateMachine):
             assert flat == []
             return
         _, tag, message, verdict, token = flat
-        assert (int(tag), _call(message)) == (self.tag, expected.call)
+        assert (int(tag), call_of(message)) == (self.tag, expected.call)
         assert (verdict.decode(), int(token)) == (expected.verdict.value, expected.token)
         self._reach(expected.verdict, True)
         self.taken.append((node, self.tag, expected.call))
@@ -259,7 +257,7 @@ class DeliveryTwins(RuleBasedStateMachine):
         assert {name: int(end) for name, end in kept.pairs(keys.nodes)} == directory.leases
         assert {name: _owner(record) for name, record in kept.pairs(keys.sessions(TOOL))} == directory.owners
         assert int(kept.values[keys.fence] or 0) == directory.last_token
-        assert _calls(kept.items(QUEUE)) == ledger.queue
+        assert calls_of(kept.items(QUEUE)) == ledger.queue
         assert {node: int(calls) for node, calls in kept.pairs(keys.in_flight(QUEUE))} == dict(
             ledger.in_flight
         )
@@ -281,8 +279,8 @@ class DeliveryTwins(RuleBasedStateMachine):
         """What is kept of one node."""
         keys = self.keys
         held = {tag: record for (holder, tag), record in self.ledger.held.items() if holder == node}
-        assert _calls(kept.items(keys.direct(node, QUEUE))) == self.ledger.direct.get(node, ())
-        assert {int(tag): _call(message) for tag, message in kept.pairs(keys.unacked(node))} == {
+        assert calls_of(kept.items(keys.direct(node, QUEUE))) == self.ledger.direct.get(node, ())
+        assert {int(tag): call_of(message) for tag, message in kept.pairs(keys.unacked(node))} == {
             tag: record.call for tag, record in held.items()
         }
         unsent = {int(tag) for tag, noted in kept.pairs(keys.unsent(node)) if noted == b"1"}
@@ -311,15 +309,6 @@ class DeliveryTwins(RuleBasedStateMachine):
 def _owner(record: bytes) -> Owner:
     node, token, _ = record.decode().rsplit(" ", 2)
     return Owner(node, int(token))
-
-
-def _call(message: bytes) -> Call:
-    of = head_from_text(orjson.loads(message)["canalgate"])
-    return Call(id=of.id, session=of.session, leave=of.leave, attempt=of.attempt)
-
-
-def _calls(waiting: list[bytes]) -> tuple[Call, ...]:
-    return tuple(_call(message) for message in reversed(waiting))
 
 
 def _lost(ledger: Ledger) -> int:

@@ -10,6 +10,7 @@ import pytest
 from redis import Redis
 
 from common.domain.errors import ErrorCode
+from common.domain.ids import ToolId
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from tests.support.backends import (
@@ -232,3 +233,17 @@ def test_nonsense_on_a_channel_stops_nobody(bench: Bench) -> None:
     wait_until(lambda: bench.engine.in_flight, description="the call under way")
     bench.raw.publish(bench.keys.cancel_channel, call.id)
     assert bench.ended(call) is ErrorCode.INVOCATION_CANCELLED
+
+
+def test_a_session_that_no_call_came_to_use_is_free_again(bench: Bench) -> None:
+    """It was claimed as the call was fetched; the call had expired, its deadline had passed, or it was taken back."""
+    sessions = bench.keys.sessions(ToolId("local"))
+    revoked = invocation("echo", {"text": "x"}, client="revoked")
+    bench.host.revoked_ids.add(revoked.id)
+    ends = [
+        bench.send(invocation("echo", client="expired"), expires="2020-01-01T00:00:00+00:00"),
+        bench.send(invocation("echo", client="late", seconds=-1)),
+        bench.send(revoked),
+    ]
+    assert all(isinstance(bench.ended(call), ErrorCode) for call in ends)
+    wait_until(lambda: bench.raw.hlen(sessions) == 0, description="the claims to be given back")
