@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -389,8 +390,19 @@ class Calls:
         task.add_done_callback(self._returning.discard)
 
     def _end_headless(self, taken: Taken, message: TaskMessage, result: ExecutionResult) -> None:
+        # In a context of its own: whoever traces tasks makes the span of this one the current one.
+        copy_context().run(self._show_refused, message, result)
         self._outbox.put(*end_of_message(message, result, self._keys, ttl=self._result_ttl))
         self._acknowledge(taken)
+
+    def _show_refused(self, message: TaskMessage, result: ExecutionResult) -> None:
+        """Tell Celery and its listeners of a call that was refused before it was begun, as of any other."""
+        request = RunningRequest(message, hostname=self._hostname, cancel=self._cancel_soon)
+        self._host.began(request)
+        if self._signals is not None and self._signals.wanted:
+            self._signals.begin(message)
+            self._signals.end(message, result)
+        self._host.ended(request, result)
 
     def _finish_unstarted(self, held: Held) -> None:
         self._executor.free_unused(held)

@@ -221,7 +221,7 @@ def test_i8_bounds() -> None:
 
 def test_i8_a_slow_refusal() -> None:
     """QUEUE_FULL comes at once."""
-    slow = ended("c1", 2.5, "error", code="QUEUE_FULL")
+    slow = ended("c1", 5.5, "error", code="QUEUE_FULL")
     assert named(replace(sound(), ended=[slow], seen=[])) == ["I8"]
     assert named(replace(sound(), ended=[replace(slow, at=T0 + 0.5)], seen=[])) == []
 

@@ -14,7 +14,8 @@ class Rules:
     """What was set up. Maps are by tool; a tool that is missing has no such bound.
 
     ``shared`` tools have sessions that all callers use. ``settle`` is the time in seconds that calls which were under
-    way when a circuit opened have to arrive.
+    way when a circuit opened have to arrive. ``refused_within`` is generous: what a refusal costs is measured on a calm
+    machine, here it must not be one that waits.
     """
 
     queue_max_length: Mapping[str, int] = field(default_factory=dict)
@@ -23,7 +24,7 @@ class Rules:
     open_for: Mapping[str, float] = field(default_factory=dict)
     shared: frozenset[str] = frozenset()
     settle: float = 1.0
-    refused_within: float = 2.0
+    refused_within: float = 5.0
     closed_within: float = 3.0
     lost_within: float = PATIENCE
 

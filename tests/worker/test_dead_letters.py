@@ -14,6 +14,7 @@ from redis import Redis
 
 from common.calls.dead_letters import KEPT_BYTES, DeadLetter, DeadLetters, Reason
 from common.domain.errors import ErrorCode
+from common.domain.ids import NodeId, ToolId
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from common.store.scripts import run
@@ -47,7 +48,16 @@ def body_of(*args: Any, **kwargs: Any) -> str:
 
 def envelope(bench: Bench, *, without: str = "", **changes: Any) -> bytes:
     """A stock producer's message with some members replaced (``headers__task``) or one left out."""
-    made = bench.stock_message(invocation("echo", {"text": SECRET}))
+    return changed(bench.stock_message(invocation("echo", {"text": SECRET})), without=without, **changes)
+
+
+def with_head(bench: Bench, *, without: str = "", **changes: Any) -> bytes:
+    """The like of our own message: Redis reads its head, and counts it as a call before anybody reads the rest."""
+    return changed(bench.message(invocation("echo", {"text": SECRET})), without=without, **changes)
+
+
+def changed(made: dict[str, Any], *, without: str, **changes: Any) -> bytes:
+    """A message with some members replaced, or one left out."""
     for path, value in changes.items():
         owner, _, member = path.rpartition("__")
         (made[owner] if owner else made)[member] = value
@@ -103,6 +113,21 @@ POISON = [
 ]
 
 
+POISON_WITH_HEAD = [
+    (lambda bench: with_head(bench)[:-2], Reason.NOT_JSON),
+    (lambda bench: with_head(bench, without="headers"), Reason.NOT_CELERY),
+    (lambda bench: with_head(bench, headers__id=None), Reason.NOT_CELERY),
+    (lambda bench: with_head(bench, headers__task="no.such.task"), Reason.UNKNOWN_TASK),
+    (lambda bench: with_head(bench, headers__eta="tomorrow"), Reason.NOT_CELERY),
+    (lambda bench: with_head(bench, without="body"), Reason.BAD_BODY),
+    (lambda bench: with_head(bench, body="not JSON"), Reason.BAD_BODY),
+    (lambda bench: with_head(bench, body=body_of(5)), Reason.BAD_INVOCATION),
+    (lambda bench: with_head(bench, body=body_of({**CALL, "v": 99})), Reason.BAD_INVOCATION),
+    (lambda bench: with_head(bench, canalgate="2|from|the|future"), Reason.BAD_INVOCATION),
+    (lambda bench: with_head(bench, canalgate=5), Reason.BAD_INVOCATION),
+]
+
+
 def only(letters: DeadLetters) -> DeadLetter:
     """Wait for the one letter."""
     found = wait_until(lambda: letters.newest(10), description="a dead letter")
@@ -134,6 +159,23 @@ def test_each_poison_is_kept_with_its_reason_and_harms_nobody(
     assert bench.works()
     assert bench.engine.in_flight == 0
     assert SECRET not in "".join(capfd.readouterr()) + repr(letter) + letter.detail
+
+
+@pytest.mark.parametrize(("make", "reason"), POISON_WITH_HEAD, ids=range(len(POISON_WITH_HEAD)))
+def test_poison_with_a_head_keeps_nothing_that_was_counted_for_it(
+    make: Any, reason: Reason, bench: Bench, letters: DeadLetters
+) -> None:
+    """Its place in the ledger and among the calls in flight, and the session claimed for it, are given back."""
+    for _ in range(3):  # more than there are slots
+        bench.push(make(bench))
+    wait_until(lambda: letters.count() == 3, description="the dead letters")
+    assert {letter.reason for letter in letters.newest(3)} == {reason.value}
+    wait_until(lambda: bench.unacked() == 0, description="the acknowledgements")
+    assert not bench.raw.hgetall(bench.keys.calls)
+    assert not bench.raw.hgetall(bench.keys.in_flight(QUEUE))
+    sessions = bench.keys.sessions(ToolId("local"))
+    wait_until(lambda: not bench.raw.hgetall(sessions), description="the claim to be given back")
+    assert bench.works()
 
 
 @pytest.mark.parametrize(
@@ -234,8 +276,6 @@ def test_a_huge_message_does_not_leave_redis(bench: Bench, letters: DeadLetters,
 
 def test_poison_of_a_dead_worker(bench: Bench, letters: DeadLetters, keys: Keys, raw: Redis) -> None:
     """What a dead node held and nobody can read is kept as well, and answered."""
-    from common.domain.ids import NodeId
-
     dead = NodeId("celery@dead:1")
     raw.hset(keys.unacked(dead), mapping={"1": b"not JSON", "2": envelope(bench, without="headers")})
     run(raw, "node_fence", *fence_script(keys, dead, PROCESS_GONE, actor="test"))
@@ -246,9 +286,9 @@ def test_poison_of_a_dead_worker(bench: Bench, letters: DeadLetters, keys: Keys,
 
 
 def test_poison_among_good_calls(bench: Bench) -> None:
-    """Between two pieces of poison each a good call: every one is answered."""
+    """Between two pieces of poison each a good call, of the session claimed for some: every one is answered."""
     calls = []
-    for make, _ in POISON:
+    for make, _ in (*POISON, *POISON_WITH_HEAD):
         bench.push(make(bench))
         calls.append(bench.send(invocation("echo", {"text": "good"})))
     assert {bench.ended(call) for call in calls} == {"good"}
