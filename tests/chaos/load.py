@@ -43,7 +43,7 @@ INITIALIZE = {
     "clientInfo": {"name": "chaos", "version": "0"},
 }
 UNREACHABLE_AFTER = 3.0
-"""Seconds after which a load balancer would say that no process is ready: waiting longer would make a crowd of callers."""
+"""Seconds after which a load balancer would say that no process is ready: more would make a crowd of callers."""
 MOST_AT_ONCE = 1000
 GRACE = 15.0
 """Seconds beyond its deadline after which a caller stops waiting: the history calls that a lost call."""
