@@ -161,7 +161,9 @@ class Claims:
                         [self._keys.sessions(claim.tool)],
                         [self._keys.begin, node, encode_part(claim.tool), claim.session, str(claim.token)],
                     )
-                if self.handing_over(claim.tool):
+                others = any(other is not claim and other.tool == claim.tool for other in self)
+                if not others or self.handing_over(claim.tool):
+                    # Nobody looks into the direct list of a tool of which this node owns no session.
                     await self.return_direct(claim.tool)
                 break
             except StoreUnavailable:

@@ -106,7 +106,7 @@ class Nodes:
         if state == b"unknown" and self._known:
             self._cluster.forgotten()
         self._known = True
-        if self.beating.is_set() and sent - self._last_beat > GAP:
+        if sent - self._last_beat > GAP:
             self._beating_since = sent
         self._last_beat = sent
         self._node.confirm(sent)
@@ -125,7 +125,8 @@ class Nodes:
             if restarted:
                 await self._declare()
         young = QUARANTINE - int(info[b"uptime_in_seconds"])
-        wait = young if young > 0 and (restarted or others) else 0.0
+        # Uptime tells nothing of a restart: loading data counts as such, and a replica has been up for long.
+        wait = QUARANTINE if restarted else max(0.0, young if others else 0.0)
         if restarted:
             log.warning("redis_restarted", node=self._node.id, fetching_in=wait)
         self._run_id = info[b"run_id"]

@@ -51,7 +51,10 @@ class Producer:
                 field="tool",
             )
         envelope = {name: value for name, value in message.envelope.items() if name != MEMBER}
-        return entry, orjson.dumps({MEMBER: head.text(), **envelope})
+        try:
+            return entry, orjson.dumps({MEMBER: head.text(), **envelope})
+        except orjson.JSONEncodeError as error:
+            raise InvalidRequest("the message is nested too deeply", field="message") from error
 
     def fresh(self, payload: object, task_id: str) -> tuple[Entry, Order]:
         """The order of a delayed call that is due. Raises :class:`GatewayError` as :meth:`adopted` does."""

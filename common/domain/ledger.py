@@ -122,13 +122,13 @@ class Taken:
 
 
 def admit(
-    ledger: Ledger, directory: Directory, call: Call, limits: Limits, *, may_create: bool, now: int
+    ledger: Ledger, directory: Directory, call: Call, limits: Limits, *, may_create: bool
 ) -> tuple[Ledger, Refusal | None]:
     """Put a call on the direct list of the living owner of its session, or on the queue; or say why not.
 
     The bounds are kept by :func:`take`. Here they only refuse at once what would be refused.
     """
-    owner = directory.living_owner(call.session, now)
+    owner = directory.living_owner(call.session)
     if owner is not None:
         return _with_direct(ledger, owner.node, (*ledger.direct.get(owner.node, ()), call)), None
     if not may_create:
@@ -163,7 +163,7 @@ def take(
         ledger = _with_direct(ledger, node, rest) if from_direct else replace(ledger, queue=rest)
         if ledger.begun(call.id):
             continue
-        owner = directory.living_owner(call.session, now)
+        owner = directory.living_owner(call.session)
         if owner is not None and owner.node != node:
             ledger = _with_direct(ledger, owner.node, (call, *ledger.direct.get(owner.node, ())))
             continue

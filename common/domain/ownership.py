@@ -54,10 +54,14 @@ class Directory:
         """Whether the node may take calls, and own sessions."""
         return self.living(node, now) and node not in self.dead
 
-    def living_owner(self, session: Session, now: int) -> Owner | None:
-        """The owner, if it lives."""
+    def gone(self, node: Node) -> bool:
+        """Whether the node may be dispossessed: a lease that merely ran out takes nothing away."""
+        return self.leases.get(node, 0) == 0
+
+    def living_owner(self, session: Session) -> Owner | None:
+        """The owner, unless it may be dispossessed."""
         owner = self.owners.get(session)
-        return owner if owner is not None and self.living(owner.node, now) else None
+        return owner if owner is not None and not self.gone(owner.node) else None
 
 
 def tenant_of(session: Session) -> str:
@@ -104,7 +108,7 @@ def reclaim(
     owner = directory.owners.get(session)
     if owner is not None and owner.node == node:
         return directory, owner
-    if owner is not None and directory.living(owner.node, now):
+    if owner is not None and not directory.gone(owner.node):
         return directory, None
     return claim(directory, session, node, now_us=now_us)
 

@@ -113,7 +113,6 @@ class DeliveryTwins(RuleBasedStateMachine):
             Call(id=name, session=session, leave=leave),
             self.limits,
             may_create=may_create,
-            now=self.time.now,
         )
         of = head(
             name,

@@ -35,7 +35,7 @@ local head = head_of(stamped(0))
 local owner, owned = nil, nil
 if head.pool == '0' then
   owner = owner_of(head.tool, head.session)
-  owned = owner and living(owner)
+  owned = owner and not gone(owner)
 end
 if not owned then
   -- Of a pool nobody has a session of his own that he could go on with.

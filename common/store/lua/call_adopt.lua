@@ -20,7 +20,7 @@ if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {'gone'} end
 local head = head_of(stamped(0))
 if ARGV[4] == '0' then
   local owner = head.pool == '0' and owner_of(head.tool, head.session)
-  if not owner or not living(owner) then return {'draining', now} end
+  if not owner or gone(owner) then return {'draining', now} end
 end
 local circuit_key, permits_key = prefix .. 'circuit:' .. head.tool, prefix .. 'circuit-permits:' .. head.tool
 local verdict, generation, wait =

@@ -65,7 +65,7 @@ local function decide(i, queue, message)
   end
   local owner, token = owner_of(head.tool, head.session)
   local verdict = 'held'
-  if owner and owner ~= me and living(owner) then
+  if owner and owner ~= me and not gone(owner) then
     -- In front: it has waited already.
     put_direct(owner, queue, message, 'RPUSH')
     passed = passed + 1

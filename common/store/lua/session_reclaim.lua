@@ -10,5 +10,5 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 if not living(node) or redis.call('EXISTS', prefix .. 'fenced:' .. encoded(node)) == 1 then return false end
 local owner, token = owner_of(ARGV[3], ARGV[4])
 if owner == node then return token end
-if owner and living(owner) then return false end
+if owner and not gone(owner) then return false end
 return claim_session(ARGV[3], ARGV[4], node)

@@ -10,6 +10,13 @@ local function living(node)
   return lives[node]
 end
 
+-- Whether a node may be dispossessed: it was declared dead, or is not listed. A lease that merely ran out takes nothing
+-- away, for its owner may renew it and go on.
+local function gone(node)
+  local ends = redis.call('ZSCORE', prefix .. 'nodes', node)
+  return not ends or tonumber(ends) == 0
+end
+
 -- Who owns a session, with which token; nil if nobody does. The owner may be dead.
 local function owner_of(tool, session)
   local record = redis.call('HGET', prefix .. 'sessions:' .. tool, session)

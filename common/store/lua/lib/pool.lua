@@ -7,7 +7,7 @@ local function of_pool(head)
   for i = 0, tonumber(head.pool) - 1 do
     local session = '*' .. i
     local owner = owner_of(head.tool, session)
-    if owner and living(owner) then
+    if owner and not gone(owner) then
       local calls = tonumber(redis.call('HGET', prefix .. 'session-calls:' .. head.tool, session) or '0')
       if calls == 0 then return session end
       if not fewest or calls < fewest then fewest, chosen = calls, session end
