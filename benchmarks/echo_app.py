@@ -23,7 +23,7 @@ class EchoExecutor:
     def __init__(self, *_: Any, **__: Any) -> None:
         self._tally = Tally(Path(os.environ["BENCH_TALLY"]))
 
-    def free_unused(self, _held: Any) -> None:
+    def free_unused(self, *_: Any) -> None:
         """No session is ever used here: the first one that was claimed stays."""
 
     async def run(self, _held: Any, invocation: Invocation, *_: Any, **__: Any) -> ExecutionResult:

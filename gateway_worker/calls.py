@@ -49,7 +49,7 @@ from gateway_worker.dead_letters import DeadLetterBox
 from gateway_worker.delivery import End, Held, Taken, end_of, end_of_message
 from gateway_worker.execute import Executor
 from gateway_worker.journey import Journey
-from gateway_worker.message import PoisonMessage, TaskMessage, read_message
+from gateway_worker.message import PoisonMessage, TaskMessage, head_in, read_message
 from gateway_worker.outbox import Outbox
 from gateway_worker.producer import Producer
 from gateway_worker.requests import RunningRequest
@@ -116,7 +116,7 @@ class Calls:
             message = read_message(taken.raw, taken.queue)
             head = self._head(message)
         except PoisonMessage as poison:
-            self._dead_letters.put(taken, poison)
+            self._poisoned(taken, poison)
             return
         if self._foreign(message):
             self._refuse_foreign(taken, message, head)
@@ -215,7 +215,7 @@ class Calls:
         finally:
             del self._running[message.id]
             self._abandoned.discard(message.id)
-            self._executor.free_unused(held)
+            self._executor.free_unused(held.taken, held.head)
             self._host.ended(request, result)
             self.on_freed()
 
@@ -338,21 +338,28 @@ class Calls:
         )
         if head is not None:
             held = Held(taken=taken, head=head, message=message)
-            self._executor.free_unused(held)
+            self._executor.free_unused(held.taken, held.head)
             self._end(held, refusal)
             return
         self._outbox.put(("PUBLISH", message.reply_to, result_frame(message.id, refusal)))
         self._acknowledge(taken)
+
+    def _poisoned(self, taken: Taken, poison: PoisonMessage) -> None:
+        """Redis may have claimed a session by the head, before anybody read the rest: that is free again."""
+        head = head_in(taken.raw)
+        if head is not None:
+            self._executor.free_unused(taken, head)
+        self._dead_letters.put(taken, poison)
 
     def _hand_over(self, taken: Taken, message: TaskMessage) -> None:
         """Celery's own path for what is none of ours; it stays recorded here until Celery has it."""
         try:
             message.check_for_celery(self._host.registered)
         except PoisonMessage as poison:
-            self._dead_letters.put(taken, poison)
+            self._poisoned(taken, poison)
             return
         refusal = PoisonMessage(Reason.REFUSED, "Celery could not read the message", field="message")
-        refuse = partial(self._dead_letters.put, taken, refusal)
+        refuse = partial(self._poisoned, taken, refusal)
         self._host.deliver(
             message.without_arguments(),
             message.queue,
@@ -405,7 +412,7 @@ class Calls:
         self._host.ended(request, result)
 
     def _finish_unstarted(self, held: Held) -> None:
-        self._executor.free_unused(held)
+        self._executor.free_unused(held.taken, held.head)
         self._end(held, _stopped_result() if held.message.id in self._cut_off else _unstarted_result())
 
     def _acknowledge(self, taken: Taken) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from common.calls.head import Head
 from common.domain.errors import (
     GatewayError,
     InternalError,
@@ -29,7 +30,7 @@ from common.registry.catalogue import CatalogueReader
 from common.registry.records import Entry
 from common.store.clock import RedisClock
 from gateway_worker.claims import Claims, NotOwner
-from gateway_worker.delivery import Held
+from gateway_worker.delivery import Held, Taken
 from gateway_worker.egress.backend import Backend
 from gateway_worker.egress.link import NO_HEADERS, LinkLost, OnNotification, RpcError, StatusRefused
 from gateway_worker.journey import Journey
@@ -110,12 +111,12 @@ class Executor:
             result = failed(InternalError("the worker failed; its log names the invocation"))
         return _timed(result, begun)
 
-    def free_unused(self, held: Held) -> None:
-        """Free the session that was claimed for a call which came to its end without using it."""
-        tool = tool_of(held.head.queue)
-        if held.taken.verdict != b"claimed" or tool is None:
+    def free_unused(self, taken: Taken, head: Head) -> None:
+        """Free the session that was claimed for a message which came to its end without using it."""
+        tool = tool_of(head.queue)
+        if taken.verdict != b"claimed" or tool is None:
             return
-        claim = self._claims.find(tool, held.head.session, held.taken.token)
+        claim = self._claims.find(tool, head.session, taken.token)
         if claim is not None and not claim.users:
             self._claims.free_unused(claim)
 

@@ -14,6 +14,7 @@ from celery.utils.time import maybe_iso8601
 
 from common.calls.contract import REDACTED
 from common.calls.dead_letters import Reason
+from common.calls.head import Head, head_from_text
 from common.domain.errors import InvalidRequest
 from common.domain.ids import MAX_ID_LENGTH
 from common.domain.invocation import WIRE_VERSION
@@ -26,6 +27,8 @@ JSON = "application/json"
 OVERSIZED = re.compile(rb"\xffoversized (\d+) ")
 """Begins what ``fetch.lua`` makes of a message above the bound."""
 _TAIL = 64 * 1024
+_HEAD = re.compile(rb'\{"enqueued_at":\d+,"circuit":\d+,"canalgate":"([^"]*)"')
+"""As ``head_of`` in ``common/store/lua/lib/heads.lua`` finds it."""
 _NAMED = {
     name: re.compile(rb'"%b":\s*"([^"\\\x00-\x1f]{1,%d})"' % (name.encode(), MAX_ID_LENGTH))
     for name in ("correlation_id", "reply_to")
@@ -205,6 +208,15 @@ def read_message(raw: bytes, queue: str) -> TaskMessage:
             f"not a Celery message of protocol 2 ({_fault(error)})",
             field="message",
         ) from error
+
+
+def head_in(raw: bytes) -> Head | None:
+    """The head by which Redis counted a message, whatever stands behind it; None without one. Never raises."""
+    found = _HEAD.match(raw)
+    try:
+        return None if found is None else head_from_text(found[1].decode())
+    except (InvalidRequest, UnicodeDecodeError):
+        return None
 
 
 def _name(value: object) -> str:
