@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 CHAOS := $(if $(SEED),CHAOS_SEED=$(SEED) )$(PYTEST) -p no:randomly -q
 
-.PHONY: help demo up test unit e2e interop chaos chaos-full storm lint type format lock conformance bench bench-queue bench-docs schema clean
+.PHONY: help demo up test unit e2e interop chaos chaos-full storm mutants lint type format lock conformance bench bench-queue bench-docs schema clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -47,6 +47,9 @@ chaos-full: $(READY) ## All faults at full length, and the full storm: hours
 
 storm: $(READY) ## 20,000 calls in a storm of faults
 	$(CHAOS) tests/chaos/test_storm.py -m "chaos_full" -s
+
+mutants: $(READY) ## Break one rule after the other in a copy of the tree; each must be caught by its tests; NAME=n for one
+	$(BIN)/python -m tests.chaos.mutants.run $(NAME)
 
 lint: $(READY) ## ruff, and who may import whom
 	$(BIN)/ruff check .
