@@ -78,13 +78,17 @@ class Claims:
         Raises :class:`NotOwner` if a living other has it by now, :class:`StoreUnavailable` without an answer.
         """
         claim = self._claims.get((tool, session))
-        if claim is not None and claim.releasing is not None:
-            await asyncio.wait([claim.releasing])
-        token = await self._reclaim(tool, session)
-        if token is None:
-            raise NotOwner
-        claim = self._claims.get((tool, session))
-        if claim is not None and claim.token == token and claim.releasing is None:
+        while True:
+            if claim is not None and claim.releasing is not None:
+                await asyncio.wait([claim.releasing])
+            token = await self._reclaim(tool, session)
+            if token is None:
+                raise NotOwner
+            claim = self._claims.get((tool, session))
+            if claim is None or claim.releasing is None:
+                break
+            # A claim that came meanwhile goes already, and its release may free what was just given.
+        if claim is not None and claim.token == token:
             return claim
         return self._put(tool, session, token)
 
@@ -115,6 +119,8 @@ class Claims:
     async def reclaim_all(self) -> None:
         """Redis lost its data: ask for everything again. What a living other has claimed meanwhile is lost."""
         for claim in self:
+            if claim.releasing is not None:
+                continue
             try:
                 token = await self._reclaim(claim.tool, claim.session)
             except StoreUnavailable:
@@ -152,15 +158,18 @@ class Claims:
     async def _release(self, claim: Claim) -> None:
         """Free it in Redis, whatever it takes; a node that was declared dead meanwhile has nothing to free."""
         node, key = self._node.id, (claim.tool, claim.session)
-        self._last_freed = max(self._last_freed, claim.token)
         while node == self._node.id:
+            token = claim.token
+            self._last_freed = max(self._last_freed, token)
             try:
                 with store_errors("freeing a session"):
                     await self._redis.run(
                         "session_release",
                         [self._keys.sessions(claim.tool)],
-                        [self._keys.begin, node, encode_part(claim.tool), claim.session, str(claim.token)],
+                        [self._keys.begin, node, encode_part(claim.tool), claim.session, str(token)],
                     )
+                if claim.token != token:
+                    continue  # Redis had lost it, and was asked for it again right before
                 others = any(other is not claim and other.tool == claim.tool for other in self)
                 if not others or self.handing_over(claim.tool):
                     # Nobody looks into the direct list of a tool of which this node owns no session.

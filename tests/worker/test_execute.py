@@ -229,6 +229,8 @@ def test_a_call_whose_deadline_has_passed_is_not_executed(
             await w.ready()
             result = await w.run(invocation("echo", {"text": "late"}, seconds=seconds))
             assert code(result) is ErrorCode.INVOCATION_TIMEOUT
+            assert result.failure is not None
+            assert result.failure.data["stage"] == "queue"
             await w.ready()
         texts = [m["params"]["arguments"]["text"] for m in echo_log.received("tools/call")]
         assert texts == ["ready", "ready"]
@@ -414,18 +416,27 @@ async def test_errors_of_the_backend_restart_nothing(worker: Workers, echo_log: 
         assert len(echo_log.pids()) == 1
 
 
-@on_loop
-async def test_a_session_that_was_lost_gets_nothing_more(worker: Workers, echo_log: EchoLog) -> None:
-    """The node waits to be sure of its lease; when it knows that it lost the session, nothing was sent."""
-    async with worker(entry_of(stdio_tool(env=echo_log.env))) as w:
-        await w.ready()
-        w.desk.node.renew()
-        waiting = asyncio.create_task(w.run(invocation("echo", {"text": "x"}), Retry.NEVER))
-        await until(lambda: w.sessions.all()[0].in_flight, description="the call to be under way")
-        w.desk.claims.drop_all()
-        w.desk.node.confirm(float("inf"))
-        assert code(await waiting) is ErrorCode.TRANSPORT_FAILURE
-        assert len(echo_log.received("tools/call")) == 1
+@pytest.mark.parametrize("leave", list(Retry))
+def test_a_session_that_was_lost_gets_nothing_more(leave: Retry, worker: Workers, echo_log: EchoLog) -> None:
+    """The node waits to be sure of its lease; when it knows that it lost the session, nothing was sent.
+
+    Nor is it tried once more, whatever leave the call has: the session is another's.
+    """
+
+    @on_loop
+    async def scenario() -> None:
+        async with worker(entry_of(stdio_tool(env=echo_log.env))) as w:
+            await w.ready()
+            w.desk.node.renew()
+            waiting = asyncio.create_task(w.run(invocation("echo", {"text": "x"}), leave))
+            await until(lambda: w.sessions.all()[0].in_flight, description="the call to be under way")
+            w.desk.claims.drop_all()
+            w.desk.node.confirm(float("inf"))
+            assert code(await waiting) is ErrorCode.TRANSPORT_FAILURE
+            assert len(echo_log.received("tools/call")) == 1
+            assert len(echo_log.pids()) == 1
+
+    scenario()
 
 
 @on_loop

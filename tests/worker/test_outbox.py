@@ -10,13 +10,24 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
+from common.calls.contract import task_message
+from common.calls.head import Head
+from common.domain.ids import InvocationId, NodeId, ToolId
+from common.domain.invocation import answer
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
+from common.store.scripts import script
 from gateway_worker import outbox
+from gateway_worker.delivery import End, Held, Taken, end_of
+from gateway_worker.message import read_message
 from gateway_worker.outbox import Outbox
 from tests.support.aio import ended, on_loop, until
+from tests.support.backends import invocation
+from tests.support.messages import head, stamped
 from tests.support.tcp_proxy import TcpProxy
+
+A, B = NodeId("a:1"), NodeId("b:2")
 
 
 @asynccontextmanager
@@ -256,3 +267,177 @@ async def test_a_stopped_outbox_ends(client: Client, proxy: TcpProxy) -> None:
         proxy.refuse()
         box.put(("SET", "x", "1", "PX", 60_000))
         await until(lambda: not box._empty.is_set(), description="something to write")
+
+
+# -- ends of calls --------------------------------------------------------------------------------------
+
+
+class Told:
+    """What came of each end: the call, whether it came too late, whether its circuit wants to know."""
+
+    def __init__(self, box: Outbox) -> None:
+        self.ends: list[tuple[str, bool, bool]] = []
+        box.on_finished = self.finished
+
+    def finished(self, end: End, late: bool, circuit: bool) -> None:
+        """Remember it."""
+        self.ends.append((end.held.head.id, late, circuit))
+
+
+def held(of: Head, tag: str, node: NodeId) -> Held:
+    """A call as its worker holds it."""
+    message = read_message(task_message(invocation("echo"), of, prefix="test"), of.queue)
+    taken = Taken(node=node, tag=tag, raw=b"", queue=of.queue, verdict=b"held", token=1)
+    return Held(taken=taken, head=of, message=message)
+
+
+def end(
+    raw: Redis, name: str, *, node: NodeId = A, tag: str = "1", recorded: bool = True, reply: str = ""
+) -> End:
+    """The end of a call, whose record the node has or has not."""
+    of = head(name, reply=reply)
+    if recorded:
+        raw.hset(Keys("test").unacked(node), tag, stamped(of))
+        raw.expire(Keys("test").unacked(node), 60)
+    return end_of(held(of, tag, node), answer({"content": []}))
+
+
+def evaluations(raw: Redis) -> int:
+    """Scripts that were run by now."""
+    return int(raw.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
+def result(raw: Redis, name: str) -> bytes | None:
+    """What stands under a call's result key."""
+    return raw.get(Keys.result(InvocationId(name)))
+
+
+@on_loop
+async def test_ends_of_a_batch_are_one_script_for_each_node(
+    client: Client, address: StoreAddress, raw: Redis, keys: Keys
+) -> None:
+    """The right to answer is an incarnation's: those of the last one are not mixed with those of this one."""
+    async with running(address) as box:
+        told = Told(box)
+        ends = [end(raw, f"a{n}", tag=str(n)) for n in range(3)]
+        ends[1:1] = [end(raw, f"b{n}", node=B, tag=str(n)) for n in range(2)]
+        box.put(("SET", "warm", "1", "PX", 60_000))
+        assert await box.flushed(5)
+        before = evaluations(raw)
+        box.put(*ends)
+        assert await box.flushed(5)
+        assert evaluations(raw) - before == 2
+        assert told.ends == [(name, False, False) for name in ("a0", "a1", "a2", "b0", "b1")]
+    assert all(result(raw, done.held.head.id) == done.record for done in ends)
+    assert raw.exists(keys.unacked(A), keys.unacked(B)) == 0
+
+
+@on_loop
+async def test_an_end_is_written_behind_what_was_put_before_it(
+    client: Client, address: StoreAddress, raw: Redis
+) -> None:
+    """Whoever waits hears of progress first."""
+    with raw.pubsub() as heard:
+        heard.subscribe("test:reply:web1")
+        assert heard.get_message(timeout=5.0)["type"] == "subscribe"
+        async with running(address) as box:
+            box.put(end(raw, "i", reply="test:reply:web1"))
+            box.put_notification(("PUBLISH", "test:reply:web1", "progress of another"))
+            assert await box.flushed(5)
+        frames = [heard.get_message(timeout=1.0)["data"] for _ in range(2)]
+    assert frames[0] == b"progress of another"
+    assert frames[1].startswith(b"i ")
+
+
+@on_loop
+async def test_a_server_that_forgot_the_script_learns_it_again(
+    client: Client, address: StoreAddress, raw: Redis
+) -> None:
+    """It was restarted, or somebody flushed its scripts: no end is lost, and none is told twice."""
+    async with running(address) as box:
+        told = Told(box)
+        box.put(end(raw, "first"))
+        assert await box.flushed(5)
+        raw.script_flush()
+        box.put(end(raw, "second"), end(raw, "third", tag="2"))
+        assert await box.flushed(5)
+        assert told.ends == [(name, False, False) for name in ("first", "second", "third")]
+        assert raw.script_exists(script("finish").sha) == [True]
+    assert None not in (result(raw, "second"), result(raw, "third"))
+
+
+@on_loop
+async def test_an_end_that_comes_too_late_is_told_and_changes_nothing(
+    client: Client, address: StoreAddress, raw: Redis, keys: Keys
+) -> None:
+    """The node was declared dead and its call answered, or it was; those in the same write are not touched by it."""
+    raw.set(keys.fenced(B), 1, ex=60)
+    raw.set(Keys.result(InvocationId("answered")), "by another", ex=60)
+    with raw.pubsub() as heard:
+        heard.subscribe("test:reply:web1")
+        assert heard.get_message(timeout=5.0)["type"] == "subscribe"
+        async with running(address) as box:
+            told = Told(box)
+            box.put(
+                end(raw, "good", tag="1"),
+                end(raw, "answered", tag="2", recorded=False, reply="test:reply:web1"),
+                end(raw, "fenced", node=B, tag="1", recorded=False, reply="test:reply:web1"),
+                end(raw, "good too", tag="3"),
+            )
+            assert await box.flushed(5)
+        assert heard.get_message(timeout=0.3) is None
+    assert told.ends == [
+        ("good", False, False),
+        ("answered", True, False),
+        ("good too", False, False),
+        ("fenced", True, False),
+    ]
+    assert (result(raw, "answered"), result(raw, "fenced")) == (b"by another", None)
+
+
+@on_loop
+async def test_an_end_that_redis_forgot_to_expect_is_taken(
+    client: Client, address: StoreAddress, raw: Redis
+) -> None:
+    """There is neither record nor tombstone nor result: Redis lost its data, and the caller still waits."""
+    async with running(address) as box:
+        told = Told(box)
+        box.put(end(raw, "i", recorded=False))
+        assert await box.flushed(5)
+        assert told.ends == [("i", False, False)]
+    assert result(raw, "i") is not None
+
+
+@on_loop
+async def test_a_circuit_that_wants_to_know_is_told(
+    client: Client, address: StoreAddress, raw: Redis, keys: Keys
+) -> None:
+    """Only that of the tool in question."""
+    raw.hset(keys.circuit(ToolId("a")), "state", "half_open")
+    raw.expire(keys.circuit(ToolId("a")), 60)
+    async with running(address) as box:
+        told = Told(box)
+        box.put(end(raw, "i"), end_of(held(head("j", queue="tool.b"), "2", A), answer({})))
+        assert await box.flushed(5)
+        assert told.ends == [("i", False, True), ("j", False, False)]
+
+
+@on_loop
+async def test_an_end_whose_answer_is_lost_is_published_once(
+    client: Client, proxy: TcpProxy, raw: Redis
+) -> None:
+    """It is sent again, finds its own result, and the caller hears nothing twice."""
+    with raw.pubsub() as heard:
+        heard.subscribe("test:reply:web1")
+        assert heard.get_message(timeout=5.0)["type"] == "subscribe"
+        async with running(through(proxy)) as box:
+            box.put(("SET", "warm", "1", "PX", 60_000))
+            assert await box.flushed(5)
+            told = Told(box)
+            proxy.lose_answer_to(script("finish").sha.encode())
+            box.put(end(raw, "i", reply="test:reply:web1"))
+            assert await box.flushed(10)
+            assert [name for name, *_ in told.ends] == ["i"]
+        assert heard.get_message(timeout=1.0)["data"].startswith(b"i ")
+        assert heard.get_message(timeout=0.3) is None
+    assert result(raw, "i") is not None
