@@ -77,6 +77,11 @@ class Producer:
             default_version=LATEST_LEGACY,
             default_deadline=self._clock.now() + self._timeout_ms,
         )
+        if invocation.deadline < 0:
+            # No script reads such a head, so the call would be tried for ever.
+            raise InvalidRequest(
+                "deadline must be milliseconds of Redis time, not negative", field="deadline"
+            )
         entry = self._entry(invocation.tool)
         if entry is None:
             raise ToolNotFound(f"no tool {invocation.tool!r} is registered")
