@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import orjson
 import structlog
 
 from common.calls.admission import (
@@ -26,6 +25,7 @@ from common.calls.admission import (
     SessionGone,
     refusal_of,
 )
+from common.calls.cancellation import BY_CALLER, Cancellations
 from common.calls.contract import new_invocation_id, task_message
 from common.calls.head import head_of
 from common.calls.leave import leave_of
@@ -64,6 +64,8 @@ TELL_EVERY = 10.0
 """Seconds between two lines in the log about the same full queue."""
 ANSWER_GRACE = 2.0
 """Seconds beyond the deadline in which the worker's own word on the timeout may still arrive."""
+FIRST_READING = 2.0
+"""Longest wait of a call, in seconds, for this process's first reading of the registry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +114,16 @@ class Call:
 
     def cancel(self) -> None:
         """Take the call back: the worker is told, and this side gets its result at once."""
-        self._waiter.put(failed(InvocationCancelled("the caller cancelled the request")))
+        self.abandon(InvocationCancelled(BY_CALLER))
         self._gateway.cancel_invocation(self.invocation.id)
+
+    def abandon(self, error: InvocationCancelled) -> None:
+        """Give this side its end; the worker is not told."""
+        self._waiter.put(failed(error))
+
+    def leave(self) -> None:
+        """The caller hung up and has not taken the call back: until its deadline its session may still do that."""
+        self._gateway.cancellations.leave(self)
 
     def close(self) -> None:
         """Stop listening for this call."""
@@ -142,19 +152,19 @@ class Gateway:
         self.registry = Registry(self.client, self.keys)
         self.catalogue = Catalogue(self.client, self.keys)
         self.mcp_sessions = McpSessions(self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout)
+        self.cancellations = Cancellations(self.client, self.keys)
         self.hub = ReplyHub(
             self._hot,
             self.keys,
             on_message={
                 self.keys.registry_channel: lambda _: self._refresh_catalogue(),
-                self.keys.cancel_request_channel: self._on_cancel_request,
+                self.keys.cancel_request_channel: self.cancellations.hear,
             },
             on_tick=self._tick,
         )
         self.published = not publish_tools
         self._publish_tools = publish_tools
-        self._lock = threading.Lock()
-        self._by_request: dict[tuple[McpSessionId, str | int], Call] = {}
+        self._first_reading = threading.Event()
         self._listed = settings.listed_tenants
 
     def start(self) -> None:
@@ -194,7 +204,7 @@ class Gateway:
         stood when the call was admitted.
         """
         self.authorise_tenant(caller)
-        entry = self.find(tool)
+        entry = self.find(tool, timeout)
         invocation = Invocation(
             id=InvocationId(new_invocation_id()),
             caller=caller,
@@ -207,7 +217,7 @@ class Gateway:
             mcp_session=None if session is None else session.id,
         )
         call = Call(self, invocation, self.hub.expect(invocation.id), session)
-        self._remember(call)
+        self.cancellations.remember(call)
         try:
             self._enqueue(call, entry)
         except BaseException:
@@ -236,11 +246,21 @@ class Gateway:
                 f"tenant {caller.tenant!r} is not listed; add it to tenants.listed or set tenants.allow_unlisted"
             )
 
-    def find(self, tool: ToolId) -> Entry:
-        """The catalogue's entry of a tool that may be called."""
-        entry = self.catalogue.get(tool)
-        if entry is None and self.catalogue.version < 0:
+    def tools(self, patience: float | None = None) -> Catalogue:
+        """The catalogue, with the file's tools in it. A process that has just started waits for its first reading.
+
+        Fails closed: raises :class:`ToolUnavailable` if there was none within :data:`FIRST_READING`, or ``patience``
+        seconds if that is shorter. Only whoever asks waits.
+        """
+        if not self._first_reading.is_set():
+            self._first_reading.wait(FIRST_READING if patience is None else min(FIRST_READING, patience))
+        if self.catalogue.version < 0:
             raise ToolUnavailable("this process has not read the registry yet; try again", retry_after=1)
+        return self.catalogue
+
+    def find(self, tool: ToolId, patience: float | None = None) -> Entry:
+        """The catalogue's entry of a tool that may be called; ``patience`` as for :meth:`tools`."""
+        entry = self.tools(patience).get(tool)
         if entry is None:
             raise ToolNotFound(f"no tool {tool!r} is registered")
         if not entry.enabled:
@@ -324,10 +344,7 @@ class Gateway:
     def end(self, call: Call) -> None:
         """Forget a call; used by :meth:`Call.close`."""
         self.hub.forget(call._waiter)  # noqa: SLF001 - Call and Gateway are one unit
-        key = self._request_key(call)
-        with self._lock:
-            if key is not None and self._by_request.get(key) is call:
-                del self._by_request[key]
+        self.cancellations.forget(call)
 
     # -- cancellation -----------------------------------------------------------------------------------
 
@@ -336,41 +353,22 @@ class Gateway:
 
         Degrades: without Redis only calls of this process are found.
         """
-        notice = orjson.dumps({"session": session, "request_id": request_id})
+        self.cancellations.cancel_request(session, request_id)
+
+    def end_session(self, session: McpSession) -> None:
+        """End an MCP session for every process, and cancel its calls, whichever web processes wait for them.
+
+        Fails closed: raises :class:`StoreUnavailable` if the session may still stand. Its calls are cancelled even
+        then, as far as Redis passes that on, and in this process: its client wants none of them.
+        """
         try:
-            with store_errors("announcing a cancellation"):
-                self.client.publish(self.keys.cancel_request_channel, notice)
-        except StoreUnavailable as error:
-            log.warning("cancellation_not_announced", error=str(error))
-            self._on_cancel_request(notice)
+            self.mcp_sessions.end(session)
+        finally:
+            self.cancellations.cancel_session(session.id)
 
     def cancel_invocation(self, invocation: InvocationId) -> None:
         """Tell the workers that nobody waits for a call any more. Degrades: it then runs to its deadline."""
-        try:
-            with store_errors("cancelling a call"):
-                self.client.publish(self.keys.cancel_channel, invocation)
-        except StoreUnavailable as error:
-            log.warning("cancellation_not_sent", invocation=invocation, error=str(error))
-
-    def _on_cancel_request(self, notice: bytes) -> None:
-        wanted = orjson.loads(notice)
-        with self._lock:
-            call = self._by_request.get((wanted["session"], wanted["request_id"]))
-        if call is not None:
-            call.cancel()
-
-    @staticmethod
-    def _request_key(call: Call) -> tuple[McpSessionId, str | int] | None:
-        invocation = call.invocation
-        if invocation.mcp_session is None or invocation.request_id is None:
-            return None
-        return invocation.mcp_session, invocation.request_id
-
-    def _remember(self, call: Call) -> None:
-        key = self._request_key(call)
-        if key is not None:
-            with self._lock:
-                self._by_request[key] = call
+        self.cancellations.tell_workers([invocation])
 
     # -- state ------------------------------------------------------------------------------------------
 
@@ -387,6 +385,7 @@ class Gateway:
     def _tick(self) -> None:
         """About once a second: catch up with the registry, take back what may have been queued in vain."""
         self._refresh_catalogue()
+        self.cancellations.expire(lambda deadline: self.clock.left(deadline) <= 0)
         for _ in range(len(self._doubtful)):
             invocation, deadline = self._doubtful[0]
             with store_errors("taking a call back"):
@@ -405,6 +404,7 @@ class Gateway:
         self.catalogue.refresh()
         if self._publish_tools and (not self.published or self.catalogue.version < before):
             self._publish()
+        self._first_reading.set()
 
     def _publish(self) -> None:
         """Publish the file's tools: at the start, and again when a Redis comes back empty."""

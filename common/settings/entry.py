@@ -90,7 +90,10 @@ class ToolEntry(Section):
     )
     affinity: Literal["client", "mcp_session"] = Field(
         default="client",
-        description="Whose session a sticky one is: the client's, or that of each of its MCP sessions.",
+        description=(
+            "Whose session a sticky one is: the client's, or that of each of its MCP sessions. What comes without "
+            "an MCP session (MCP 2026-07-28, Celery) shares the client's."
+        ),
     )
     pool_size: PoolSize | None = Field(
         default=None,
@@ -189,6 +192,9 @@ class HttpEntry(ToolEntry):
 
 T = TypeVar("T")
 
+ToolFault = tuple[KeyPath, str]
+"""The key path at fault in the file, and what is wrong with it."""
+
 ENTRY_KEYS: tuple[str, ...] = tuple(dict.fromkeys([*StdioEntry.model_fields, *HttpEntry.model_fields]))
 
 
@@ -211,30 +217,56 @@ def read_tools(
     return tuple(tools), tuple(problems)
 
 
-def read_tool(name: str, entry: Any, runtime: RuntimeSettings) -> Tool | list[tuple[KeyPath, str]]:
-    """One entry as a tool, or the key paths at fault with what is wrong with each."""
-    path: KeyPath = ("tools", name)
-    if not isinstance(entry, Mapping):
-        return [(path, f"{dotted(path)} must be a mapping with command or url")]
-    faults = _unknown(entry, path) or _kind(entry, path)
-    if faults:
-        return faults
-    model = StdioEntry if "command" in entry else HttpEntry
+def read_tool(name: str, entry: Any, runtime: RuntimeSettings) -> Tool | list[ToolFault]:
+    """One entry as a tool, or all that is wrong with it."""
+    read = read_entry(name, entry)
+    if isinstance(read, list):
+        return read
     try:
-        return _tool(name, model.model_validate(dict(entry)), runtime)
-    except ValidationError as error:
-        return [_fault(found["loc"], path, explain(found)) for found in error.errors()]
+        return _tool(name, read, runtime)
     except InvalidRequest as error:
+        path: KeyPath = ("tools", name)
         # The domain's fields are spelled as the keys are, so the line of the key at fault is found.
         return [((*path, str(error.data.get("field", ""))), f"{dotted(path)}: {error.message}")]
 
 
-def _fault(loc: tuple[str | int, ...], path: KeyPath, text: str) -> tuple[KeyPath, str]:
+def read_entry(name: str, entry: Any) -> StdioEntry | HttpEntry | list[ToolFault]:
+    """The entry with each key and value checked, or all that is wrong with them.
+
+    Whether they go together, with each other and with the ``runtime`` section, is not asked here.
+    """
+    path: KeyPath = ("tools", name)
+    if not isinstance(entry, Mapping):
+        return [(path, f"{dotted(path)} must be a mapping with command or url")]
+    faults = _unknown(entry, path)
+    if not faults or "command" in entry or "url" in entry:
+        # Whoever has misspelt `command` has not forgotten it as well.
+        faults += _kind(entry, path)
+    model = _model(entry)
+    try:
+        read = model.model_validate({key: entry[key] for key in model.model_fields if key in entry})
+    except ValidationError as error:
+        told = {at for at, _ in faults}
+        found = (_fault(found["loc"], path, explain(found)) for found in error.errors())
+        return faults + [fault for fault in found if fault[0] not in told]
+    if isinstance(read, StdioEntry | HttpEntry) and not faults:
+        return read
+    return faults
+
+
+def _model(entry: Mapping[str, Any]) -> type[ToolEntry]:
+    """The kind of the entry; what both kinds have, if that is all that can be said."""
+    if ("command" in entry) == ("url" in entry):
+        return ToolEntry
+    return StdioEntry if "command" in entry else HttpEntry
+
+
+def _fault(loc: tuple[str | int, ...], path: KeyPath, text: str) -> ToolFault:
     whole = (*path, *(part for part in loc if part != "[key]"))
     return whole, f"{dotted(whole)} {text}"
 
 
-def _unknown(entry: Mapping[str, Any], path: KeyPath) -> list[tuple[KeyPath, str]]:
+def _unknown(entry: Mapping[str, Any], path: KeyPath) -> list[ToolFault]:
     return [
         ((*path, str(key)), unknown_key((*path, str(key)), ENTRY_KEYS))
         for key in entry
@@ -242,7 +274,7 @@ def _unknown(entry: Mapping[str, Any], path: KeyPath) -> list[tuple[KeyPath, str
     ]
 
 
-def _kind(entry: Mapping[str, Any], path: KeyPath) -> list[tuple[KeyPath, str]]:
+def _kind(entry: Mapping[str, Any], path: KeyPath) -> list[ToolFault]:
     """What keeps the entry from being of exactly one supported kind."""
     place = dotted(path)
     kind = entry.get("type")
@@ -262,7 +294,7 @@ def _kind(entry: Mapping[str, Any], path: KeyPath) -> list[tuple[KeyPath, str]]:
     wanted, given = ("command", "url") if "url" in entry else ("url", "command")
     alien = set((HttpEntry if given == "command" else StdioEntry).model_fields) - set(ToolEntry.model_fields)
     alien -= set((StdioEntry if given == "command" else HttpEntry).model_fields)
-    faults: list[tuple[KeyPath, str]] = [
+    faults: list[ToolFault] = [
         ((*path, key), f"{shown(key)} in {place} goes with {wanted}, not with {given}")
         for key in entry
         if key in alien

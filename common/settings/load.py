@@ -13,16 +13,17 @@ from pydantic_core import ErrorDetails
 
 from common.domain.errors import ConfigurationError
 from common.settings.document import Document, KeyPath, parse
-from common.settings.entry import read_tools
+from common.settings.entry import read_entry, read_tool, read_tools
 from common.settings.interpolate import interpolate
 from common.settings.layers import CONFIG_VARIABLE, KEYS, Layer, from_command_line, from_environment
-from common.settings.model import SECTIONS, ApiKey, Section, Settings, TenantSettings
+from common.settings.model import SECTIONS, ApiKey, RuntimeSettings, Section, Settings, TenantSettings
 from common.settings.problems import Problem, dotted, explain, locate, nearest, refusal, shown
 
 DEFAULT_FILE = "canalgate.yaml"
 
 _CROSS_CHECKED = ("web", "host")
-"""The setting that the one rule across sections is about."""
+_CROSS_READ = (_CROSS_CHECKED, ("identity", "resolver"))
+"""The setting that the one rule across sections is about, and all that it reads."""
 
 _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("identity", "api_keys"): ApiKey,
@@ -87,6 +88,7 @@ def assemble(
     assembly.lay(sections, from_command_line(overrides or {}))
     settings = assembly.validated(sections)
     if settings is None or assembly.problems:
+        assembly.report_tools(tools, None if settings is None else settings.runtime)
         raise refusal(assembly.problems)
     found, problems = read_tools(tools, settings.runtime, where=assembly.place)
     return settings.model_copy(update={"tools": found, "tool_problems": problems})
@@ -99,6 +101,8 @@ class _Assembly:
     name: str
     lines: Mapping[KeyPath, int]
     origins: dict[tuple[str, str], str] = field(default_factory=dict)
+    unset: set[KeyPath] = field(default_factory=set)
+    """Where a reference stands for nothing: what is wrong with such a value is told once."""
     problems: list[Problem] = field(default_factory=list)
 
     def place(self, path: tuple[str | int, ...]) -> str:
@@ -120,6 +124,7 @@ class _Assembly:
             return {}
         result = interpolate(tree, environ)
         for fault in result.faults:
+            self.unset.add(fault.path)
             self.report(fault.path, f"{dotted(fault.path)}: {fault.message}")
         return result.tree if isinstance(result.tree, dict) else {}
 
@@ -152,9 +157,39 @@ class _Assembly:
         try:
             return Settings.model_validate(sections)
         except ValidationError as error:
-            for found in error.errors():
-                self.report(found["loc"] or _CROSS_CHECKED, _sentence(found))
+            faults = error.errors()
+            for found in faults:
+                if found["loc"] not in self.unset:
+                    self.report(found["loc"] or _CROSS_CHECKED, _sentence(found))
+            self._cross_check(sections, {found["loc"][:2] for found in faults})
             return None
+
+    def _cross_check(self, sections: dict[str, Any], faulty: set[KeyPath]) -> None:
+        """Ask the rule across sections, which the validator leaves out as long as one of them is at fault."""
+        given: dict[str, Any] = {}
+        for section, key in _CROSS_READ:
+            values = sections.get(section, {})
+            if not isinstance(values, dict) or (section, key) in faulty:
+                return
+            given[section] = {key: values[key]} if key in values else {}
+        try:
+            Settings.model_validate(given)
+        except ValidationError as error:
+            for found in error.errors():
+                if not found["loc"]:
+                    self.report(_CROSS_CHECKED, _sentence(found))
+
+    def report_tools(self, tools: Mapping[str, Any], runtime: RuntimeSettings | None) -> None:
+        """What is wrong with tools, beside what keeps the gateway from starting.
+
+        ``runtime`` is None if that section may be at fault: then nobody asks whether a tool goes together with it.
+        """
+        for name, entry in tools.items():
+            read = read_entry(str(name), entry) if runtime is None else read_tool(str(name), entry, runtime)
+            if isinstance(read, list):
+                for path, text in read:
+                    if path not in self.unset:
+                        self.report(path, text)
 
 
 def _sentence(error: ErrorDetails) -> str:

@@ -59,8 +59,8 @@ Channels (publish/subscribe, hints and replies only; nothing depends on a messag
 
 ``{p}:reply:<web process>`` replies of that process's calls; ``{p}:wake`` name of a queue that was empty and
 got a message; ``{p}:wake:<node>`` the same for the queue's direct list of one node; ``{p}:registry`` the registry
-changed; ``{p}:cancel`` an invocation is taken back (to workers); ``{p}:cancel-request`` a client cancelled a request
-(to web processes).
+changed; ``{p}:cancel`` an invocation is taken back (to workers); ``{p}:cancel-request`` a client cancelled a request or
+ended its MCP session (to web processes).
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from common.domain.errors import ConfigurationError
 from common.settings import find_file, load, masked
 from common.settings.schema import json_schema
 from gateway_web.cli.output import Exit, err, errors_as_exit_codes, out, say_json
@@ -18,13 +20,15 @@ cli = typer.Typer(help="Check and show settings.", no_args_is_help=True)
 @cli.command("check")
 @errors_as_exit_codes
 def check(
-    file: Annotated[Path | None, typer.Argument(help="Settings file.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="Settings file; the same as --config.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Settings file.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Print what it comes to, secrets masked.")] = False,  # noqa: FBT002
 ) -> None:
     """Check a settings file; exit code 2 if the gateway would not start, 1 if it would skip a tool."""
-    import os
-
-    settings = load(file)
+    if file is not None and config is not None:
+        raise ConfigurationError("the settings file is given twice: as an argument and with --config")
+    path = file or config
+    settings = load(path)
     if show:
         say_json(masked(settings))
     for problem in settings.tool_problems:
@@ -35,7 +39,7 @@ def check(
     if settings.tool_problems or unusable:
         raise typer.Exit(Exit.FAILED)
     if not show:
-        found = find_file(file, os.environ)
+        found = find_file(path, os.environ)
         out.print(f"{found or 'no file'}: good, {len(settings.tools)} tools", markup=False)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from common.circuit.breaker import Circuits
 from common.domain.circuit import CircuitState, CircuitStatus
 from common.domain.health import health_to_wire
+from common.domain.ids import ToolId
 from common.domain.tool import StdioTransport, ToolState
 from common.domain.tool_status import operator_to_wire
 from common.registry.lifecycle import DrainProgress, Lifecycle
@@ -32,7 +34,16 @@ class ToolOverview:
 
 def overview(where: Store) -> list[ToolOverview]:
     """All tools, sorted by id."""
-    entries = Registry(where.client, where.keys).entries()
+    return _overviews(where, Registry(where.client, where.keys).entries())
+
+
+def overview_of(where: Store, tool: ToolId) -> ToolOverview:
+    """One tool. Raises :class:`ToolNotFound`."""
+    (found,) = _overviews(where, [Registry(where.client, where.keys).get(tool)])
+    return found
+
+
+def _overviews(where: Store, entries: Sequence[Entry]) -> list[ToolOverview]:
     loads = Lifecycle(where.client, where.keys).progress_of([entry.id for entry in entries])
     circuits = Circuits(where.client, where.keys)
     return [
@@ -109,4 +120,21 @@ def _problem(tool: ToolOverview) -> str:
     found = [None if known is None else known.error, tool.circuit.note]
     if health is not None and health.grade is not ToolState.ENABLED:
         found.append(health.reason)
-    return "; ".join(" ".join(text.split()) for text in found if text)
+    return "; ".join(_once([" ".join(text.split()) for text in found if text]))
+
+
+def _once(texts: Sequence[str]) -> list[str]:
+    """The texts without those that another one says as well: discovery and probe often find the same.
+
+    What the probe says may be cut, and discovery adds the end of the process's standard error.
+    """
+    told = [text.removesuffix("…").rstrip() for text in texts]
+    return [
+        text
+        for index, text in enumerate(texts)
+        if not any(
+            told[index] in other and (told[index] != other or place < index)
+            for place, other in enumerate(told)
+            if place != index
+        )
+    ]

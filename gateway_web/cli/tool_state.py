@@ -22,10 +22,15 @@ ToolArgument = Annotated[str, typer.Argument(help="Id of the tool.")]
 
 
 def enable(tool: ToolArgument, config: ConfigOption = None) -> None:
-    """Let a tool be called, whatever the settings file says."""
+    """Let a tool be called, whatever the settings file says. A drain goes on."""
     where = store(config)
     change = _lifecycle(where).enable(ToolId(tool), actor=where.actor)
     _say(f"{tool} is enabled", change)
+    if change.after.draining:
+        err.print(
+            f"note: {tool} is still draining and takes no new sessions: `canalgate tools undrain {tool}` ends that",
+            markup=False,
+        )
 
 
 def disable(tool: ToolArgument, config: ConfigOption = None) -> None:

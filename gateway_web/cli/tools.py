@@ -18,14 +18,15 @@ from common.settings import RuntimeSettings
 from common.settings.entry import read_tool
 from common.settings.entry_of import changed_entry
 from common.settings.interpolate import interpolate
-from gateway_web.cli import tool_state
+from gateway_web.cli import tool_show, tool_state
 from gateway_web.cli.output import err, errors_as_exit_codes, out, say_json, say_table
 from gateway_web.cli.tool_rows import COLUMNS, cells, overview, row
 from gateway_web.cli.where import Store, store
 
 cli = typer.Typer(
-    help="List, add, change, switch, drain, remove and refresh tools.", invoke_without_command=True
+    help="List, show, add, change, switch, drain, remove and refresh tools.", invoke_without_command=True
 )
+cli.command("show")(errors_as_exit_codes(tool_show.show))
 tool_state.add_verbs(cli)
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
 DefinitionArgument = Annotated[

@@ -21,7 +21,8 @@ from common.registry.registry import Registry
 from common.settings import Settings, find_file, load
 from common.store.client import Client, StoreAddress, connect, store_errors
 from common.store.keys import Keys
-from gateway_web.cli.output import Exit, err, stop
+from gateway_web.cli.first_answers import FirstAnswers
+from gateway_web.cli.output import Exit, err, for_terminal, stop
 from gateway_web.cli.programs import environment, web_command, worker_command
 from gateway_web.identity import identity_problems
 from gateway_web.supervisor import (
@@ -40,8 +41,6 @@ from gateway_web.supervisor import (
 )
 from gateway_web.wsgi_address import authority, free_port
 
-DISCOVERY_PATIENCE = 5.0
-"""Seconds for which the line ``ready`` waits for the first discoveries; a slow tool does not hold it up longer."""
 DEMO_TOOLS = {"demo": {"command": sys.executable, "args": ["-m", "gateway_worker.demo_server"]}}
 
 
@@ -108,7 +107,10 @@ def _serve(plan: Plan, *, verbose: bool) -> None:
     with ProcessGuard(keep_fds=(plan.state.lock_fd,)) as guard:
         echo: Callable[[str, str], None] | None = _echo if verbose else None
         supervisor = Supervisor(_children(plan, client, keys), guard, _report, echo=echo)
-        stopped_by = supervisor.run(on_ready=lambda: _announce(plan, supervisor, client, keys))
+        answers = FirstAnswers(Registry(client, keys), http_ready(f"{plan.base_url}/readyz"))
+        stopped_by = supervisor.run(
+            settled=answers.complete, on_ready=lambda: _announce(plan, supervisor, answers)
+        )
     if stopped_by is signal.SIGHUP:
         raise typer.Exit(Exit.FAILED)
 
@@ -161,8 +163,7 @@ def _alive(client: Client, keys: Keys, name: str) -> bool:
     return any(node.decode().startswith(f"{name}@") for node in nodes)
 
 
-def _announce(plan: Plan, supervisor: Supervisor, client: Client, keys: Keys) -> None:
-    waiting = _wait_for_discovery(plan, Registry(client, keys))
+def _announce(plan: Plan, supervisor: Supervisor, answers: FirstAnswers) -> None:
     plan.state.write_run(
         RunRecord(
             pid=os.getpid(),
@@ -172,24 +173,14 @@ def _announce(plan: Plan, supervisor: Supervisor, client: Client, keys: Keys) ->
             children=dict(supervisor.pids),
         )
     )
-    still = f" (still asking: {', '.join(waiting)})" if waiting else ""
     err.print(f"Redis: {plan.redis.description}", markup=False)
+    for line in answers.lines():
+        err.print(for_terminal(line))
     err.print("add this to your MCP client:", markup=False)
     err.print(to_client("canalgate", plan.endpoint, {}, flavour="claude").rstrip(), markup=False)
     # One line, unwrapped and unstyled, at once: scripts wait for it.
-    sys.stdout.write(f"ready {plan.endpoint} tools={len(plan.settings.tools)}{still}\n")
+    sys.stdout.write(f"ready {plan.endpoint} tools={len(plan.settings.tools)}{answers.summary()}\n")
     sys.stdout.flush()
-
-
-def _wait_for_discovery(plan: Plan, registry: Registry) -> list[str]:
-    """Wait until calls can be served and the tools were asked once; return the tools that have not answered."""
-    ready = http_ready(f"{plan.base_url}/readyz")
-    end = time.monotonic() + DISCOVERY_PATIENCE
-    while True:
-        waiting = [entry.id for entry in registry.entries() if entry.enabled and entry.known is None]
-        if (ready() and not waiting) or time.monotonic() > end:
-            return [str(tool) for tool in waiting]
-        time.sleep(0.05)
 
 
 def _report(event: Event) -> None:

@@ -81,7 +81,7 @@ def list_tools(gateway: Gateway, mcp: McpRequest) -> Result:
     else:
         tools = [
             {**definition, "name": naming.prefixed(entry.id, str(definition.get("name", "")))}
-            for entry in gateway.catalogue.entries()
+            for entry in gateway.tools().entries()
             if entry.enabled
             for definition in _offered(entry)
         ]
@@ -149,7 +149,7 @@ def _target(gateway: Gateway, mcp: McpRequest, name: str) -> tuple[ToolId, str]:
     """The tool a call is for, and the capability's own name there."""
     if mcp.tool is not None:
         return mcp.tool, name
-    found = naming.split(name, gateway.catalogue.ids())
+    found = naming.split(name, gateway.tools().ids())
     if found is None:
         raise ToolNotFound(f"Unknown tool: {name[:200]}; names here are <tool>{naming.SEPARATOR}<name>")
     return ToolId(found[0]), found[1]

@@ -165,12 +165,12 @@ class StreamableHttp:
         return HttpAnswer(status=405, headers={"Allow": "POST" if modern else "POST, DELETE"})
 
     def delete(self, http: HttpRequest, tool: ToolId | None) -> HttpAnswer:
-        """End a session; the modern era has none."""
+        """End a session, and with it the calls of it that are under way; the modern era has none."""
         if era_of_header(http.header(VERSION_HEADER)) is Era.MODERN:
             return HttpAnswer(status=405, headers={"Allow": "POST"})
         try:
             caller = identify(self._resolver, http.facts())
-            self._gateway.mcp_sessions.end(self._session(http, caller, tool))
+            self._gateway.end_session(self._session(http, caller, tool))
         except GatewayError as error:
             answer = error_answer(error, None, Era.LEGACY)
             answer.status = refusal_status(error)

@@ -106,9 +106,11 @@ class CallStream:
         self._call.close()
 
     def _abandon(self) -> ExecutionResult:
-        """Nobody reads any more. In the modern era that cancels the call; in the legacy era it does not."""
+        """Nobody reads any more. In the modern era that cancels the call; in the legacy era only its session can."""
         if self._mcp.era is Era.MODERN:
             self._call.cancel()
+        else:
+            self._call.leave()
         return GONE
 
     def _wanted(self, frame: Notification) -> bool:

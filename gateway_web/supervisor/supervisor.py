@@ -75,8 +75,16 @@ class Supervisor:
         """Process ids of the children that run, by name."""
         return {slot.child.spec.name: slot.child.pid for slot in self._slots if slot.child.pid is not None}
 
-    def run(self, *, on_ready: Callable[[], None] | None = None) -> signal.Signals | None:
+    def run(
+        self,
+        *,
+        settled: Callable[[], bool] | None = None,
+        on_ready: Callable[[], None] | None = None,
+    ) -> signal.Signals | None:
         """Start all children, call ``on_ready``, serve until a signal or ``request_stop``, stop all.
+
+        ``settled`` is asked again and again, while the children are kept alive, until it says that ``on_ready`` may be
+        called; it must not block for long.
 
         The signals are SIGINT, SIGTERM and SIGHUP; a second one, or request, kills what has not stopped yet.
         Must be called in the main thread, whose signal handlers are put back at the end. However it ends, no
@@ -91,7 +99,7 @@ class Supervisor:
         """
         with self._handled_signals():
             try:
-                if self.start():
+                if self.start() and (settled is None or self.serve(until=settled)):
                     if on_ready is not None:
                         on_ready()
                     self.serve()
@@ -118,10 +126,13 @@ class Supervisor:
                     return False
         return not self._stop_requests
 
-    def serve(self) -> None:
-        """Keep the children alive until a stop is requested."""
-        while not self._pause():
+    def serve(self, *, until: Callable[[], bool] = lambda: False) -> bool:
+        """Keep the children alive until ``until`` says so, or a stop is requested: then it is False."""
+        while not until():
+            if self._pause():
+                return False
             self._keep_alive(self._slots)
+        return True
 
     def stop(self) -> None:
         """Stop the children in reverse order, each within its ``stop_timeout``; at a second request, kill."""

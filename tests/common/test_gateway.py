@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from common import gateway as module
-from common.calls import replies
+from common.calls import cancellation, replies
+from common.calls.admission import Order, Verdict
 from common.calls.replies import Notification
 from common.domain.errors import (
     ErrorCode,
@@ -56,6 +58,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replies, "MISSED_HEARTBEATS", 20)
     monkeypatch.setattr(replies, "RETRY_MAX", 0.1)
     monkeypatch.setattr(module, "ANSWER_GRACE", 0.1)
+    monkeypatch.setattr(module, "FIRST_READING", 0.1)
 
 
 def settings(**sections: Mapping[str, Any]) -> Settings:
@@ -106,7 +109,7 @@ def known(gateway: Gateway) -> McpSession:
 
 
 def nothing_is_left(gateway: Gateway) -> bool:
-    return gateway.hub.waiting == 0 and not gateway._by_request
+    return gateway.hub.waiting == 0 and gateway.cancellations.remembered == 0
 
 
 # -- a good call ----------------------------------------------------------------------------------------
@@ -338,7 +341,7 @@ def test_a_session_that_another_process_ended_admits_no_call(opened: Open, clien
     """This process remembers it, and relies on nothing it remembers."""
     here, there = opened(), opened()
     session = known(here)
-    there.mcp_sessions.end(session)
+    there.end_session(session)
     for _ in range(2):
         with pytest.raises(SessionNotFound):
             here.begin(ME, ECHO, "tools/call", {}, session=session)
@@ -414,19 +417,117 @@ def test_what_has_ended_cannot_be_cancelled(gateway: Gateway, worker: FakeWorker
     assert worker.cancelled == ["last"]
 
 
-def test_a_request_id_used_twice_is_the_later_call(gateway: Gateway, worker: FakeWorker) -> None:
-    """The specification forbids it; the first call's end must not hide the second."""
+def test_a_request_id_used_twice_means_every_call_of_it(gateway: Gateway, worker: FakeWorker) -> None:
+    """The specification forbids it; neither the first call's end nor its cancellation must hide the others."""
     worker.behaviour = silent
-    first, second = begun(gateway), begun(gateway)
+    first, second, third = begun(gateway), begun(gateway), begun(gateway)
     first.close()
     gateway.cancel_request(SESSION, 7)
     assert is_cancelled(second)
-    second.close()
+    assert is_cancelled(third)
+    for call in (second, third):
+        call.close()
     assert nothing_is_left(gateway)
 
 
+def test_the_end_of_a_session_cancels_its_calls_in_every_process(opened: Open, worker: FakeWorker) -> None:
+    """Whichever web process gets the DELETE; calls of another session, and of none, go on."""
+    here, there, elsewhere = opened(), opened(), opened()
+    worker.behaviour = silent
+    session = known(here)
+    another = McpSession(id=McpSessionId("another"), principal=ME.principal, version="2025-11-25")
+    here.mcp_sessions._write(another)
+    doomed = [begun(gateway, session=session) for gateway in (here, here, there)]
+    others = [begun(here, session=another), here.begin(ME, ECHO, "tools/call", {}, request_id=7)]
+    elsewhere.end_session(session)
+    assert all(is_cancelled(call) for call in doomed)
+    names = {call.invocation.id for call in doomed}
+    wait_until(lambda: set(worker.cancelled) >= names, description="the workers are told")
+    assert set(worker.cancelled) == names
+    assert all(call.next(0.05) is None for call in others)
+    for call in (*doomed, *others):
+        call.close()
+    assert nothing_is_left(here)
+    assert nothing_is_left(there)
+
+
+@pytest.mark.parametrize("end", ["request", "session"])
+def test_a_call_whose_client_hung_up_can_still_be_cancelled(
+    opened: Open, worker: FakeWorker, end: str
+) -> None:
+    """In the legacy era hanging up takes nothing back; its client often does so just before it ends the session."""
+    here, there = opened(), opened()
+    worker.behaviour = silent
+    session = known(here)
+    with begun(here, session=session) as call:
+        worker.next_call()
+        call.leave()
+    assert nothing_is_left(here)
+    if end == "session":
+        there.end_session(session)
+    else:
+        there.cancel_request(SESSION, 7)
+    wait_until(lambda: worker.cancelled == [call.invocation.id], description="the worker is told")
+
+
+def test_calls_that_were_left_are_forgotten(
+    gateway: Gateway, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At their deadlines, and the earliest of too many; no memory grows by clients that hang up."""
+    monkeypatch.setattr(cancellation, "MOST_LEFT", 2)
+    worker.behaviour = silent
+    session = known(gateway)
+    calls = [begun(gateway, session=session, timeout=30) for _ in range(3)]
+    for call in calls:
+        call.leave()
+        call.leave()
+        call.close()
+    gateway.cancel_request(SESSION, 7)
+    names = [call.invocation.id for call in calls[1:]]
+    wait_until(lambda: worker.cancelled == names, description="the later two are cancelled")
+    gateway.cancellations.expire(lambda deadline: deadline <= calls[-1].invocation.deadline)
+    assert not gateway.cancellations._sessions
+    brief = begun(gateway, session=session, timeout=0.05)
+    brief.leave()
+    brief.close()
+    wait_until(lambda: not gateway.cancellations._sessions, description="its deadline to be over")
+
+
+def test_a_call_that_was_admitted_just_before_the_end_of_its_session_is_cancelled(
+    opened: Open, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end is heard while the process has not even read that its call was admitted."""
+    here, there = opened(), opened()
+    worker.behaviour = silent
+    session = known(here)
+    heard = threading.Event()
+    hear, admit = here.cancellations.hear, here._admission.admit
+
+    def hear_and_tell(notice: bytes) -> None:
+        hear(notice)
+        heard.set()
+
+    monkeypatch.setitem(here.hub._others, here.keys.cancel_request_channel, hear_and_tell)
+
+    def admitted_then_ended(order: Order) -> Verdict:
+        verdict = admit(order)
+        there.end_session(session)
+        assert heard.wait(5)
+        return verdict
+
+    monkeypatch.setattr(here._admission, "admit", admitted_then_ended)
+    with begun(here, session=session) as call:
+        assert is_cancelled(call)
+    wait_until(lambda: worker.cancelled == [call.invocation.id], description="the workers are told")
+    assert nothing_is_left(here)
+
+
 @pytest.mark.parametrize(
-    "notice", [b"", b"{", b"[]", b"7", b'{"session": "s"}', b'{"session": [], "request_id": {}}']
+    "notice",
+    [
+        *(b"", b"{", b"[]", b"7", b'{"session": "s"}', b'{"session": [], "request_id": {}}'),
+        *(b'{"ended": true}', b'{"session": [], "ended": true}', b'{"session": "session", "ended": 1}'),
+    ],
 )
 def test_an_unreadable_cancellation_is_dropped(
     gateway: Gateway, worker: FakeWorker, client: Client, notice: bytes
@@ -480,6 +581,23 @@ def test_without_redis_cancelling_still_ends_the_call_here(
         proxy.refuse()
         proxy.cut()
         gateway.cancel_request(SESSION, 7)
+        assert is_cancelled(call)
+    assert worker.cancelled == []
+
+
+def test_without_redis_the_end_of_a_session_still_ends_its_calls_here(
+    opened: Open, proxy: TcpProxy, worker: FakeWorker
+) -> None:
+    """Its caller is told that it may stand (fails closed); the calls that nobody wants are given up all the same."""
+    gateway = opened(StoreAddress(url=proxy.url, connect_timeout=1, socket_timeout=1))
+    worker.behaviour = silent
+    session = known(gateway)
+    with begun(gateway, session=session) as call:
+        worker.next_call()
+        proxy.refuse()
+        proxy.cut()
+        with pytest.raises(StoreUnavailable):
+            gateway.end_session(session)
         assert is_cancelled(call)
     assert worker.cancelled == []
 
@@ -538,8 +656,6 @@ def test_the_clock_is_that_of_redis_before_the_first_call(
     address: StoreAddress, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine whose clock is an hour off sends no deadline in the past."""
-    import time
-
     right = time.time()
     monkeypatch.setattr(time, "time", lambda: right - 3600)
     with Gateway(settings(), address) as gateway:
@@ -589,6 +705,36 @@ def test_a_web_process_publishes_its_tools(publishing: Gateway) -> None:
     wait_until(lambda: knows_its_tool(publishing), description="its tool is published")
     with pytest.raises(ToolNotFound):
         publishing.find(ToolId("nobody"))
+
+
+def test_a_call_waits_for_the_first_reading(publishing: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has just started refuses nobody: the call goes on as soon as the file's tools are known."""
+    monkeypatch.setattr(module, "FIRST_READING", 10)
+    asked, found = threading.Event(), []
+
+    def find() -> None:
+        asked.set()
+        found.append(publishing.find(FILE_TOOL.id).id)
+
+    caller = threading.Thread(target=find)
+    caller.start()
+    assert asked.wait(5)
+    assert not publishing.readiness().ready
+    publishing.start()
+    caller.join(5)
+    assert found == [FILE_TOOL.id]
+
+
+def test_the_first_reading_is_waited_for_no_longer_than_the_call_may_take(
+    publishing: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller in a hurry is told in time; nothing is queued."""
+    monkeypatch.setattr(module, "FIRST_READING", 60)
+    begun_at = time.monotonic()
+    with pytest.raises(ToolUnavailable):
+        publishing.begin(ME, FILE_TOOL.id, "tools/call", {}, timeout=0.05)
+    assert time.monotonic() - begun_at < 30
+    assert nothing_is_left(publishing)
 
 
 def test_tools_are_published_once_redis_is_there(publishing: Gateway, proxy: TcpProxy) -> None:

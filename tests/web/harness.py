@@ -121,7 +121,7 @@ class Web:
     def nothing_waits(self) -> None:
         """Every call that was begun has been let go of."""
         wait_until(lambda: self.gateway.hub.waiting == 0, description="nobody waits")
-        assert not self.gateway._by_request
+        assert self.gateway.cancellations.remembered == 0
 
 
 META_FIELDS = {META + "protocolVersion": MODERN, META + "clientCapabilities": {}}

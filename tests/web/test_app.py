@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
 import orjson
 import pytest
+from flask import Flask
+from werkzeug.test import TestResponse
 
+from common import gateway as gateway_module
 from common.domain.errors import ConfigurationError
+from common.domain.ids import ToolId
+from common.domain.tool import StdioTransport, Tool
 from common.gateway import Gateway
 from common.settings import Settings
 from common.store.client import StoreAddress
 from gateway_web.app import create_app
+from tests.support.redis import RedisServer
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait import wait_until
-from tests.web.harness import OWN, Serve, Web, beat, body, error, request
+from tests.web.harness import (
+    BOTH,
+    META_FIELDS,
+    MODERN,
+    OWN,
+    Serve,
+    Web,
+    beat,
+    body,
+    error,
+    request,
+)
 
 PATHS = ["/mcp", "/servers/echo/mcp", "/livez", "/readyz", "/nowhere", "/"]
 
@@ -38,6 +58,57 @@ def test_ready_says_what_is_missing(serve: Serve) -> None:
         "tools": True,
         "workers": 1,
     }
+
+
+def starting(server: RedisServer) -> Gateway:
+    """The gateway of a web process that does not listen yet; its file has one tool."""
+    with server.client(OWN) as raw:
+        raw.flushdb()
+    settings = Settings.model_validate({"redis": {"key_prefix": "starting"}})
+    tool = Tool(id=ToolId("early"), transport=StdioTransport(command="cmd"))
+    address = StoreAddress(url=server.url(OWN))
+    return Gateway(settings.model_copy(update={"tools": (tool,)}), address, publish_tools=True)
+
+
+def listed(app: Flask, path: str) -> TestResponse:
+    """The answer to ``tools/list`` of a modern client."""
+    headers = {
+        "Accept": BOTH,
+        "Content-Type": "application/json",
+        "MCP-Protocol-Version": MODERN,
+        "Mcp-Method": "tools/list",
+    }
+    message = request("tools/list", {"_meta": META_FIELDS})
+    return app.test_client().post(path, data=orjson.dumps(message), headers=headers)
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/servers/early/mcp"])
+def test_requests_wait_for_a_process_that_has_just_started(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Until it has read the registry; it is not ready before, and answers others meanwhile."""
+    monkeypatch.setattr(gateway_module, "FIRST_READING", 30)
+    with closing(starting(redis_server)) as gateway, ThreadPoolExecutor(1) as pool:
+        app = create_app(gateway)
+        waiting = pool.submit(listed, app, path)
+        ready = app.test_client().get("/readyz")
+        assert (ready.status_code, (ready.json or {})["tools"]) == (503, False)
+        assert app.test_client().get("/livez").status_code == 200
+        assert not waiting.done()
+        gateway.start()
+        assert body(waiting.result(10))["result"]["tools"] == []
+        wait_until(lambda: (app.test_client().get("/readyz").json or {})["tools"], description="its tools")
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/servers/early/mcp"])
+def test_a_registry_that_nobody_has_read_is_not_an_empty_one(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """A process that cannot read it in time says so."""
+    monkeypatch.setattr(gateway_module, "FIRST_READING", 0.01)
+    with closing(starting(redis_server)) as gateway:
+        answer = body(listed(create_app(gateway), path))
+    assert answer["error"]["data"] == {"code": "TOOL_UNAVAILABLE", "retry_after": 1}
 
 
 def test_without_redis_it_is_alive_and_not_ready(serve: Serve, proxy: TcpProxy) -> None:

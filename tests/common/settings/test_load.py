@@ -126,6 +126,50 @@ def test_all_problems_are_told_at_once(file: Path) -> None:
         assert line in message.splitlines()
 
 
+def test_tools_are_told_with_what_else_is_wrong(file: Path) -> None:
+    """One list for all sections: nobody mends one to learn of the next. By themselves tools are only left out."""
+    bad = "tools:\n  a: {comand: x, request_timeout: 0}\n  b: 5\n  c: {command: x, pool_size: 3}\n"
+    file.write_text(bad)
+    assert [problem.id for problem in load(file, {}).tool_problems] == ["a", "b", "c"]
+    file.write_text(bad + "web: {prot: 1}\nlogging: {level: x}\n")
+    lines = refusal(file, {}).splitlines()
+    assert lines[0] == "the configuration is not valid (5 problems):"
+    for line in (
+        f"  - {file}:2: unknown key 'comand' in tools.a; did you mean 'command'?",
+        f"  - {file}:2: tools.a.request_timeout must be above 0",
+        f"  - {file}:3: tools.b must be a mapping with command or url",
+        f"  - {file}:5: unknown key 'prot' in web; did you mean 'port'?",
+    ):
+        assert line in lines
+    # Whether a tool's settings go together is asked once the sections that they come from are right.
+    assert not any("tools.c" in line for line in lines)
+
+
+def test_a_tool_that_goes_with_nothing_is_told_with_a_variable_that_is_unknown(file: Path) -> None:
+    """The sections are right, so the tool is held against them."""
+    file.write_text("tools: {c: {command: x, pool_size: 3}}\n")
+    message = refusal(file, {"CANALGATE_WEB_PORT": "1"})
+    assert f"{file}:1: tools.c: pool_size goes with routing: least_loaded" in message
+
+
+def test_the_rule_across_sections_is_asked_beside_other_mistakes(file: Path) -> None:
+    """But not where what it reads is itself wrong: whoever set a resolver meant one."""
+    file.write_text("web: {host: 0.0.0.0}\nruntime: {request_timeout: soon}\n")
+    assert f"{file}:1: web.host is reachable" in refusal(file, {})
+    for resolver in ("api_key", "nonsense", "5"):
+        file.write_text(f"web: {{host: 0.0.0.0, port: x}}\nidentity: {{resolver: {resolver}}}\n")
+        assert "reachable" not in refusal(file, {})
+
+
+def test_a_reference_that_stands_for_nothing_is_told_once(file: Path) -> None:
+    """Not once more for the value that it has not become."""
+    file.write_text("web: {port: '${P}'}\ntools: {a: {url: '${U}'}}\n")
+    message = refusal(file, {})
+    assert message.splitlines()[0] == "the configuration is not valid (2 problems):"
+    assert "variable P is not set" in message
+    assert "variable U is not set" in message
+
+
 @pytest.mark.parametrize(
     ("text", "hint"),
     [

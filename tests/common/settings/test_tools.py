@@ -254,6 +254,30 @@ def test_a_bad_entry_says_what_to_mend(entry: Any, said: str) -> None:
     assert said in problem_of(entry)
 
 
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (
+            {"comand": "x", "request_timeout": 0, "retry": "no"},
+            ["did you mean 'command'", "request_timeout must be above 0", "retry must be one of"],
+        ),
+        (
+            {"url": "http://h", "typ": 1, "limit_processes": 1, "headers": 5},
+            ["did you mean 'type'", "limit_processes in tools.echo goes with command", "headers must be"],
+        ),
+        ({"command": "", "type": "hunter2"}, ["unknown type in tools.echo", "command must name a program"]),
+        ({"idle_timeout": "x"}, ["has neither command nor url", "idle_timeout must be a number"]),
+    ],
+)
+def test_all_that_is_wrong_with_an_entry_is_told_at_once(entry: dict[str, Any], said: list[str]) -> None:
+    """Each once: unknown keys, keys of the other kind, and values."""
+    message = problem_of(entry)
+    assert all(words in message for words in said)
+    found = read_tool("echo", entry, RUNTIME)
+    assert isinstance(found, list)
+    assert len(found) == len(said)
+
+
 def test_all_faults_of_an_entry_are_told() -> None:
     """One look at the file is enough."""
     message = problem_of({"command": 5, "args": 5})

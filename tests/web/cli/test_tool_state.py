@@ -73,6 +73,18 @@ def test_a_drain_is_taken_back(canalgate: Canalgate, registry: Registry, journal
     assert canalgate("tools", "undrain", "demo").stdout == "demo takes new sessions already\n"
 
 
+def test_a_tool_that_is_enabled_while_it_drains_says_so(canalgate: Canalgate, registry: Registry) -> None:
+    """Whoever wants it to serve again learns what is still missing; without a drain there is no note."""
+    assert canalgate("tools", "enable", "demo").stderr == ""
+    canalgate("tools", "drain", "demo")
+    canalgate("tools", "disable", "demo")
+    for said in ("demo is enabled\n", "demo is enabled already\n"):
+        done = canalgate("tools", "enable", "demo")
+        assert (done.exit_code, done.stdout) == (Exit.OK, said)
+        assert "demo is still draining" in done.stderr
+        assert "canalgate tools undrain demo" in done.stderr
+
+
 def test_waiting_for_a_drain_ends_when_nothing_is_left(canalgate: Canalgate, registry: Registry) -> None:
     """Long before the time is over."""
     done = canalgate("tools", "drain", "demo", "--wait", "3600")

@@ -14,8 +14,9 @@ from common.circuit.breaker import Circuits
 from common.domain.health import Health, health_to_wire
 from common.domain.ids import ToolId, queue_of
 from common.domain.rules import Affinity, ProcessLimits, Retry, Routing
-from common.domain.tool import HttpTransport, Origin, StdioTransport, Tool, ToolState
+from common.domain.tool import Capabilities, HttpTransport, Origin, StdioTransport, Tool, ToolState
 from common.registry.lifecycle import Lifecycle
+from common.registry.records import capabilities_to_json
 from common.registry.registry import Registry
 from common.store.client import Client
 from common.store.keys import Keys
@@ -69,6 +70,40 @@ def test_the_list_shows_how_a_tool_stands(
     for word in ("degraded, draining", "degraded 1500 ms", "tripped", "it eats data; it is slow"):
         assert word in shown
     assert SECRET not in shown
+
+
+BROKEN = "the tool's process ended while starting"
+
+
+@pytest.mark.parametrize(
+    ("found", "probed", "shown"),
+    [
+        (BROKEN, BROKEN, BROKEN),
+        (f"{BROKEN};\n its standard error ends: boom", BROKEN, f"{BROKEN}; its standard error ends: boom"),
+        ("x" * 600, "x" * 499 + "…", "x" * 600),
+        ("it refused", "it is slow", "it refused; it is slow"),
+        (None, BROKEN, BROKEN),
+    ],
+)
+def test_a_problem_that_was_found_twice_is_shown_once(
+    *,
+    canalgate: Canalgate,
+    registry: Registry,
+    client: Client,
+    keys: Keys,
+    found: str | None,
+    probed: str,
+    shown: str,
+) -> None:
+    """By the discovery and by a probe, which may tell less of it."""
+    version = registry.put(stdio())
+    asked = Capabilities(tool_version=version, discovered_at=1, error=found)
+    client.hset(keys.registry_capabilities, T, capabilities_to_json(asked))
+    health = Health(grade=ToolState.UNAVAILABLE, latency_ms=None, at=2, since=1, reason=probed)
+    client.hset(keys.health, T, orjson.dumps(health_to_wire(health)))
+    line = canalgate("tools").stdout.splitlines()[1]
+    assert line.endswith(f"  {shown}")
+    assert f"problem    {shown}" in canalgate("tools", "show", "demo").stdout.splitlines()
 
 
 def test_a_tool_of_which_little_is_known(canalgate: Canalgate, registry: Registry) -> None:

@@ -41,6 +41,33 @@ def test_a_good_file_is_good(tmp_path: Path) -> None:
     assert "1 tools" in done.stdout
 
 
+@pytest.mark.parametrize("words", [("other.yaml",), ("--config", "other.yaml")])
+def test_the_file_to_check_may_be_given_in_two_ways(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """As an argument, and as for every other verb."""
+    (tmp_path / "other.yaml").write_text("tools: {a: {command: python3}}")
+    done = canalgate("config", "check", *words)
+    assert (done.exit_code, done.stdout) == (Exit.OK, "other.yaml: good, 1 tools\n")
+
+
+def test_a_file_to_check_is_given_once(tmp_path: Path) -> None:
+    """Nobody guesses which of the two is meant."""
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text("")
+    done = canalgate("config", "check", "a.yaml", "--config", "b.yaml")
+    assert done.exit_code == Exit.USAGE
+    assert "given twice" in done.output
+
+
+def test_the_mistakes_of_all_sections_are_shown(tmp_path: Path) -> None:
+    """Those of tools as well, each with its key."""
+    (tmp_path / "canalgate.yaml").write_text("web: {prot: 1}\nruntime: {idle_timeout: x}\ntools: {a: {}}")
+    for words in (("config", "check"), ("web",), ("up",)):
+        done = canalgate(*words)
+        assert done.exit_code == Exit.USAGE
+        for place in ("unknown key 'prot' in web", "runtime.idle_timeout must be", "tools.a has neither"):
+            assert place in done.output
+
+
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [

@@ -510,6 +510,33 @@ def test_a_call_is_cancelled_by_its_id(web: Web, session: str, identity: object)
     wait_until(lambda: web.worker.cancelled == [taken.invocation.id], description="the worker is told")
 
 
+def test_a_deleted_session_takes_its_calls_with_it(web: Web, session: str) -> None:
+    """What waits for an answer, and what has begun a stream, end as cancelled; the worker is told; others go on."""
+
+    def begin(call: TakenCall) -> None:
+        if call.invocation.request_id == "stream":
+            call.notify("notifications/progress", progressToken=1, progress=1)
+
+    web.worker.behaviour = begin
+    other = web.initialize()
+    with ThreadPoolExecutor(3) as pool:
+        waiting = pool.submit(web.legacy, session, "tools/call", CALL, id="plain")
+        stream = pool.submit(lambda: web.legacy(session, "tools/call", CALL, id="stream").data)
+        beside = pool.submit(web.legacy, other, "tools/call", CALL, id="other")
+        wait_until(lambda: len(web.worker.taken) == 3, description="all calls are taken")
+        assert web.http.delete("/mcp", headers={"Mcp-Session-Id": session}).status_code == 200
+        assert error(waiting.result(5)) == (200, -32800)
+        assert events(stream.result(5))[-1]["error"]["code"] == -32800
+        theirs = {
+            call.invocation.id: call for call in web.worker.taken if call.invocation.mcp_session == session
+        }
+        wait_until(lambda: set(web.worker.cancelled) == set(theirs), description="the worker is told")
+        assert web.gateway.hub.waiting == 1
+        (left,) = [call for call in web.worker.taken if call.invocation.id not in theirs]
+        left.finish(answer({}))
+        assert body(beside.result(5))["result"] == {}
+
+
 # -- log level ------------------------------------------------------------------------------------------
 
 

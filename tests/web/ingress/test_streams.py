@@ -194,7 +194,7 @@ def test_a_call_without_a_worker_ends_its_stream(serve: Serve) -> None:
 
 @pytest.mark.parametrize("era", Era)
 def test_a_client_that_leaves_a_stream_is_let_go(serve: Serve, era: Era) -> None:
-    """In the modern era that cancels its call; in the legacy era the call goes on."""
+    """In the modern era that cancels its call; in the legacy era the call goes on, until its session is ended."""
     web = serve(web=QUICK)
     session = web.initialize()
     web.worker.behaviour = silent
@@ -212,6 +212,8 @@ def test_a_client_that_leaves_a_stream_is_let_go(serve: Serve, era: Era) -> None
     web.gateway.cancel_invocation(taken.invocation.id + "-last")  # type: ignore[arg-type]
     wait_until(lambda: taken.invocation.id + "-last" in web.worker.cancelled, description="all is heard")
     assert (taken.invocation.id in web.worker.cancelled) == (era is Era.MODERN)
+    assert web.http.delete("/mcp", headers={"Mcp-Session-Id": session}).status_code == 200
+    wait_until(lambda: taken.invocation.id in web.worker.cancelled, description="the session takes it along")
 
 
 def asking(web: Web, era: Era) -> tuple[Any, McpRequest]:

@@ -154,6 +154,48 @@ def test_a_slow_answer_of_one_child_does_not_delay_the_restart_of_another() -> N
         answer.set()
 
 
+def run_until_ready(served: Served, settled: Callable[[], bool]) -> list[str]:
+    """Run the supervisor here and stop it as soon as it is ready; what was called."""
+    called: list[str] = []
+
+    def on_ready() -> None:
+        called.append("ready")
+        served.supervisor.request_stop()
+
+    served.supervisor.run(settled=settled, on_ready=on_ready)
+    return called
+
+
+def test_children_are_kept_alive_while_it_settles() -> None:
+    """It is ready when it is told so, and not before; a child that dies meanwhile is back by then."""
+    with ProcessGuard(grace=0.5) as guard:
+        served = Served(guard, _child("web"))
+        killed: list[int] = []
+
+        def settled() -> bool:
+            assert not [event for event in served.events if event.kind is EventKind.STOPPING]
+            if not killed:
+                killed.append(served.supervisor.pids["web"])
+                os.kill(killed[0], signal.SIGKILL)
+            return len(served.of(EventKind.READY, "web")) == 2
+
+        assert run_until_ready(served, settled) == ["ready"]
+    assert not served.supervisor.pids
+
+
+def test_a_stop_while_it_settles_is_no_readiness() -> None:
+    """Whoever presses Ctrl-C does not wait for it."""
+    with ProcessGuard(grace=0.5) as guard:
+        served = Served(guard, _child("web"))
+
+        def settled() -> bool:
+            served.supervisor.request_stop()
+            return False
+
+        assert run_until_ready(served, settled) == []
+    assert served.of(EventKind.STOPPED, "web")
+
+
 def test_a_dead_reaper_is_replaced_while_serving() -> None:
     """Nobody needs to start or stop for that to be noticed."""
     with serving(_child("web")) as served:

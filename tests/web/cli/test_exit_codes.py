@@ -1,0 +1,77 @@
+"""The table of exit codes in ``docs/operations.md``: each code is the program's, and what it stands for gives it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from common.domain.ids import ToolId
+from common.domain.tool import StdioTransport, Tool
+from common.registry.registry import Registry
+from common.store.client import Client
+from common.store.keys import Keys
+from gateway_web.cli.output import Exit
+from tests.web.cli.conftest import Canalgate
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "operations.md"
+PRODUCED: Sequence[tuple[int, tuple[str, ...]]] = [
+    (0, ("version",)),
+    (0, ("tools", "show", "demo")),
+    (0, ("config", "check", "good.yaml")),
+    (1, ("config", "check", "skipped.yaml")),
+    (1, ("doctor", "--config", "skipped.yaml")),
+    (1, ("tools", "drain", "demo", "--wait", "0")),
+    (2, ("config", "check", "wrong.yaml")),
+    (2, ("tools", "--no-such-option")),
+    (2, ("no-such-verb",)),
+    (3, ("tools", "enable", "nobody")),
+    (3, ("tools", "add", "demo", "{command: x}")),
+    (4, ("call", "demo", "add", "--url", "http://127.0.0.1:9")),
+]
+
+
+@pytest.fixture
+def place(canalgate: Canalgate, client: Client, keys: Keys) -> Canalgate:
+    """A directory with some settings files, and a tool that has a session."""
+    for name, text in {
+        "good.yaml": "tools: {a: {command: python3}}",
+        "skipped.yaml": "tools: {a: {}}",
+        "wrong.yaml": "web: {prot: 1}",
+    }.items():
+        Path(name).write_text(text, encoding="utf-8")
+    tool = ToolId("demo")
+    Registry(client, keys).put(Tool(id=tool, transport=StdioTransport(command="cmd")))
+    client.hset(keys.sessions(tool), "a:b", "n 1 1")
+    return canalgate
+
+
+def documented() -> set[int]:
+    """The codes of the table."""
+    _, _, rest = DOCUMENT.read_text(encoding="utf-8").partition("<!-- exit codes -->\n")
+    table, _, _ = rest.partition("\n\n")
+    return {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
+
+
+def test_the_table_has_the_program_s_codes() -> None:
+    """All, and no other; and each is produced below."""
+    assert documented() == {code.value for code in Exit} == {code for code, _ in PRODUCED}
+
+
+@pytest.mark.parametrize(("code", "words"), PRODUCED, ids=str)
+def test_each_code_is_produced(place: Canalgate, code: int, words: tuple[str, ...]) -> None:
+    """By what the table says of it."""
+    done = place(*words)
+    assert done.exit_code == code, done.output
+    assert code == 0 or done.output
+    assert "Traceback" not in done.output
+
+
+def test_without_redis_the_code_is_that_of_nobody_there(
+    place: Canalgate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As without a gateway."""
+    monkeypatch.setenv("CANALGATE_REDIS__URL", "unix:///nonexistent/redis.sock")
+    assert place("tools").exit_code == Exit.UNREACHABLE
