@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Mapping
-from contextvars import copy_context
+import logging
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -17,13 +15,12 @@ import structlog
 
 from common.calls.admission import (
     Admitted,
-    QueueBounds,
     SessionChanged,
     SessionGone,
     refusal_of,
     session_limit,
 )
-from common.calls.contract import INVOKE_TASK, ORIGIN, notification_frame, result_frame
+from common.calls.contract import INVOKE_TASK, ORIGIN, notification_frame
 from common.calls.dead_letters import Reason
 from common.calls.head import MEMBER, Head, head_from_text
 from common.domain.errors import (
@@ -34,7 +31,7 @@ from common.domain.errors import (
     ToolUnavailable,
     WorkerLost,
 )
-from common.domain.ids import InvocationId, ToolId, tool_of
+from common.domain.ids import ToolId, tool_of
 from common.domain.invocation import ExecutionResult, Invocation, failed, invocation_from_wire
 from common.domain.rules import Retry
 from common.mcp.revisions import LATEST_LEGACY
@@ -42,23 +39,24 @@ from common.registry.records import Entry
 from common.settings import Settings
 from common.store.clock import RedisClock
 from common.store.keys import Keys
+from gateway_worker.aside import Aside, unstarted_result
+from gateway_worker.begun import Begun
 from gateway_worker.call_host import CallHost
 from gateway_worker.circuits import CircuitReports
 from gateway_worker.claims import NotOwner
 from gateway_worker.dead_letters import DeadLetterBox
-from gateway_worker.delivery import End, Held, Taken, end_of, end_of_message
+from gateway_worker.delivery import End, Held, Taken, end_of
 from gateway_worker.execute import Executor
 from gateway_worker.journey import Journey
-from gateway_worker.message import PoisonMessage, TaskMessage, head_in, read_message
+from gateway_worker.message import PoisonMessage, TaskMessage, read_message
 from gateway_worker.outbox import Outbox
 from gateway_worker.producer import Producer
 from gateway_worker.requests import RunningRequest
 from gateway_worker.telemetry import TaskSignals
 
 log = structlog.get_logger(__name__)
-
-LATELY, LATELY_MOST = 15.0, 100_000
-"""Seconds for which it is remembered that a call was begun, and how many at most."""
+_level = logging.getLogger(__name__)
+"""Asked before the facts of a call are put together for nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,14 +91,24 @@ class Calls:
         self._signals = place.signals
         self._executor = executor
         self._host = host
-        self._result_ttl = settings.runtime.result_ttl
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._lately: deque[tuple[float, InvocationId]] = deque(maxlen=LATELY_MOST)
+        self.begun = Begun()
         self._cut_off: set[str] = set()
         self._abandoned: set[str] = set()
         self._loop = asyncio.get_running_loop()
-        self._returning: set[asyncio.Task[None]] = set()
         self._producer = Producer(place.keys, place.clock, place.entry, settings)
+        self.aside = Aside(
+            place.keys,
+            place.outbox,
+            place.dead_letters,
+            place.journey,
+            executor,
+            self._producer,
+            host,
+            hostname=place.hostname,
+            signals=place.signals,
+            result_ttl=settings.runtime.result_ttl,
+        )
         self._outbox.on_finished = self._finished
 
     def __len__(self) -> int:
@@ -114,16 +122,16 @@ class Calls:
         """Start what was fetched. Called on the loop, right after the message was recorded as ours."""
         try:
             message = read_message(taken.raw, taken.queue)
-            head = self._head(message)
+            head = None if taken.verdict == b"headless" else self._head(message)
         except PoisonMessage as poison:
-            self._poisoned(taken, poison)
+            self.aside.poisoned(taken, poison)
             return
         if self._foreign(message):
             self._refuse_foreign(taken, message, head)
         elif message.task != INVOKE_TASK or message.delayed:
-            self._hand_over(taken, message)
+            self.aside.hand_over(taken, message)
         elif head is None:
-            self._adopt(taken, message)
+            self.aside.adopt(taken, message)
         else:
             self._begin(Held(taken=taken, head=head, message=message))
 
@@ -134,9 +142,9 @@ class Calls:
         elif message.id in self._running:
             # The ledger lets no id be begun twice, unless Redis lost it.
             log.warning("duplicate_call", invocation=message.id)
-            self._acknowledge(held.taken)
+            self.aside.acknowledge(held.taken)
         else:
-            self._lately.append((time.monotonic(), held.head.id))
+            self.begun.begin(held.taken, held.head.id)
             task = self._loop.create_task(self._serve(held), name=f"call-{message.id}")
             self._running[message.id] = task
             task.add_done_callback(partial(self._ensure_end, held))
@@ -151,11 +159,6 @@ class Calls:
             return head_from_text(str(text))
         except InvalidRequest as error:
             raise PoisonMessage(Reason.BAD_INVOCATION, error.message, field=MEMBER) from error
-
-    def begun_lately(self) -> list[InvocationId]:
-        """The calls begun in the last seconds, ended or not: those that a Redis that forgot might give out again."""
-        horizon = time.monotonic() - LATELY
-        return [call for begun, call in self._lately if begun >= horizon]
 
     def cancel(self, data: bytes) -> None:
         """A caller took a call back: stop it here, or remember that it must not begin."""
@@ -198,9 +201,10 @@ class Calls:
         message = held.message
         request = RunningRequest(message, hostname=self._hostname, cancel=self._cancel_soon)
         self._host.began(request)
-        log.debug("call_begun", **_facts(held))
+        if _level.isEnabledFor(logging.DEBUG):
+            log.debug("call_begun", **_facts(held))
         watched = self._signals if self._signals is not None and self._signals.wanted else None
-        result = _broken_result()
+        result: ExecutionResult | None = None
         try:
             result, poison = await self._outcome(held, watched)
             if not self._left_to_rescue(held, result):
@@ -211,18 +215,22 @@ class Calls:
                 watched.end(message, result)
         except NotOwner:
             result = _returned_result()
-            self._keep(self._journey.back(held))
+            self.begun.undo(held.taken)
+            self.aside.keep(self._journey.back(held))
         finally:
             del self._running[message.id]
             self._abandoned.discard(message.id)
             self._executor.free_unused(held.taken, held.head)
-            self._host.ended(request, result)
+            self._host.ended(request, result or _broken_result())
             self.on_freed()
 
     async def _outcome(
         self, held: Held, watched: TaskSignals | None
     ) -> tuple[ExecutionResult, PoisonMessage | None]:
-        """How the call ended, and what kept it from being one. Raises only :class:`NotOwner`."""
+        """How the call ended, and what kept it from being one.
+
+        Raises only :class:`NotOwner`: also when the worker stops before anything of the call was sent.
+        """
         poison: PoisonMessage | None = None
         try:
             if watched is not None:
@@ -238,6 +246,8 @@ class Calls:
             log.exception("call_broke", invocation=held.head.id)
             result = _broken_result()
         if held.message.id in self._cut_off and not result.answered:
+            if not held.at_backend and held.message.id not in self._abandoned:
+                raise NotOwner
             result = _stopped_result()
         return result, poison
 
@@ -251,8 +261,7 @@ class Calls:
             return False
         if held.message.id in self._abandoned:
             return True
-        unsent = held.cold and not held.sent
-        return held.message.id in self._cut_off and (unsent or held.head.leave is Retry.SAFE)
+        return held.message.id in self._cut_off and held.head.leave is Retry.SAFE
 
     def _end(self, held: Held, result: ExecutionResult) -> ExecutionResult:
         """Write the end; an error in place of what orjson reads but cannot write again. Returns what was written."""
@@ -305,6 +314,7 @@ class Calls:
     def _ensure_end(self, held: Held, task: asyncio.Task[None]) -> None:
         """A task cancelled before its first step ran nothing at all, so nothing has answered for it."""
         message = held.message
+        self.begun.end(held.taken)
         if not task.cancelled() and task.exception() is not None:
             log.error("call_broke", invocation=message.id, error=repr(task.exception()))
         if self._running.get(message.id) is not task:
@@ -341,82 +351,11 @@ class Calls:
             self._executor.free_unused(held.taken, held.head)
             self._end(held, refusal)
             return
-        self._outbox.put(("PUBLISH", message.reply_to, result_frame(message.id, refusal)))
-        self._acknowledge(taken)
-
-    def _poisoned(self, taken: Taken, poison: PoisonMessage) -> None:
-        """Redis may have claimed a session by the head, before anybody read the rest: that is free again."""
-        head = head_in(taken.raw)
-        if head is not None:
-            self._executor.free_unused(taken, head)
-        self._dead_letters.put(taken, poison)
-
-    def _hand_over(self, taken: Taken, message: TaskMessage) -> None:
-        """Celery's own path for what is none of ours; it stays recorded here until Celery has it."""
-        try:
-            message.check_for_celery(self._host.registered)
-        except PoisonMessage as poison:
-            self._poisoned(taken, poison)
-            return
-        refusal = PoisonMessage(Reason.REFUSED, "Celery could not read the message", field="message")
-        refuse = partial(self._poisoned, taken, refusal)
-        self._host.deliver(
-            message.without_arguments(),
-            message.queue,
-            lambda: self._loop.call_soon_threadsafe(self._acknowledge, taken),  # type: ignore[arg-type]
-            lambda: self._loop.call_soon_threadsafe(refuse),  # type: ignore[arg-type]
-        )
-
-    def _adopt(self, taken: Taken, message: TaskMessage) -> None:
-        """A stock producer's call gets a head and goes back in front of its queue, to be taken under the common rules.
-
-        What cannot become a call is answered at once.
-        """
-        if message.expired(datetime.now(UTC)) or self._host.revoked(message.id):
-            self._end_headless(taken, message, _unstarted_result())
-            return
-        try:
-            entry, adopted = self._producer.adopted(message, message.first_argument())
-        except PoisonMessage as poison:
-            self._dead_letters.put(taken, poison)
-        except GatewayError as error:
-            self._end_headless(taken, message, failed(error))
-        else:
-            self._keep(self._put_back(taken, message, entry, adopted))
-
-    async def _put_back(self, taken: Taken, message: TaskMessage, entry: Entry, adopted: bytes) -> None:
-        refused = await self._journey.adopted(taken, message.queue, entry, adopted)
-        if refused is not None:
-            bounds = QueueBounds(max_length=0, max_age=0)
-            self._end_headless(taken, message, failed(refusal_of(refused, entry.id, bounds)))
-
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run by itself: a call may be cancelled, its way back may not."""
-        task = self._loop.create_task(work)
-        self._returning.add(task)
-        task.add_done_callback(self._returning.discard)
-
-    def _end_headless(self, taken: Taken, message: TaskMessage, result: ExecutionResult) -> None:
-        # In a context of its own: whoever traces tasks makes the span of this one the current one.
-        copy_context().run(self._show_refused, message, result)
-        self._outbox.put(*end_of_message(message, result, self._keys, ttl=self._result_ttl))
-        self._acknowledge(taken)
-
-    def _show_refused(self, message: TaskMessage, result: ExecutionResult) -> None:
-        """Tell Celery and its listeners of a call that was refused before it was begun, as of any other."""
-        request = RunningRequest(message, hostname=self._hostname, cancel=self._cancel_soon)
-        self._host.began(request)
-        if self._signals is not None and self._signals.wanted:
-            self._signals.begin(message)
-            self._signals.end(message, result)
-        self._host.ended(request, result)
+        self.aside.refuse(taken, message, refusal)
 
     def _finish_unstarted(self, held: Held) -> None:
         self._executor.free_unused(held.taken, held.head)
-        self._end(held, _stopped_result() if held.message.id in self._cut_off else _unstarted_result())
-
-    def _acknowledge(self, taken: Taken) -> None:
-        self._outbox.put(("HDEL", self._keys.unacked(taken.node), taken.tag))
+        self._end(held, _stopped_result() if held.message.id in self._cut_off else unstarted_result())
 
 
 _REFUSALS: Mapping[bytes, Literal["tool", "tenant"]] = {b"tool_limit": "tool", b"tenant_limit": "tenant"}
@@ -433,10 +372,6 @@ def _facts(held: Held) -> dict[str, object]:
         "fence": held.taken.token,
         "attempt": head.attempt,
     }
-
-
-def _unstarted_result() -> ExecutionResult:
-    return failed(InvocationCancelled("the call was taken back or expired before it began"))
 
 
 def _returned_result() -> ExecutionResult:

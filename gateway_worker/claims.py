@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Literal, NamedTuple
 
 import structlog
 
+from common.calls.admission import session_limit
 from common.domain.errors import GatewayError, StoreUnavailable
 from common.domain.ids import ToolId, encode_part, queue_of
 from common.store.client import store_errors
@@ -18,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 RELEASE_AGAIN = 0.5
 RETURN_STEP = 200
+_LIMITS: Mapping[bytes, Literal["tool", "tenant"]] = {b"tool_limit": "tool", b"tenant_limit": "tenant"}
 
 
 class NotOwner(GatewayError):
@@ -27,19 +33,42 @@ class NotOwner(GatewayError):
         super().__init__("the session belongs to another worker")
 
 
+class Caps(NamedTuple):
+    """How many sessions there may be before one more is created: of the tool, and of the tenant. 0: any number."""
+
+    tool: int = 0
+    tenant: int = 0
+
+
+_NO_CAPS = Caps()
+
+
 class Claim:
     """One session that this node owns. ``users`` are the local tool sessions that live under it."""
 
-    __slots__ = ("lost", "releasing", "session", "token", "tool", "users")
+    __slots__ = ("left", "lost", "releasing", "session", "token", "tool", "users")
 
     def __init__(self, tool: ToolId, session: str, token: int) -> None:
         self.tool = tool
         self.session = session
         self.token = token
         self.users = 0
+        self.left = asyncio.Event()
+        """Set while no local session lives under it."""
+        self.left.set()
         self.releasing: asyncio.Task[None] | None = None
         self.lost = False
         """True once it is another's, or may be."""
+
+
+class _Asking:
+    """One question to Redis whose a session is; ``waiting`` are the calls that want to know."""
+
+    __slots__ = ("task", "waiting")
+
+    def __init__(self, task: asyncio.Task[Claim]) -> None:
+        self.task = task
+        self.waiting = 0
 
 
 class Claims:
@@ -52,7 +81,9 @@ class Claims:
         self._redis = redis
         self._keys = keys
         self._claims: dict[tuple[ToolId, str], Claim] = {}
+        self._of_tool: Counter[ToolId] = Counter()
         self._releases: set[asyncio.Task[None]] = set()
+        self._asking: dict[tuple[ToolId, str], _Asking] = {}
         self._last_freed = 0
         """The greatest token that was given back: who comes with it or an older one may come too late."""
 
@@ -61,103 +92,194 @@ class Claims:
 
     def owns_any_of(self, tool: ToolId) -> bool:
         """Whether a session of this tool is the node's."""
-        return any(claim.tool == tool for claim in self._claims.values())
+        return self._of_tool[tool] > 0
 
     def find(self, tool: ToolId, session: str, token: int | None) -> Claim | None:
         """The claim under which a call with this token runs; None if Redis has to be asked first (:meth:`confirm`)."""
         claim = self._claims.get((tool, session))
-        if claim is not None and claim.releasing is None and token is not None and token <= claim.token:
+        if claim is not None and _good(claim) and token is not None and token <= claim.token:
             return claim
         if token is None or token <= self._last_freed or (claim is not None and token <= claim.token):
             return None
         return self._put(tool, session, token)
 
-    async def confirm(self, tool: ToolId, session: str) -> Claim:
+    def may_use(self, claim: Claim) -> bool:
+        """Whether anything may be sent on the claim's session at this moment: the gate of its links."""
+        return not claim.lost and self._node.may_act
+
+    async def confirm(self, tool: ToolId, session: str, caps: Caps = _NO_CAPS) -> Claim:
         """Ask Redis for the session again, behind a release that is under way.
 
-        Raises :class:`NotOwner` if a living other has it by now, :class:`StoreUnavailable` without an answer.
+        All who ask for a session at once get one answer, and who gives up waiting takes it from nobody; a claim that
+        nobody waits for any more is freed. Raises :class:`NotOwner` if a living other has it by now,
+        :class:`SessionLimit` if it is nobody's and a cap keeps it from being created, :class:`StoreUnavailable` without
+        an answer: should Redis have made the node the owner all the same, that is found out, and undone, later.
         """
-        claim = self._claims.get((tool, session))
         while True:
+            asking = self._asking.get((tool, session)) or self._ask(tool, session, caps)
+            asking.waiting += 1
+            try:
+                claim = await asyncio.shield(asking.task)
+            except BaseException:
+                asking.waiting -= 1
+                self._free_unwanted(asking)
+                raise
+            asking.waiting -= 1
+            if _good(claim):
+                return claim
+            # Another who waited for it has it freed already.
+
+    def _ask(self, tool: ToolId, session: str, caps: Caps, *, patient: bool = False) -> _Asking:
+        work = (self._settled if patient else self._confirmed)(tool, session, caps)
+        asking = self._asking[tool, session] = _Asking(asyncio.create_task(work, name="session-asked-for"))
+        asking.task.add_done_callback(partial(self._answered, tool, session, caps, asking))
+        return asking
+
+    def _answered(
+        self, tool: ToolId, session: str, caps: Caps, asking: _Asking, task: asyncio.Task[Claim]
+    ) -> None:
+        del self._asking[tool, session]
+        if not task.cancelled() and isinstance(task.exception(), StoreUnavailable):
+            self._ask(tool, session, caps, patient=True)
+        self._free_unwanted(asking)
+
+    def _free_unwanted(self, asking: _Asking) -> None:
+        """Free what was given when nobody waits for it any more, and nobody has taken it."""
+        task = asking.task
+        if not asking.waiting and task.done() and not task.cancelled() and task.exception() is None:
+            self.free_unused(task.result())
+
+    async def _confirmed(self, tool: ToolId, session: str, caps: Caps) -> Claim:
+        while True:
+            claim = self._claims.get((tool, session))
             if claim is not None and claim.releasing is not None:
                 await asyncio.wait([claim.releasing])
-            token = await self._reclaim(tool, session)
-            if token is None:
+            node = self._node.id
+            token = await self._reclaim(tool, session, caps)
+            if token is None or node != self._node.id:
+                # What was given to an incarnation that is dead by now, its rescue takes back.
                 raise NotOwner
             claim = self._claims.get((tool, session))
             if claim is None or claim.releasing is None:
                 break
             # A claim that came meanwhile goes already, and its release may free what was just given.
-        if claim is not None and claim.token == token:
+        if claim is not None and claim.token == token and not claim.lost:
             return claim
         return self._put(tool, session, token)
+
+    async def _settled(self, tool: ToolId, session: str, caps: Caps) -> Claim:
+        """Ask until Redis answers, since it may have heard a question whose answer was lost."""
+        node = self._node.id
+        while node == self._node.id:
+            await asyncio.sleep(RELEASE_AGAIN)
+            try:
+                return await self._confirmed(tool, session, caps)
+            except StoreUnavailable:
+                continue
+        raise NotOwner
 
     def enter(self, claim: Claim) -> None:
         """A local tool session begins under the claim."""
         claim.users += 1
+        claim.left.clear()
 
     def leave(self, claim: Claim) -> None:
         """A local tool session under it has ended, its link included; the last one frees the claim."""
         claim.users -= 1
-        if claim.users > 0 or claim.lost or self._claims.get((claim.tool, claim.session)) is not claim:
+        if claim.users > 0:
             return
-        claim.releasing = task = asyncio.create_task(self._release(claim), name="session-release")
-        self._releases.add(task)
-        task.add_done_callback(self._releases.discard)
+        claim.left.set()
+        if not claim.lost and self._claims.get((claim.tool, claim.session)) is claim:
+            self._begin_release(claim)
 
     def free_unused(self, claim: Claim) -> None:
-        """Free a claim under which no local session ever began."""
-        self.enter(claim)
-        self.leave(claim)
+        """Free a claim under which no local session lives, unless that is under way or no business of ours."""
+        if not claim.users and _good(claim):
+            self.enter(claim)
+            self.leave(claim)
+
+    def give_up_all(self) -> None:
+        """The lease may have ended: nothing is sent on any session any more, and each is freed when its link is closed.
+
+        What another has claimed meanwhile stays his, by its token. Calls that come for such a session meanwhile wait
+        until it is free, and ask for it again.
+        """
+        for claim in self:
+            claim.lost = True
+            if claim.releasing is None:
+                self._begin_release(claim)
 
     def drop_all(self) -> None:
         """The node was declared dead: nothing is its own any more."""
         for claim in self:
             claim.lost = True
         self._claims.clear()
+        self._of_tool.clear()
 
     async def reclaim_all(self) -> None:
-        """Redis lost its data: ask for everything again. What a living other has claimed meanwhile is lost."""
+        """Redis may have lost claims: ask for everything again. What a living other has claimed meanwhile is lost.
+
+        Raises :class:`StoreUnavailable`. Whose the rest is is not known then: nothing may be sent before all is asked.
+        """
         for claim in self:
             if claim.releasing is not None:
                 continue
-            try:
-                token = await self._reclaim(claim.tool, claim.session)
-            except StoreUnavailable:
-                token = None
+            token = await self._reclaim(claim.tool, claim.session)
             if token is None:
                 log.warning("session_lost", tool=claim.tool, node=self._node.id)
                 claim.lost = True
-                self._claims.pop((claim.tool, claim.session), None)
+                self._forget(claim)
             else:
                 claim.token = token
 
     async def released(self, timeout: float) -> bool:
-        """Wait for the releases under way; False if some still are after ``timeout`` seconds."""
-        if not self._releases:
-            return True
-        _, pending = await asyncio.wait(self._releases, timeout=timeout)
-        return not pending
+        """Wait for the questions and releases under way; False if some still are after ``timeout`` seconds."""
+        end = time.monotonic() + timeout
+        while under_way := {*self._releases, *(asking.task for asking in self._asking.values())}:
+            _, pending = await asyncio.wait(under_way, timeout=max(0.0, end - time.monotonic()))
+            if pending:
+                return False
+            await asyncio.sleep(0)  # what was given to nobody is only freed now
+        return True
 
     def _put(self, tool: ToolId, session: str, token: int) -> Claim:
         old = self._claims.get((tool, session))
         if old is not None:
             old.lost = True
+            self._forget(old)
         claim = self._claims[(tool, session)] = Claim(tool, session, token)
+        self._of_tool[tool] += 1
         return claim
 
-    async def _reclaim(self, tool: ToolId, session: str) -> int | None:
+    def _forget(self, claim: Claim) -> None:
+        """It is not the node's any more; another that came in its place stays."""
+        if self._claims.get((claim.tool, claim.session)) is claim:
+            del self._claims[claim.tool, claim.session]
+            self._of_tool[claim.tool] -= 1
+
+    async def _reclaim(self, tool: ToolId, session: str, caps: Caps = _NO_CAPS) -> int | None:
         with store_errors("asking for a session again"):
             token = await self._redis.run(
                 "session_reclaim",
                 [self._keys.sessions(tool)],
-                [self._keys.begin, self._node.id, encode_part(tool), session],
+                [self._keys.begin, self._node.id, encode_part(tool), session, *caps],
             )
+        if token in _LIMITS:
+            raise session_limit(tool, _LIMITS[token])
         return None if token is None else int(token)
 
+    def _begin_release(self, claim: Claim) -> None:
+        claim.releasing = task = asyncio.create_task(self._release(claim), name="session-release")
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+
     async def _release(self, claim: Claim) -> None:
-        """Free it in Redis, whatever it takes; a node that was declared dead meanwhile has nothing to free."""
-        node, key = self._node.id, (claim.tool, claim.session)
+        """Free it in Redis, whatever it takes; a node that was declared dead meanwhile has nothing to free.
+
+        Its local sessions are closed first: nobody else may own the session while a link of it is open.
+        """
+        await claim.left.wait()
+        node = self._node.id
         while node == self._node.id:
             token = claim.token
             self._last_freed = max(self._last_freed, token)
@@ -170,7 +292,8 @@ class Claims:
                     )
                 if claim.token != token:
                     continue  # Redis had lost it, and was asked for it again right before
-                others = any(other is not claim and other.tool == claim.tool for other in self)
+                mine = self._claims.get((claim.tool, claim.session)) is claim
+                others = self._of_tool[claim.tool] - int(mine)
                 if not others or self.handing_over(claim.tool):
                     # Nobody looks into the direct list of a tool of which this node owns no session.
                     await self.return_direct(claim.tool)
@@ -178,8 +301,7 @@ class Claims:
             except StoreUnavailable:
                 await asyncio.sleep(RELEASE_AGAIN)
         claim.lost = True
-        if self._claims.get(key) is claim:
-            del self._claims[key]
+        self._forget(claim)
 
     async def return_direct(self, tool: ToolId) -> None:
         """Move what waits on this node's direct list of a tool back to its queue. Raises :class:`StoreUnavailable`."""
@@ -192,3 +314,8 @@ class Claims:
                     [self._keys.direct(node, queue)],
                     [self._keys.begin, node, queue, RETURN_STEP],
                 )
+
+
+def _good(claim: Claim) -> bool:
+    """Whether calls may begin under it."""
+    return claim.releasing is None and not claim.lost

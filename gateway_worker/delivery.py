@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from common.calls.contract import encoded_result, result_frame, result_record
 from common.calls.head import Head
+from common.domain.errors import WorkerLost
 from common.domain.ids import InvocationId, NodeId
-from common.domain.invocation import ExecutionResult
+from common.domain.invocation import ExecutionResult, failed
 from common.store.keys import Keys
 from gateway_worker.message import TaskMessage
 
+Arguments = tuple[str, str, str, str, str, bytes, bytes, int]
+"""What ``finish.lua`` takes for each call; first the delivery tag."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+
+class Taken(NamedTuple):
     """A message that was fetched and recorded as begun by ``node``.
 
     ``verdict`` is that of ``fetch.lua``; ``token`` the fencing token of the session, None if it has to be asked for:
@@ -24,17 +27,22 @@ class Taken:
 
     node: NodeId
     tag: str
-    raw: bytes = field(repr=False)
+    raw: bytes
     queue: str
     verdict: bytes
     token: int | None
+
+    def __repr__(self) -> str:
+        """Without the message, which may hold a secret."""
+        return f"Taken(node={self.node!r}, tag={self.tag!r}, queue={self.queue!r}, verdict={self.verdict!r})"
 
 
 @dataclass(slots=True, kw_only=True)
 class Held:
     """A call that this worker has begun, and the record that is its right to answer.
 
-    ``cold`` says that its session had to start first, so that it is noted when it is sent (``sent``).
+    ``cold`` says that its session had to start first, so that it is noted when it is sent (``sent``). ``at_backend``
+    says that something of it may have been sent.
     """
 
     taken: Taken
@@ -42,6 +50,7 @@ class Held:
     message: TaskMessage
     cold: bool = False
     sent: bool = False
+    at_backend: bool = False
 
     @property
     def node(self) -> NodeId:
@@ -60,28 +69,58 @@ class End(NamedTuple):
     record: bytes
     frame: bytes
 
-    def arguments(self) -> tuple[str | bytes | int, ...]:
+    @property
+    def node(self) -> NodeId:
+        return self.held.node
+
+    @property
+    def size(self) -> int:
+        """Bytes of what it carries."""
+        return len(self.record) + len(self.frame)
+
+    def arguments(self) -> Arguments:
         """What the script wants to know of it."""
-        head = self.held.head
-        return (
-            self.held.tag,
-            head.id,
-            head.queue,
-            head.session,
-            head.reply,
-            self.record,
-            self.frame,
-            int(self.held.cold),
-        )
+        return _arguments(self.held.tag, self.held.head, self.record, self.frame, cold=self.held.cold)
+
+    def bare(self) -> BareEnd:
+        """The same without the call."""
+        return BareEnd(self.node, self.size, self.arguments())
+
+
+class BareEnd(NamedTuple):
+    """An end whose call this worker knows no more: nobody here is told what comes of it."""
+
+    node: NodeId
+    size: int
+    parts: Arguments
+
+    def arguments(self) -> Arguments:
+        """What the script wants to know of it."""
+        return self.parts
 
 
 def end_of(held: Held, result: ExecutionResult) -> End:
     """The end of a call that has a head. Raises ``orjson.JSONEncodeError`` for a result that cannot be written."""
+    return End(held, result, *_written(held.head, result))
+
+
+def lost_end(node: NodeId, tag: str, head: Head) -> BareEnd:
+    """The end of a call that the node has a record of, and knows nothing else."""
+    record, frame = _written(
+        head, failed(WorkerLost("Redis was restarted, and what came of the call is unknown"))
+    )
+    return BareEnd(node, len(record) + len(frame), _arguments(tag, head, record, frame, cold=True))
+
+
+def _written(head: Head, result: ExecutionResult) -> tuple[bytes, bytes]:
+    """Record and frame of a result."""
     encoded = encoded_result(result)
-    call = held.head.id
-    record = result_record(call, result, done_at=datetime.now(UTC).isoformat(), encoded=encoded)
-    frame = result_frame(call, result, encoded=encoded) if held.head.reply else b""
-    return End(held, result, record, frame)
+    record = result_record(head.id, result, done_at=datetime.now(UTC).isoformat(), encoded=encoded)
+    return record, result_frame(head.id, result, encoded=encoded) if head.reply else b""
+
+
+def _arguments(tag: str, head: Head, record: bytes, frame: bytes, *, cold: bool) -> Arguments:
+    return tag, head.id, head.queue, head.session, head.reply, record, frame, int(cold)
 
 
 def end_of_message(

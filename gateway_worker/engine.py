@@ -129,14 +129,21 @@ class Engine:
 
     def _main(self) -> None:
         try:
-            asyncio.run(self._live())
-        except BaseException as error:
-            log.exception("engine_stopped")
+            asyncio.run(self._run())
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the start raises it
             self._failure = error
             self._started.set()
+
+    async def _run(self) -> None:
+        """Live. What ends it ends the process at once: what it left behind may not let itself be cancelled."""
+        try:
+            await self._live()
+        except BaseException:
+            log.exception("engine_stopped")
             if self._loop is not None:
                 # A worker without its engine takes no calls: better none than one that looks alive.
                 os._exit(70)
+            raise
 
     async def _live(self) -> None:
         worker = self._worker = Worker(
@@ -181,6 +188,8 @@ class Engine:
         calls.cut_off()
         if calls:
             await asyncio.wait(calls.tasks(), timeout=FLUSH_TIMEOUT)
+        if not await calls.aside.settled(FLUSH_TIMEOUT):
+            log.error("calls_not_returned")  # the record stays: whoever works off this node returns them
         await self._publish_events(worker)
         patience = FLUSH_TIMEOUT
         if not await outbox.flushed(FLUSH_TIMEOUT):

@@ -17,8 +17,10 @@ from common.domain.errors import (
     InvalidRequest,
     InvocationCancelled,
     InvocationTimeout,
+    SessionLimit,
     ToolDisabled,
     ToolNotFound,
+    WorkerLost,
 )
 from common.domain.ids import tool_of
 from common.domain.invocation import ExecutionResult, Invocation, answer, failed, rpc_failure
@@ -29,10 +31,17 @@ from common.mcp.translate import to_legacy_result, to_modern_result
 from common.registry.catalogue import CatalogueReader
 from common.registry.records import Entry
 from common.store.clock import RedisClock
-from gateway_worker.claims import Claims, NotOwner
+from gateway_worker.claims import Caps, Claim, Claims, NotOwner
 from gateway_worker.delivery import Held, Taken
 from gateway_worker.egress.backend import Backend
-from gateway_worker.egress.link import NO_HEADERS, LinkLost, OnNotification, RpcError, StatusRefused
+from gateway_worker.egress.link import (
+    NO_HEADERS,
+    GateShut,
+    LinkLost,
+    OnNotification,
+    RpcError,
+    StatusRefused,
+)
 from gateway_worker.journey import Journey
 from gateway_worker.node import Node
 from gateway_worker.param_headers import ParamHeaders
@@ -80,7 +89,8 @@ class Executor:
     ) -> ExecutionResult:
         """Execute. A cancelled task ends in INVOCATION_CANCELLED.
 
-        Raises only :class:`NotOwner`: the call's session is another node's, and nothing of the call was sent.
+        Raises only :class:`NotOwner`: the call's session is another node's, or may be, and nothing of the call was
+        sent, or it may run twice.
         """
         begun, progress = time.monotonic(), Progress()
         left = self._clock.left(invocation.deadline)
@@ -117,33 +127,81 @@ class Executor:
         if taken.verdict != b"claimed" or tool is None:
             return
         claim = self._claims.find(tool, head.session, taken.token)
-        if claim is not None and not claim.users:
+        if claim is not None:
             self._claims.free_unused(claim)
 
     async def _attempts(
         self, held: Held, invocation: Invocation, on_notification: OnNotification, progress: Progress
     ) -> ExecutionResult:
-        claim = self._claims.find(invocation.tool, held.head.session, held.taken.token)
-        if claim is None:
-            claim = await self._claims.confirm(invocation.tool, held.head.session)
-        try:
-            entry = self._entry(invocation)
-            for last in (False, True):
-                session = self._sessions.take(claim, entry, invocation.version)
-                try:
-                    return await self._call(held, session, entry, invocation, on_notification, progress)
-                except LinkLost as error:
-                    if last or claim.lost or not _leave_again(held.head.leave, error):
-                        raise
+        """Send it, at most twice. What a shut gate kept from being written was no attempt, and waits."""
+        broken: LinkLost | None = None
+        while True:
+            claim = await self._claim(held, invocation, broken)
+            try:
+                return await self._attempt(held, claim, invocation, on_notification, progress)
+            except LinkLost as error:
+                if claim.lost:
+                    raise _without_session(held.head.leave, error) from error
+                if isinstance(error, GateShut):
+                    progress.stage, held.at_backend = Progress.TURN, broken is not None
+                elif broken is not None or not _leave_again(held.head.leave, error):
+                    raise
+                else:
+                    broken = error
                     self._journey.recovered(held, error)
-                    self._sessions.retire(session)
-                finally:
-                    self._sessions.give(session)
-            raise InternalError("unreachable: the second attempt returns or raises")
-        finally:
-            if not claim.users:
+            except (SessionLimit, ToolDisabled, ToolNotFound) as refusal:
+                # It would say that nothing was sent.
+                raise broken or refusal from refusal
+            finally:
                 # No session began: the tool is gone, say, or this worker may hold no more.
                 self._claims.free_unused(claim)
+
+    async def _claim(self, held: Held, invocation: Invocation, broken: LinkLost | None) -> Claim:
+        """The claim under which the call may be sent at this moment; waits while the node may not act.
+
+        It may be another one for each attempt: the last one may be lost by now, or on its way. Raises ``broken``, which
+        kept the attempt before from its end, if there is none; a refusal would say that nothing was sent.
+        """
+        tool, head = invocation.tool, held.head
+        caps = Caps(head.max_sessions or 0, head.tenant_max_sessions or 0)
+        while True:
+            claim = self._claims.find(tool, head.session, held.taken.token)
+            try:
+                claim = claim or await self._claims.confirm(tool, head.session, caps)
+            except NotOwner:
+                raise
+            except GatewayError as error:
+                raise broken or error from error
+            if self._node.may_act:
+                return claim
+            try:
+                await self._node.until_confirmed()
+                if claim.lost:
+                    raise NotOwner
+            except BaseException:
+                self._claims.free_unused(claim)
+                raise
+
+    async def _attempt(
+        self,
+        held: Held,
+        claim: Claim,
+        invocation: Invocation,
+        on_notification: OnNotification,
+        progress: Progress,
+    ) -> ExecutionResult:
+        entry = self._entry(invocation)
+        session = self._sessions.take(claim, entry, invocation.version)
+        try:
+            return await self._call(held, session, entry, invocation, on_notification, progress)
+        except GateShut:
+            raise
+        except LinkLost as error:
+            if _leave_again(held.head.leave, error):
+                self._sessions.retire(session)
+            raise
+        finally:
+            self._sessions.give(session)
 
     def _entry(self, invocation: Invocation) -> Entry:
         entry = self._catalogue.get(invocation.tool)
@@ -171,9 +229,11 @@ class Executor:
         backend = session.opened or await self._opened(held, session, invocation)
         progress.stage = Progress.TURN
         async with session.turn or _NO_TURN:
-            await self._may_send(session)
+            if not self._node.may_act:
+                # The link asks once more, right before it writes; it knows as well whether the session was lost.
+                await self._node.until_confirmed()
             opened = time.monotonic()
-            progress.stage = Progress.BACKEND
+            progress.stage, held.at_backend = Progress.BACKEND, True
             headers = self._param_headers.of(entry, invocation) if backend.routed_by_headers else NO_HEADERS
             raw = await backend.call(invocation, headers=headers, on_notification=on_notification)
         stages = {"session": (opened - started) * 1000, "backend": (time.monotonic() - opened) * 1000}
@@ -186,19 +246,30 @@ class Executor:
         await self._journey.sent(held)
         return backend
 
-    async def _may_send(self, session: ToolSession) -> None:
-        """Wait while the node cannot be sure of its lease. Raises :class:`LinkLost` if it has lost the session."""
-        if not self._node.may_act:
-            await self._node.until_confirmed()
-        if session.claim.lost:
-            raise LinkLost("the session is another worker's by now", unsent=True, stage=Progress.TURN)
-
 
 def _leave_again(leave: Retry, error: LinkLost) -> bool:
     """Whether a call whose link broke may be sent once more. An answer with a bad status is no broken link."""
     if leave is Retry.NEVER:
         return False
-    return error.unsent or (leave is Retry.SAFE and not isinstance(error, StatusRefused))
+    return error.unsent or _may_run_twice(leave, error)
+
+
+def _may_run_twice(leave: Retry, error: LinkLost) -> bool:
+    return leave is Retry.SAFE and not isinstance(error, StatusRefused)
+
+
+def _without_session(leave: Retry, error: LinkLost) -> GatewayError:
+    """How a call ends that lost its session to another worker, or may have.
+
+    As if this one had died: of what was not sent nothing was tried, so it goes back whatever leave it has.
+    """
+    if error.unsent or _may_run_twice(leave, error):
+        return NotOwner()
+    if isinstance(error, StatusRefused):
+        return error
+    return WorkerLost(
+        "the worker lost the tool's session while it held the call; whether the tool acted is unknown"
+    )
 
 
 _NO_TURN = contextlib.nullcontext()

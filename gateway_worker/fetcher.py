@@ -19,6 +19,7 @@ from common.store.client import store_errors
 from common.store.keys import UNACKED_TTL, Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker.delivery import Taken
+from gateway_worker.message import head_in
 from gateway_worker.node import Node
 
 log = structlog.get_logger(__name__)
@@ -87,6 +88,32 @@ class Fetcher:
         self._uncertain.clear()
         self._ripe.clear()
         self.wake()
+
+    def uncertain(self, node: NodeId) -> set[str]:
+        """The node's delivery tags of fetches whose answers were lost: what is recorded under them is started yet."""
+        return {str(tag) for owner, tags, _ in self._uncertain if owner == node for tag in tags}
+
+    async def take_over(self, owner: NodeId, tag: str, message: bytes) -> bool:
+        """Start a message without a head that a dead node held; False if another has it, or this node is dead too.
+
+        Raises :class:`StoreUnavailable`.
+        """
+        node, own = self._node.id, self._next_tag
+        self._next_tag += 1
+        keys = [self._keys.unacked(owner), self._keys.unacked(node)]
+        try:
+            with store_errors("taking over a message"):
+                taken = await self._redis.run(
+                    "record_take", keys, [self._keys.begin, node, tag, own, UNACKED_TTL]
+                )
+        except StoreUnavailable:
+            self._uncertain.append((node, [own], time.monotonic() + UNCERTAIN_FOR))
+            raise
+        if taken:
+            self._desk.start(
+                Taken(node=node, tag=str(own), raw=message, queue="", verdict=b"headless", token=None)
+            )
+        return bool(taken)
 
     @property
     def queues(self) -> list[str]:
@@ -270,4 +297,5 @@ class Fetcher:
 
 def recovered(node: NodeId, tag: int, message: bytes) -> Taken:
     """A message whose fetch had no answer: nobody has heard the verdict on it, so its session has to be asked for."""
-    return Taken(node=node, tag=str(tag), raw=message, queue="", verdict=b"recovered", token=None)
+    verdict = b"headless" if head_in(message) is None else b"recovered"
+    return Taken(node=node, tag=str(tag), raw=message, queue="", verdict=verdict, token=None)

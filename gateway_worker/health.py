@@ -41,7 +41,7 @@ from common.store.keys import AUDIT_LENGTH, Keys
 from common.store.scripts import run_async
 from gateway_worker.discovery import listing_order
 from gateway_worker.egress.backend import Backend, make_link, start
-from gateway_worker.egress.link import RpcError
+from gateway_worker.egress.link import GateShut, RpcError
 
 log = structlog.get_logger(__name__)
 
@@ -256,20 +256,28 @@ class Prober:
     async def _find(self, entry: Entry) -> Finding | None:
         """How the tool is; None if that could not be found out.
 
-        A session or a kept connection that ends under the question says nothing of the tool: an HTTP tool is asked
-        again over a connection of the probe's own, a stdio tool by the next probe.
+        A session or a kept connection that ends under the question says nothing of the tool, nor does one that this
+        worker must not use at the moment: an HTTP tool is asked again over a connection of the probe's own, a stdio
+        tool by the next probe.
         """
         backend, rules = self._open(entry.id), entry.tool.health
         if isinstance(entry.tool.transport, StdioTransport):
             if backend is None:
                 return at_rest(entry)
-            found = await ask(backend, rules)
-            return None if found.error and backend.link.closed.is_set() else found
+            found = await self._ask_session(backend, rules)
+            return None if found is None or (found.error and backend.link.closed.is_set()) else found
         if backend is not None:
-            found = await ask(backend, rules)
-            if not found.error:
+            found = await self._ask_session(backend, rules)
+            if found is not None and not found.error:
                 return found
         return await self._over_a_connection(entry)
+
+    @staticmethod
+    async def _ask_session(backend: Backend, rules: HealthRules) -> Finding | None:
+        try:
+            return await ask(backend, rules)
+        except GateShut:
+            return None
 
     async def _over_a_connection(self, entry: Entry) -> Finding:
         """Ask an HTTP tool over a connection of the probe's own; neither it nor a session at the backend is left."""
@@ -366,7 +374,7 @@ def at_rest(entry: Entry) -> Finding | None:
 async def ask(backend: Backend, rules: HealthRules) -> Finding:
     """Ask an open backend. An error of its own is an answer: it lives, though it does not know the question.
 
-    The link stays open whatever comes of it.
+    The link stays open whatever comes of it. Raises :class:`GateShut` if nothing may be asked over it.
     """
     begun = time.monotonic()
     try:
@@ -376,6 +384,8 @@ async def ask(backend: Backend, rules: HealthRules) -> Finding:
         pass
     except TimeoutError:
         return Finding(rules.timeout)
+    except GateShut:
+        raise
     except GatewayError as error:
         return Finding(None, error.message)
     return Finding(time.monotonic() - begun)

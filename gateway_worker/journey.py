@@ -14,7 +14,7 @@ from common.domain.errors import StoreUnavailable
 from common.domain.ids import tool_of
 from common.registry.records import Entry
 from common.store.client import store_errors
-from common.store.keys import UNACKED_TTL, Keys
+from common.store.keys import AUDIT_LENGTH, UNACKED_TTL, Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker.delivery import Held, Taken
 from gateway_worker.egress.link import LinkLost
@@ -71,7 +71,14 @@ class Journey:
     async def adopted(self, taken: Taken, queue: str, entry: Entry, message: bytes) -> Refused | None:
         """Put a message back with its head; the refusal if its call may not run now. It waits for Redis."""
         keys = self._keys
-        args = (taken.tag, message, keys.begin, int(not entry.draining), entry.tool.circuit.probes)
+        args = (
+            taken.tag,
+            message,
+            keys.begin,
+            int(not entry.draining),
+            entry.tool.circuit.probes,
+            AUDIT_LENGTH,
+        )
         while True:
             try:
                 with store_errors("adopting a message"):

@@ -16,6 +16,8 @@ SELF_FENCE = 6.0
 Counted from the moment at which the beat was sent, so it ends before the lease by Redis' clock does, and nobody can
 own a session while this node still uses it.
 """
+CUT_OFF = 60.0
+"""Seconds after the last confirmed beat from which the node gives up its sessions, whoever has them by then."""
 
 
 class Node:
@@ -52,3 +54,8 @@ class Node:
         while not self.may_act:
             self._confirmed.clear()
             await self._confirmed.wait()
+
+    async def until_cut_off(self) -> None:
+        """Wait until no beat was confirmed for :data:`CUT_OFF` seconds."""
+        while (left := self._confirmed_at + CUT_OFF - time.monotonic()) > 0:  # noqa: ASYNC110 - it is time that is awaited
+            await asyncio.sleep(left)

@@ -14,7 +14,7 @@ from common.domain.ids import InvocationId
 from common.store.client import store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
-from common.store.pipelined import PipelinedConnection
+from common.store.pipelined import CommandRefused, PipelinedConnection
 from gateway_worker.node import LEASE, Node
 
 log = structlog.get_logger(__name__)
@@ -32,11 +32,17 @@ class Cluster(Protocol):
     def fenced(self) -> None:
         """The node was declared dead: its calls and sessions are no longer its own. It has another id afterwards."""
 
-    def forgotten(self) -> None:
-        """Redis does not know the node any more, since it lost its data; nobody declared it dead."""
+    async def forgotten(self) -> None:
+        """Redis was restarted, or does not know the node any more; nobody declared it dead.
+
+        It may have forgotten the last of what it was told. Raises :class:`StoreUnavailable`; then it is told again.
+        """
 
     def begun_lately(self) -> Collection[InvocationId]:
-        """The calls begun in the last seconds, ended or not."""
+        """The calls that run, and those begun since a while before the last :meth:`confirmed`, ended or not."""
+
+    def confirmed(self, moment: float) -> None:
+        """A beat sent at that moment (monotonic seconds) counts: Redis was not restarted before it."""
 
 
 class Nodes:
@@ -52,9 +58,11 @@ class Nodes:
         self._cluster = cluster
         self._left = False
         self._known = False
+        self._forgot = False
+        """Whether Redis may have forgotten something that is not put right yet."""
         self._run_id: bytes | None = None
         self._epoch = -1
-        self._served_from = float("inf")
+        self._served_from = float("-inf")
         self.beating = asyncio.Event()
         self._last_beat = float("-inf")
         self._beating_since = float("-inf")
@@ -84,10 +92,13 @@ class Nodes:
     def fetch_epoch(self) -> int | None:
         """The connection over which messages may be fetched at this moment; None: over none."""
         ready = self._epoch == self._redis.epoch and time.monotonic() >= self._served_from
-        return self._epoch if ready else None
+        return self._epoch if ready and not self._forgot else None
 
     async def beat(self) -> None:
-        """Renew the lease once. Raises :class:`StoreUnavailable`."""
+        """Renew the lease once. Fails closed: without every answer the node is not confirmed.
+
+        Raises :class:`StoreUnavailable`.
+        """
         sent = time.monotonic()
         with store_errors("renewing the node's lease"):
             state, now = await self._redis.run(
@@ -101,14 +112,18 @@ class Nodes:
             self._known = False
             self._cluster.fenced()
             return
+        self._forgot |= state == b"unknown" and self._known
+        self._known = True
         if self._redis.epoch != self._epoch:
             await self._look_at_server(self._redis.epoch)
-        if state == b"unknown" and self._known:
-            self._cluster.forgotten()
-        self._known = True
+        if self._forgot:
+            # Before the node may act again: a call must not go out under a claim that another has by now.
+            await self._cluster.forgotten()
+            self._forgot = False
         if sent - self._last_beat > GAP:
             self._beating_since = sent
         self._last_beat = sent
+        self._cluster.confirmed(sent)
         self._node.confirm(sent)
         self.beating.set()
 
@@ -124,19 +139,30 @@ class Nodes:
             restarted = self._run_id is not None and info[b"run_id"] != self._run_id
             if restarted:
                 await self._declare()
+                self._forgot = True
         young = QUARANTINE - int(info[b"uptime_in_seconds"])
         # Uptime tells nothing of a restart: loading data counts as such, and a replica has been up for long.
         wait = QUARANTINE if restarted else max(0.0, young if others else 0.0)
         if restarted:
             log.warning("redis_restarted", node=self._node.id, fetching_in=wait)
         self._run_id = info[b"run_id"]
-        self._served_from = time.monotonic() + wait
+        # One more connection within the wait must not cut it short.
+        self._served_from = max(self._served_from, time.monotonic() + wait)
         self._epoch = epoch
 
     async def _declare(self) -> None:
+        """Say what Redis may give out again although it runs, or ran, here.
+
+        Raises :class:`CommandRefused` if Redis does not take all of it.
+        """
         keys, node = self._keys, self._node.id
         calls = self._cluster.begun_lately()
-        await self._redis.commands([("SET", keys.began(call), node, "PX", DECLARED_FOR_MS) for call in calls])
+        answers = await self._redis.commands(
+            [("SET", keys.began(call), node, "PX", DECLARED_FOR_MS) for call in calls]
+        )
+        for answer in answers:
+            if isinstance(answer, CommandRefused):
+                raise answer
 
 
 def _facts(info: bytes) -> dict[bytes, bytes]:

@@ -3,11 +3,15 @@
 What one turn of the loop produced goes out in one write, without waiting for the answer to the write before it. Ends
 of calls are one script a write (``finish.lua``), which does nothing the second time, so after a fault they are sent
 again. Notifications are not, since progress must never run backwards: those of a broken write are gone.
+
+Ends that Redis has taken are kept for some seconds, and sent once more to a Redis that may have forgotten its last
+writes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +25,7 @@ from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.pipelined import CommandRefused, PipelinedConnection
 from common.store.scripts import script
-from gateway_worker.delivery import End
+from gateway_worker.delivery import BareEnd, End
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +35,10 @@ MAX_UNDER_WAY = 4
 """Writes whose answers have not come. It bounds what a slow Redis makes us keep outside the queue."""
 MAX_NOTIFICATIONS, MAX_NOTIFICATION_BYTES = 10_000, 64 * 1024 * 1024
 RETRY_FIRST, RETRY_MAX = 0.05, 1.0
+KEPT_FOR = 5.0
+"""Seconds before the last confirmed beat for which ends that Redis has taken are kept."""
+MOST_KEPT, MOST_KEPT_BYTES = 20_000, 64 * 1024 * 1024
+"""Beyond that the oldest go first. The call of one that Redis forgets is answered WORKER_LOST then."""
 
 TRANSIENT = (
     *("NOSCRIPT", "MISCONF", "CLUSTERDOWN", "NOPERM", "NOAUTH", "LOADING", "READONLY"),
@@ -38,7 +46,7 @@ TRANSIENT = (
 )
 
 Command = tuple[Any, ...]
-"""Words of a Redis command, or an :class:`End`."""
+"""Words of a Redis command, or an end."""
 Answers = asyncio.Future[list[Any]]
 
 
@@ -51,7 +59,7 @@ class _Notification(tuple[str | bytes | int, ...]):
 class _Finish(tuple[str | bytes | int, ...]):  # noqa: SLOT001 - a tuple of any length has no slots
     """One ``finish.lua`` for several calls of one incarnation of the node."""
 
-    ends: list[End]
+    ends: list[End | BareEnd]
 
 
 OnFinished = Callable[[End, bool, bool], None]
@@ -76,6 +84,9 @@ class Outbox:
         self._empty.set()
         self._notification_bytes = 0
         self._dropping = False
+        self._kept: deque[tuple[float, BareEnd]] = deque()
+        """Ends that Redis has taken, and when (monotonic seconds)."""
+        self._kept_bytes = 0
         self.dropped_notifications = 0
 
     def put(self, *commands: Command) -> None:
@@ -116,6 +127,34 @@ class Outbox:
                 await self._fault.wait()
             await asyncio.sleep(delay)
             delay = min(max(delay * 2, RETRY_FIRST), RETRY_MAX)
+
+    def confirmed(self, moment: float) -> None:
+        """Redis was not restarted before then (monotonic seconds): ends that it took long before are safe."""
+        while self._kept and self._kept[0][0] < moment - KEPT_FOR:
+            self._drop_kept()
+
+    def repeat_ends(self) -> None:
+        """Redis may have forgotten the ends it took last: write them again. Where it has them that changes nothing."""
+        ends = [end for _, end in self._kept]
+        self._kept.clear()
+        self._kept_bytes = 0
+        if ends:
+            log.info("ends_repeated", count=len(ends))
+            self.put(*ends)
+
+    def tags(self, node: NodeId) -> set[str]:
+        """The delivery tags of this node whose end or acknowledgement is known here."""
+        found = {end.parts[0] for _, end in self._kept if end.node == node}
+        unacked = self._keys.unacked(node)
+        for command in (*self._commands, *(command for batch in self._under_way for command in batch)):
+            if isinstance(command, _Finish):
+                found.update(end.arguments()[0] for end in command.ends if end.node == node)
+            elif isinstance(command, End | BareEnd):
+                if command.node == node:
+                    found.add(command.arguments()[0])
+            elif command[0] == "HDEL" and command[1] == unacked:
+                found.update(command[2:])
+        return found
 
     async def flushed(self, timeout: float) -> bool:
         """Wait until everything is written; False after ``timeout`` seconds."""
@@ -163,7 +202,7 @@ class Outbox:
         """The next commands, bounded in number and bytes; ends and acknowledgements are one command each, last."""
         batch: list[Command] = []
         acknowledged: dict[Any, list[str | bytes | int]] = {}
-        ends: dict[NodeId, list[End]] = {}
+        ends: dict[NodeId, list[End | BareEnd]] = {}
         size = taken = 0
         while self._commands and taken < MAX_BATCH and size < MAX_BATCH_BYTES:
             command = self._commands.popleft()
@@ -171,9 +210,9 @@ class Outbox:
             if command[0] == "HDEL":
                 acknowledged.setdefault(command[1], []).extend(command[2:])
                 continue
-            if isinstance(command, End):
-                ends.setdefault(command.held.node, []).append(command)
-                size += len(command.record) + len(command.frame)
+            if isinstance(command, End | BareEnd):
+                ends.setdefault(command.node, []).append(command)
+                size += command.size
                 continue
             own = _size(command)
             size += own
@@ -184,7 +223,7 @@ class Outbox:
         batch.extend(self._finish(node, own_ends) for node, own_ends in ends.items())
         return batch
 
-    def _finish(self, node: NodeId, ends: list[End]) -> _Finish:
+    def _finish(self, node: NodeId, ends: list[End | BareEnd]) -> _Finish:
         arguments = (part for end in ends for part in end.arguments())
         head = ("EVALSHA", script("finish").sha, 1, self._keys.unacked(node))
         finish = _Finish((*head, self._keys.begin, node, self._result_ttl_ms, *arguments))
@@ -193,9 +232,23 @@ class Outbox:
 
     def _tell(self, finish: _Finish, answer: tuple[list[int], list[bytes]]) -> None:
         refused, circuits = answer
-        late = {finish.ends[number - 1].held.tag for number in refused}
-        for end in finish.ends:
-            self.on_finished(end, end.held.tag in late, end.held.head.queue.encode() in circuits)
+        late, now = set(refused), time.monotonic()
+        for number, end in enumerate(finish.ends, start=1):
+            if number not in late:
+                self._keep(end, now)
+            if isinstance(end, End):
+                self.on_finished(end, number in late, end.held.head.queue.encode() in circuits)
+
+    def _keep(self, end: End | BareEnd, now: float) -> None:
+        """Keep an end that Redis has taken."""
+        self._kept.append((now, end.bare() if isinstance(end, End) else end))
+        self._kept_bytes += end.size
+        while len(self._kept) > MOST_KEPT or self._kept_bytes > MOST_KEPT_BYTES:
+            self._drop_kept()
+
+    def _drop_kept(self) -> None:
+        _, end = self._kept.popleft()
+        self._kept_bytes -= end.size
 
     def _written(self, batch: list[Command], answers: Answers) -> None:
         if not self._under_way or self._under_way[0] is not batch:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -16,8 +17,9 @@ from common.processes.guard import ProcessGuard
 from common.registry.records import Entry
 from gateway_worker.claims import Claim, Claims
 from gateway_worker.egress.backend import Backend
-from gateway_worker.egress.link import OnNotification
+from gateway_worker.egress.link import GateShut, OnNotification
 from gateway_worker.egress.stdio import StdioLink
+from gateway_worker.node import Node
 from gateway_worker.tool_session import (
     LOST,
     OnSession,
@@ -102,8 +104,9 @@ class Sessions:
             self._make_room()
             session = self._sessions[key] = ToolSession(key, entry.tool, claim, self._tell)
             self._claims.enter(claim)
-            eras, hearer = era_order(entry, preferred), self._listener(entry.id)
-            session.begin(self._guard, eras, max_bytes=self._max_bytes, on_event=hearer)
+            eras, gate = era_order(entry, preferred), partial(self._claims.may_use, claim)
+            hearer = self._listener(entry.id)
+            session.begin(self._guard, eras, max_bytes=self._max_bytes, gate=gate, on_event=hearer)
         session.in_flight += 1
         return session
 
@@ -144,6 +147,8 @@ class Sessions:
     async def _examine(self, session: ToolSession, backend: Backend) -> None:
         try:
             await answers(backend, PING_TIME)
+        except GateShut:
+            pass  # it was not asked, so nothing is known of it
         except (TimeoutError, GatewayError) as error:
             log.warning("session_hangs", tool=session.key.tool, error=type(error).__name__)
             self.retire(session, "hangs")
@@ -159,6 +164,21 @@ class Sessions:
                     self._dismiss(session, why)
             await asyncio.sleep(SWEEP_INTERVAL)
 
+    async def end_when_cut_off(self, node: Node) -> None:
+        """Close everything, for ever, each time the node was cut off from Redis for :data:`CUT_OFF` seconds.
+
+        A worker that is cut off cannot know whether Redis is away for all, or another got its sessions. So long it
+        keeps them, with all their state, and sends nothing. Then it fails closed, so that links nobody may use do not
+        stay for ever. Calls under way end with them.
+        """
+        while True:
+            await node.until_confirmed()
+            await node.until_cut_off()
+            if len(self):
+                log.warning("sessions_given_up", node=node.id, sessions=len(self))
+            self._claims.give_up_all()
+            self.drop_all("cut off from Redis")
+
     def leave(self) -> None:
         """Hand everything over: what has no call at once, the others when their calls have ended."""
         self._leaving = True
@@ -166,10 +186,10 @@ class Sessions:
             if not session.in_flight:
                 self._dismiss(session, "handed over")
 
-    def drop_all(self) -> None:
-        """The node was declared dead, or it stops: close everything at once, whatever runs there."""
+    def drop_all(self, why: str = "node was declared dead") -> None:
+        """Close everything at once, whatever runs there. ``why`` is for the journal, unless the worker stops."""
         for session in [*self._sessions.values(), *self._retired]:
-            self._dismiss(session, "worker stops" if self._leaving else "node was declared dead")
+            self._dismiss(session, "worker stops" if self._leaving else why)
 
     async def close(self) -> None:
         """Close all of them."""

@@ -33,7 +33,7 @@ LEASE_ENDED, GOODBYE, PROCESS_GONE = 0, 1, 2
 """Why a node is declared dead."""
 _PLACEHOLDER = "<id>"
 
-OnHeadless = Callable[[NodeId, str, bytes], Awaitable[None]]
+OnHeadless = Callable[[NodeId, str, bytes], Awaitable[bool]]
 
 
 class Sweeper:
@@ -50,7 +50,7 @@ class Sweeper:
         result_ttl: float,
         headless: OnHeadless,
     ) -> None:
-        """``headless`` deals with a message of a dead node that has no head: node, tag, message."""
+        """``headless`` takes over a message of a dead node that has no head (node, tag, message); False: it did not."""
         self._node = node
         self._nodes = nodes
         self._redis = redis
@@ -58,7 +58,6 @@ class Sweeper:
         self._clock = clock
         self._result_ttl_ms = int(result_ttl * 1000)
         self._headless = headless
-        self._taken_over: set[tuple[NodeId, str]] = set()
 
     async def run(self) -> None:
         """Sweep, for ever. Redis away: again later."""
@@ -111,7 +110,7 @@ class Sweeper:
     async def rescue(self, node: NodeId) -> None:
         """Work off what a node left that was declared dead. Raises :class:`StoreUnavailable`; the rest stays."""
         returned = lost = freed = 0
-        done = moved = False
+        done = False
         while not done:
             with store_errors("working off a dead node's calls"):
                 step = await self._redis.run("node_rescue", self._rescue_keys(node), self._rescue_args(node))
@@ -120,12 +119,9 @@ class Sweeper:
             returned, lost, freed = returned + back, lost + answered, freed + sessions
             moved = bool(back or answered or sessions)
             for tag, message in zip(headless[::2], headless[1::2], strict=True):
-                if (node, tag.decode()) not in self._taken_over:
-                    self._taken_over.add((node, tag.decode()))
-                    await self._headless(node, tag.decode(), message)
+                moved = await self._headless(node, tag.decode(), message) or moved
             if not done and not moved:
-                return  # what is left is on its way by Celery's own path: the next sweep looks again
-        self._taken_over = {known for known in self._taken_over if known[0] != node}
+                return  # nobody could take over what is left: the next sweep looks again
         if node != self._node.id:
             log.warning("node_lost", node=node, returned=returned, lost=lost, sessions=freed)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import structlog
 
 from common.domain.audit import EventKind
-from common.domain.errors import GatewayError, InternalError, InvocationTimeout, TransportFailure
+from common.domain.errors import GatewayError, InternalError, InvocationTimeout
 from common.domain.ids import ToolId
 from common.domain.tool import Tool
 from common.mcp.revisions import Era
@@ -19,7 +20,7 @@ from common.processes.guard import ProcessGuard
 from common.registry.records import Entry
 from gateway_worker.claims import Claim
 from gateway_worker.egress.backend import Backend, make_link, start
-from gateway_worker.egress.link import OnNotification, RpcError
+from gateway_worker.egress.link import Gate, LinkLost, OnNotification, RpcError
 from gateway_worker.egress.stdio import StdioLink
 
 log = structlog.get_logger(__name__)
@@ -62,11 +63,18 @@ class ToolSession:
         self._owner: asyncio.Task[None] | None = None
 
     def begin(
-        self, guard: ProcessGuard, eras: Sequence[Era], *, max_bytes: int, on_event: OnNotification
+        self,
+        guard: ProcessGuard,
+        eras: Sequence[Era],
+        *,
+        max_bytes: int,
+        gate: Gate,
+        on_event: OnNotification,
     ) -> None:
-        """Start the owner task."""
+        """Start the owner task. ``gate`` is asked before anything is written to the backend."""
         self._owner = asyncio.create_task(
-            self._own(guard, eras, max_bytes, on_event), name=f"session-{self.key.tool}"
+            self._own(partial(self._open, guard, eras, max_bytes, gate), on_event),
+            name=f"session-{self.key.tool}",
         )
 
     @property
@@ -106,13 +114,12 @@ class ToolSession:
             if not self._ready.done():
                 self._owner.cancel()
             await asyncio.wait([self._owner])
-            self._fail(TransportFailure("the tool's session was closed while it started", stage="turn"))
+            words = "the tool's session was closed while it started"
+            self._fail(LinkLost(words, unsent=True, stage="turn"))
 
-    async def _own(
-        self, guard: ProcessGuard, eras: Sequence[Era], max_bytes: int, on_event: OnNotification
-    ) -> None:
+    async def _own(self, opened: Callable[[], Awaitable[Backend]], on_event: OnNotification) -> None:
         try:
-            backend = await self._open(guard, eras, max_bytes)
+            backend = await opened()
         except GatewayError as error:
             self._fail(error)
             return
@@ -147,8 +154,8 @@ class ToolSession:
         pid = link.child.process.pid if isinstance(link, StdioLink) else None
         return {"tool": self.key.tool, "session": self.key.session, "fence": self.claim.token, "pid": pid}
 
-    async def _open(self, guard: ProcessGuard, eras: Sequence[Era], max_bytes: int) -> Backend:
-        link = make_link(self.tool, guard, max_bytes=max_bytes)
+    async def _open(self, guard: ProcessGuard, eras: Sequence[Era], max_bytes: int, gate: Gate) -> Backend:
+        link = make_link(self.tool, guard, max_bytes=max_bytes, gate=gate)
         return await start(self.tool, link, eras)
 
     def _fail(self, error: GatewayError) -> None:

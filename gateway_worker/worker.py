@@ -11,7 +11,6 @@ import structlog
 from common.audit.journal import audit_command
 from common.calls.head import parts_of
 from common.domain.audit import AuditEvent, EventKind
-from common.domain.errors import GatewayError
 from common.domain.ids import InvocationId, NodeId, ToolId, queue_of, tool_of
 from common.processes.guard import ProcessGuard, ProcessGuardError
 from common.registry.catalogue import Catalogue
@@ -22,6 +21,7 @@ from common.store.keys import Keys
 from common.store.last_words import last_words_of
 from common.store.pipelined import PipelinedConnection
 from common.store.scripts import script
+from gateway_worker.aftermath import Aftermath
 from gateway_worker.call_host import CallHost
 from gateway_worker.calls import Calls, Place
 from gateway_worker.circuits import CircuitReports
@@ -38,6 +38,7 @@ from gateway_worker.message import largest_message
 from gateway_worker.node import Node
 from gateway_worker.nodes import Nodes
 from gateway_worker.outbox import Outbox
+from gateway_worker.removed import RemovedQueues
 from gateway_worker.sessions import Keeping, Sessions
 from gateway_worker.sweep import GOODBYE, PROCESS_GONE, Sweeper, fence_script
 from gateway_worker.telemetry import TaskSignals
@@ -49,9 +50,6 @@ GUARD_GRACE = 1.0
 """Seconds between SIGTERM and SIGKILL for the children of a worker that died."""
 GUARD_LOOK = 1.0
 """Seconds between two looks whether the reapers live."""
-REMOVED_SERVED = 10.0
-"""Seconds for which the queue of a tool that was removed is still served, to refuse what waits there."""
-TAKE_OVER_TIME = 5.0
 """Seconds to wait until a message without a head that a dead node held is on its way."""
 
 
@@ -99,6 +97,16 @@ class Worker:
             self.node, self._redis, keys, self, largest=largest_message(settings.web.max_body_bytes)
         )
         self.calls.on_freed = self.fetcher.freed
+        self._aftermath = Aftermath(
+            self.node,
+            self._redis,
+            keys,
+            self.outbox,
+            self.calls,
+            self.claims,
+            uncertain=self.fetcher.uncertain,
+            fetch_epoch=self.fetch_epoch,
+        )
         self._sweeper = Sweeper(
             self.node,
             self._nodes,
@@ -110,7 +118,7 @@ class Worker:
         )
         self._ears: asyncio.Task[None] | None = None
         self._followed: set[str] = set()
-        self._removed: set[str] = set()
+        self._removed = RemovedQueues(self._redis, keys, on_forgotten=self._follow)
 
     def guard_node(self) -> None:
         """Have the reaper end the node's lease if this process dies: it is certain then, and known at once."""
@@ -126,7 +134,10 @@ class Worker:
             "sweep": self._sweeper.run(),
             "listener": self._listen(),
             "fetcher": self._fetch(),
+            "aftermath": self._aftermath.run(),
             "sessions": self.sessions.sweep(),
+            "cut-off": self.sessions.end_when_cut_off(self.node),
+            "removed": self._removed.run(),
             "discovery": self.discovery.run(),
             "health": self.prober.run(),
             "guard": self._keep_guarded(),
@@ -135,18 +146,16 @@ class Worker:
     def follow(self, queues: Collection[str]) -> None:
         """Serve these queues from now on.
 
-        Those of tools that were removed are served a little longer, so that what waits there is told so.
+        Those of tools that were removed are served until they are empty, so that what waits there is told so.
         """
         gone = self._followed - set(queues)
-        self._removed |= {queue for queue in gone if not self._registered(queue)}
         self._followed = set(queues)
-        if self._removed:
-            asyncio.get_running_loop().call_later(REMOVED_SERVED, self._forget_removed, set(self._removed))
-        self.fetcher.follow(self._followed | self._removed)
+        self._removed.discard(self._followed)
+        self._removed.add([queue for queue in gone if not self._registered(queue)])
+        self._follow()
 
-    def _forget_removed(self, queues: set[str]) -> None:
-        self._removed -= queues
-        self.fetcher.follow(self._followed | self._removed)
+    def _follow(self) -> None:
+        self.fetcher.follow(self._followed | self._removed.names)
 
     def _registered(self, queue: str) -> bool:
         tool = tool_of(queue)
@@ -334,20 +343,22 @@ class Worker:
         if self._ears is not None:
             self._ears.cancel()
 
-    def forgotten(self) -> None:
-        """Redis lost its data: ask again for the sessions that live here."""
-        self._reclaiming = asyncio.create_task(self.claims.reclaim_all(), name="reclaim")
+    async def forgotten(self) -> None:
+        """Redis was restarted or lost its data. Raises :class:`StoreUnavailable`."""
+        await self._aftermath.put_right()
 
     def begun_lately(self) -> Collection[InvocationId]:
-        """The calls begun in the last seconds."""
-        return self.calls.begun_lately()
+        """The calls that run, and those begun in the last seconds."""
+        return self.calls.begun.lately()
 
-    async def _take_over(self, node: NodeId, tag: str, message: bytes) -> None:
-        """A message without a head that a dead node held: nothing of it was begun, so it begins here."""
-        try:
-            self.calls.begin(
-                Taken(node=node, tag=tag, raw=message, queue="", verdict=b"headless", token=None)
-            )
-        except GatewayError:
-            log.exception("message_not_taken_over", node=node)
-        await self.outbox.flushed(TAKE_OVER_TIME)
+    def confirmed(self, moment: float) -> None:
+        """Redis was not restarted before then: what it took long before is safe."""
+        self.calls.begun.confirmed(moment)
+        self.outbox.confirmed(moment)
+
+    async def _take_over(self, node: NodeId, tag: str, message: bytes) -> bool:
+        """A message without a head that a dead node held: nothing of it was begun, so it begins here.
+
+        Raises :class:`StoreUnavailable`; whether it was taken is seen as with a fetch whose answer was lost.
+        """
+        return await self.fetcher.take_over(node, tag, message)

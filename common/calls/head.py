@@ -5,7 +5,7 @@ See ``docs/decisions/0009-sessions-and-delivery.md``; its reader in Lua is ``com
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from common.domain.errors import InvalidRequest
 from common.domain.ids import InvocationId, McpSessionId, decode_part, encode_part, queue_of
@@ -19,10 +19,10 @@ MEMBER = "canalgate"
 POOL = "*"
 """The session of a tool with a pool, until one of the pool is chosen. No encoded part begins with it."""
 PARTS = 11
+_LEAVES = {leave.value: leave for leave in Retry}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class Head(NamedTuple):
     """``deadline`` is in ms of Redis time; ``reply`` the channel of the waiting process, empty if nobody waits there.
 
     ``session`` is the tool session that the call is for (:func:`session_of`). ``attempt`` counts from 0.
@@ -76,7 +76,7 @@ def head_from_text(text: str) -> Head:
             deadline=int(deadline),
             reply=reply,
             session=session,
-            leave=choice(Retry, leave, field=MEMBER),
+            leave=_LEAVES.get(leave) or choice(Retry, leave, field=MEMBER),
             attempt=int(attempt),
             max_sessions=int(most) or None,
             tenant_max_sessions=int(tenant_most) or None,

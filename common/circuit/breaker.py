@@ -107,8 +107,9 @@ def report_call(
     """Tell how a call ended that was admitted under ``generation``; :func:`transition_of` reads the answer.
 
     Every admitted call is told of once, or its permit is missing until it ends; a success need not be if
-    :func:`unsettled_command` says no. Degrades: a report whose answer was lost is not sent again, for a second one
-    may count twice, and one that is lost costs no more than one failure of a row, or the wait for a permit's end.
+    :func:`unsettled_command` says no. Degrades: a report that is lost costs no more than one failure of a row, or the
+    wait for a permit's end. Sent again after its answer was lost it may count twice in a row of failures; a half-open
+    circuit hears it once.
     """
     return ScriptCall(
         "circuit_report",

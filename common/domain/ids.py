@@ -8,6 +8,8 @@ never give the same name: (``a-b``, ``c``) and (``a``, ``b-c``) stay apart.
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from typing import NewType
 from urllib.parse import quote, unquote
 
@@ -24,6 +26,8 @@ MAX_ID_LENGTH = 512
 """Longest id in characters: a bound on key and queue names, far above any real id."""
 
 QUEUE_PREFIX = "tool."
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")
+"""What percent-encoding leaves as it is."""
 
 
 def checked_id(value: object, *, field: str) -> str:
@@ -43,19 +47,26 @@ def checked_id(value: object, *, field: str) -> str:
 
 def encode_part(value: str) -> str:
     """Percent-encode an id so that it can stand between separators (``:``, ``,``, ``|`` are all encoded)."""
+    return value if _PLAIN.fullmatch(value) else _quoted(value)
+
+
+@lru_cache(maxsize=4096)
+def _quoted(value: str) -> str:
     return quote(value, safe="")
 
 
 def decode_part(part: str) -> str:
     """Inverse of :func:`encode_part`."""
-    return unquote(part, errors="strict")
+    return unquote(part, errors="strict") if "%" in part else part
 
 
+@lru_cache(maxsize=4096)
 def queue_of(tool: ToolId) -> str:
     """Name of the tool's Celery queue, which is also its Redis list: ``tool.<encoded id>``."""
     return QUEUE_PREFIX + encode_part(tool)
 
 
+@lru_cache(maxsize=4096)
 def tool_of(queue: str) -> ToolId | None:
     """The tool whose queue this is; None for a queue that is not a tool's."""
     if not queue.startswith(QUEUE_PREFIX):

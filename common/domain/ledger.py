@@ -152,9 +152,31 @@ def take(
 ) -> tuple[Ledger, Directory, Taken | None]:
     """Take the next call for a node from the queue or from its direct list.
 
-    What another living node owns the session of is passed on, in front of what waits for that one; what was begun
-    before is dropped.
+    What another living node owns the session of is passed on, in front of what waits for that one and in its order;
+    what was begun before is dropped.
     """
+    passed: list[tuple[Node, Call]] = []
+    ledger, directory, taken = _next(
+        ledger, directory, node, limits, passed, tag=tag, from_direct=from_direct, now=now, now_us=now_us
+    )
+    for owner, call in reversed(passed):
+        ledger = _with_direct(ledger, owner, (call, *ledger.direct.get(owner, ())))
+    return ledger, directory, taken
+
+
+def _next(
+    ledger: Ledger,
+    directory: Directory,
+    node: Node,
+    limits: Limits,
+    passed: list[tuple[Node, Call]],
+    *,
+    tag: int,
+    from_direct: bool,
+    now: int,
+    now_us: int,
+) -> tuple[Ledger, Directory, Taken | None]:
+    """:func:`take`, but for what is passed on: it is collected."""
     while directory.may_take(node, now):
         waiting = ledger.direct.get(node, ()) if from_direct else ledger.queue
         if not waiting or (limits.in_flight and len(ledger.held) >= limits.in_flight):
@@ -165,7 +187,7 @@ def take(
             continue
         owner = directory.living_owner(call.session)
         if owner is not None and owner.node != node:
-            ledger = _with_direct(ledger, owner.node, (call, *ledger.direct.get(owner.node, ())))
+            passed.append((owner.node, call))
             continue
         ledger = replace(ledger, held={**ledger.held, (node, tag): Record(call)})
         if owner is not None:
@@ -199,13 +221,17 @@ def finish(ledger: Ledger, directory: Directory, node: Node, tag: int, call: Cal
 
 
 def put_back(ledger: Ledger, node: Node, tag: int) -> Ledger:
-    """A call that a node holds and has not sent goes back in front of the queue."""
+    """A call that a node holds and has not sent goes back in front of the queue.
+
+    Unless another has declared that it began it; the node's own declaration is taken back (``declared`` has others').
+    """
     record = ledger.held.get((node, tag))
     if record is None:
         return ledger
     held = {key: other for key, other in ledger.held.items() if key != (node, tag)}
-    declared = ledger.declared - {record.call.id}
-    return replace(ledger, held=held, queue=(record.call, *ledger.queue), declared=declared)
+    if record.call.id in ledger.declared:
+        return replace(ledger, held=held)
+    return replace(ledger, held=held, queue=(record.call, *ledger.queue))
 
 
 def rescue(ledger: Ledger, directory: Directory, node: Node) -> tuple[Ledger, Directory]:

@@ -32,11 +32,13 @@ from common.processes.guard import ProcessGuard
 from gateway_worker.egress.http import HttpLink
 from gateway_worker.egress.link import (
     NO_HEADERS,
+    Gate,
     Link,
     LinkLost,
     OnNotification,
     RpcError,
     StatusRefused,
+    always_open,
     noise_words,
 )
 from gateway_worker.egress.process import Child
@@ -134,13 +136,13 @@ def modern_headers(method: str, params: Mapping[str, Any], version: str) -> dict
     return headers
 
 
-def make_link(tool: Tool, guard: ProcessGuard, *, max_bytes: int) -> Link:
-    """The link for a tool's transport; nothing is started yet."""
+def make_link(tool: Tool, guard: ProcessGuard, *, max_bytes: int, gate: Gate = always_open) -> Link:
+    """The link for a tool's transport; nothing is started yet. ``gate`` is asked before each write to it."""
     match tool.transport:
         case StdioTransport() as transport:
-            return StdioLink(Child(transport, guard, line_limit=max_bytes, limits=tool.limits))
+            return StdioLink(Child(transport, guard, line_limit=max_bytes, limits=tool.limits), gate=gate)
         case HttpTransport() as transport:
-            return HttpLink(transport, connect_timeout=tool.startup_timeout, max_bytes=max_bytes)
+            return HttpLink(transport, connect_timeout=tool.startup_timeout, max_bytes=max_bytes, gate=gate)
 
 
 async def connect(link: Link, eras: Sequence[Era]) -> Backend:

@@ -21,11 +21,14 @@ from gateway_worker.egress.http1 import ConnectionLost, Response
 from gateway_worker.egress.http_pool import HttpClient
 from gateway_worker.egress.link import (
     NO_HEADERS,
+    Gate,
+    GateShut,
     LinkLost,
     OnNotification,
     ProgressTokens,
     RpcError,
     StatusRefused,
+    always_open,
     answer_to_backend,
 )
 from gateway_worker.egress.sse import EventParser, ServerSentEvent
@@ -65,8 +68,10 @@ class _Place:
 class HttpLink:
     """See :class:`~gateway_worker.egress.link.Link`. ``era`` is set by the negotiation."""
 
-    def __init__(self, transport: HttpTransport, *, connect_timeout: float, max_bytes: int) -> None:
-        """``connect_timeout`` is in seconds; ``max_bytes`` bounds one answer.
+    def __init__(
+        self, transport: HttpTransport, *, connect_timeout: float, max_bytes: int, gate: Gate = always_open
+    ) -> None:
+        """``connect_timeout`` is in seconds; ``max_bytes`` bounds one answer; ``gate`` is asked before each write.
 
         Raises :class:`LinkLost` for a URL or headers that HTTP cannot carry.
         """
@@ -80,7 +85,9 @@ class HttpLink:
         self._listeners: dict[int, OnNotification] = {}
         self._session_id: str | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self._client = HttpClient(transport.url, transport.headers, connect_timeout=connect_timeout)
+        self._client = HttpClient(
+            transport.url, transport.headers, connect_timeout=connect_timeout, gate=gate
+        )
         self._fields = self._client.fields.extended(
             {"content-type": JSON, "accept": f"{JSON}, {EVENT_STREAM}"}
         )
@@ -145,7 +152,8 @@ class HttpLink:
             return
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
-                with await self._client.send("DELETE", self._fields):
+                # Also behind a shut gate: this session of the backend's is this link's alone, whoever owns ours by now.
+                with await self._client.send("DELETE", self._fields, gated=False):
                     pass
         except (LinkLost, TimeoutError) as error:
             log.debug("backend_session_not_ended", error=repr(error))
@@ -232,7 +240,10 @@ class HttpLink:
         return None
 
     async def _resumed(self, place: _Place) -> Response:
-        """The stream from ``place`` on. Raises :class:`LinkLost` that never says ``unsent``: the call was sent."""
+        """The stream from ``place`` on. Raises :class:`LinkLost` that never says ``unsent``: the call was sent.
+
+        Behind a shut gate it waits, and that counts as no attempt.
+        """
         while True:
             # The modern era knows no resumption.
             if not place.last_id or place.attempts >= RESUME_ATTEMPTS or self.era is Era.MODERN:
@@ -241,6 +252,11 @@ class HttpLink:
             await asyncio.sleep(max(place.delay, RESUME_DELAY_LEAST))
             try:
                 response = await self._get({"last-event-id": _in_utf8(place.last_id)})
+            except GateShut:
+                if self.closed.is_set():
+                    raise LinkLost("the tool's session was closed") from None
+                place.attempts -= 1
+                continue
             except ConnectionLost as error:
                 log.debug("backend_stream_not_resumed", error=error.message)
                 continue

@@ -13,6 +13,7 @@ from typing import Any
 from common import __version__
 from gateway_worker.egress.http1 import Connection, ConnectionLost, Response
 from gateway_worker.egress.http_request import Fields, Origin, request_bytes
+from gateway_worker.egress.link import Gate, GateShut, always_open
 
 MAX_IDLE = 256
 IDLE_EXPIRY = 4.0
@@ -40,7 +41,9 @@ class HttpClient:
     said in its definition. There is no bound on connections in use: the worker bounds its calls.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str], *, connect_timeout: float) -> None:
+    def __init__(
+        self, url: str, headers: Mapping[str, str], *, connect_timeout: float, gate: Gate = always_open
+    ) -> None:
         """``headers`` go with every request; ``connect_timeout`` is in seconds, for TCP and TLS together.
 
         Raises :class:`LinkLost` for a URL or headers that HTTP cannot carry.
@@ -52,6 +55,7 @@ class HttpClient:
         # None is asked for: a response is bounded by its size as it comes, not by what it unpacks to.
         self.fields = Fields(basis).extended(headers).extended({"accept-encoding": "identity"})
         self._connect_timeout = connect_timeout
+        self._gate = gate
         self._tls = tls_context() if origin.secure else None
         self._buffer = memoryview(bytearray(RECEIVE_BUFFER))
         self._connections: set[Connection] = set()
@@ -59,13 +63,21 @@ class HttpClient:
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def send(self, verb: str, fields: Fields, body: bytes | None = None) -> Response:
+    async def send(
+        self, verb: str, fields: Fields, body: bytes | None = None, *, gated: bool = True
+    ) -> Response:
         """Send a request and wait for the head of its response.
 
-        Raises :class:`ConnectionLost`, ``unsent`` if no connection came about.
+        The gate is asked when there is a connection, right before the request is written, unless it is not ``gated``.
+        What the kernel does not take at once of a large request follows without being asked for, until the client is
+        closed: its beginning is at the server. Raises :class:`GateShut`, and :class:`ConnectionLost`, ``unsent`` if no
+        connection came about.
         """
         request = request_bytes(verb, self._origin.target, fields, body)
         connection = self._take() or await self._connect()
+        if gated and not self._gate():
+            self._give(connection)
+            raise GateShut
         response = connection.send(request)
         try:
             await response.head()

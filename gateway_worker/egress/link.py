@@ -12,7 +12,18 @@ from common.mcp.jsonrpc import METHOD_NOT_FOUND
 OnNotification = Callable[[str, dict[str, Any]], None]
 """Called on the event loop with method and params; must not block."""
 
+Gate = Callable[[], bool]
+"""Whether anything may be written to a backend at this moment. It is asked right before each write, so it is cheap."""
+
 NO_HEADERS: Mapping[str, str] = {}
+
+
+def always_open() -> bool:
+    """The gate of a link that is nobody's session, as those that discovery and probes make for themselves.
+
+    No other worker can come to own it, so it may be used also while the node is not sure of its lease.
+    """
+    return True
 
 
 class RpcError(Exception):
@@ -37,6 +48,13 @@ class LinkLost(TransportFailure):
         super().__init__(message, **data)
         self.unsent = unsent
         self.detail = detail
+
+
+class GateShut(LinkLost):
+    """The gate was found shut: nothing of the request was written. The link itself is none the worse for it."""
+
+    def __init__(self) -> None:
+        super().__init__("the worker cannot be sure that the session is still its own", unsent=True)
 
 
 class StatusRefused(LinkLost):

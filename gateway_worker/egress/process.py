@@ -16,6 +16,7 @@ from common.processes.family import MARK_NAME, Family
 from common.processes.guard import ProcessGuard, ProcessGuardError
 from common.processes.limits import NO_LIMITS, LimitsUnsupported, limit_started, limited
 from common.processes.tree import family_of, terminate_tree
+from gateway_worker.egress.child_input import ChildInput
 from gateway_worker.egress.child_watcher import watch_by_descriptor
 from gateway_worker.egress.link import LinkLost
 from gateway_worker.egress.stderr import Stderr
@@ -106,6 +107,7 @@ class Child:
         self._stderr = Stderr(transport.env)
         self._stderr_ended = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
+        self._input: ChildInput | None = None
         self._family: Family | None = None
         self._pipes: asyncio.SubprocessTransport | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -141,11 +143,15 @@ class Child:
         )
         self.exited = protocol.exited
         environment = {**child_environment(transport.env), MARK_NAME: mark}
+        given: ChildInput | None = None
         try:
+            command = self._command_line(environment)
+            # Not asyncio's own pipe, in whose buffer nobody could hold back what is not written yet.
+            given = ChildInput()
             self._pipes, _ = await loop.subprocess_exec(
                 lambda: protocol,
-                *self._command_line(environment),
-                stdin=asyncio.subprocess.PIPE,
+                *command,
+                stdin=given.child_end,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 env=environment,
@@ -155,6 +161,12 @@ class Child:
         except (OSError, ValueError, RuntimeError) as error:
             await _end_half_started(protocol, error)
             raise LinkLost(_refusal(transport, error), unsent=True) from error
+        finally:
+            if given is not None:
+                given.let_go_of_child_end()
+                if self._pipes is None:
+                    given.close()
+        self._input = given
         return asyncio.subprocess.Process(self._pipes, protocol, loop)
 
     def _command_line(self, environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -173,10 +185,10 @@ class Child:
         return self._process
 
     @property
-    def stdin(self) -> asyncio.StreamWriter:
-        if self.process.stdin is None:
-            raise TransportFailure("the tool's process has no standard input")
-        return self.process.stdin
+    def stdin(self) -> ChildInput:
+        if self._input is None:
+            raise TransportFailure("the tool's process has not been started")
+        return self._input
 
     @property
     def stdout(self) -> asyncio.StreamReader:
@@ -213,8 +225,7 @@ class Child:
         await asyncio.shield(self._stopping)
 
     async def _stop(self, process: asyncio.subprocess.Process, family: Family, grace: float) -> None:
-        if process.stdin is not None:
-            process.stdin.close()
+        self.stdin.close()
         try:
             # A well-behaved server ends by itself when its input does; the family is ended in any case.
             async with asyncio.timeout(grace):
@@ -233,13 +244,10 @@ class Child:
             except TimeoutError:
                 log.debug("tool_stderr_held_open", pid=process.pid)
         finally:
-            self._let_go(process)
+            self._let_go()
 
-    def _let_go(self, process: asyncio.subprocess.Process) -> None:
+    def _let_go(self) -> None:
         """Close our ends of the pipes: their readers get an end of file, even if a daemon holds the other ends."""
-        if process.stdin is not None and process.stdin.transport.get_write_buffer_size():
-            # What it never read would keep the pipe open: its closing waits for the buffer to empty.
-            process.stdin.transport.abort()
         if self._pipes is not None:
             self._pipes.close()
 

@@ -7,18 +7,23 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
 import structlog
 
 from common.domain.errors import GatewayError, ResponseTooLarge
+from gateway_worker.egress.child_input import Outgoing
 from gateway_worker.egress.link import (
     NO_HEADERS,
+    Gate,
+    GateShut,
     LinkLost,
     OnNotification,
     ProgressTokens,
     RpcError,
+    always_open,
     answer_to_backend,
     noise_words,
 )
@@ -32,10 +37,8 @@ STDERR_SHOWN = 5
 
 EXIT_GRACE = 0.5
 """Seconds for reading what a child wrote before its end, when a descendant of it holds the pipe open."""
-AT_ONCE_LIMIT = 64 << 10
-"""Bytes that may wait for a child to read them before a request waits as well."""
 ASIDE_LIMIT = 16 << 20
-"""Bytes that may wait for a child to read them before an answer or a cancellation is no longer added."""
+"""Bytes of answers and cancellations that may wait for a child to read them before none is added any more."""
 
 
 _BRACKETS = re.compile(rb"[\[{]")
@@ -90,7 +93,8 @@ def _ignore(_method: str, _params: dict[str, Any]) -> None:
 class StdioLink:
     """See :class:`~gateway_worker.egress.link.Link`."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child, *, gate: Gate = always_open) -> None:
+        """``gate`` is asked before the child is started, and before each write to it."""
         self.closed = asyncio.Event()
         self.on_notification: OnNotification = _ignore
         self.child = child
@@ -103,9 +107,8 @@ class StdioLink:
         self._hangs = True
         self._lines = _Lines(child.line_limit)
         self._output_ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sending = asyncio.Lock()
-        self._out: list[bytes] = []
-        self._out_size = 0
+        self._gate = gate
+        self._outgoing: Outgoing | None = None
         self._reader: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._error: GatewayError | None = None
@@ -119,10 +122,13 @@ class StdioLink:
         """Start the child, when its turn has come. Raises :class:`LinkLost`."""
         slot = self._slot = await start_slot()
         try:
+            if not self._gate():
+                raise GateShut
             await self.child.start(self._output)
         except BaseException:
             slot.release()
             raise
+        self._outgoing = Outgoing(self.child.stdin, self._gate, self._input_broke)
         self._reader = asyncio.create_task(self._read(), name=f"stdout-{self.child.process.pid}")
         self._watcher = asyncio.create_task(self._watch(self._reader), name=f"exit-{self.child.process.pid}")
 
@@ -140,15 +146,15 @@ class StdioLink:
         request_id = next(self._ids)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._pending[request_id] = (future, on_notification)
-        sent, heard = False, self._heard
+        line, heard = None, self._heard
         try:
             outgoing = self._tokens.outgoing(request_id, params)
-            await self._send({"jsonrpc": "2.0", "id": request_id, "method": method, "params": outgoing})
-            sent = True
+            message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": outgoing}
+            line = self._out.put(_line(message), partial(self._given_back, future))
             return await future
         except asyncio.CancelledError:
             self._hangs = self._hangs or heard == self._heard
-            if sent:
+            if line is not None and not self._out.take_back(line):
                 self._cancel(method, request_id)
             raise
         finally:
@@ -164,64 +170,64 @@ class StdioLink:
         *,
         headers: Mapping[str, str] = NO_HEADERS,  # noqa: ARG002 - the Link's signature
     ) -> None:
-        """Send a notification."""
-        await self._send({"jsonrpc": "2.0", "method": method, "params": params})
+        """Send a notification; returns once the child's pipe has it."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def ended(error: LinkLost | None) -> None:
+            if written.done():
+                return
+            if error is None:
+                written.set_result(None)
+            else:
+                self._given_back(written, error)
+
+        line = self._out.put(_line({"jsonrpc": "2.0", "method": method, "params": params}), ended)
+        try:
+            await written
+        except asyncio.CancelledError:
+            self._out.take_back(line)
+            raise
 
     async def close(self) -> None:
         """End the child: within a second if it hangs, else with the patience that an orderly end may need."""
         self._error = self._error or LinkLost("the tool's session was closed")
         self.closed.set()
+        if self._outgoing is not None:
+            self._outgoing.close()
         await self.child.stop(hasty=self._hangs)
         for task in (self._watcher, self._reader):
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
 
-    async def _send(self, message: dict[str, Any]) -> None:
-        """Write a message once the child has taken those before it: given up before its turn, it left nothing."""
-        stdin = self.child.stdin
-        if not self._sending.locked() and self._waiting_input() <= AT_ONCE_LIMIT and not stdin.is_closing():
-            self._write(message)
-            return
-        written = False
-        try:
-            async with self._sending:
-                self._flush()
-                await stdin.drain()
-                stdin.write(_line(message))
-                written = True
-        except (ConnectionError, RuntimeError) as error:
-            # The pipe may have taken the bytes before it broke: no claim that nothing was sent.
-            raise self._lost(unsent=not written) from error
+    @property
+    def _out(self) -> Outgoing:
+        if self._outgoing is None:
+            raise LinkLost("the tool's process has not been started", unsent=True)
+        return self._outgoing
 
-    def _send_aside(self, message: dict[str, Any]) -> bool:
-        """Write without waiting; False if too much waits for the child already."""
-        if self._waiting_input() > ASIDE_LIMIT:
+    @property
+    def waiting_input(self) -> int:
+        """Bytes that the child's pipe has not taken yet."""
+        return 0 if self._outgoing is None else self._outgoing.size
+
+    def _put_aside(self, message: dict[str, Any]) -> bool:
+        """Send what nobody waits for; False if too much of that waits for the child already."""
+        if self._out.aside > ASIDE_LIMIT:
             return False
-        self._write(message)
+        self._out.put(_line(message))
         return True
 
-    def _waiting_input(self) -> int:
-        """Bytes that the child has not taken yet."""
-        return self.child.stdin.transport.get_write_buffer_size() + self._out_size
-
-    def _write(self, message: dict[str, Any]) -> None:
-        """Everything that is sent in one turn of the loop reaches the child in one write."""
-        if not self._out:
-            asyncio.get_running_loop().call_soon(self._flush)
-        line = _line(message)
-        self._out.append(line)
-        self._out_size += len(line)
-
-    def _flush(self) -> None:
-        if not self._out:
+    def _given_back(self, waiting: asyncio.Future[Any], error: LinkLost | None) -> None:
+        """A line's end; only one that was given back ends the wait for its answer."""
+        if error is None or waiting.done():
             return
-        lines = b"".join(self._out)
-        self._out.clear()
-        self._out_size = 0
-        try:
-            self.child.stdin.write(lines)
-        except (ConnectionError, RuntimeError):
+        # Whoever waits is told of the link's own error, if it has one.
+        waiting.set_exception(error if isinstance(error, GateShut) else self._lost(unsent=True))
+
+    def _input_broke(self) -> None:
+        """The child reads no more. What it was sent before it may still answer."""
+        if all(future.done() for future, _ in self._pending.values()):
             self._end_output(LinkLost("the tool's process does not read its input"))
 
     def _cancel(self, method: str, request_id: int) -> None:
@@ -229,7 +235,7 @@ class StdioLink:
         if self.closed.is_set() or method == "initialize":
             return
         params = {"requestId": request_id, "reason": "the caller no longer waits"}
-        if not self._send_aside({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}):
+        if not self._put_aside({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}):
             log.debug("cancellation_not_delivered", request=request_id)
 
     async def _watch(self, reader: asyncio.Task[None]) -> None:
@@ -250,6 +256,7 @@ class StdioLink:
             self._hangs = True  # whatever it still says is no matter any more
         finally:
             self.closed.set()
+            self._out.close(dead=True)
             for future, _ in self._pending.values():
                 if not future.done():
                     future.set_exception(self._lost(unsent=False))
@@ -309,7 +316,7 @@ class StdioLink:
             self.noise += 1
         elif "id" not in message:
             self._notified(method, params or {})
-        elif not self._send_aside(answer_to_backend(message)):
+        elif not self._put_aside(answer_to_backend(message)):
             # A backend that asks and then stops reading must not stop our reading, nor fill our memory.
             raise LinkLost("the tool's process does not read the answers to its requests")
 

@@ -63,7 +63,7 @@ class DeliveryTwins(RuleBasedStateMachine):
         self.directory = Directory()
         self.ledger = Ledger()
         self.limits = Limits()
-        self.tag = 0
+        self.tag = self.answers = 0
         self.taken: list[tuple[NodeId, int, Call]] = []
         self.seen = seen
 
@@ -190,7 +190,8 @@ class DeliveryTwins(RuleBasedStateMachine):
             return  # put back by its own node: that one does not answer it
         self._reach("in time", recorded and node in self.directory.dead)
         self.ledger, accepted = calls.finish(self.ledger, self.directory, node, tag, call)
-        of = [str(tag), call.id, QUEUE, call.session, "", "answered", "", 1]
+        self.answers += 1
+        of = [str(tag), call.id, QUEUE, call.session, "", f"answer {self.answers}", "", 1]
         refused, _ = self.time.run(
             "finish", [self.keys.unacked(node)], [self.keys.begin, node, 10_000_000, *of]
         )
@@ -200,9 +201,11 @@ class DeliveryTwins(RuleBasedStateMachine):
     @rule(which=WHICH)
     def goes_back(self, which: int) -> None:
         for node, tag in self._one_held(which):
+            declared = self.ledger.held[node, tag].call.id in self.ledger.declared
             self.ledger = calls.put_back(self.ledger, node, tag)
             args = [self.keys.begin, node, str(tag)]
-            assert self.time.run("call_return", [self.keys.unacked(NodeId(node))], args) == 1
+            back = self.time.run("call_return", [self.keys.unacked(NodeId(node))], args)
+            assert back == int(not declared)
 
     @rule(which=WHICH, older=st.sampled_from([0, 0, 1]))
     def is_freed(self, which: int, older: int) -> None:

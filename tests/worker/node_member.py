@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from common.calls.contract import wire_of_record
-from common.domain.errors import ErrorCode
+from common.domain.errors import ErrorCode, StoreUnavailable
 from common.domain.ids import InvocationId, NodeId
 from common.domain.invocation import Invocation, result_from_wire
 from common.store.client import StoreAddress
@@ -45,19 +45,27 @@ class FakeCluster:
         self.node: Node | None = None
         self.told: list[str] = []
         self.begun: list[InvocationId] = []
+        self.beats: list[float] = []
+        self.unavailable = False
 
     def fenced(self) -> None:
         """The node begins anew under another name."""
         assert self.node is not None
         self.told.append(f"fenced {self.node.renew()}")
 
-    def forgotten(self) -> None:
-        """Redis does not know it any more."""
+    async def forgotten(self) -> None:
+        """Redis may have forgotten something. Raises :class:`StoreUnavailable` as long as it is to."""
         self.told.append("forgotten")
+        if self.unavailable:
+            raise StoreUnavailable("no answer")
 
     def begun_lately(self) -> list[InvocationId]:
         """What is to be declared."""
         return self.begun
+
+    def confirmed(self, moment: float) -> None:
+        """A beat counts."""
+        self.beats.append(moment)
 
 
 @dataclass(slots=True)
@@ -91,9 +99,9 @@ async def member(
     made = Nodes(node, store, keys, clock, cluster)
     taken_over: list[tuple[str, bytes]] = []
 
-    async def take_over(owner: NodeId, tag: str, message: bytes) -> None:
+    async def take_over(owner: NodeId, tag: str, message: bytes) -> bool:
         taken_over.append((tag, message))
-        await store.command("HDEL", keys.unacked(owner), tag)
+        return bool(await store.command("HDEL", keys.unacked(owner), tag))
 
     sweeper = Sweeper(node, made, store, keys, clock, result_ttl=60, headless=take_over)
     tasks = [asyncio.create_task(made.run())]

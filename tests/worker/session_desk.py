@@ -35,6 +35,7 @@ class SessionDesk:
         max_sessions: int,
     ) -> None:
         self.node = Node("test")
+        self.node.confirm(float("inf"))
         self.redis = PipelinedConnection(address)
         self.claims = Claims(self.node, self.redis, keys)
         self.serves = True

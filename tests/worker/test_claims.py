@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import pytest
 from redis import Redis
 
+from common.domain.errors import SessionLimit, StoreUnavailable
 from common.domain.ids import NodeId, ToolId, queue_of
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker import claims
-from gateway_worker.claims import Claim, Claims, NotOwner
+from gateway_worker.claims import Caps, Claim, Claims, NotOwner
 from gateway_worker.node import Node
 from tests.common.store import delivery
 from tests.support.aio import on_loop, until
@@ -197,6 +198,152 @@ class TestConfirm:
             with pytest.raises(NotOwner):
                 await one.claims.confirm(TOOL, SESSION)
             assert one.owner() is None
+
+
+class TestWhoAsksAndWhoWaits:
+    """Redis' answer is believed once, whoever still waits for it."""
+
+    @on_loop
+    async def test_all_who_ask_at_once_agree(self, client: Client, address: StoreAddress, keys: Keys) -> None:
+        """One question, one claim; one of them who gives up takes it from nobody."""
+        async with owning(address, client, keys) as one:
+            asking = [asyncio.create_task(one.claims.confirm(TOOL, SESSION)) for _ in range(4)]
+            await asyncio.sleep(0)
+            asking.pop(0).cancel()
+            found = await asyncio.gather(*asking)
+            assert {id(claim) for claim in found} == {id(found[0])}
+            assert list(one.claims) == [found[0]]
+            assert one.owner() == (one.node.id, found[0].token)
+            assert found[0].releasing is None
+
+    @pytest.mark.parametrize("answered", [False, True])
+    def test_what_nobody_waits_for_any_more_is_freed(
+        self, answered: bool, client: Client, proxy: TcpProxy, keys: Keys
+    ) -> None:
+        """The caller cancelled, before the answer or in the moment in which it came: the node does not keep it."""
+
+        @on_loop
+        async def scenario() -> None:
+            async with owning(through(proxy), client, keys) as one:
+                await one.claims.confirm(TOOL, "t:warm")
+                asking = asyncio.create_task(one.claims.confirm(TOOL, SESSION))
+                await asyncio.sleep(0)
+                if answered:
+                    question = one.claims._asking[TOOL, SESSION].task
+                    await asyncio.sleep(0)
+                    question.add_done_callback(lambda _: asking.cancel())
+                else:
+                    proxy.delay = 0.1
+                    asking.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asking
+                assert await one.claims.released(5)
+                assert one.owner() is None
+                assert [claim.session for claim in one.claims] == ["t:warm"]
+
+        scenario()
+
+    @on_loop
+    async def test_a_claim_whose_answer_was_lost_is_not_kept(
+        self, client: Client, proxy: TcpProxy, keys: Keys
+    ) -> None:
+        """Redis made the node the owner, and it never heard so: it asks again, and frees it."""
+        async with owning(through(proxy), client, keys) as one:
+            await one.claims.confirm(TOOL, "t:warm")
+            proxy.swallow_next_reply()
+            with pytest.raises(StoreUnavailable):
+                await one.claims.confirm(TOOL, SESSION)
+            assert one.owner() is not None
+            assert await one.claims.released(5)
+            assert one.owner() is None
+
+    @on_loop
+    async def test_what_a_dead_incarnation_was_given_is_not_the_next_one_s(
+        self, client: Client, proxy: TcpProxy, keys: Keys
+    ) -> None:
+        """The node learns that it was declared dead while the answer is on its way."""
+        async with owning(through(proxy), client, keys) as one:
+            await one.claims.confirm(TOOL, "t:warm")
+            proxy.delay = 0.1
+            asking = asyncio.create_task(one.claims.confirm(TOOL, SESSION))
+            await until(lambda: one.owner() is not None, description="Redis to have heard it")
+            one.claims.drop_all()
+            one.node.renew()
+            with pytest.raises(NotOwner):
+                await asking
+            assert list(one.claims) == []
+
+
+class TestCaps:
+    """A session that is nobody's is created only below the caps of its call."""
+
+    @pytest.mark.parametrize(("caps", "whose"), [(Caps(1, 0), "tool"), (Caps(0, 1), "tenant")])
+    def test_a_cap_keeps_it_from_being_created(
+        self, caps: Caps, whose: str, client: Client, address: StoreAddress, keys: Keys
+    ) -> None:
+        """The same refusal as at the fetch; what the node owns is not refused, nor what a dead node left."""
+
+        @on_loop
+        async def scenario() -> None:
+            async with owning(address, client, keys) as one:
+                delivery.live(client, keys, OTHER)
+                delivery.reclaim(client, keys, OTHER)
+                with pytest.raises(SessionLimit) as refused:
+                    await one.claims.confirm(TOOL, "t:new", caps)
+                assert refused.value.data["reason"] == whose
+                assert one.owner("t:new") is None
+                delivery.die(client, keys, OTHER)
+                claim = await one.claims.confirm(TOOL, SESSION, caps)
+                assert await one.claims.confirm(TOOL, SESSION, caps) is claim
+                assert one.owner() == (one.node.id, claim.token)
+
+        scenario()
+
+
+class TestGivenUp:
+    """The lease may have ended: the sessions are closed, and freed when Redis is there."""
+
+    @on_loop
+    async def test_nothing_is_sent_and_nobody_else_s_is_freed(
+        self, client: Client, address: StoreAddress, keys: Keys
+    ) -> None:
+        """Freed when the last link is closed, unless another has claimed it meanwhile."""
+        async with owning(address, client, keys) as one:
+            one.node.confirm(float("inf"))
+            mine, taken, unused = one.claimed(), one.claimed("t:taken"), one.claimed("t:unused")
+            for claim in (mine, taken):
+                one.claims.enter(claim)
+            assert one.claims.may_use(mine)
+            one.claims.give_up_all()
+            assert not any(map(one.claims.may_use, (mine, taken, unused)))
+            client.hset(keys.sessions(TOOL), "t:taken", "other:1 9999999999999999 1")
+            await one.claims.confirm(TOOL, "t:other")  # behind all that was sent before
+            assert one.owner() == (one.node.id, mine.token)
+            for claim in (mine, taken):
+                one.claims.leave(claim)
+            assert await one.claims.released(5)
+            assert (one.owner(), one.owner("t:unused")) == (None, None)
+            assert one.owner("t:taken") == (OTHER, 9999999999999999)
+            assert [claim.session for claim in one.claims] == ["t:other"]
+
+    @on_loop
+    async def test_a_call_that_comes_meanwhile_waits_for_its_end(
+        self, client: Client, address: StoreAddress, keys: Keys
+    ) -> None:
+        """Two links of one session would live otherwise."""
+        async with owning(address, client, keys) as one:
+            claim = one.claimed()
+            one.claims.enter(claim)
+            one.claims.give_up_all()
+            assert one.claims.find(TOOL, SESSION, claim.token) is None
+            asking = asyncio.create_task(one.claims.confirm(TOOL, SESSION))
+            for other in ("t:other", "t:another", "t:third"):
+                await one.claims.confirm(TOOL, other)
+            assert not asking.done()
+            one.claims.leave(claim)
+            again = await asking
+            assert (again.lost, one.owner()) == (False, (one.node.id, again.token))
+            assert again.token > claim.token
 
 
 class TestRelease:
@@ -421,15 +568,16 @@ class TestReclaim:
             assert one.owner() == (OTHER, token)
 
     @on_loop
-    async def test_without_an_answer_they_count_as_lost(
+    async def test_without_an_answer_nothing_is_known(
         self, client: Client, proxy: TcpProxy, keys: Keys
     ) -> None:
-        """Fails closed: whether another has claimed it is unknown."""
+        """Whether another has claimed it will be known by the next answer; until then the node may not act."""
         async with owning(through(proxy), client, keys) as one:
             claim = one.claimed()
             proxy.refuse()
-            await one.claims.reclaim_all()
-            assert (claim.lost, list(one.claims)) == (True, [])
+            with pytest.raises(StoreUnavailable):
+                await one.claims.reclaim_all()
+            assert (claim.lost, list(one.claims)) == (False, [claim])
 
     @pytest.mark.parametrize("freed_first", [True, False])
     def test_one_that_is_being_freed_is_free_afterwards(

@@ -81,6 +81,34 @@ def test_redis_away_for_a_while(
     )
 
 
+def test_redis_away_for_too_long(
+    client: Client,
+    keys: Keys,
+    raw: Redis,
+    proxy: TcpProxy,
+    echo_log: EchoLog,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sessions are given up, and calls under way end with them. Then all goes on, anew."""
+    monkeypatch.setattr("gateway_worker.nodes.BEAT", 0.05)
+    monkeypatch.setattr("gateway_worker.node.SELF_FENCE", 0.7)
+    monkeypatch.setattr("gateway_worker.node.CUT_OFF", 0.9)
+    address = StoreAddress(url=proxy.url, socket_timeout=0.5)
+    with running(client, keys, raw, address) as bench:
+        bench.register(stdio_tool(env=echo_log.env))
+        call = bench.send(invocation("cancel_log"))
+        wait_until(lambda: echo_log.received("tools/call"), description="the call at the backend")
+        (pid,) = (entry["pid"] for entry in echo_log.entries() if entry.get("received", {}).get("id") == 2)
+        proxy.refuse()
+        proxy.cut()
+        wait_until(lambda: not is_running(pid), description="the child to end")
+        proxy.refuse(False)
+        assert bench.ended(call) is ErrorCode.WORKER_LOST
+        assert bench.works()
+        assert raw.hlen(keys.sessions(ToolId("local"))) == 1
+    assert len(echo_log.received("tools/call")) == 2
+
+
 # -- the end --------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from common.calls.contract import task_message
 from common.calls.head import session_of
-from common.domain.errors import ErrorCode, Status
+from common.domain.errors import ErrorCode, SessionLimit, Status, StoreUnavailable
 from common.domain.ids import queue_of
 from common.domain.invocation import ExecutionResult, Invocation
 from common.domain.rules import Retry
@@ -27,6 +27,7 @@ from common.registry.records import Entry
 from common.store.client import Client, StoreAddress
 from common.store.clock import RedisClock
 from common.store.keys import Keys
+from gateway_worker import node as node_module
 from gateway_worker.claims import NotOwner
 from gateway_worker.delivery import Held, Taken
 from gateway_worker.egress.link import LinkLost
@@ -67,7 +68,6 @@ class Worker:
         self.desk, self.sessions = desk, desk.sessions
         self.outbox = Outbox(desk.redis, keys, result_ttl=60)
         journey = Journey(desk.redis, keys, self.outbox)
-        desk.node.confirm(float("inf"))
         self.executor = Executor(self.catalogue, desk.sessions, desk.claims, desk.node, journey, RedisClock())
         self.heard: list[tuple[str, dict[str, Any]]] = []
 
@@ -417,26 +417,211 @@ async def test_errors_of_the_backend_restart_nothing(worker: Workers, echo_log: 
 
 
 @pytest.mark.parametrize("leave", list(Retry))
-def test_a_session_that_was_lost_gets_nothing_more(leave: Retry, worker: Workers, echo_log: EchoLog) -> None:
-    """The node waits to be sure of its lease; when it knows that it lost the session, nothing was sent.
+@pytest.mark.parametrize("where", ["before", "turn"])
+def test_a_session_that_was_lost_gets_nothing_more(
+    where: str, leave: Retry, worker: Workers, echo_log: EchoLog
+) -> None:
+    """The node waits to be sure of its lease; when it knows that it lost the session, the call goes back.
 
-    Nor is it tried once more, whatever leave the call has: the session is another's.
+    Whatever leave it has: nothing of it was sent, so nothing was tried.
     """
+
+    @on_loop
+    async def scenario() -> None:
+        entry = entry_of(stdio_tool(env=echo_log.env, max_in_flight_per_session=1))
+        async with worker(entry) as w:
+            await w.ready()
+            (session,) = w.sessions.all()
+            assert session.turn is not None
+            if where == "turn":
+                await session.turn.acquire()
+            else:
+                w.desk.node.renew()
+            waiting = asyncio.create_task(w.run(invocation("echo", {"text": "x"}), leave))
+            await asyncio.sleep(0)
+            assert session.in_flight == (where == "turn")
+            w.desk.node.renew()
+            if where == "turn":
+                session.turn.release()
+                await asyncio.sleep(0)
+            w.desk.claims.drop_all()
+            w.desk.node.confirm(float("inf"))
+            with pytest.raises(NotOwner):
+                await waiting
+            assert len(echo_log.received("tools/call")) == 1
+            assert len(echo_log.pids()) == 1
+
+    scenario()
+
+
+@pytest.mark.parametrize("leave", list(Retry))
+def test_what_a_shut_gate_held_back_is_sent_once_it_opens(
+    leave: Retry, worker: Workers, echo_log: EchoLog
+) -> None:
+    """Right before the write the node is not sure any more. It waits, and the same session gets the call, once."""
 
     @on_loop
     async def scenario() -> None:
         async with worker(entry_of(stdio_tool(env=echo_log.env))) as w:
             await w.ready()
-            w.desk.node.renew()
+            (session,) = w.sessions.all()
+            link = (await session.backend()).link
+            plain, tries = link.request, 0
+
+            async def late(*args: Any, **more: Any) -> Any:
+                nonlocal tries
+                tries += 1
+                if tries == 1:
+                    w.desk.node.renew()
+                return await plain(*args, **more)
+
+            link.request = late  # type: ignore[method-assign]
             waiting = asyncio.create_task(w.run(invocation("echo", {"text": "x"}), leave))
-            await until(lambda: w.sessions.all()[0].in_flight, description="the call to be under way")
-            w.desk.claims.drop_all()
-            w.desk.node.confirm(float("inf"))
-            assert code(await waiting) is ErrorCode.TRANSPORT_FAILURE
+            await until(
+                lambda: tries and not session.in_flight, description="the call to have been held back"
+            )
             assert len(echo_log.received("tools/call")) == 1
-            assert len(echo_log.pids()) == 1
+            w.desk.node.confirm(float("inf"))
+            assert text_of((await waiting).result) == "x"
+            assert (tries, w.sessions.all()) == (2, [session])
+            assert len(echo_log.received("tools/call")) == 2
 
     scenario()
+
+
+@on_loop
+async def test_a_start_behind_a_shut_gate_waits(worker: Workers, echo_log: EchoLog) -> None:
+    """No child begins while the session may be another's; a deadline meanwhile says that nothing was asked."""
+    async with worker(entry_of(stdio_tool(env=echo_log.env))) as w:
+        w.desk.node.renew()
+        late = await w.run(invocation("echo", {"text": "late"}, seconds=0.2))
+        assert late.failure is not None
+        assert (late.failure.code, late.failure.data["stage"]) == (ErrorCode.INVOCATION_TIMEOUT, "queue")
+        assert list(w.desk.claims) == [] or all(claim.releasing for claim in w.desk.claims)
+        waiting = asyncio.create_task(w.run(invocation("echo", {"text": "x"})))
+        await asyncio.sleep(0)
+        assert echo_log.pids() == []
+        w.desk.node.confirm(float("inf"))
+        assert text_of((await waiting).result) == "x"
+
+
+@pytest.mark.parametrize(
+    ("leave", "end"),
+    [
+        (Retry.NEVER, ErrorCode.WORKER_LOST),
+        (Retry.UNSENT, ErrorCode.WORKER_LOST),
+        (Retry.SAFE, None),
+    ],
+)
+def test_a_worker_that_is_cut_off_gives_its_sessions_up(
+    leave: Retry,
+    end: ErrorCode | None,
+    worker: Workers,
+    echo_log: EchoLog,
+    monkeypatch: pytest.MonkeyPatch,
+    quick_stop: None,
+) -> None:
+    """Too long without a confirmed beat: the child goes. Whether a call under way acted is unknown.
+
+    One that may run twice goes back. Calls go on with a session that is new when the worker is back.
+    """
+
+    @on_loop
+    async def scenario() -> None:
+        async with worker(entry_of(stdio_tool(env=echo_log.env))) as w:
+            under_way = asyncio.create_task(w.run(invocation("cancel_log"), leave))
+            await until(lambda: echo_log.received("tools/call"), description="the call at the child")
+            (pid,) = echo_log.pids()
+            monkeypatch.setattr(node_module, "CUT_OFF", 0.2)
+            monkeypatch.setattr(node_module, "SELF_FENCE", 0.15)
+            w.desk.node.confirm(time.monotonic())
+            watch = asyncio.create_task(w.sessions.end_when_cut_off(w.desk.node))
+            if end is None:
+                with pytest.raises(NotOwner):
+                    await under_way
+            else:
+                assert code(await under_way) is end
+            await until(lambda: not is_running(pid), description="the child to end")
+            watch.cancel()
+            await asyncio.wait([watch])
+            w.desk.node.confirm(float("inf"))
+            await until(lambda: not list(w.desk.claims), description="the session to be free")
+            await w.ready()
+            assert len(echo_log.pids()) == 2
+
+    scenario()
+
+
+@on_loop
+async def test_a_second_attempt_looks_for_its_claim_again(
+    worker: Workers, client: Client, keys: Keys, echo_log: EchoLog
+) -> None:
+    """Its session went while the first was under way, and another has it by now: it goes back."""
+    async with worker(entry_of(stdio_tool(env=echo_log.env))) as w:
+        await w.ready()
+        (session,) = w.sessions.all()
+        call = invocation("echo", {"text": "x"})
+        held = w.hold(call)
+        client.zadd(keys.nodes, {"other": 9e15, w.desk.node.id: 9e15})
+        client.hset(keys.sessions(call.tool), held.head.session, "other 5 1")
+
+        async def broken(*_: object, **__: object) -> None:
+            w.desk.claims._begin_release(session.claim)
+            raise LinkLost("no connection", unsent=True)
+
+        (await session.backend()).link.request = broken  # type: ignore[method-assign, assignment]
+        with pytest.raises(NotOwner):
+            await w.executor.run(held, call, lambda *_: None)
+        assert len(echo_log.received("tools/call")) == 1
+
+
+@pytest.mark.parametrize("why", ["disabled", "limit", "no store"])
+def test_what_keeps_a_second_attempt_from_beginning_does_not_hide_the_first(
+    why: str, worker: Workers, echo_log: EchoLog
+) -> None:
+    """The first may have run: a refusal would say that nothing was sent."""
+
+    @on_loop
+    async def scenario() -> None:
+        tool = stdio_tool(env=echo_log.env)
+        async with worker(entry_of(tool)) as w:
+            await w.ready()
+            (session,) = w.sessions.all()
+            refusals = {
+                "limit": SessionLimit("too many", reason="tool"),
+                "no store": StoreUnavailable("Redis cannot be reached"),
+            }
+
+            async def refused(*_: object) -> None:
+                raise refusals[why]
+
+            async def broken(*_: object, **__: object) -> None:
+                if why == "disabled":
+                    w.catalogue.put(entry_of(tool.with_state(ToolState.DISABLED)))
+                else:
+                    w.desk.claims.find = lambda *_: None  # type: ignore[method-assign]
+                    w.desk.claims.confirm = refused  # type: ignore[method-assign, assignment]
+                raise LinkLost("the connection broke")
+
+            (await session.backend()).link.request = broken  # type: ignore[method-assign, assignment]
+            result = await w.run(invocation("echo", {"text": "x"}), Retry.SAFE)
+            assert code(result) is ErrorCode.TRANSPORT_FAILURE
+            assert len(echo_log.received("tools/call")) == 1
+
+    scenario()
+
+
+@on_loop
+async def test_an_examination_behind_a_shut_gate_says_nothing(worker: Workers, echo_log: EchoLog) -> None:
+    """The child was not asked, so it does not hang: it keeps its state."""
+    async with worker(entry_of(stdio_tool(env=echo_log.env))) as w:
+        await w.ready()
+        (session,) = w.sessions.all()
+        w.desk.node.renew()
+        w.sessions.examine(session)
+        await until(lambda: session.examined is None, description="the examination to end")
+        assert w.sessions.all() == [session]
+        assert echo_log.received("ping") == []
 
 
 @on_loop
@@ -449,7 +634,7 @@ async def test_a_call_for_another_s_session_goes_back(
         held = w.hold(call)
         client.zadd(keys.nodes, {"other": 9e15, w.desk.node.id: 9e15})
         client.hset(keys.sessions(call.tool), held.head.session, "other 5 1")
-        unknown = replace(held, taken=replace(held.taken, token=None))
+        unknown = replace(held, taken=held.taken._replace(token=None))
         with pytest.raises(NotOwner):
             await w.executor.run(unknown, call, lambda *_: None)
     assert echo_log.received() == []

@@ -13,7 +13,7 @@ from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker import node
-from gateway_worker.node import LEASE, SELF_FENCE, Node
+from gateway_worker.node import CUT_OFF, LEASE, SELF_FENCE, Node
 from gateway_worker.nodes import Nodes
 from tests.support.aio import on_loop
 from tests.support.tcp_proxy import TcpProxy
@@ -122,6 +122,32 @@ class TestUntilConfirmed:
         assert not waiting.done()
         one.confirm(clock.now)
         await asyncio.wait_for(waiting, 5)
+
+
+class TestUntilLapsed:
+    """When the node gives up what is its own."""
+
+    @on_loop
+    async def test_a_confirmation_puts_it_off(self, clock: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is a minute after the last confirmed beat was sent, not before."""
+        one, slept = Node("n"), []
+
+        async def sleep(seconds: float) -> None:
+            slept.append(round(seconds, 6))
+            clock.now += seconds
+            if len(slept) == 1:
+                one.confirm(clock.now - 1)
+
+        monkeypatch.setattr(node, "asyncio", SimpleNamespace(sleep=sleep, Event=asyncio.Event))
+        one.confirm(SENT)
+        await one.until_cut_off()
+        assert slept == [CUT_OFF, CUT_OFF - 1]
+
+    @on_loop
+    async def test_a_node_without_a_confirmation_has_nothing(self) -> None:
+        """It is not waited for."""
+        with pytest.raises(StopIteration):
+            Node("n").until_cut_off().send(None)
 
 
 class TestBeat:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 from redis import Redis
 
+from common.domain.errors import StoreUnavailable
 from common.domain.ids import InvocationId
 from common.store.client import Client, StoreAddress
+from common.store.clock import RedisClock
 from common.store.keys import Keys
+from common.store.pipelined import PipelinedConnection
+from gateway_worker import nodes as module
+from gateway_worker.node import Node
+from gateway_worker.nodes import Nodes
 from tests.support.aio import on_loop, until
 from tests.support.backends import invocation
 from tests.support.tcp_proxy import TcpProxy
-from tests.worker.node_member import beat_quickly, holds, member, outcome
+from tests.worker.node_member import FakeCluster, beat_quickly, holds, member, outcome
 
 
 @pytest.fixture(autouse=True)
@@ -98,8 +107,104 @@ async def test_a_restarted_redis_hears_first_what_was_begun(
     async with member("n1", address, keys) as one:
         await until(lambda: one.nodes.fetch_epoch is not None, description="a clear standing")
         one.cluster.begun.append(InvocationId("begun"))
-        one.nodes._run_id = b"another server's"
-        one.nodes._epoch = -1
+        restarted(one.nodes)
         assert one.nodes.fetch_epoch is None
         await until(lambda: raw.exists(keys.began(InvocationId("begun"))), description="the declaration")
         await until(lambda: one.nodes.fetch_epoch is not None, description="a clear standing")
+
+
+def restarted(of: Nodes) -> None:
+    """Let the node see another server at its next beat."""
+    of._run_id = b"another server's"
+    of._epoch = -1
+
+
+@asynccontextmanager
+async def beating_by_hand(
+    address: StoreAddress, keys: Keys
+) -> AsyncIterator[tuple[Nodes, FakeCluster, Node]]:
+    """A node that has beaten once, and beats when it is told to."""
+    node, store, cluster = Node("n"), PipelinedConnection(address), FakeCluster()
+    cluster.node = node
+    nodes = Nodes(node, store, keys, RedisClock(), cluster)
+    try:
+        await nodes.beat()
+        yield nodes, cluster, node
+    finally:
+        await store.aclose()
+
+
+@on_loop
+async def test_a_restart_is_told_although_redis_still_lists_the_node(
+    client: Client, address: StoreAddress, keys: Keys
+) -> None:
+    """It may have lost the last second of its writes only, claims and ends among them."""
+    async with beating_by_hand(address, keys) as (nodes, cluster, _):
+        restarted(nodes)
+        await nodes.beat()
+        await nodes.beat()
+        assert cluster.told == ["forgotten"]
+
+
+@pytest.mark.parametrize("how", ["restarted", "emptied"])
+def test_a_beat_counts_when_all_is_put_right(
+    how: str, client: Client, address: StoreAddress, keys: Keys, raw: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before: the node is not confirmed and fetches nothing, and what was not answered is asked again."""
+    monkeypatch.setattr(module, "QUARANTINE", 0.0)
+
+    @on_loop
+    async def scenario() -> None:
+        async with beating_by_hand(address, keys) as (nodes, cluster, node):
+            assert nodes.fetch_epoch is not None
+            node.confirm(float("-inf"))
+            beats = list(cluster.beats)
+            cluster.unavailable = True
+            restarted(nodes) if how == "restarted" else raw.flushdb()
+            for _ in range(2):
+                with pytest.raises(StoreUnavailable):
+                    await nodes.beat()
+                assert nodes.fetch_epoch is None
+                assert (node.may_act, cluster.beats) == (False, beats)
+            cluster.unavailable = False
+            await nodes.beat()
+            assert (node.may_act, nodes.fetch_epoch is None, len(cluster.beats)) == (True, False, 2)
+            assert cluster.told == ["forgotten"] * 3
+
+    scenario()
+
+
+@on_loop
+async def test_a_declaration_that_redis_does_not_take_counts_as_none(
+    client: Client, address: StoreAddress, keys: Keys, raw: Redis
+) -> None:
+    """The node is not confirmed, and fetches nothing, until each call is declared."""
+    async with beating_by_hand(address, keys) as (nodes, cluster, node):
+        cluster.begun.append(InvocationId("begun"))
+        node.confirm(float("-inf"))
+        restarted(nodes)
+        raw.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(StoreUnavailable):
+                await nodes.beat()
+        finally:
+            raw.config_set("maxmemory", 0)
+        assert nodes.fetch_epoch is None
+        assert (node.may_act, cluster.told) == (False, [])
+        await nodes.beat()
+        assert (node.may_act, cluster.told) == (True, ["forgotten"])
+        assert raw.get(keys.began(InvocationId("begun"))) == node.id.encode()
+
+
+@on_loop
+async def test_one_more_connection_does_not_shorten_the_wait(
+    client: Client, address: StoreAddress, keys: Keys
+) -> None:
+    """The others still have to declare what they have begun."""
+    async with beating_by_hand(address, keys) as (nodes, _, _):
+        restarted(nodes)
+        await nodes.beat()
+        nodes._epoch = -1
+        await nodes.beat()
+        assert nodes._epoch == nodes._redis.epoch
+        assert nodes.fetch_epoch is None

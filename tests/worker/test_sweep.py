@@ -126,24 +126,25 @@ async def test_a_call_that_may_be_what_kills_workers_ends(
 
 
 @on_loop
-async def test_a_message_without_a_head_is_taken_over_once(
+async def test_a_message_that_nobody_can_take_over_is_looked_at_again(
     client: Client, address: StoreAddress, keys: Keys, raw: Redis
 ) -> None:
-    """As long as it is on its way by Celery's path the dead node stays listed, and no look begins it again."""
+    """Once a sweep; so long the dead node stays listed."""
     took(client, keys)
     client.hset(keys.unacked(DEAD), "7", "no head")
     client.expire(keys.unacked(DEAD), 60)
     delivery.die(client, keys, DEAD)
     seen: list[tuple[NodeId, str, bytes]] = []
 
-    async def take_over(node: NodeId, tag: str, message: bytes) -> None:
+    async def take_over(node: NodeId, tag: str, message: bytes) -> bool:
         seen.append((node, tag, message))
+        return False
 
     async with member("n", address, keys, sweeping=False) as one:
         sweeper = sweeper_of(one, address, keys, take_over)
         for _ in range(3):
             await sweeper.rescue(DEAD)
-        assert seen == [(DEAD, "7", b"no head")]
+        assert seen == 3 * [(DEAD, "7", b"no head")]
         assert listed(raw, keys)
         client.hdel(keys.unacked(DEAD), "7")
         await sweeper.rescue(DEAD)

@@ -29,11 +29,14 @@ class NoCluster:
     def fenced(self) -> None:
         raise AssertionError("nobody declared the node dead")
 
-    def forgotten(self) -> None:
+    async def forgotten(self) -> None:
         raise AssertionError("Redis forgot nothing")
 
     def begun_lately(self) -> list[Any]:
         return []
+
+    def confirmed(self, moment: float) -> None:
+        pass
 
 
 @pytest.fixture(params=[HOUR, -HOUR], ids=["ahead", "behind"])

@@ -27,11 +27,7 @@ if KEYS[4] then
   if redis.sha1hex(record) ~= ARGV[9] then return {'session_changed', now, record} end
 end
 
-local function stamped(generation)
-  return string.format('{"enqueued_at":%.0f,"circuit":%.0f,', now, generation) .. string.sub(ARGV[1], 2)
-end
-
-local head = head_of(stamped(0))
+local head = head_unstamped(ARGV[1])
 local owner, owned = nil, nil
 if head.pool == '0' then
   owner = owner_of(head.tool, head.session)
@@ -44,16 +40,17 @@ if not owned then
   if cap then return {cap, now} end
 end
 
-local list, seen_key = KEYS[1], KEYS[3]
-if owned then
-  list = prefix .. 'direct:' .. encoded(owner) .. ':' .. KEYS[1]
-  seen_key = prefix .. 'head:' .. encoded(owner) .. ':' .. KEYS[1]
-end
-local waiting = tonumber(redis.call('HGET', prefix .. 'direct-waiting', KEYS[1]) or '0')
-local length = redis.call('LLEN', KEYS[1]) + waiting
+local name = owned and encoded(owner)
+local length = redis.call('LLEN', KEYS[1]) + tonumber(redis.call('HGET', prefix .. 'direct-waiting', KEYS[1]) or '0')
 local most, oldest = tonumber(ARGV[3]), tonumber(ARGV[4])
 local age = -1
-if length > 0 and oldest > 0 and redis.call('LLEN', list) > 0 then age = age_of_oldest(list, seen_key, oldest) end
+if length > 0 and oldest > 0 then
+  local list, seen_key = KEYS[1], KEYS[3]
+  if owned then
+    list, seen_key = prefix .. 'direct:' .. name .. ':' .. KEYS[1], prefix .. 'head:' .. name .. ':' .. KEYS[1]
+  end
+  age = age_of_oldest(list, seen_key, oldest)
+end
 if (most > 0 and length >= most) or (oldest > 0 and age > oldest) then
   return {'queue_full', now, length, age, string.format('%.3f', drained(KEYS[2]))}
 end
@@ -64,18 +61,15 @@ local circuit_key, permits_key = prefix .. 'circuit:' .. head.tool, prefix .. 'c
 local verdict, generation, wait, change =
   circuit_admit(circuit_key, permits_key, now, decoded(head.id), ARGV[6], head.deadline + 12000)
 if verdict ~= 'admitted' then return {verdict, now, wait} end
-local message = stamped(generation)
+local message = stamped(ARGV[1], now, generation)
 
 if owned then
-  put_direct(owner, KEYS[1], message, 'LPUSH')
+  put_direct(name, KEYS[1], 'LPUSH', message)
 -- Workers are woken only when the queue was empty: where it was not, a worker with a free slot is emptying it
 -- already, and one without a free slot looks again as soon as it has one.
 elseif redis.call('LPUSH', KEYS[1], message) == 1 then
   redis.call('PUBLISH', prefix .. 'wake', KEYS[1])
 end
 if KEYS[4] then redis.call('PEXPIRE', KEYS[4], ARGV[8]) end
-if change then
-  redis.call('XADD', prefix .. 'audit', 'MAXLEN', '~', ARGV[7], '*', 'kind', 'circuit_state_change', 'tool',
-    decoded(head.tool), 'reason', change[3], 'detail', change[1] .. ' -> ' .. change[2])
-end
+circuit_told(head.tool, change, ARGV[7])
 return {'admitted', now, length + 1}

@@ -4,7 +4,7 @@
 -- KEYS 1 unacked hash of the node that holds it  2 queue
 -- ARGV 1 delivery tag  2 the message with its head, as admit.lua takes it  3 what all keys begin with
 --      4 1 if a session may be created, 0 if the tool is being drained  5 most calls at a time that try a half-open
---      circuit
+--      circuit  6 most events of the audit
 -- Returns {'adopted'}, {'gone'} if it is not recorded any more, or a refusal as admit.lua has it: {'draining', Redis ms},
 -- {'open', Redis ms, ms}, {'probes_taken', Redis ms, ms}. What is refused stays recorded: it has to be answered.
 -- Race: whoever sends this twice finds the record gone: no second copy is made.
@@ -12,20 +12,17 @@ local prefix = ARGV[3]
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 --@uses
-local function stamped(generation)
-  return string.format('{"enqueued_at":%.0f,"circuit":%.0f,', now, generation) .. string.sub(ARGV[2], 2)
-end
-
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {'gone'} end
-local head = head_of(stamped(0))
+local head = head_unstamped(ARGV[2])
 if ARGV[4] == '0' then
   local owner = head.pool == '0' and owner_of(head.tool, head.session)
   if not owner or gone(owner) then return {'draining', now} end
 end
 local circuit_key, permits_key = prefix .. 'circuit:' .. head.tool, prefix .. 'circuit-permits:' .. head.tool
-local verdict, generation, wait =
+local verdict, generation, wait, change =
   circuit_admit(circuit_key, permits_key, now, decoded(head.id), ARGV[5], head.deadline + 12000)
 if verdict ~= 'admitted' then return {verdict, now, wait} end
 redis.call('HDEL', KEYS[1], ARGV[1])
-put_back(KEYS[2], stamped(generation))
+put_back(KEYS[2], stamped(ARGV[2], now, generation))
+circuit_told(head.tool, change, ARGV[6])
 return {'adopted'}

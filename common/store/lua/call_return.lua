@@ -2,18 +2,22 @@
 -- uses: heads, lists
 -- KEYS 1 unacked hash of the node
 -- ARGV 1 what all keys begin with  2 node  3 delivery tag
--- Returns 1, or 0 if it is not recorded any more.
+-- Returns 1, or 0 if it is not recorded any more, or another node has declared that it began it.
+-- Race: this waited over a restart of Redis that forgot its last writes, and within those another node has begun the call.
 local prefix, node = ARGV[1], ARGV[2]
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 --@uses
 local message = redis.call('HGET', KEYS[1], ARGV[3])
 if not message then return 0 end
-local head, before, behind = head_of(message)
+local head, first, last = head_of(message)
 redis.call('HDEL', KEYS[1], ARGV[3])
 redis.call('HDEL', prefix .. 'unsent:' .. encoded(node), ARGV[3])
+let_go(node, head.queue, {decoded(head.id)})
+leave_pool(head.queue, head.session)
+local declared = redis.call('GET', prefix .. 'began:' .. head.id)
+if declared and declared ~= node then return 0 end
 redis.call('DEL', prefix .. 'began:' .. head.id)
-let_go(node, head.queue, decoded(head.id), head.session)
 if string.sub(head.session, 1, 1) == '*' then head.session = '*' end
-put_back(head.queue, message_of(head, before, behind))
+put_back(head.queue, with_head(message, first, last, head))
 return 1

@@ -1,5 +1,5 @@
 -- Takes messages off lists, records them as begun by this node, and decides whose session each is for, in one step.
--- uses: heads, owners, lists, rates, pool
+-- uses: heads, owners, lists, rates, pool, taken
 -- KEYS 1 unacked hash of the node  2.. lists, in the order in which they are served: queues of tools, and the node's
 --      own direct lists
 -- ARGV 1 most messages  2 first delivery tag  3 seconds the unacked hash may outlive its node
@@ -25,20 +25,10 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 --@uses
 
-if not living(me) or redis.call('EXISTS', prefix .. 'fenced:' .. encoded(me)) == 1 then
-  return {'lapsed', {}, {}, {}, {}}
-end
+-- One that was declared dead is listed without a lease.
+if not living(me) then return {'lapsed', {}, {}, {}, {}} end
 
-local left, tag, taken, dropped, largest = tonumber(ARGV[1]), tonumber(ARGV[2]), {}, {}, tonumber(ARGV[4])
-local counts, gained, passed = {}, {}, 0
-
-local function record(i, message, verdict, token)
-  local name = string.format('%d', tag)
-  redis.call('HSET', KEYS[1], name, message)
-  for _, part in ipairs({i - 1, name, message, verdict, token}) do taken[#taken + 1] = part end
-  tag, left = tag + 1, left - 1
-  return name
-end
+local dropped, largest = {}, tonumber(ARGV[4])
 
 -- What becomes of one message from list i of a queue.
 local function decide(i, queue, message)
@@ -46,13 +36,13 @@ local function decide(i, queue, message)
     record(i, cut(message, tonumber(ARGV[5])), 'headless', '0')
     return
   end
-  local head, before, behind = head_of(message)
+  local head, first, last = head_of(message)
   if not head then
     record(i, message, 'headless', '0')
     return
   end
   local id = decoded(head.id)
-  if begun(head, id) then
+  if mine[id] or begun(head, id) then
     -- On a direct list it may have a session of a pool already.
     leave_pool(queue, head.session)
     dropped[#dropped + 1], passed = id, passed + 1
@@ -61,30 +51,17 @@ local function decide(i, queue, message)
   if head.session == '*' then
     head.session = of_pool(head)
     redis.call('HINCRBY', prefix .. 'session-calls:' .. head.tool, head.session, 1)
-    message = message_of(head, before, behind)
+    message = with_head(message, first, last, head)
   end
   local owner, token = owner_of(head.tool, head.session)
   local verdict = 'held'
   if owner and owner ~= me and not gone(owner) then
-    -- In front: it has waited already.
-    put_direct(owner, queue, message, 'RPUSH')
-    passed = passed + 1
-    return
+    return pass_on(owner, queue, message)
   elseif owner ~= me then
     verdict = not owner and cap_reached(head) or 'claimed'
     token = verdict == 'claimed' and claim_session(head.tool, head.session, me) or '0'
   end
-  local name = record(i, message, verdict, token)
-  redis.call('HSET', prefix .. 'calls', id, me .. ' ' .. name)
-  gained[queue] = (gained[queue] or 0) + 1
-end
-
--- How many more calls of a tool may be in flight; those taken in this step are not counted in Redis yet.
-local function room(queue, most)
-  if most == 0 then return left end
-  local held = gained[queue] or 0
-  for _, calls in ipairs(redis.call('HVALS', prefix .. 'in-flight:' .. queue)) do held = held + calls end
-  return math.max(0, math.min(left, most - held))
+  enter(queue, id, record(i, message, verdict, token))
 end
 
 local live, more, unusable = {}, {}, {}
@@ -101,7 +78,10 @@ while left > 0 and #live > 0 and passed < 100 do
       -- Whoever gives a place back calls out. A full Redis may refuse the note: the other lists are served all the same.
       redis.pcall('SET', prefix .. 'held-back:' .. queue, '1', 'EX', 60)
     elseif messages and messages.err then
-      if not string.find(messages.err, 'WRONGTYPE', 1, true) then return messages end
+      if not string.find(messages.err, 'WRONGTYPE', 1, true) then
+        write_taken()
+        return messages
+      end
       unusable[#unusable + 1] = i - 1
     elseif messages then
       if KEYS[i] ~= queue then take_from_waiting(queue, #messages) end
@@ -113,8 +93,6 @@ while left > 0 and #live > 0 and passed < 100 do
   for _, i in ipairs(served) do unreached[#unreached + 1] = i end
   live = unreached
 end
-for queue, calls in pairs(gained) do redis.call('HINCRBY', prefix .. 'in-flight:' .. queue, me, calls) end
-if #taken > 0 then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
-for queue, messages in pairs(counts) do measure_drain(queue, messages) end
+write_taken()
 for _, i in ipairs(live) do more[#more + 1] = i - 1 end
 return {'taken', taken, more, unusable, dropped}

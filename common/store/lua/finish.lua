@@ -8,7 +8,8 @@
 -- Returns {refused, circuits}: numbers (from 1) of the calls whose end came too late; queues of tools whose circuit
 -- wants to know of every end.
 -- Race: a frozen worker wakes and answers a call that was declared lost meanwhile: its record is gone, and it is
--- refused. A worker that sends this twice, since the first answer was lost, finds its own result and changes nothing.
+-- refused. A worker that sends this twice, since the first answer was lost, finds its own result, whatever became of the
+-- node since: it is told as the first time, and nothing is written.
 -- A Redis that lost its data has neither record nor tombstone: then the end is taken, unless there is a result.
 local prefix, node = ARGV[1], ARGV[2]
 local t = redis.call('TIME')
@@ -16,19 +17,29 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 --@uses
 
 local fenced = nil
-local function too_late(id)
+-- Of an end whose record is gone: 'written' if it is this very one that was, 'late' if another end counts.
+local function too_late(id, result)
+  local stored = redis.call('GET', 'celery-task-meta-' .. id)
+  if stored == result then return 'written' end
   if fenced == nil then fenced = redis.call('EXISTS', prefix .. 'fenced:' .. encoded(node)) == 1 end
-  return fenced or redis.call('EXISTS', 'celery-task-meta-' .. id) == 1
+  return (fenced or stored) and 'late'
 end
 
-local refused, circuits, seen = {}, {}, {}
+local refused, circuits, ended = {}, {}, {}
 for i = 4, #ARGV, 8 do
   local tag, id, queue, session, reply = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local recorded = redis.call('HDEL', KEYS[1], tag) == 1
-  if not recorded and too_late(id) then
+  local before = not recorded and too_late(id, ARGV[i + 5])
+  if before == 'late' then
     refused[#refused + 1] = (i - 4) / 8 + 1
+  elseif before == 'written' then
+    ended[queue] = ended[queue] or {}
   else
-    if recorded then let_go(node, queue, id, session) end
+    if not ended[queue] then ended[queue] = {} end
+    if recorded then
+      ended[queue][#ended[queue] + 1] = id
+      leave_pool(queue, session)
+    end
     if ARGV[i + 7] == '1' then redis.call('HDEL', prefix .. 'unsent:' .. encoded(node), tag) end
     redis.call('SET', 'celery-task-meta-' .. id, ARGV[i + 5], 'PX', ARGV[3])
     if reply ~= '' then
@@ -36,12 +47,12 @@ for i = 4, #ARGV, 8 do
     else
       redis.call('PUBLISH', 'celery-task-meta-' .. id, ARGV[i + 5])
     end
-    if not seen[queue] then
-      seen[queue] = true
-      if redis.call('HEXISTS', prefix .. 'circuit:' .. string.sub(queue, 6), 'state') == 1 then
-        circuits[#circuits + 1] = queue
-      end
-    end
+  end
+end
+for queue, ids in pairs(ended) do
+  if #ids > 0 then let_go(node, queue, ids) end
+  if redis.call('HEXISTS', prefix .. 'circuit:' .. string.sub(queue, 6), 'state') == 1 then
+    circuits[#circuits + 1] = queue
   end
 end
 return {refused, circuits}

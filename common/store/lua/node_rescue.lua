@@ -30,7 +30,7 @@ local function answer_lost(head, id)
 end
 
 local function work_off(tag, message)
-  local head, before, behind = head_of(message)
+  local head, first, last = head_of(message)
   if not head then
     -- Not counted: the others must not wait until somebody has dealt with it.
     if #headless < 2 * ARGV[3] then
@@ -44,13 +44,14 @@ local function work_off(tag, message)
   local attempt = tonumber(head.attempt) + 1
   local unsent = redis.call('HGET', KEYS[4], tag) == '1'
   redis.call('HDEL', KEYS[3], tag)
-  let_go(node, head.queue, id, session)
+  let_go(node, head.queue, {id})
+  leave_pool(head.queue, session)
   if (unsent or head.leave == 'safe') and attempt <= tonumber(ARGV[4]) then
     head.attempt = string.format('%d', attempt)
     redis.call('DEL', prefix .. 'began:' .. head.id)
     -- The pool chooses again.
     if string.sub(session, 1, 1) == '*' then head.session = '*' end
-    put_back(head.queue, message_of(head, before, behind))
+    put_back(head.queue, with_head(message, first, last, head))
     returned = returned + 1
   else
     answer_lost(head, id)

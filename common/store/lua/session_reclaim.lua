@@ -2,7 +2,11 @@
 -- uses: heads, owners
 -- KEYS 1 sessions of the tool
 -- ARGV 1 what all keys begin with  2 node  3 tool, encoded  4 session
--- Returns the fencing token it is held under, or false if a living other owns it, or the node itself is dead.
+--      5 most sessions of the tool  6 most sessions of the tenant (0 or left out: any number)
+-- Returns the fencing token it is held under, or false if a living other owns it, or the node itself is dead;
+-- 'tool_limit', 'tenant_limit': it is nobody's, and a cap keeps it from being created.
+-- Race: between a release and this another may have created the last session that may be; what is decided on and what
+-- is counted is one script, as in fetch.lua.
 local prefix, node = ARGV[1], ARGV[2]
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -11,4 +15,5 @@ if not living(node) or redis.call('EXISTS', prefix .. 'fenced:' .. encoded(node)
 local owner, token = owner_of(ARGV[3], ARGV[4])
 if owner == node then return token end
 if owner and not gone(owner) then return false end
-return claim_session(ARGV[3], ARGV[4], node)
+local asked = {tool = ARGV[3], session = ARGV[4], max_sessions = ARGV[5] or '0', tenant_max = ARGV[6] or '0'}
+return not owner and cap_reached(asked) or claim_session(ARGV[3], ARGV[4], node)

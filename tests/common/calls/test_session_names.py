@@ -42,6 +42,13 @@ def test_a_name_says_whose_it_is(name: str) -> None:
     assert not session.startswith(POOL)
 
 
+def test_what_comes_without_an_mcp_session_has_its_clients() -> None:
+    """A stateless client, or a stock producer: one session for all its calls, apart from those of MCP sessions."""
+    alone = session_of(BY_MCP_SESSION, caller("a", "b"), None)
+    assert alone == session_of(BY_CLIENT, caller("a", "b"), McpSessionId("c"))
+    assert alone != session_of(BY_MCP_SESSION, caller("a", "b"), McpSessionId("c"))
+
+
 def test_a_pool_is_nobodys() -> None:
     """All callers have the same, and Redis chooses one of the pool."""
     tool = stdio_tool(routing=Routing.LEAST_LOADED, pool_size=2)

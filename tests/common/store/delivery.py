@@ -146,7 +146,7 @@ def adopt(
     client: Client, keys: Keys, node: NodeId, tag: int, of: Head, *, may_create: bool = True
 ) -> list[Any]:
     """Give a recorded message its head."""
-    args = [tag, unstamped(of), keys.begin, int(may_create), 1]
+    args = [tag, unstamped(of), keys.begin, int(may_create), 1, 1000]
     answer: list[Any] = run(client, "call_adopt", [keys.unacked(node), of.queue], args)
     return answer
 
@@ -154,6 +154,11 @@ def adopt(
 def put_back(client: Client, keys: Keys, node: NodeId, tag: int | str) -> int:
     """Return a call to its queue."""
     return int(run(client, "call_return", [keys.unacked(node)], [keys.begin, node, str(tag)]))
+
+
+def drop(client: Client, keys: Keys, node: NodeId, tag: int | str) -> int:
+    """Let go of a recorded message."""
+    return int(run(client, "call_drop", [keys.unacked(node)], [keys.begin, node, str(tag)]))
 
 
 def return_direct(client: Client, keys: Keys, node: NodeId, most: int = 100) -> int:

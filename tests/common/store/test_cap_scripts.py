@@ -142,6 +142,26 @@ class TestPool:
         fetch(client, keys, A, tag=10)
         assert recorded(client, keys, A, 10).session == second.session
 
+    def test_a_burst_does_not_give_one_node_the_whole_pool(self, client: Client, keys: Keys) -> None:
+        """Each may have its share at once; who comes second finds room, and the first shares what it has."""
+        live(client, keys, A, B)
+        put(client, *(pooled(str(n), 4) for n in range(6)))
+        mine = [verdict for _, _, verdict, _ in fetch(client, keys, A, most=5)[1]]
+        assert mine == [b"claimed", b"claimed", b"held", b"held", b"held"]
+        assert fetch(client, keys, B)[1][0][2] == b"claimed"
+        assert client.hlen(keys.sessions(TOOL)) == 3
+
+    def test_beyond_its_share_a_node_claims_when_nobody_else_did(self, client: Client, keys: Keys) -> None:
+        """A second after the last claim: a pool that no other worker serves is full all the same."""
+        live(client, keys, A, B)
+        put(client, *(pooled(str(n), 2) for n in range(2)))
+        fetch(client, keys, A)
+        assert client.hlen(keys.sessions(TOOL)) == 1
+        owner, token, since = (client.hget(keys.sessions(TOOL), "*0") or b"").split()
+        client.hset(keys.sessions(TOOL), "*0", b" ".join((owner, token, b"%d" % (int(since) - 1000))))
+        put(client, pooled("2", 2))
+        assert fetch(client, keys, A, tag=5)[1][0][2] == b"claimed"
+
     def test_one_without_calls_is_used_before_another_is_made(self, client: Client, keys: Keys) -> None:
         """A pool grows only under load."""
         live(client, keys, A)

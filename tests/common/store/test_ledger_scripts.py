@@ -78,7 +78,7 @@ class TestBegun:
         if why != "unlisted":
             live(client, keys, A, lease=0 if why == "lease" else 60_000)
         if why == "tombstone":
-            client.set(keys.fenced(A), 1, ex=60)
+            die(client, keys, A)
         put(client, head("1"))
         assert fetch(client, keys, A) == (b"lapsed", [], [])
         assert client.llen(QUEUE) == 1
@@ -168,7 +168,7 @@ class TestEnded:
     """finish: one end each."""
 
     def test_an_end_is_written_once(self, client: Client, keys: Keys) -> None:
-        """Sent twice, since the first answer was lost, it changes nothing; everything held is given back."""
+        """A second one is refused; everything held is given back."""
         live(client, keys, A)
         put(client, head("1"))
         fetch(client, keys, A)
@@ -180,16 +180,39 @@ class TestEnded:
         require_nothing_left(client, keys)
 
     def test_a_whole_write_is_sent_twice(self, client: Client, keys: Keys) -> None:
-        """Its numbers say which were too late; counts are given back once."""
+        """The first answer was lost: what was written then is no refusal, and counts are given back once."""
         live(client, keys, A, B)
         put(client, *(head(str(n), session=f"t:c{n}") for n in range(4)))
         fetch(client, keys, A, most=3)
         fetch(client, keys, B, tag=9)
         ends = [(str(n + 1), head(str(n), session=f"t:c{n}"), f"r{n}") for n in range(3)]
         assert finish_all(client, keys, A, ends[:2]) == [[], []]
-        assert finish_all(client, keys, A, ends) == [[1, 2], []]
+        assert finish_all(client, keys, A, [*ends, ("1", ends[0][1], "another")]) == [[4], []]
         assert client.hgetall(keys.in_flight(QUEUE)) == {B.encode(): b"1"}
         assert [result(client, keys, str(n)) for n in range(3)] == [b"r0", b"r1", b"r2"]
+
+    def test_an_end_sent_twice_is_told_as_the_first_time(self, client: Client, keys: Keys) -> None:
+        """Its circuit wants to know, and the caller hears nothing twice; also if the node was declared dead since."""
+        live(client, keys, A)
+        put(client, head("1", reply="test:reply:x"))
+        fetch(client, keys, A)
+        client.hset(keys.circuit(TOOL), "state", "half_open")
+        with client.pubsub(ignore_subscribe_messages=True) as channel:
+            channel.subscribe("test:reply:x")
+            while not client.pubsub_channels():
+                channel.get_message(timeout=1)
+            for dies in (False, False, True):
+                if dies:
+                    die(client, keys, A)
+                assert finish(client, keys, A, "1", head("1", reply="test:reply:x")) == [[], [b"tool.a"]]
+            client.publish("test:reply:x", "end")
+            heard: list[bytes] = []
+            while heard[-1:] != [b"end"]:
+                if message := channel.get_message(timeout=1):
+                    heard.append(message["data"])
+        assert heard == [b"f", b"end"]
+        assert client.pttl(keys.result(InvocationId("1"))) <= RESULT_MS
+        assert client.hgetall(keys.in_flight(QUEUE)) == {}
 
     def test_each_is_told_where_it_waits(self, client: Client, keys: Keys) -> None:
         """On the reply channel its frame; on the result key's channel, for stock clients, the record."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -65,6 +64,18 @@ class TestOwner:
         taken = fetch(client, keys, A, direct=True, tag=10)[1]
         assert taken == [("10", "3", b"held", token), ("11", "2", b"held", token)]
         assert client.hgetall(keys.direct_waiting) == {}
+
+    def test_calls_passed_on_together_keep_their_order(self, client: Client, keys: Keys) -> None:
+        """In front of what waits there, the oldest first."""
+        live(client, keys, A, B)
+        put(client, head("0"))
+        fetch(client, keys, A)
+        admit(client, keys, head("9"))
+        put(client, *(head(name) for name in "1234"))
+        assert fetch(client, keys, B)[1] == []
+        assert ids(waiting(client, keys.direct(A, QUEUE))) == [*"12349"]
+        return_direct(client, keys, A)
+        assert ids(waiting(client)) == [*"12349"]
 
     def test_the_owner_is_called_when_his_list_was_empty(self, client: Client, keys: Keys) -> None:
         """With the queue's name, on his own channel; not for what comes behind."""
@@ -195,7 +206,7 @@ class TestOwner:
         assert verdict == b"claimed"
         assert client.hkeys(keys.sessions(tool)) == [session.encode()]
         assert client.scard(keys.tenant_sessions(TenantId(name))) == 1
-        client.lpush(queue, stamped(replace(of, id=head("2").id)))
+        client.lpush(queue, stamped(of._replace(id=head("2").id)))
         assert fetch(client, keys, other, queue=queue)[1] == []
         assert ids(waiting(client, keys.direct(mine, queue))) == ["2"]
         assert fetch(client, keys, mine, queue=queue, direct=True, tag=2)[1] == [("2", "2", b"held", token)]

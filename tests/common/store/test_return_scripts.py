@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from common.calls.dead_letters import dead_letter_command
-from common.domain.ids import InvocationId
+from common.domain.ids import InvocationId, NodeId
 from common.store.client import Client
-from common.store.keys import Keys
+from common.store.keys import UNACKED_TTL, Keys
+from common.store.scripts import run
 from tests.common.store.delivery import (
     TOOL,
     A,
+    B,
     admit,
     adopt,
+    die,
+    drop,
     fetch,
     fetch_raw,
     ids,
@@ -26,6 +28,8 @@ from tests.common.store.delivery import (
 )
 from tests.support.messages import QUEUE, head, stamped
 
+C = NodeId("celery@c:3")
+
 
 class TestPutBack:
     """call_return, call_adopt, direct_return."""
@@ -36,13 +40,24 @@ class TestPutBack:
         put(client, head("1"), head("2"))
         fetch(client, keys, A, most=1)
         client.hset(keys.unsent(A), "1", 1)
-        client.set(keys.began(InvocationId("1")), "x", ex=60)
+        client.set(keys.began(InvocationId("1")), A, ex=60)
         assert [put_back(client, keys, A, 1) for _ in range(2)] == [1, 0]
         assert ids(waiting(client)) == ["1", "2"]
         assert waiting(client)[0].attempt == 0
         require_nothing_left(client, keys)
         assert client.exists(keys.unsent(A)) == 0
         assert [name for _, name, _, _ in fetch(client, keys, A, tag=5)[1]] == ["1", "2"]
+
+    def test_what_another_has_begun_meanwhile_does_not_go_back(self, client: Client, keys: Keys) -> None:
+        """It is that one's to answer; what it held here is given back."""
+        live(client, keys, A)
+        put(client, head("1"))
+        fetch(client, keys, A)
+        client.set(keys.began(InvocationId("1")), B, ex=60)
+        assert put_back(client, keys, A, 1) == 0
+        require_nothing_left(client, keys)
+        assert client.exists(QUEUE, keys.unacked(A)) == 0
+        assert client.get(keys.began(InvocationId("1"))) == B.encode()
 
     def test_what_is_put_back_keeps_all_its_bytes(self, client: Client, keys: Keys) -> None:
         """Stamp, circuit's generation and body; of the head nothing but the pool's choice."""
@@ -51,9 +66,20 @@ class TestPutBack:
         message = stamped(of, at=7, circuit=8, body='"canalgate":"1|' + "x" * 50)
         client.lpush(QUEUE, message)
         fetch(client, keys, A)
-        assert recorded(client, keys, A, 1) == replace(of, session="*0")
+        assert recorded(client, keys, A, 1) == of._replace(session="*0")
         put_back(client, keys, A, 1)
         assert client.lrange(QUEUE, 0, -1) == [message]
+
+    def test_what_gets_no_end_here_holds_nothing_either(self, client: Client, keys: Keys) -> None:
+        """With a head or without, of a pool as well; once."""
+        live(client, keys, A)
+        put(client, head("1"), head("2", session="*", pool_size=1))
+        client.lpush(QUEUE, "stock")
+        fetch_raw(client, keys, A)
+        client.hset(keys.unsent(A), "1", 1)
+        assert [drop(client, keys, A, tag) for tag in (1, 1, 2, 3)] == [1, 0, 1, 1]
+        require_nothing_left(client, keys)
+        assert client.exists(keys.unacked(A), keys.unsent(A), QUEUE) == 0
 
     def test_workers_are_called_when_the_queue_was_empty(self, client: Client, keys: Keys) -> None:
         """And only then."""
@@ -109,6 +135,17 @@ class TestPutBack:
         assert adopt(client, keys, A, 2, head("2"))[0] == b"probes_taken"
         assert (client.lindex(QUEUE, 0) or b"").partition(b'"circuit":')[2].startswith(b"3,")
 
+    def test_one_that_tries_an_open_circuit_is_in_the_audit(self, client: Client, keys: Keys) -> None:
+        """As with any other call that is let through first."""
+        live(client, keys, A)
+        client.lpush(QUEUE, "stock")
+        fetch_raw(client, keys, A)
+        client.hset(keys.circuit(TOOL), mapping={"state": "open", "generation": 3, "until": 1})
+        assert adopt(client, keys, A, 1, head("1")) == [b"adopted"]
+        ((_, event),) = client.xrange(keys.audit)
+        assert event[b"kind"] == b"circuit_state_change"
+        assert (event[b"tool"], event[b"detail"]) == (b"a", b"open -> half_open")
+
     def test_a_direct_list_goes_back_in_its_order(self, client: Client, keys: Keys) -> None:
         """In front of what waits in the queue, in steps as well."""
         live(client, keys, A)
@@ -122,6 +159,35 @@ class TestPutBack:
         assert [return_direct(client, keys, A, 2) for _ in range(3)] == [2, 1, 0]
         assert ids(waiting(client)) == [*"12345", "9"]
         assert client.hgetall(keys.direct_waiting) == {}
+
+
+class TestTakeOver:
+    """record_take."""
+
+    def take(self, client: Client, keys: Keys, node: NodeId, tag: int = 1) -> int:
+        """Take over what A holds."""
+        named = [keys.unacked(A), keys.unacked(node)]
+        return int(run(client, "record_take", named, [keys.begin, node, tag, 50, UNACKED_TTL]))
+
+    def test_one_of_two_gets_it(self, client: Client, keys: Keys) -> None:
+        """It is recorded with whoever came first, and never nowhere."""
+        live(client, keys, A, B, C)
+        client.lpush(QUEUE, "stock")
+        fetch_raw(client, keys, A)
+        die(client, keys, A)
+        assert [self.take(client, keys, node) for node in (B, C)] == [1, 0]
+        assert client.hgetall(keys.unacked(B)) == {b"50": b"stock"}
+        assert client.exists(keys.unacked(A), keys.unacked(C)) == 0
+        assert 0 < client.ttl(keys.unacked(B)) <= UNACKED_TTL
+
+    def test_a_dead_node_gets_nothing(self, client: Client, keys: Keys) -> None:
+        """What it left may be worked off already."""
+        live(client, keys, A, B)
+        client.lpush(QUEUE, "stock")
+        fetch_raw(client, keys, A)
+        die(client, keys, B)
+        assert self.take(client, keys, B) == 0
+        assert client.hgetall(keys.unacked(A)) == {b"1": b"stock"}
 
 
 class TestDeadLetter:

@@ -41,7 +41,12 @@ async def test_requests_of_one_turn_reach_the_child_in_one_write(guard: ProcessG
         writes: list[bytes] = []
         stdin = link.child.stdin
         plain = stdin.write
-        stdin.write = lambda data: (writes.append(data), plain(data))  # type: ignore[method-assign]
+
+        def write(data: bytes | memoryview) -> int:
+            writes.append(bytes(data))
+            return plain(data)
+
+        stdin.write = write  # type: ignore[method-assign]
         texts = [str(n) for n in range(50)]
         asked = (backend.request("tools/call", call("echo", text=text)) for text in texts)
         found = await asyncio.gather(*asked)

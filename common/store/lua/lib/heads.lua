@@ -6,26 +6,42 @@ local function encoded(text)
 end
 
 local function decoded(text)
+  if not string.find(text, '%', 1, true) then return text end
   return (string.gsub(text, '%%(%x%x)', function(x) return string.char(tonumber(x, 16)) end))
 end
 
--- The head of a message as a table, and the bytes before and behind its text; nil for one without.
-local function head_of(message)
-  local before, text = string.match(message, '^({"enqueued_at":%d+,"circuit":%d+,"canalgate":")([^"]*)"')
-  if not text then return nil end
-  local head = {}
-  head.id, head.deadline, head.reply, head.session, head.leave, head.attempt, head.max_sessions, head.tenant_max,
-    head.pool, head.queue =
+-- The text of a head as a table; nil for what is none.
+local function head_from(text)
+  local id, deadline, reply, session, leave, attempt, max_sessions, tenant_max, pool, queue =
     string.match(text, '^1|([^|]+)|(%d+)|([^|]*)|([^|]+)|(%a+)|(%d+)|(%d+)|(%d+)|(%d+)|(tool%.[^|]+)$')
-  if not head.id then return nil end
-  head.tool = string.sub(head.queue, 6)
-  head.tenant = string.match(head.session, '^([^:*]+):')
-  return head, before, string.sub(message, #before + #text + 1)
+  if not id then return nil end
+  return {id = id, deadline = deadline, reply = reply, session = session, leave = leave, attempt = attempt,
+    max_sessions = max_sessions, tenant_max = tenant_max, pool = pool, queue = queue, tool = string.sub(queue, 6)}
 end
 
-local function message_of(head, before, behind)
-  return before .. table.concat({'1', head.id, head.deadline, head.reply, head.session, head.leave, head.attempt,
-    head.max_sessions, head.tenant_max, head.pool, head.queue}, '|') .. behind
+-- The head of a message, and where its text begins and ends in it; nil for one without.
+local function head_of(message)
+  local _, before = string.find(message, '^{"enqueued_at":%d+,"circuit":%d+,"canalgate":"')
+  local behind = before and string.find(message, '"', before + 1, true)
+  if not behind then return nil end
+  return head_from(string.sub(message, before + 1, behind - 1)), before + 1, behind - 1
+end
+
+-- A message with another head in the place of its own.
+local function with_head(message, first, last, head)
+  local text = table.concat({'1', head.id, head.deadline, head.reply, head.session, head.leave, head.attempt,
+    head.max_sessions, head.tenant_max, head.pool, head.queue}, '|')
+  return string.sub(message, 1, first - 1) .. text .. string.sub(message, last + 1)
+end
+
+-- The head of a message that has no stamp yet, as it comes from its producer.
+local function head_unstamped(message)
+  return head_from(string.match(message, '^{"canalgate":"([^"]*)"') or '')
+end
+
+-- The message with the time at which it was queued and the generation of its tool's circuit, first of all its members.
+local function stamped(message, at, generation)
+  return string.format('{"enqueued_at":%.0f,"circuit":%.0f,', at, generation) .. string.sub(message, 2)
 end
 
 -- The beginning and the end of a message that is too large, behind a line with its size and SHA-1.

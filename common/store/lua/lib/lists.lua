@@ -1,14 +1,11 @@
 -- Queues, direct lists, and what a call under way holds. Uses of the script around it: prefix, heads.
 
--- Puts a message on a node's direct list, and calls the node if the list was empty.
-local function put_direct(node, queue, message, push)
-  local name = encoded(node)
-  local length = redis.call(push, prefix .. 'direct:' .. name .. ':' .. queue, message)
-  redis.call('HINCRBY', prefix .. 'direct-waiting', queue, 1)
-  if length == 1 then
-    redis.call('SADD', prefix .. 'direct-queues:' .. name, queue)
-    redis.call('PUBLISH', prefix .. 'wake:' .. name, queue)
-  end
+-- Puts messages on the direct list of a node (its encoded name), and calls the node if the list was empty.
+local function put_direct(name, queue, push, ...)
+  local count = select('#', ...)
+  local length = redis.call(push, prefix .. 'direct:' .. name .. ':' .. queue, ...)
+  redis.call('HINCRBY', prefix .. 'direct-waiting', queue, count)
+  if length == count then redis.call('PUBLISH', prefix .. 'wake:' .. name, queue) end
 end
 
 local function take_from_waiting(queue, count)
@@ -37,8 +34,8 @@ end
 
 -- Whether a call of this id was begun: it is under way, has its end, or was declared begun by its node.
 local function begun(head, id)
-  return redis.call('HEXISTS', prefix .. 'calls', id) == 1 or redis.call('EXISTS', 'celery-task-meta-' .. id) == 1
-    or redis.call('EXISTS', prefix .. 'began:' .. head.id) == 1
+  return redis.call('HEXISTS', prefix .. 'calls', id) == 1
+    or redis.call('EXISTS', 'celery-task-meta-' .. id, prefix .. 'began:' .. head.id) > 0
 end
 
 -- A call that had a session of a pool is counted there no more.
@@ -48,13 +45,12 @@ local function leave_pool(queue, session)
   if redis.call('HINCRBY', calls, session, -1) <= 0 then redis.call('HDEL', calls, session) end
 end
 
--- What a call under way holds beside its record is given back: its place in the ledger and in the counts.
-local function let_go(node, queue, id, session)
-  redis.call('HDEL', prefix .. 'calls', id)
+-- What calls of one queue hold beside their records is given back: their places in the ledger and in the counts.
+local function let_go(node, queue, ids)
+  redis.call('HDEL', prefix .. 'calls', unpack(ids))
   local key = prefix .. 'in-flight:' .. queue
-  if redis.call('HINCRBY', key, node, -1) <= 0 then redis.call('HDEL', key, node) end
+  if redis.call('HINCRBY', key, node, -#ids) <= 0 then redis.call('HDEL', key, node) end
   if redis.call('DEL', prefix .. 'held-back:' .. queue) == 1 then
     redis.call('PUBLISH', prefix .. 'wake', queue)
   end
-  leave_pool(queue, session)
 end

@@ -17,11 +17,11 @@ local function gone(node)
   return not ends or tonumber(ends) == 0
 end
 
--- Who owns a session, with which token; nil if nobody does. The owner may be dead.
+-- Who owns a session, with which token, since when (ms); nil if nobody does. The owner may be dead.
 local function owner_of(tool, session)
   local record = redis.call('HGET', prefix .. 'sessions:' .. tool, session)
   if not record then return nil end
-  return string.match(record, '^(.+) (%d+) %d+$')
+  return string.match(record, '^(.+) (%d+) (%d+)$')
 end
 
 -- Frees a session that is the node's (with this token, if one is given).
@@ -44,7 +44,9 @@ local function claim_session(tool, session, node)
   local before = owner_of(tool, session)
   if before then redis.call('SREM', prefix .. 'node-sessions:' .. encoded(before), tool .. '|' .. session) end
   redis.call('HSET', prefix .. 'sessions:' .. tool, session, string.format('%s %s %.0f', node, token, now))
-  redis.call('SADD', prefix .. 'node-sessions:' .. encoded(node), tool .. '|' .. session)
+  local name = encoded(node)
+  redis.call('SADD', prefix .. 'node-sessions:' .. name, tool .. '|' .. session)
+  redis.call('SADD', prefix .. 'direct-queues:' .. name, 'tool.' .. tool)
   local tenant = string.match(session, '^([^:*]+):')
   if tenant then redis.call('SADD', prefix .. 'tenant-sessions:' .. tenant, tool .. '|' .. session) end
   return token
@@ -54,8 +56,8 @@ end
 local function cap_reached(head)
   local most, tenant_most = tonumber(head.max_sessions), tonumber(head.tenant_max)
   if most > 0 and redis.call('HLEN', prefix .. 'sessions:' .. head.tool) >= most then return 'tool_limit' end
-  if tenant_most > 0 and head.tenant
-    and redis.call('SCARD', prefix .. 'tenant-sessions:' .. head.tenant) >= tenant_most then
+  local tenant = tenant_most > 0 and string.match(head.session, '^([^:*]+):')
+  if tenant and redis.call('SCARD', prefix .. 'tenant-sessions:' .. tenant) >= tenant_most then
     return 'tenant_limit'
   end
   return nil

@@ -25,7 +25,9 @@ local function age_of_oldest(list, seen_key, bound)
   local stamp, seen = string.match(redis.call('GET', seen_key) or '', '^(%S+) (%d+)$')
   local age = tonumber(stamp) and now - stamp or -1
   if not stamp or (age > bound and now - seen > 100) then
-    stamp = string.match(redis.call('LINDEX', list, -1), '^{"enqueued_at":(%d+)') or 'none'
+    local message = redis.call('LINDEX', list, -1)
+    if not message then return -1 end
+    stamp = string.match(message, '^{"enqueued_at":(%d+)') or 'none'
     redis.call('SET', seen_key, string.format('%s %.0f', stamp, now), 'PX', 1000)
     age = tonumber(stamp) and now - stamp or -1
   end
