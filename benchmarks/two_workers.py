@@ -36,8 +36,11 @@ WARM_UP = 0.5
 GOAL_OF_DOUBLE, GOAL_OF_BACKLOG = 0.05, 0.9
 _LOOK = 0.02
 _SAMPLE = """
-local sample = {redis.call('LLEN', KEYS[1]) + (redis.call('HGET', KEYS[2], KEYS[1]) or 0)}
-for i = 3, #KEYS do sample[i - 1] = redis.call('HLEN', KEYS[i]) end
+local sample = {redis.call('LLEN', KEYS[1])}
+for i = 2, #KEYS, 2 do
+  sample[1] = sample[1] + redis.call('LLEN', KEYS[i])
+  sample[#sample + 1] = redis.call('HLEN', KEYS[i + 1])
+end
 return sample
 """
 
@@ -171,8 +174,10 @@ async def sampling(crew: Crew, runner: QueueRunner) -> AsyncIterator[Samples]:
 
 
 async def _sample(crew: Crew, runner: QueueRunner, samples: Samples) -> None:
-    nodes = [crew.stack.node_of(name) or "" for name in crew.workers]
-    keys = [QUEUE, crew.stack.keys.direct_waiting, *(crew.stack.keys.unacked(NodeId(node)) for node in nodes)]
+    keys, spelled = [QUEUE], crew.stack.keys
+    for name in crew.workers:
+        node = NodeId(crew.stack.node_of(name) or "")
+        keys += [spelled.direct(node, QUEUE), spelled.unacked(node)]
     look = crew.stack.client.register_script(_SAMPLE)
     while True:
         waited_for = runner.in_flight

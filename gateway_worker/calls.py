@@ -122,7 +122,7 @@ class Calls:
         """Start what was fetched. Called on the loop, right after the message was recorded as ours."""
         try:
             message = read_message(taken.raw, taken.queue)
-            head = None if taken.verdict == b"headless" else self._head(message)
+            head = self._head(message)
         except PoisonMessage as poison:
             self.aside.poisoned(taken, poison)
             return
@@ -130,7 +130,8 @@ class Calls:
             self._refuse_foreign(taken, message, head)
         elif message.task != INVOKE_TASK or message.delayed:
             self.aside.hand_over(taken, message)
-        elif head is None:
+        elif head is None or taken.verdict == b"headless":
+            # Redis saw no head, so it has counted nothing: one that stands behind other members says nothing.
             self.aside.adopt(taken, message)
         else:
             self._begin(Held(taken=taken, head=head, message=message))

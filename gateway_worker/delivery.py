@@ -74,6 +74,10 @@ class End(NamedTuple):
         return self.held.node
 
     @property
+    def queue(self) -> str:
+        return self.held.head.queue
+
+    @property
     def size(self) -> int:
         """Bytes of what it carries."""
         return len(self.record) + len(self.frame)
@@ -93,6 +97,10 @@ class BareEnd(NamedTuple):
     node: NodeId
     size: int
     parts: Arguments
+
+    @property
+    def queue(self) -> str:
+        return self.parts[2]
 
     def arguments(self) -> Arguments:
         """What the script wants to know of it."""

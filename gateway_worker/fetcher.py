@@ -16,7 +16,7 @@ from common.calls.dead_letters import KEPT_BYTES
 from common.domain.errors import StoreUnavailable
 from common.domain.ids import NodeId
 from common.store.client import store_errors
-from common.store.keys import UNACKED_TTL, Keys
+from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker.delivery import Taken
 from gateway_worker.message import head_in
@@ -103,9 +103,7 @@ class Fetcher:
         keys = [self._keys.unacked(owner), self._keys.unacked(node)]
         try:
             with store_errors("taking over a message"):
-                taken = await self._redis.run(
-                    "record_take", keys, [self._keys.begin, node, tag, own, UNACKED_TTL]
-                )
+                taken = await self._redis.run("record_take", keys, [self._keys.begin, node, tag, own])
         except StoreUnavailable:
             self._uncertain.append((node, [own], time.monotonic() + UNCERTAIN_FOR))
             raise
@@ -228,7 +226,7 @@ class Fetcher:
 
     def _arguments(self, tags: range, lists: Mapping[str, str]) -> list[str | int]:
         named = (part for queue in lists.values() for part in (queue, self._desk.most_in_flight(queue)))
-        fixed = [len(tags), tags.start, UNACKED_TTL, self._largest, KEPT_BYTES]
+        fixed = [len(tags), tags.start, self._largest, KEPT_BYTES]
         return [*fixed, self._keys.begin, self._node.id, *named]
 
     def _take_up(self, node: NodeId, names: list[str], lists: Mapping[str, str], answer: Any) -> None:

@@ -14,7 +14,7 @@ from common.domain.errors import StoreUnavailable
 from common.domain.ids import tool_of
 from common.registry.records import Entry
 from common.store.client import store_errors
-from common.store.keys import AUDIT_LENGTH, UNACKED_TTL, Keys
+from common.store.keys import AUDIT_LENGTH, UNSENT_TTL, Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker.delivery import Held, Taken
 from gateway_worker.egress.link import LinkLost
@@ -43,7 +43,7 @@ class Journey:
         key = self._keys.unsent(held.node)
         try:
             with store_errors("noting that a call is unsent"):
-                await self._redis.commands([("HSETNX", key, held.tag, 1), ("EXPIRE", key, UNACKED_TTL)])
+                await self._redis.commands([("HSETNX", key, held.tag, 1), ("EXPIRE", key, UNSENT_TTL)])
         except StoreUnavailable as error:
             log.debug("call_not_noted", invocation=held.head.id, cause=repr(error.__cause__))
 

@@ -71,6 +71,8 @@ class Outbox:
 
     def __init__(self, redis: PipelinedConnection, keys: Keys, *, result_ttl: float) -> None:
         """``result_ttl`` is in seconds."""
+        self.bounded: Callable[[str], object] = lambda _queue: True
+        """Whether a queue's tool has a bound on its calls in flight, so that others may wait for the end of one."""
         self.on_finished: OnFinished = lambda _end, _late, _circuit: None
         self._redis = redis
         self._keys = keys
@@ -226,7 +228,8 @@ class Outbox:
     def _finish(self, node: NodeId, ends: list[End | BareEnd]) -> _Finish:
         arguments = (part for end in ends for part in end.arguments())
         head = ("EVALSHA", script("finish").sha, 1, self._keys.unacked(node))
-        finish = _Finish((*head, self._keys.begin, node, self._result_ttl_ms, *arguments))
+        bounded = " ".join(filter(self.bounded, {end.queue for end in ends}))
+        finish = _Finish((*head, self._keys.begin, node, self._result_ttl_ms, f" {bounded} ", *arguments))
         finish.ends = ends
         return finish
 

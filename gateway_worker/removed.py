@@ -11,7 +11,7 @@ import structlog
 from common.domain.errors import StoreUnavailable
 from common.store.client import store_errors
 from common.store.keys import Keys
-from common.store.pipelined import CommandRefused, PipelinedConnection
+from common.store.pipelined import PipelinedConnection
 
 log = structlog.get_logger(__name__)
 
@@ -55,22 +55,14 @@ class RemovedQueues:
                     continue
                 try:
                     await self._forget_if_empty(queue, since)
-                except (StoreUnavailable, CommandRefused) as error:
+                except StoreUnavailable as error:
                     log.debug("removed_queue_not_looked_at", queue=queue, error=str(error))
 
     async def _forget_if_empty(self, queue: str, since: float) -> None:
         """Calls in direct lists and those that a node holds count: when it dies they come back to the queue."""
-        keys = self._keys
-        looks = [
-            ("LLEN", queue),
-            ("HEXISTS", keys.direct_waiting, queue),
-            ("HLEN", keys.in_flight(queue)),
-        ]
         with store_errors("looking at the queue of a removed tool"):
-            # In one transaction: a call that moves from one of these places to another is seen in one of them.
-            *_, found = await self._redis.commands([("MULTI",), *looks, ("EXEC",)])
-        if isinstance(found, CommandRefused):
-            raise found
-        if not any(found) and self._since.get(queue) == since:
+            answer = await self._redis.run("calls_of_tools", [self._keys.nodes], [self._keys.begin, queue])
+        (_, waiting, in_flight) = answer[0]
+        if not waiting and not in_flight and self._since.get(queue) == since:
             del self._since[queue]
             self._on_forgotten()

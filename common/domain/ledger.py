@@ -7,7 +7,6 @@ It says what the scripts ``admit``, ``fetch``, ``finish``, ``call_return`` and `
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -98,11 +97,6 @@ class Ledger:
     ends: Mapping[str, End] = field(default_factory=dict)
     declared: frozenset[str] = frozenset()
 
-    @property
-    def in_flight(self) -> Mapping[Node, int]:
-        """How many calls each node holds."""
-        return Counter(node for node, _ in self.held)
-
     def begun(self, call: str) -> bool:
         """Whether a call of this id was begun: it is not begun again."""
         return (
@@ -183,11 +177,11 @@ def _next(
             return ledger, directory, None
         call, rest = waiting[0], waiting[1:]
         ledger = _with_direct(ledger, node, rest) if from_direct else replace(ledger, queue=rest)
-        if ledger.begun(call.id):
-            continue
         owner = directory.living_owner(call.session)
         if owner is not None and owner.node != node:
             passed.append((owner.node, call))
+            continue
+        if ledger.begun(call.id):
             continue
         ledger = replace(ledger, held={**ledger.held, (node, tag): Record(call)})
         if owner is not None:

@@ -75,7 +75,8 @@ class ToolEntry(Section):
     )
     idle_timeout: Seconds | None = Field(default=None, description="How long an idle session is kept.")
     queue_max_length: Calls | None = Field(
-        default=None, description="Most calls that may wait for a worker; one more is refused."
+        default=None,
+        description="Most calls that may wait for any worker, and for each that owns sessions; one more is refused.",
     )
     queue_max_age: Seconds | None = Field(
         default=None,

@@ -211,7 +211,8 @@ class RuntimeSettings(Section):
     )
     queue_max_length: Calls = Field(
         default=DEFAULT_QUEUE_MAX_LENGTH,
-        description="Most calls of one tool that may wait for a worker; one more is refused.",
+        description="Most calls of one tool that wait for any worker, and for each owner of sessions; "
+        "one more is refused.",
     )
     queue_max_age: Seconds | None = Field(
         default=None,

@@ -23,31 +23,29 @@ key                              type     lifetime                     owner and
 {p}:discovery:<tool>             string   lease, PX                    the worker that is discovering the tool
 {p}:mcp-session:<id>             string   sliding idle timeout         a client's session with us (JSON)
 {p}:nodes                        zset     permanent                    node -> Redis ms of the end of its lease
-{p}:unacked:<node>               hash     1 day after the last fetch   delivery tag -> message the node has begun
+{p}:unacked:<node>               hash     permanent                    delivery tag -> message the node has begun; its
+                                                                       rescue empties it
 {p}:unsent:<node>                hash     1 day after the last entry   tag of a call whose session had to start first
                                                                        -> 1 until it is sent, then 0
 {p}:fenced:<node>                string   1 day                        the node was declared dead: it is refused
 {p}:direct:<node>:<queue>        list     permanent while not empty    calls of the tool for sessions of the node
 {p}:direct-queues:<node>         set      permanent                    queues that may have such a list
-{p}:direct-waiting               hash     permanent                    queue -> calls in all its direct lists
 {p}:fence                        string   permanent                    the last fencing token given out
 {p}:sessions:<tool>              hash     permanent                    session -> owner node, fencing token, Redis ms
                                                                        of the claim
 {p}:node-sessions:<node>         set      permanent                    tool and session of all that the node owns
 {p}:tenant-sessions:<tenant>     set      permanent                    tool and session of all that the tenant has
 {p}:session-calls:<tool>         hash     permanent                    session of a pool -> calls it was given
-{p}:calls                        hash     permanent                    the ledger: invocation under way -> node, tag
+{p}:calls:<queue>                hash     permanent                    the ledger: invocation under way -> node, tag
 {p}:began:<invocation>           string   1 minute                     begun before Redis was restarted: not again
-{p}:in-flight:<queue>            hash     permanent                    node -> calls of the queue that it holds
 {p}:held-back:<queue>            string   1 minute                     calls wait because max_in_flight is reached
 {p}:audit                        stream   permanent                    what happened to calls, sessions and tools: at
                                                                        most 100,000 events
 {p}:sweep                        string   lease, PX                    the worker that looks for dead nodes
 {p}:dead-letters                 stream   permanent                    messages that no worker can run: at most
                                                                        1,000, of each at most 64 KiB
-{p}:drain:<queue>                string   1 minute after a fetch       messages a second that workers take from the
-                                                                       queue; Redis ms of the measurement's last and
-                                                                       first fetch
+{p}:drain:<queue>                hash     1 minute after a fetch       ten seconds (Redis time) -> messages that
+                                                                       workers took from the queue in them; since when
 {p}:head:<queue>                 string   1 s                          when the queue's oldest message was queued, and
                                                                        when that was seen (Redis ms)
 {p}:head:<node>:<queue>          string   1 s                          the same for a direct list
@@ -69,7 +67,7 @@ from dataclasses import dataclass
 
 from common.domain.ids import InvocationId, McpSessionId, NodeId, TenantId, ToolId, encode_part
 
-UNACKED_TTL = 24 * 3600
+UNSENT_TTL = 24 * 3600
 AUDIT_LENGTH = 100_000
 RESULT_PREFIX = "celery-task-meta-"
 
@@ -139,10 +137,6 @@ class Keys:
         return f"{self.prefix}:direct-queues:{encode_part(node)}"
 
     @property
-    def direct_waiting(self) -> str:
-        return f"{self.prefix}:direct-waiting"
-
-    @property
     def fence(self) -> str:
         return f"{self.prefix}:fence"
 
@@ -158,15 +152,11 @@ class Keys:
     def session_calls(self, tool: ToolId) -> str:
         return f"{self.prefix}:session-calls:{encode_part(tool)}"
 
-    @property
-    def calls(self) -> str:
-        return f"{self.prefix}:calls"
+    def calls(self, queue: str) -> str:
+        return f"{self.prefix}:calls:{queue}"
 
     def began(self, invocation: InvocationId) -> str:
         return f"{self.prefix}:began:{encode_part(invocation)}"
-
-    def in_flight(self, queue: str) -> str:
-        return f"{self.prefix}:in-flight:{queue}"
 
     def held_back(self, queue: str) -> str:
         return f"{self.prefix}:held-back:{queue}"

@@ -110,12 +110,11 @@ def counters(client: Redis, keys: Keys) -> dict[str, Any]:
     prefix = keys.prefix
     queues = {key.decode(): client.llen(key) for key in client.scan_iter("tool.*", count=1000)}
     lists = list(client.scan_iter(f"{prefix}:direct:*", count=1000))
-    waiting = {name.decode(): int(value) for name, value in client.hgetall(keys.direct_waiting).items()}
     unacked = sum(client.hlen(key) for key in client.scan_iter(f"{prefix}:unacked:*", count=1000))
-    in_flight: dict[str, int] = {}
-    for key in client.scan_iter(f"{prefix}:in-flight:*", count=1000):
-        queue = key.decode().removeprefix(f"{prefix}:in-flight:")
-        in_flight[queue] = sum(int(value) for value in client.hvals(key))
+    in_flight = {
+        key.decode().removeprefix(f"{prefix}:calls:"): client.hlen(key)
+        for key in client.scan_iter(f"{prefix}:calls:*", count=1000)
+    }
     permits = {
         key.decode().removeprefix(f"{prefix}:circuit-permits:"): client.zcard(key)
         for key in client.scan_iter(f"{prefix}:circuit-permits:*", count=1000)
@@ -123,11 +122,10 @@ def counters(client: Redis, keys: Keys) -> dict[str, Any]:
     return {
         "queues": queues,
         "direct": {key.decode(): client.llen(key) for key in lists},
-        "direct_waiting": {name: value for name, value in waiting.items() if value},
+        "nodes": client.zcard(keys.nodes),
         "unacked": unacked,
         "in_flight": {name: value for name, value in in_flight.items() if value},
         "permits": {name: value for name, value in permits.items() if value},
-        "calls": client.hlen(keys.calls),
         "leaked": [key for key in leaked_keys(client) if not key.startswith(CELERYS_OWN)],
     }
 

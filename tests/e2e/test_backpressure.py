@@ -12,6 +12,7 @@ import orjson
 import pytest
 from redis import Redis
 
+from common.domain.ids import NodeId
 from common.store.keys import Keys
 from tests.support.mcp import modern
 from tests.support.servers.gateway import RunningGateway, running_gateway
@@ -117,8 +118,9 @@ def test_a_queue_that_stands_still_refuses(
 
 def waiting_for(redis: Redis, tool: str) -> int:
     """Calls that wait in the tool's queue, and on the direct lists of the nodes that own their sessions."""
-    direct = redis.hget(Keys().direct_waiting, f"tool.{tool}")
-    return int(redis.llen(f"tool.{tool}")) + int(direct or 0)
+    keys, queue = Keys(), f"tool.{tool}"
+    lists = [queue, *(keys.direct(NodeId(node.decode()), queue) for node in redis.zrange(keys.nodes, 0, -1))]
+    return sum(int(redis.llen(name)) for name in lists)
 
 
 def in_flight(redis: Redis) -> int:

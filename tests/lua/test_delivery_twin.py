@@ -16,7 +16,7 @@ from common.domain.ledger import Call, End, Ledger, Limits, Refusal, Verdict
 from common.domain.ownership import Directory, Owner, Standing, tenant_of
 from common.domain.rules import Retry
 from common.store.client import Client
-from common.store.keys import UNACKED_TTL, Keys
+from common.store.keys import Keys
 from gateway_worker.sweep import LEASE_ENDED, MOST_ATTEMPTS, PROCESS_GONE, fence_script, lost_answer
 from tests.lua.kept import Kept, call_of, calls_of, read
 from tests.lua.twin import TIME_PASSES, TWIN_TIMEOUT, ForcedTime, twin_settings
@@ -123,7 +123,7 @@ class DeliveryTwins(RuleBasedStateMachine):
         )
         named = [QUEUE, self.keys.drain(QUEUE), self.keys.head(QUEUE)]
         args = [unstamped(of), self.keys.begin, 0, 0, int(may_create), 1, 100]
-        answer = self.time.run("admit", named, args, clock_reads=2)
+        answer = self.time.run("admit", named, args)
         assert answer[0].decode() == (refusal or "admitted")
         self._reach(refusal or "", refusal is not None)
 
@@ -142,7 +142,7 @@ class DeliveryTwins(RuleBasedStateMachine):
             now_us=self.now_us,
         )
         source = self.keys.direct(node, QUEUE) if from_direct else QUEUE
-        args = [1, self.tag, UNACKED_TTL, 1000, 10, self.keys.begin, node, QUEUE, self.limits.in_flight]
+        args = [1, self.tag, 1000, 10, self.keys.begin, node, QUEUE, self.limits.in_flight]
         status, flat, _, _, dropped = self.time.run(
             "fetch", [self.keys.unacked(node), source], args, clock_reads=2
         )
@@ -192,9 +192,8 @@ class DeliveryTwins(RuleBasedStateMachine):
         self.ledger, accepted = calls.finish(self.ledger, self.directory, node, tag, call)
         self.answers += 1
         of = [str(tag), call.id, QUEUE, call.session, "", f"answer {self.answers}", "", 1]
-        refused, _ = self.time.run(
-            "finish", [self.keys.unacked(node)], [self.keys.begin, node, 10_000_000, *of]
-        )
+        args = [self.keys.begin, node, 10_000_000, "", *of]
+        refused, _ = self.time.run("finish", [self.keys.unacked(node)], args, clock_reads=0)
         assert refused == ([] if accepted else [1])
         self._reach("late", not accepted)
 
@@ -204,7 +203,7 @@ class DeliveryTwins(RuleBasedStateMachine):
             declared = self.ledger.held[node, tag].call.id in self.ledger.declared
             self.ledger = calls.put_back(self.ledger, node, tag)
             args = [self.keys.begin, node, str(tag)]
-            back = self.time.run("call_return", [self.keys.unacked(NodeId(node))], args)
+            back = self.time.run("call_return", [self.keys.unacked(NodeId(node))], args, clock_reads=0)
             assert back == int(not declared)
 
     @rule(which=WHICH, older=st.sampled_from([0, 0, 1]))
@@ -214,7 +213,7 @@ class DeliveryTwins(RuleBasedStateMachine):
             mine = Owner(owner.node, owner.token - older)
             self.directory, expected = ownership.release(self.directory, session, mine)
             args = [self.keys.begin, mine.node, "a", session, str(mine.token)]
-            found = self.time.run("session_release", [self.keys.sessions(TOOL)], args)
+            found = self.time.run("session_release", [self.keys.sessions(TOOL)], args, clock_reads=0)
             assert bool(found) == expected
 
     @rule(node=NODES, session=SESSIONS)
@@ -238,7 +237,7 @@ class DeliveryTwins(RuleBasedStateMachine):
         args = [keys.begin, node, step, MOST_ATTEMPTS, 10_000_000, *lost_answer(), 100]
         done = node not in self.directory.dead
         while not done:
-            done = bool(self.time.run("node_rescue", named, args, clock_reads=2)[0])
+            done = bool(self.time.run("node_rescue", named, args)[0])
         self._reach("lost", _lost(self.ledger) > _lost(before))
         self._reach("returned", any(call.attempt for call in self.ledger.queue))
 
@@ -260,13 +259,8 @@ class DeliveryTwins(RuleBasedStateMachine):
         assert {name: _owner(record) for name, record in kept.pairs(keys.sessions(TOOL))} == directory.owners
         assert int(kept.values[keys.fence] or 0) == directory.last_token
         assert calls_of(kept.items(QUEUE)) == ledger.queue
-        assert {node: int(calls) for node, calls in kept.pairs(keys.in_flight(QUEUE))} == dict(
-            ledger.in_flight
-        )
         under_way = {record.call.id: f"{node} {tag}" for (node, tag), record in ledger.held.items()}
-        assert {name: place.decode() for name, place in kept.pairs(keys.calls)} == under_way
-        waiting = sum(map(len, ledger.direct.values()))
-        assert kept.pairs(keys.direct_waiting) == ([(QUEUE, b"%d" % waiting)] if waiting else [])
+        assert {name: place.decode() for name, place in kept.pairs(keys.calls(QUEUE))} == under_way
         for tenant in TENANTS:
             owned = {f"a|{name}" for name in directory.owners if tenant_of(name) == encode_part(tenant)}
             assert kept.members(keys.tenant_sessions(tenant)) == owned
@@ -294,8 +288,8 @@ class DeliveryTwins(RuleBasedStateMachine):
         """All of it, read at once."""
         keys = self.keys
         named = [
-            *(keys.nodes, keys.sessions(TOOL), keys.fence, QUEUE, keys.in_flight(QUEUE), keys.calls),
-            *(keys.direct_waiting, *map(keys.tenant_sessions, TENANTS)),
+            *(keys.nodes, keys.sessions(TOOL), keys.fence, QUEUE, keys.calls(QUEUE)),
+            *map(keys.tenant_sessions, TENANTS),
             *(keys.result(InvocationId(name)) for name in CALL_IDS),
         ]
         for node in NODE_IDS:

@@ -18,11 +18,10 @@ RULES = Rules(
 REST = {
     "queues": {},
     "direct": {},
-    "direct_waiting": {},
+    "nodes": 1,
     "unacked": 0,
     "in_flight": {},
     "permits": {},
-    "calls": 0,
 }
 
 

@@ -60,8 +60,7 @@ def hold(bench: Bench, tag: str, message: bytes, call: Invocation | None = None)
     node, keys = bench.engine.node, bench.keys
     bench.raw.hset(records(bench), tag, message)
     if call is not None:
-        bench.raw.hset(keys.calls, call.id, f"{node} {tag}")
-        bench.raw.hincrby(keys.in_flight(QUEUE), node, 1)
+        bench.raw.hset(keys.calls(QUEUE), call.id, f"{node} {tag}")
 
 
 def restart(bench: Bench) -> None:
@@ -91,7 +90,7 @@ def nothing_left(bench: Bench) -> None:
     """No record, no place in the ledger or in a count."""
     keys = bench.keys
     wait_until(lambda: bench.unacked() == 0, description="the records to go")
-    assert bench.raw.hgetall(keys.calls) == bench.raw.hgetall(keys.in_flight(QUEUE)) == {}
+    assert bench.raw.hgetall(keys.calls(QUEUE)) == {}
 
 
 def test_an_end_that_redis_forgot_is_written_again(bench: Bench, echo_log: EchoLog) -> None:

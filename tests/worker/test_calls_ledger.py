@@ -18,7 +18,7 @@ NEVER = "2099-01-01T00:00:00+00:00"
 
 def nothing_counted(bench: Bench) -> bool:
     """Neither a record, nor a place in the ledger, nor one in the counts."""
-    counts = (bench.keys.calls, bench.keys.in_flight(QUEUE), bench.keys.session_calls(stdio_tool().id))
+    counts = (bench.keys.calls(QUEUE), bench.keys.session_calls(stdio_tool().id))
     return bench.unacked() == 0 and not any(bench.raw.hlen(key) for key in counts)
 
 
@@ -55,7 +55,7 @@ def test_a_second_message_of_a_call_that_runs_holds_nothing(bench: Bench, echo_l
     """Redis forgot the first one's entry in the ledger: it goes on, and of the second nothing is left."""
     call = bench.send(invocation("sleep", {"seconds": 1.0}))
     wait_until(lambda: echo_log.received("tools/call"), description="the call to begin")
-    bench.raw.delete(bench.keys.calls)
+    bench.raw.delete(bench.keys.calls(QUEUE))
     bench.push(orjson.dumps(bench.message(call)))
     assert bench.result(call.id).failure is None
     wait_until(lambda: nothing_counted(bench), description="what both held to be given back")
@@ -77,5 +77,5 @@ def test_a_stop_sends_back_what_waits_for_its_turn(
         assert bench.ended(busy) is ErrorCode.WORKER_LOST
         (message,) = client.lrange(QUEUE, 0, -1)
         assert orjson.loads(message)["headers"]["id"] == waits.id
-        assert client.hlen(keys.in_flight(QUEUE)) == client.hlen(keys.calls) == 0
+        assert client.hlen(keys.calls(QUEUE)) == 0
         client.delete(QUEUE)

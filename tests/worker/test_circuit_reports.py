@@ -12,6 +12,7 @@ from common.domain.invocation import ExecutionResult, answer, failed
 from common.registry.records import Entry
 from common.store.client import Client
 from common.store.keys import Keys
+from common.store.scripts import script
 from gateway_worker import circuits as module
 from gateway_worker.circuits import CircuitReports
 from gateway_worker.node import Node
@@ -41,9 +42,10 @@ def half_open(client: Client, keys: Keys, call: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def quick_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Redis did not take is tried again soon."""
+def quick_again(monkeypatch: pytest.MonkeyPatch, client: Client) -> None:
+    """What Redis did not take is tried again soon. It knows the script, or the answer lost would be that it does not."""
     monkeypatch.setattr(module, "AGAIN", 0.02)
+    client.script_load(script("circuit_report").source)
 
 
 @on_loop

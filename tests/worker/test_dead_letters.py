@@ -171,8 +171,7 @@ def test_poison_with_a_head_keeps_nothing_that_was_counted_for_it(
     wait_until(lambda: letters.count() == 3, description="the dead letters")
     assert {letter.reason for letter in letters.newest(3)} == {reason.value}
     wait_until(lambda: bench.unacked() == 0, description="the acknowledgements")
-    assert not bench.raw.hgetall(bench.keys.calls)
-    assert not bench.raw.hgetall(bench.keys.in_flight(QUEUE))
+    assert not bench.raw.hgetall(bench.keys.calls(QUEUE))
     sessions = bench.keys.sessions(ToolId("local"))
     wait_until(lambda: not bench.raw.hgetall(sessions), description="the claim to be given back")
     assert bench.works()

@@ -15,7 +15,7 @@ from common.domain.ids import InvocationId
 from common.domain.tool_status import OperatorState
 from common.registry.records import Entry
 from common.store.client import Client, StoreAddress
-from common.store.keys import UNACKED_TTL, Keys
+from common.store.keys import UNSENT_TTL, Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker import journey as module
 from gateway_worker.delivery import Held, Taken
@@ -107,7 +107,7 @@ async def test_what_is_not_sent_is_on_record_until_it_is(
         held = w.held()
         await w.journey.unsent(held)
         assert (w.note(held), held.cold, held.sent) == (b"1", True, False)
-        assert 0 < client.ttl(keys.unsent(NODE)) <= UNACKED_TTL
+        assert 0 < client.ttl(keys.unsent(NODE)) <= UNSENT_TTL
         await w.journey.sent(held)
         assert (w.note(held), held.sent) == (b"0", True)
 
@@ -241,7 +241,7 @@ async def test_a_call_that_goes_back_holds_nothing_here(
         assert ids(waiting(client)) == ["i", "later"]
         assert not w.recorded(held.tag)
         assert w.note(held) is None
-        assert client.exists(keys.began(InvocationId("i")), keys.calls, keys.in_flight(QUEUE)) == 0
+        assert client.exists(keys.began(InvocationId("i")), keys.calls(QUEUE)) == 0
 
 
 @on_loop

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from redis import Redis
 
+from common.domain.ids import NodeId
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
@@ -18,6 +19,7 @@ from tests.support.aio import ended, on_loop, until
 from tests.support.tcp_proxy import TcpProxy
 
 QUEUE, OTHER = "tool.a", "tool.b"
+NODE = NodeId("n@h:1")
 
 
 @pytest.fixture(autouse=True)
@@ -48,11 +50,12 @@ def test_it_is_served_while_a_call_is_anywhere(
 
     @on_loop
     async def scenario() -> None:
-        where = {"queue": QUEUE, "direct": keys.direct_waiting, "held": keys.in_flight(QUEUE)}[place]
-        if place == "queue":
-            raw.lpush(where, "call")
+        where = {"queue": QUEUE, "direct": keys.direct(NODE, QUEUE), "held": keys.calls(QUEUE)}[place]
+        raw.zadd(keys.nodes, {NODE: 1})
+        if place == "held":
+            raw.hset(where, "call", f"{NODE} 1")
         else:
-            raw.hset(where, QUEUE if place == "direct" else "node:1", 1)
+            raw.lpush(where, "call")
         async with watched(address, keys) as (queues, told):
             queues.add([QUEUE, OTHER])
             await until(lambda: told, description="the empty one to be forgotten")

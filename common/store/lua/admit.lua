@@ -29,27 +29,25 @@ end
 
 local head = head_unstamped(ARGV[1])
 local owner, owned = nil, nil
-if head.pool == '0' then
+local pooled = head.session == '*'
+if not pooled then
   owner = owner_of(head.tool, head.session)
   owned = owner and not gone(owner)
 end
 if not owned then
   -- Of a pool nobody has a session of his own that he could go on with.
   if ARGV[5] == '0' then return {'draining', now} end
-  local cap = head.pool == '0' and not owner and cap_reached(head)
+  local cap = not pooled and not owner and cap_reached(whole(head))
   if cap then return {cap, now} end
 end
 
 local name = owned and encoded(owner)
-local length = redis.call('LLEN', KEYS[1]) + tonumber(redis.call('HGET', prefix .. 'direct-waiting', KEYS[1]) or '0')
+local list = owned and prefix .. 'direct:' .. name .. ':' .. KEYS[1] or KEYS[1]
+local length = redis.call('LLEN', list)
 local most, oldest = tonumber(ARGV[3]), tonumber(ARGV[4])
 local age = -1
 if length > 0 and oldest > 0 then
-  local list, seen_key = KEYS[1], KEYS[3]
-  if owned then
-    list, seen_key = prefix .. 'direct:' .. name .. ':' .. KEYS[1], prefix .. 'head:' .. name .. ':' .. KEYS[1]
-  end
-  age = age_of_oldest(list, seen_key, oldest)
+  age = age_of_oldest(list, owned and prefix .. 'head:' .. name .. ':' .. KEYS[1] or KEYS[3], oldest)
 end
 if (most > 0 and length >= most) or (oldest > 0 and age > oldest) then
   return {'queue_full', now, length, age, string.format('%.3f', drained(KEYS[2]))}

@@ -15,7 +15,7 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {'gone'} end
 local head = head_unstamped(ARGV[2])
 if ARGV[4] == '0' then
-  local owner = head.pool == '0' and owner_of(head.tool, head.session)
+  local owner = head.session ~= '*' and owner_of(head.tool, head.session)
   if not owner or gone(owner) then return {'draining', now} end
 end
 local circuit_key, permits_key = prefix .. 'circuit:' .. head.tool, prefix .. 'circuit-permits:' .. head.tool

@@ -12,7 +12,7 @@ local head = head_of(message)
 redis.call('HDEL', KEYS[1], tag)
 if head then
   redis.call('HDEL', prefix .. 'unsent:' .. encoded(node), tag)
-  let_go(node, head.queue, {decoded(head.id)})
+  let_go(head.queue, decoded(head.id))
   leave_pool(head.queue, head.session)
 end
 return 1

@@ -5,19 +5,17 @@
 -- Returns 1, or 0 if it is not recorded any more, or another node has declared that it began it.
 -- Race: this waited over a restart of Redis that forgot its last writes, and within those another node has begun the call.
 local prefix, node = ARGV[1], ARGV[2]
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
 --@uses
 local message = redis.call('HGET', KEYS[1], ARGV[3])
 if not message then return 0 end
 local head, first, last = head_of(message)
 redis.call('HDEL', KEYS[1], ARGV[3])
 redis.call('HDEL', prefix .. 'unsent:' .. encoded(node), ARGV[3])
-let_go(node, head.queue, {decoded(head.id)})
+let_go(head.queue, decoded(head.id))
 leave_pool(head.queue, head.session)
 local declared = redis.call('GET', prefix .. 'began:' .. head.id)
 if declared and declared ~= node then return 0 end
 redis.call('DEL', prefix .. 'began:' .. head.id)
 if string.sub(head.session, 1, 1) == '*' then head.session = '*' end
-put_back(head.queue, with_head(message, first, last, head))
+put_back(head.queue, with_head(message, first, last, whole(head)))
 return 1

@@ -15,14 +15,14 @@ local message = redis.call('HGET', KEYS[1], ARGV[3])
 if not message then return 'gone' end
 local head, first, last = head_of(message)
 if not head then return 'gone' end
-local id, attempt = decoded(head.id), tonumber(head.attempt) + 1
+local id, attempt = decoded(head.id), tonumber(whole(head).attempt) + 1
 local declared = redis.call('GET', prefix .. 'began:' .. head.id)
 local ended = redis.call('EXISTS', 'celery-task-meta-' .. id) == 1 or (declared and declared ~= node)
 local unsent = ARGV[4] == '0' and not declared
 if not ended and not unsent and (head.leave ~= 'safe' or attempt > tonumber(ARGV[5])) then return 'lost' end
 redis.call('HDEL', KEYS[1], ARGV[3])
 redis.call('HDEL', prefix .. 'unsent:' .. encoded(node), ARGV[3])
-let_go(node, head.queue, {id})
+let_go(head.queue, id)
 leave_pool(head.queue, head.session)
 if ended then return 'ended' end
 redis.call('DEL', prefix .. 'began:' .. head.id)

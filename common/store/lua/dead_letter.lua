@@ -18,7 +18,7 @@ if tag ~= '' then
   local head = head_of(message)
   if head then
     local id = decoded(head.id)
-    let_go(node, head.queue, {id})
+    let_go(head.queue, id)
     leave_pool(head.queue, head.session)
     redis.call('HDEL', prefix .. 'unsent:' .. encoded(node), tag)
     redis.call('ZREM', prefix .. 'circuit-permits:' .. head.tool, id)

@@ -2,9 +2,9 @@
 -- uses: heads, owners, lists, rates, pool, taken
 -- KEYS 1 unacked hash of the node  2.. lists, in the order in which they are served: queues of tools, and the node's
 --      own direct lists
--- ARGV 1 most messages  2 first delivery tag  3 seconds the unacked hash may outlive its node
---      4 largest message in bytes  5 bytes kept of a larger one  6 what all keys begin with  7 the node
---      8.. for each of KEYS 2.. its tool's queue and the most calls in flight of that tool (0: any number)
+-- ARGV 1 most messages  2 first delivery tag  3 largest message in bytes  4 bytes kept of a larger one
+--      5 what all keys begin with  6 the node
+--      7.. for each of KEYS 2.. its tool's queue and the most calls in flight of that tool (0: any number)
 -- Returns {status, taken, more, unusable, dropped}
 --   status    'taken', or 'lapsed': the node's lease has ended, or it was declared dead; nothing was taken
 --   taken     flat: index of the list among KEYS 2.., delivery tag, message, verdict, fencing token
@@ -20,7 +20,7 @@
 -- One message a list and a pass, so that a busy one does not hold up the others; many at once from the last one left.
 -- A message above the bound never leaves Redis whole, or it would stop one worker after the other: its beginning and
 -- its end take its place, behind a line with its size and SHA-1 that no message can begin with (byte 255).
-local prefix, me = ARGV[6], ARGV[7]
+local prefix, me = ARGV[5], ARGV[6]
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 --@uses
@@ -28,12 +28,12 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 -- One that was declared dead is listed without a lease.
 if not living(me) then return {'lapsed', {}, {}, {}, {}} end
 
-local dropped, largest = {}, tonumber(ARGV[4])
+local dropped, largest = {}, tonumber(ARGV[3])
 
 -- What becomes of one message from list i of a queue.
 local function decide(i, queue, message)
   if #message > largest then
-    record(i, cut(message, tonumber(ARGV[5])), 'headless', '0')
+    record(i, cut(message, tonumber(ARGV[4])), 'headless', '0')
     return
   end
   local head, first, last = head_of(message)
@@ -41,27 +41,27 @@ local function decide(i, queue, message)
     record(i, message, 'headless', '0')
     return
   end
+  local chosen = head.session
+  if chosen == '*' then
+    chosen = of_pool(whole(head))
+    head.session = chosen
+    message = with_head(message, first, last, head)
+    redis.call('HINCRBY', prefix .. 'session-calls:' .. head.tool, chosen, 1)
+  end
+  local owner, token = owner_of(head.tool, chosen)
+  if owner and owner ~= me and not gone(owner) then return pass_on(owner, queue, message) end
   local id = decoded(head.id)
-  if mine[id] or begun(head, id) then
-    -- On a direct list it may have a session of a pool already.
-    leave_pool(queue, head.session)
+  if not enter(head, id, string.format('%s %d', me, tag)) then
+    leave_pool(queue, chosen)
     dropped[#dropped + 1], passed = id, passed + 1
     return
   end
-  if head.session == '*' then
-    head.session = of_pool(head)
-    redis.call('HINCRBY', prefix .. 'session-calls:' .. head.tool, head.session, 1)
-    message = with_head(message, first, last, head)
-  end
-  local owner, token = owner_of(head.tool, head.session)
   local verdict = 'held'
-  if owner and owner ~= me and not gone(owner) then
-    return pass_on(owner, queue, message)
-  elseif owner ~= me then
-    verdict = not owner and cap_reached(head) or 'claimed'
-    token = verdict == 'claimed' and claim_session(head.tool, head.session, me) or '0'
+  if owner ~= me then
+    verdict = not owner and cap_reached(whole(head)) or 'claimed'
+    token = verdict == 'claimed' and claim_session(head.tool, chosen, me) or '0'
   end
-  enter(queue, id, record(i, message, verdict, token))
+  record(i, message, verdict, token)
 end
 
 local live, more, unusable = {}, {}, {}
@@ -69,7 +69,7 @@ for i = 2, #KEYS do live[#live + 1] = i end
 while left > 0 and #live > 0 and passed < 100 do
   local served, unreached, count = {}, {}, #live == 1 and left or 1
   for _, i in ipairs(live) do
-    local queue, most = ARGV[4 + 2 * i], tonumber(ARGV[5 + 2 * i])
+    local queue, most = ARGV[3 + 2 * i], tonumber(ARGV[4 + 2 * i])
     local free = room(queue, most)
     local wanted = math.min(count, free)
     local messages = wanted > 0 and redis.pcall('RPOP', KEYS[i], wanted)
@@ -84,7 +84,6 @@ while left > 0 and #live > 0 and passed < 100 do
       end
       unusable[#unusable + 1] = i - 1
     elseif messages then
-      if KEYS[i] ~= queue then take_from_waiting(queue, #messages) end
       for _, message in ipairs(messages) do decide(i, queue, message) end
       counts[queue] = (counts[queue] or 0) + #messages
       if #messages == wanted then served[#served + 1] = i end

@@ -2,8 +2,8 @@
 -- The record in the unacked hash is the right to do so; whoever finds it gone is too late.
 -- uses: heads, lists
 -- KEYS 1 unacked hash of the node
--- ARGV 1 what all keys begin with  2 the node  3 life of the results in ms
---      4.. for each call eight: delivery tag, id, queue, session, reply channel ('' if only the result key is
+-- ARGV 1 what all keys begin with  2 the node  3 life of the results in ms  4 queues of tools with a bound on their
+--      calls in flight, each between spaces  5.. for each call eight: delivery tag, id, queue, session, reply channel ('' if only the result key is
 --           watched), result record, reply frame, 1 if its session had still to start when it ended
 -- Returns {refused, circuits}: numbers (from 1) of the calls whose end came too late; queues of tools whose circuit
 -- wants to know of every end.
@@ -12,8 +12,6 @@
 -- node since: it is told as the first time, and nothing is written.
 -- A Redis that lost its data has neither record nor tombstone: then the end is taken, unless there is a result.
 local prefix, node = ARGV[1], ARGV[2]
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
 --@uses
 
 local fenced = nil
@@ -26,12 +24,12 @@ local function too_late(id, result)
 end
 
 local refused, circuits, ended = {}, {}, {}
-for i = 4, #ARGV, 8 do
+for i = 5, #ARGV, 8 do
   local tag, id, queue, session, reply = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local recorded = redis.call('HDEL', KEYS[1], tag) == 1
   local before = not recorded and too_late(id, ARGV[i + 5])
   if before == 'late' then
-    refused[#refused + 1] = (i - 4) / 8 + 1
+    refused[#refused + 1] = (i - 5) / 8 + 1
   elseif before == 'written' then
     ended[queue] = ended[queue] or {}
   else
@@ -50,7 +48,8 @@ for i = 4, #ARGV, 8 do
   end
 end
 for queue, ids in pairs(ended) do
-  if #ids > 0 then let_go(node, queue, ids) end
+  if #ids > 0 then redis.call('HDEL', prefix .. 'calls:' .. queue, unpack(ids)) end
+  if string.find(ARGV[4], ' ' .. queue .. ' ', 1, true) then call_in(queue) end
   if redis.call('HEXISTS', prefix .. 'circuit:' .. string.sub(queue, 6), 'state') == 1 then
     circuits[#circuits + 1] = queue
   end

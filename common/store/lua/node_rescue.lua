@@ -41,10 +41,10 @@ local function work_off(tag, message)
   end
   left = left - 1
   local id, session = decoded(head.id), head.session
-  local attempt = tonumber(head.attempt) + 1
+  local attempt = tonumber(whole(head).attempt) + 1
   local unsent = redis.call('HGET', KEYS[4], tag) == '1'
   redis.call('HDEL', KEYS[3], tag)
-  let_go(node, head.queue, {id})
+  let_go(head.queue, id)
   leave_pool(head.queue, session)
   if (unsent or head.leave == 'safe') and attempt <= tonumber(ARGV[4]) then
     head.attempt = string.format('%d', attempt)

@@ -2,7 +2,6 @@
 -- uses: heads, owners
 -- KEYS 1 unacked hash of the dead node  2 that of the node that takes it over
 -- ARGV 1 what all keys begin with  2 the node that takes it over  3 delivery tag there  4 delivery tag here
---      5 seconds the unacked hash may outlive its node
 -- Returns 1, or 0 if it is recorded there no more, or the node that asks is dead itself.
 -- Race: two workers look after one dead node; the record is one's, and Celery's own path gets the message once.
 local prefix = ARGV[1]
@@ -14,5 +13,4 @@ local message = redis.call('HGET', KEYS[1], ARGV[3])
 if not message then return 0 end
 redis.call('HDEL', KEYS[1], ARGV[3])
 redis.call('HSET', KEYS[2], ARGV[4], message)
-redis.call('EXPIRE', KEYS[2], ARGV[5])
 return 1

@@ -39,7 +39,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="late-answer",
         breaks="the late answer of a node that was declared dead is refused",
-        edits=(Edit(f"{LUA}/finish.lua", "if not recorded and too_late(id) then", "if false then"),),
+        edits=(Edit(f"{LUA}/finish.lua", "if before == 'late' then", "if false then"),),
         tests=(
             f"{STORE}/test_ledger_scripts.py::TestEnded::test_the_late_answer_of_a_dead_node_is_refused",
             f"{STORE}/test_ledger_scripts.py::TestEnded::test_a_late_answer_of_what_another_has_by_now_is_refused",
@@ -47,17 +47,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="no-tombstone",
-        breaks="a node with a tombstone takes no message, though its lease seems to run",
-        edits=(
-            Edit(
-                f"{LUA}/fetch.lua",
-                "if not living(me) or redis.call('EXISTS', prefix .. 'fenced:' .. encoded(me)) == 1 then",
-                "if not living(me) then",
-            ),
-        ),
-        tests=(
-            f"{STORE}/test_ledger_scripts.py::TestBegun::test_a_node_that_may_not_act_takes_nothing[tombstone]",
-        ),
+        breaks="a node with a tombstone gets no lease any more",
+        edits=(Edit(f"{LUA}/node_beat.lua", "if redis.call('EXISTS', KEYS[2]) == 1 then", "if false then"),),
+        tests=(f"{STORE}/test_node_scripts.py::test_a_node_whose_lease_ended_is_declared_dead_and_stays_so",),
     ),
     Mutant(
         name="same-token",
@@ -170,7 +162,7 @@ MUTANTS: tuple[Mutant, ...] = (
         edits=(
             Edit(
                 "gateway_worker/execute.py",
-                "return error.unsent or (leave is Retry.SAFE and not isinstance(error, StatusRefused))",
+                "return error.unsent or _may_run_twice(leave, error)",
                 "return True",
             ),
         ),
@@ -187,7 +179,13 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="begun-twice",
         breaks="an id is begun once, however often it is sent",
-        edits=(Edit(f"{LUA}/fetch.lua", "if begun(head, id) then", "if false then"),),
+        edits=(
+            Edit(
+                f"{LUA}/lib/lists.lua",
+                "return redis.call('HSETNX', prefix .. 'calls:' .. head.queue, id, place) == 1",
+                "return redis.call('HSETNX', prefix .. 'calls:' .. head.queue, id, place) >= 0",
+            ),
+        ),
         tests=(
             f"{STORE}/test_ledger_scripts.py::TestBegun::test_an_id_is_begun_once",
             f"{STORE}/test_ledger_scripts.py::TestBegun::test_of_two_nodes_one_begins_it",

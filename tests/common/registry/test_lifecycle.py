@@ -9,7 +9,7 @@ import pytest
 
 from common.audit.journal import Journal
 from common.domain.errors import InvalidRequest, StoreUnavailable, ToolDisabled, ToolNotFound
-from common.domain.ids import ToolId, queue_of
+from common.domain.ids import NodeId, ToolId, queue_of
 from common.domain.tool import StdioTransport, Tool, ToolState
 from common.domain.tool_status import UNTOUCHED, StateChange, Switch
 from common.gateway import Gateway
@@ -251,12 +251,15 @@ def test_progress_counts_sessions_waiting_calls_and_calls_in_flight(
     assert lifecycle.drain_progress(T) == DrainProgress(sessions=0, waiting=0, in_flight=0)
     client.hset(keys.sessions(T), mapping={"a:b": "n1 1 1", "a:c": "n2 2 1"})
     client.lpush(QUEUE, "message", "message", "message")
-    client.hset(keys.direct_waiting, mapping={QUEUE: 4, "tool.other": 7})
-    client.hset(keys.in_flight(QUEUE), mapping={"n1": 2, "n2": 3})
+    client.zadd(keys.nodes, {"n1": 1, "n2": 1})
+    for node, queue in (("n1", QUEUE), ("n2", QUEUE), ("n2", "tool.other")):
+        client.lpush(keys.direct(NodeId(node), queue), "message", "message")
+    client.hset(keys.calls(QUEUE), mapping={f"call{n}": f"n1 {n}" for n in range(5)})
     client.hset(keys.sessions(ToolId("other")), "a:b", "n1 3 1")
     progress = lifecycle.drain_progress(T)
     assert progress == DrainProgress(sessions=2, waiting=7, in_flight=5)
     assert not progress.done
+    client.delete(*client.keys(f"{keys.prefix}:direct:*"))
 
 
 @pytest.mark.parametrize("left", ["sessions", "waiting", "in_flight"])

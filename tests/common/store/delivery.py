@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import orjson
@@ -9,7 +10,7 @@ import orjson
 from common.calls.head import Head, head_from_text
 from common.domain.ids import InvocationId, NodeId, ToolId, encode_part
 from common.store.client import Client
-from common.store.keys import UNACKED_TTL, Keys
+from common.store.keys import Keys
 from common.store.scripts import run
 from gateway_worker.sweep import PROCESS_GONE, fence_script, lost_answer
 from tests.support.messages import QUEUE, stamped, unstamped
@@ -51,7 +52,7 @@ def fetch_raw(
         client,
         "fetch",
         [keys.unacked(node), *lists],
-        [most, tag, UNACKED_TTL, 1000, 10, keys.begin, node, *named],
+        [most, tag, 1000, 10, keys.begin, node, *named],
     )
     return answer
 
@@ -106,7 +107,8 @@ def finish_all(
         for tag, of, record in ends
         for part in (tag, of.id, of.queue, of.session, of.reply, record, "f", int(cold))
     ]
-    answer: list[Any] = run(client, "finish", [keys.unacked(node)], [keys.begin, node, RESULT_MS, *args])
+    fixed = [keys.begin, node, RESULT_MS, f" {QUEUE} "]
+    answer: list[Any] = run(client, "finish", [keys.unacked(node)], [*fixed, *args])
     return answer
 
 
@@ -183,6 +185,12 @@ def reclaim(
     return None if found is None else int(found)
 
 
+def under_way(client: Client, keys: Keys, queue: str = QUEUE) -> dict[NodeId, int]:
+    """How many calls each node holds, by the ledger."""
+    places = client.hvals(keys.calls(queue))
+    return dict(Counter(NodeId(place.decode().rpartition(" ")[0]) for place in places))
+
+
 def result(client: Client, keys: Keys, call: str) -> bytes:
     """What stands under a call's result key."""
     return client.get(keys.result(InvocationId(call))) or b""
@@ -191,7 +199,7 @@ def result(client: Client, keys: Keys, call: str) -> bytes:
 def require_nothing_left(client: Client, keys: Keys, *nodes: NodeId, queue: str = QUEUE) -> None:
     """No call is under way, and nothing counts one."""
     tool = ToolId(queue.removeprefix("tool."))
-    for key in (keys.calls, keys.in_flight(queue), keys.direct_waiting, keys.session_calls(tool)):
+    for key in (keys.calls(queue), keys.session_calls(tool)):
         assert client.hgetall(key) == {}, key
     for node in nodes:
         assert client.hgetall(keys.unacked(node)) == {}

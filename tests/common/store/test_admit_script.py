@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from typing import Any
 
 import orjson
@@ -130,26 +129,32 @@ def test_a_redis_without_memory_refuses_the_call(
     assert client.llen(QUEUE) == 0
 
 
+def measured(client: Client, since: int, **spans: int) -> float:
+    """What a refusal says of spans of ten seconds, counted from the one of this moment: ``this``, ``last``, ``old``."""
+    now = redis_ms(client)
+    back = {"this": 0, "last": 1, "old": 2}
+    client.delete(DRAIN)
+    client.hset(DRAIN, mapping={str(now // 10_000 - back[name]): count for name, count in spans.items()})
+    client.hset(DRAIN, "since", now - since)
+    client.expire(DRAIN, 60)
+    return float(admit(client, most=1)[4])
+
+
 def test_a_refusal_tells_how_fast_the_queue_is_drained(client: Client) -> None:
-    """As measured by the workers; what was measured long ago has faded."""
+    """As measured by the workers in the last ten seconds; what was measured long ago does not count."""
     waiting(client, 0)
     assert float(admit(client, most=1)[4]) == 0
-    now = redis_ms(client)
-    client.set(DRAIN, f"40.000 {now} {now - 600_000}", ex=60)
-    assert float(admit(client, most=1)[4]) == pytest.approx(40, rel=0.1)
-    client.set(DRAIN, f"40.000 {now - 60_000} {now - 600_000}", ex=60)
-    assert float(admit(client, most=1)[4]) < 0.2
+    assert measured(client, 600_000, old=1000) == 0
+    now = redis_ms(client) % 10_000
+    assert measured(client, 600_000, last=400) == pytest.approx(40 * (1 - now / 10_000), abs=2)
+    assert measured(client, 600_000, this=100, last=100) == pytest.approx(10 + 10 * (1 - now / 10_000), abs=2)
 
 
 def test_a_rate_that_was_measured_for_two_seconds_only_is_right_as_well(client: Client) -> None:
-    """100 a second for two seconds are an average of 18 over ten; of one moment nothing is made."""
+    """200 in two seconds are 100 a second; of one moment nothing is made."""
     waiting(client, 0)
-    now = redis_ms(client)
-    average = 100 * (1 - math.exp(-0.2))
-    client.set(DRAIN, f"{average:.3f} {now} {now - 2000}", ex=60)
-    assert float(admit(client, most=1)[4]) == pytest.approx(100, rel=0.1)
-    client.set(DRAIN, f"0.100 {now} {now}", ex=60)
-    assert float(admit(client, most=1)[4]) == pytest.approx(0.1 / (1 - math.exp(-0.1)), rel=0.1)
+    assert measured(client, 2000, this=200) == pytest.approx(100, rel=0.1)
+    assert measured(client, 0, this=1) == pytest.approx(1, rel=0.1)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from common.domain.ids import NodeId, decode_part
 from common.store.client import Client
-from common.store.keys import UNACKED_TTL, Keys
+from common.store.keys import Keys
 from common.store.scripts import run
 
 PREFIX, DRAIN = "test:", "test:drain:"
@@ -53,7 +52,7 @@ def fetch_raw(
     """The answer as it is; the node is the one whose hash it is."""
     node = decode_part(unacked.removeprefix("test:unacked:"))
     named = [part for queue in queues for part in (queue, 0)]
-    args = [most, tag, UNACKED_TTL, largest, KEPT, PREFIX, node, *named]
+    args = [most, tag, largest, KEPT, PREFIX, node, *named]
     answer: list[Any] = run(client, "fetch", [unacked, *queues], args)
     return answer
 
@@ -81,21 +80,11 @@ def test_first_in_first_out(client: Client, unacked: str) -> None:
 
 
 def test_what_is_taken_is_recorded_in_the_same_step(client: Client, unacked: str) -> None:
-    """Each message is either in its queue or in the node's hash; the hash does not outlive its node for ever."""
+    """Each message is either in its queue or in the node's hash."""
     enqueue(client, "tool.a", "1", "2")
     fetch(client, unacked, ["tool.a"], 1, tag=5)
     assert client.hgetall(unacked) == {b"5": b"1"}
     assert client.lrange("tool.a", 0, -1) == [b"2"]
-    assert 0 < client.ttl(unacked) <= UNACKED_TTL
-
-
-def test_each_fetch_begins_the_lifetime_anew(client: Client, unacked: str) -> None:
-    """A day after the last fetch, not after the first."""
-    enqueue(client, "tool.a", "1", "2")
-    fetch(client, unacked, ["tool.a"], 1, tag=1)
-    client.expire(unacked, 5)
-    fetch(client, unacked, ["tool.a"], 1, tag=2)
-    assert client.ttl(unacked) > UNACKED_TTL - 10
 
 
 @pytest.mark.parametrize("most", [1, 2, 5, 6, 7, 100])
@@ -206,43 +195,35 @@ def test_a_message_above_the_bound_is_cut_as_it_is_taken(client: Client, unacked
     assert client.hgetall(unacked) == {b"1": cut, b"2": b"y" * 50}
 
 
-def rate(client: Client, queue: str) -> float:
-    """Messages a second, as recorded."""
-    return float((client.get(DRAIN + queue) or b"0 0").split()[0])
-
-
-def test_the_rate_at_which_a_queue_is_drained_is_recorded(client: Client, unacked: str) -> None:
-    """A tenth of what was taken in one moment, by queue; it fades with time, and is gone after a minute."""
+def test_what_is_taken_from_a_queue_is_counted(client: Client, unacked: str) -> None:
+    """In spans of ten seconds, by queue, and since when; gone after a minute."""
     enqueue(client, "tool.a", *"abcdefghij")
     enqueue(client, "tool.b", "1")
     fetch(client, unacked, ["tool.a", "tool.b"], 20)
-    assert rate(client, "tool.a") == pytest.approx(1.0)
-    assert rate(client, "tool.b") == pytest.approx(0.1)
-    assert 0 < client.ttl(DRAIN + "tool.a") <= 60
-    seconds, _ = client.time()
-    client.set(DRAIN + "tool.a", f"8.000 {(seconds - 10) * 1000} {(seconds - 60) * 1000}", ex=60)
     enqueue(client, "tool.a", "k")
-    fetch(client, unacked, ["tool.a"], 20)
-    assert rate(client, "tool.a") == pytest.approx(8 * math.exp(-1) + 0.1, rel=0.15)
+    fetch(client, unacked, ["tool.a"], 20, tag=50)
+    counted = {queue: client.hgetall(DRAIN + queue) for queue in ("tool.a", "tool.b")}
+    since = {queue: int(spans.pop(b"since")) for queue, spans in counted.items()}
+    assert sum(map(int, counted["tool.a"].values())) == 11
+    assert sum(map(int, counted["tool.b"].values())) == 1
+    seconds, _ = client.time()
+    for queue in ("tool.a", "tool.b"):
+        assert -1 < seconds - since[queue] / 1000 < 60
+        assert int(next(iter(counted[queue]))) == since[queue] // 10_000
+        assert 0 < client.ttl(DRAIN + queue) <= 60
 
 
-def test_the_rate_tells_since_when_it_is_measured(client: Client, unacked: str) -> None:
-    """``rate at start``: after two seconds at 50/s who reads it can tell that it is not 9/s."""
-    seconds, micros = client.time()
-    now = seconds * 1000 + micros // 1000
+def test_a_span_that_is_long_over_is_forgotten(client: Client, unacked: str) -> None:
+    """Who reads a rate looks at this span and the last; since when it is measured stays."""
+    seconds, _ = client.time()
+    span = seconds // 10
+    client.hset(DRAIN + "tool.a", mapping={"since": 7, str(span - 2): 5, str(span - 1): 6})
     enqueue(client, "tool.a", "1")
     fetch(client, unacked, ["tool.a"], 20)
-    _, at, start = map(float, client.get(DRAIN + "tool.a").split())
-    assert at == start
-    assert now <= start <= now + 5000
-    # What 50/s for two seconds leave, measured since then.
-    average = 50 * (1 - math.exp(-0.2))
-    client.set(DRAIN + "tool.a", f"{average:.3f} {now} {now - 2000}", ex=60)
-    enqueue(client, "tool.a", "2")
-    fetch(client, unacked, ["tool.a"], 20)
-    measured, at, start = map(float, client.get(DRAIN + "tool.a").split())
-    assert start == now - 2000
-    assert measured / (1 - math.exp((start - at) / 10_000)) == pytest.approx(50, rel=0.1)
+    counted = client.hgetall(DRAIN + "tool.a")
+    assert counted.pop(b"since") == b"7"
+    assert str(span - 2).encode() not in counted
+    assert list(counted.values()) == [b"6", b"1"]
 
 
 def test_nothing_taken_changes_no_rate(client: Client, unacked: str) -> None:

@@ -39,7 +39,7 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "session_calls": (ToolId("a:b/c"),),
     "direct_head": (NodeId("celery@host:1:2"), "tool.a"),
     "began": (InvocationId("i-1"),),
-    "in_flight": ("tool.a",),
+    "calls": ("tool.a",),
     "held_back": ("tool.a",),
     "node_wake_channel": (NodeId("celery@host:1:2"),),
 }

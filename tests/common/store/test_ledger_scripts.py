@@ -32,6 +32,7 @@ from tests.common.store.delivery import (
     require_nothing_left,
     rescue,
     result,
+    under_way,
     waiting,
 )
 from tests.support.messages import QUEUE, head, stamped
@@ -88,7 +89,7 @@ class TestBegun:
         live(client, keys, A)
         client.lpush(QUEUE, stamped().replace(b'"1|', b'"2|'), stamped().replace(b"|unsent|", b"|uns3nt|"))
         assert fetch_raw(client, keys, A)[1][3::5] == [b"headless"] * 2
-        assert client.exists(keys.calls, keys.in_flight(QUEUE)) == 0
+        assert client.exists(keys.calls(QUEUE)) == 0
 
     def test_what_is_beyond_max_in_flight_stays_until_a_place_is_given_back(
         self, client: Client, keys: Keys
@@ -172,7 +173,7 @@ class TestEnded:
         live(client, keys, A)
         put(client, head("1"))
         fetch(client, keys, A)
-        assert client.hgetall(keys.in_flight(QUEUE)) == {A.encode(): b"1"}
+        assert under_way(client, keys) == {A: 1}
         assert finish(client, keys, A, "1", head("1"), "first") == [[], []]
         assert finish(client, keys, A, "1", head("1"), "second") == [[1], []]
         assert result(client, keys, "1") == b"first"
@@ -188,7 +189,7 @@ class TestEnded:
         ends = [(str(n + 1), head(str(n), session=f"t:c{n}"), f"r{n}") for n in range(3)]
         assert finish_all(client, keys, A, ends[:2]) == [[], []]
         assert finish_all(client, keys, A, [*ends, ("1", ends[0][1], "another")]) == [[4], []]
-        assert client.hgetall(keys.in_flight(QUEUE)) == {B.encode(): b"1"}
+        assert under_way(client, keys) == {B: 1}
         assert [result(client, keys, str(n)) for n in range(3)] == [b"r0", b"r1", b"r2"]
 
     def test_an_end_sent_twice_is_told_as_the_first_time(self, client: Client, keys: Keys) -> None:
@@ -212,7 +213,7 @@ class TestEnded:
                     heard.append(message["data"])
         assert heard == [b"f", b"end"]
         assert client.pttl(keys.result(InvocationId("1"))) <= RESULT_MS
-        assert client.hgetall(keys.in_flight(QUEUE)) == {}
+        assert under_way(client, keys) == {}
 
     def test_each_is_told_where_it_waits(self, client: Client, keys: Keys) -> None:
         """On the reply channel its frame; on the result key's channel, for stock clients, the record."""
@@ -300,7 +301,7 @@ class TestEnded:
         found = [result(client, keys, str(n)) for n in range(40)]
         assert sum(one == b"answered" for one in found) == answered
         assert sum(b"WORKER_LOST" in one for one in found) == lost
-        assert client.hgetall(keys.in_flight(QUEUE)) == {B.encode(): b"1"}
+        assert under_way(client, keys) == {B: 1}
 
     def test_an_answer_that_redis_forgot_to_expect_is_taken(self, client: Client, keys: Keys) -> None:
         """It came back empty: no record, no tombstone, no result. A second one is refused; no count goes below 0."""
@@ -324,7 +325,7 @@ class TestEnded:
         live(client, keys, A)
         put(client, head(call), head(call))
         assert fetch(client, keys, A)[2] == [call.encode()]
-        assert client.hkeys(keys.calls) == [call.encode()]
+        assert client.hkeys(keys.calls(QUEUE)) == [call.encode()]
         assert finish(client, keys, A, "1", head(call)) == [[], []]
         assert result(client, keys, call) == b"r"
         client.delete(keys.result(InvocationId(call)))

@@ -8,7 +8,7 @@ import pytest
 
 from common.domain.ids import NodeId, TenantId, ToolId, encode_part, queue_of
 from common.store.client import Client
-from common.store.keys import UNACKED_TTL, Keys
+from common.store.keys import Keys
 from tests.common.store.delivery import (
     TOOL,
     A,
@@ -60,10 +60,9 @@ class TestOwner:
         assert client.llen(keys.direct(A, QUEUE)) == 1
         put(client, head("3"))
         assert fetch(client, keys, B)[1] == []
-        assert client.hget(keys.direct_waiting, QUEUE) == b"2"
+        assert client.llen(keys.direct(A, QUEUE)) == 2
         taken = fetch(client, keys, A, direct=True, tag=10)[1]
         assert taken == [("10", "3", b"held", token), ("11", "2", b"held", token)]
-        assert client.hgetall(keys.direct_waiting) == {}
 
     def test_calls_passed_on_together_keep_their_order(self, client: Client, keys: Keys) -> None:
         """In front of what waits there, the oldest first."""
@@ -139,7 +138,7 @@ class TestOwner:
         def token(session: str) -> int:
             time.run("node_beat", [keys.nodes, keys.fenced(A)], [A, 60_000])
             put(client, head(session, session=session))
-            args = [1, 1, UNACKED_TTL, 1000, 10, keys.begin, A, QUEUE, 0]
+            args = [1, 1, 1000, 10, keys.begin, A, QUEUE, 0]
             return int(time.run("fetch", [keys.unacked(A), QUEUE], args, clock_reads=2)[1][4])
 
         first = token("t:1")
@@ -239,4 +238,3 @@ class TestOwner:
         assert steps >= 3
         assert [head_of(message).id for message in taken] == ["mine"]
         assert return_direct(client, keys, A, 1000) == 300
-        assert client.hgetall(keys.direct_waiting) == {}

@@ -39,6 +39,7 @@ from tests.common.store.delivery import (
     rescue,
     rescue_all,
     result,
+    under_way,
     waiting,
 )
 from tests.support.messages import QUEUE, head
@@ -238,7 +239,7 @@ class TestSteps:
         fetch(client, keys, A, most=60)
         die(client, keys, A)
         assert rescue(client, keys, A, 10) == [0, 10, 0, 0, []]
-        assert client.hget(keys.in_flight(QUEUE), A) == b"50"
+        assert under_way(client, keys) == {A: 50}
         with ThreadPoolExecutor(4) as pool:
             found = list(pool.map(lambda _: rescue(client, keys, A, 10), range(20)))
         assert sum(step[1] for step in found) == 50

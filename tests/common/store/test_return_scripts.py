@@ -5,7 +5,7 @@ from __future__ import annotations
 from common.calls.dead_letters import dead_letter_command
 from common.domain.ids import InvocationId, NodeId
 from common.store.client import Client
-from common.store.keys import UNACKED_TTL, Keys
+from common.store.keys import Keys
 from common.store.scripts import run
 from tests.common.store.delivery import (
     TOOL,
@@ -24,6 +24,7 @@ from tests.common.store.delivery import (
     recorded,
     require_nothing_left,
     return_direct,
+    under_way,
     waiting,
 )
 from tests.support.messages import QUEUE, head, stamped
@@ -155,10 +156,9 @@ class TestPutBack:
             admit(client, keys, head(name))
         put(client, head("9", session="t:d"))
         assert return_direct(client, keys, A, 2) == 2
-        assert client.hget(keys.direct_waiting, QUEUE) == b"3"
+        assert client.llen(keys.direct(A, QUEUE)) == 3
         assert [return_direct(client, keys, A, 2) for _ in range(3)] == [2, 1, 0]
         assert ids(waiting(client)) == [*"12345", "9"]
-        assert client.hgetall(keys.direct_waiting) == {}
 
 
 class TestTakeOver:
@@ -167,7 +167,7 @@ class TestTakeOver:
     def take(self, client: Client, keys: Keys, node: NodeId, tag: int = 1) -> int:
         """Take over what A holds."""
         named = [keys.unacked(A), keys.unacked(node)]
-        return int(run(client, "record_take", named, [keys.begin, node, tag, 50, UNACKED_TTL]))
+        return int(run(client, "record_take", named, [keys.begin, node, tag, 50]))
 
     def test_one_of_two_gets_it(self, client: Client, keys: Keys) -> None:
         """It is recorded with whoever came first, and never nowhere."""
@@ -178,7 +178,6 @@ class TestTakeOver:
         assert [self.take(client, keys, node) for node in (B, C)] == [1, 0]
         assert client.hgetall(keys.unacked(B)) == {b"50": b"stock"}
         assert client.exists(keys.unacked(A), keys.unacked(C)) == 0
-        assert 0 < client.ttl(keys.unacked(B)) <= UNACKED_TTL
 
     def test_a_dead_node_gets_nothing(self, client: Client, keys: Keys) -> None:
         """What it left may be worked off already."""
@@ -207,9 +206,9 @@ class TestDeadLetter:
         client.hset(keys.unsent(A), "1", 1)
         for _ in range(2):
             self.letter(client, keys, "1")
-        assert client.hgetall(keys.in_flight(QUEUE)) == {A.encode(): b"1"}
+        assert under_way(client, keys) == {A: 1}
         assert client.hgetall(keys.session_calls(TOOL)) == {b"*0": b"1"}
-        assert client.hkeys(keys.calls) == [b"1"]
+        assert client.hkeys(keys.calls(QUEUE)) == [b"1"]
         assert client.zrange(keys.circuit_permits(TOOL), 0, -1) == [b"x"]
         self.letter(client, keys, "2")
         require_nothing_left(client, keys)
@@ -235,5 +234,5 @@ class TestDeadLetter:
         fetch_raw(client, keys, A)
         for tag in ("2", "3"):
             self.letter(client, keys, tag)
-        assert client.hgetall(keys.in_flight(QUEUE)) == {A.encode(): b"1"}
-        assert client.hkeys(keys.calls) == [b"1"]
+        assert under_way(client, keys) == {A: 1}
+        assert client.hkeys(keys.calls(QUEUE)) == [b"1"]

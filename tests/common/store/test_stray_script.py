@@ -19,6 +19,7 @@ from tests.common.store.delivery import (
     recorded,
     require_nothing_left,
     result,
+    under_way,
     waiting,
 )
 from tests.support.messages import QUEUE, head
@@ -80,7 +81,7 @@ class TestStray:
             client.set(keys.began(InvocationId("1")), A, ex=60)
         assert stray(client, keys, maybe_sent=not declared) == "lost"
         assert recorded(client, keys, A, 1).id == "1"
-        assert client.hgetall(keys.in_flight(QUEUE)) == {A.encode(): b"1"}
+        assert under_way(client, keys) == {A: 1}
 
 
 def test_one_with_leave_goes_back_so_often_as_it_may(client: Client, keys: Keys) -> None:

@@ -54,7 +54,7 @@ def test_the_list_shows_how_a_tool_stands(
     health = Health(grade=ToolState.DEGRADED, latency_ms=1500.4, at=2, since=1, reason="it is slow")
     client.hset(keys.health, T, orjson.dumps(health_to_wire(health)))
     client.hset(keys.sessions(T), mapping={"a:b": "n1 1 1", "a:c": "n2 2 1"})
-    client.hset(keys.in_flight(queue_of(T)), mapping={"n1": 3, "n2": 4})
+    client.hset(keys.calls(queue_of(T)), mapping={f"call{n}": f"n1 {n}" for n in range(7)})
     client.lpush(queue_of(T), "message")
     Lifecycle(client, keys).drain(T, actor="cli:bob")
     Circuits(client, keys).trip(T, "it eats data")

@@ -10,13 +10,19 @@ local function decoded(text)
   return (string.gsub(text, '%%(%x%x)', function(x) return string.char(tonumber(x, 16)) end))
 end
 
--- The text of a head as a table; nil for what is none.
+-- The text of a head as a table: what every call needs of it; nil for what is no head.
 local function head_from(text)
-  local id, deadline, reply, session, leave, attempt, max_sessions, tenant_max, pool, queue =
-    string.match(text, '^1|([^|]+)|(%d+)|([^|]*)|([^|]+)|(%a+)|(%d+)|(%d+)|(%d+)|(%d+)|(tool%.[^|]+)$')
+  local id, deadline, session, queue =
+    string.match(text, '^1|([^|]+)|(%d+)|[^|]*|([^|]+)|%a+|%d+|%d+|%d+|%d+|(tool%.[^|]+)$')
   if not id then return nil end
-  return {id = id, deadline = deadline, reply = reply, session = session, leave = leave, attempt = attempt,
-    max_sessions = max_sessions, tenant_max = tenant_max, pool = pool, queue = queue, tool = string.sub(queue, 6)}
+  return {id = id, deadline = deadline, session = session, queue = queue, tool = string.sub(queue, 6), text = text}
+end
+
+-- The same head with all that stands in it.
+local function whole(head)
+  head.reply, head.leave, head.attempt, head.max_sessions, head.tenant_max, head.pool =
+    string.match(head.text, '^1|[^|]+|%d+|([^|]*)|[^|]+|(%a+)|(%d+)|(%d+)|(%d+)|(%d+)|')
+  return head
 end
 
 -- The head of a message, and where its text begins and ends in it; nil for one without.
@@ -27,7 +33,7 @@ local function head_of(message)
   return head_from(string.sub(message, before + 1, behind - 1)), before + 1, behind - 1
 end
 
--- A message with another head in the place of its own.
+-- A message with another head (a whole one) in the place of its own.
 local function with_head(message, first, last, head)
   local text = table.concat({'1', head.id, head.deadline, head.reply, head.session, head.leave, head.attempt,
     head.max_sessions, head.tenant_max, head.pool, head.queue}, '|')

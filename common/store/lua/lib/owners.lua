@@ -52,7 +52,7 @@ local function claim_session(tool, session, node)
   return token
 end
 
--- Which cap keeps a session from being created; nil if none does.
+-- Which cap keeps a session from being created (of a whole head); nil if none does.
 local function cap_reached(head)
   local most, tenant_most = tonumber(head.max_sessions), tonumber(head.tenant_max)
   if most > 0 and redis.call('HLEN', prefix .. 'sessions:' .. head.tool) >= most then return 'tool_limit' end

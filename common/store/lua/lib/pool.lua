@@ -8,7 +8,7 @@ local function may_grow(pool, own, last)
   return own * redis.call('ZCOUNT', prefix .. 'nodes', string.format('(%.0f', now), '+inf') < pool
 end
 
--- The session of a pool for the next call: one without calls, else one more if the pool is not full, else the one with
+-- The session of a pool for the next call (of a whole head): one without calls, else one more if the pool is not full, else the one with
 -- the fewest calls. Sessions of dead nodes are claimed anew, so they count as none.
 local function of_pool(head)
   local pool, own, last, fewest, chosen, free = tonumber(head.pool), 0, 0, nil, nil, nil

@@ -1,21 +1,23 @@
 -- How fast a queue is drained, and how old its oldest message is. Uses of the script around it: prefix, now.
 
--- The rate at which a queue is drained, as an average in which older messages count the less (10 s: to a third): "rate
--- at start", times in ms. It began at 0, so who reads it divides by 1 - exp(-(at - start) / 10 s); unused, it expires.
+-- What is taken from a queue is counted in spans of ten seconds: number of the span -> messages. Unused, it expires.
 local function measure_drain(queue, messages)
-  local key = prefix .. 'drain:' .. queue
-  local rate, at, start = string.match(redis.call('GET', key) or '', '^(%S+) (%d+) (%d+)$')
-  rate = messages / 10 + (rate and tonumber(rate) * math.exp((tonumber(at) - now) / 10000) or 0)
-  redis.call('SET', key, string.format('%.3f %.0f %.0f', rate, now, tonumber(start or now)), 'EX', 60)
+  local key, span = prefix .. 'drain:' .. queue, math.floor(now / 10000)
+  if redis.call('HINCRBY', key, span, messages) == messages then
+    redis.call('HSETNX', key, 'since', now)
+    redis.call('HDEL', key, span - 2)
+    redis.call('EXPIRE', key, 60)
+  end
 end
 
--- Messages a second. What was measured fades: a queue that nobody serves any more has no rate. An average that began
--- a moment ago has not seen ten seconds yet, and is scaled up to them.
+-- Messages a second, over the last ten: this span, and of the last one what lies within them. What nobody has measured
+-- for ten seconds yet is scaled up to them.
 local function drained(key)
-  local rate, at, start = string.match(redis.call('GET', key) or '', '^(%S+) (%d+) (%d+)$')
-  if not rate then return 0 end
-  local seen = 1 - math.exp(-math.max(at - start, 1000) / 10000)
-  return rate * math.exp((at - now) / 10000) / seen
+  local span = math.floor(now / 10000)
+  local this, last, since = unpack(redis.call('HMGET', key, span, span - 1, 'since'))
+  if not since then return 0 end
+  local seen = math.min(10000, math.max(now - since, 1000))
+  return (tonumber(this or 0) + tonumber(last or 0) * (1 - now % 10000 / 10000)) * 1000 / seen
 end
 
 -- The oldest message may be megabytes long, and each look copies it: what was seen is kept for a second, in which the
