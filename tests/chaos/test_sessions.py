@@ -193,7 +193,8 @@ def test_a_changed_or_removed_tool_ends_its_sessions_behind_their_calls(scene: S
         registry.remove(ToolId("a"))
         assert last.result(10).good
         wait_until(lambda: children(scene) == 0, timeout=15, description="no child")
-        assert redis.hlen(scene.cluster.keys.sessions(ToolId("a"))) == 0
+        sessions = scene.cluster.keys.sessions(ToolId("a"))
+        wait_until(lambda: redis.hlen(sessions) == 0, description="the session to be free")
 
 
 def test_what_waits_for_a_removed_tool_is_told_so(scene: Scene) -> None:

@@ -214,7 +214,7 @@ def test_i8_bounds() -> None:
     for breach in (
         {"queues": {"tool.plain": 5}},
         {"queues": {"tool.plain": 3}, "direct": {"canalgate:direct:n:tool.plain": 2}},
-        {"direct": {"canalgate:direct:n:tool.plain": 3}},
+        {"direct": {"canalgate:direct:n:tool.plain": 5}},
         {"in_flight": {"tool.plain": 4}},
     ):
         assert named(replace(sound(), samples=[{**REST, **breach}])) == ["I8"]

@@ -43,7 +43,7 @@ def half_open(client: Client, keys: Keys, call: str) -> None:
 
 @pytest.fixture(autouse=True)
 def quick_again(monkeypatch: pytest.MonkeyPatch, client: Client) -> None:
-    """What Redis did not take is tried again soon. It knows the script, or the answer lost would be that it does not."""
+    """What Redis did not take is tried again soon. It knows the script: else it would say only that it does not."""
     monkeypatch.setattr(module, "AGAIN", 0.02)
     client.script_load(script("circuit_report").source)
 
