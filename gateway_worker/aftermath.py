@@ -10,7 +10,7 @@ import structlog
 from common.calls.contract import INVOKE_TASK
 from common.calls.head import Head
 from common.domain.errors import StoreUnavailable
-from common.domain.ids import InvocationId, NodeId
+from common.domain.ids import InvocationId, NodeId, ToolId, decode_part
 from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
@@ -71,6 +71,8 @@ class Aftermath:
             recorded: list[bytes] = await self._redis.command("HKEYS", self._keys.unacked(node))
         known = self._outbox.tags(node) | self._uncertain(node)
         tags = {tag.decode() for tag in recorded if tag.isdigit()} - known
+        await self._record_again(node, {tag.decode() for tag in recorded})
+        await self._settle_sessions(node)
         # The newest first: one that goes back stands in front of those before it.
         self._strays = [
             (node, tag)
@@ -78,6 +80,22 @@ class Aftermath:
             if not self._calls.begun.runs((node, tag))
         ]
         self._found.set()
+
+    async def _record_again(self, node: NodeId, recorded: set[str]) -> None:
+        """What runs here is recorded, or nobody would answer it if this worker died, or gave it back."""
+        with store_errors("recording calls again"):
+            for taken in self._calls.begun.held(node):
+                if taken.tag not in recorded:
+                    args = (self._keys.begin, node, taken.tag, taken.raw)
+                    await self._redis.run("call_record", [self._keys.unacked(node)], args)
+
+    async def _settle_sessions(self, node: NodeId) -> None:
+        """Sessions that were given back, which Redis forgot: they are this node's again, and it would not know."""
+        with store_errors("looking for forgotten sessions"):
+            found: list[bytes] = await self._redis.command("SMEMBERS", self._keys.node_sessions(node))
+        for member in found:
+            tool, _, session = member.decode().partition("|")
+            self._claims.settle(ToolId(decode_part(tool)), session)
 
     async def run(self) -> None:
         """Deal with strays, for ever; not before every worker has declared what it has begun. Redis away: later."""
@@ -96,31 +114,37 @@ class Aftermath:
 
     async def _settle(self, epoch: int) -> None:
         """Deal with all strays, over this connection. Raises :class:`StoreUnavailable`; the rest stays."""
-        strays = self._strays
+        strays, kept = self._strays, []
         while strays and strays is self._strays:
             node, tag = strays[0]
             # Those of a former incarnation are worked off by whoever declared it dead.
-            if node == self._node.id:
-                await self._settle_one(epoch, node, tag)
+            if node == self._node.id and not await self._settle_one(epoch, node, tag):
+                kept.append((node, tag))
             strays.pop(0)
+        if strays is self._strays:
+            strays.extend(kept)
 
-    async def _settle_one(self, epoch: int, node: NodeId, tag: str) -> None:
+    async def _settle_one(self, epoch: int, node: NodeId, tag: str) -> bool:
+        """Deal with one; False if its call runs under another record: it is looked at again when that has ended."""
         with store_errors("reading a stray"):
             raw: bytes | None = await self._redis.command("HGET", self._keys.unacked(node), tag)
         if raw is None:
-            return
+            return True
         try:
             message = read_message(raw, "")
         except PoisonMessage:
             self._begin_again(node, tag, raw)
-            return
+            return True
         if message.task != INVOKE_TASK or message.delayed:
-            return  # Celery may still have it
+            return True  # Celery may still have it
         head = head_in(raw)
         if head is None:
             await self._settle_headless(node, tag, raw, InvocationId(message.id))
-        elif not self._calls.begun.running(head.id):
+        elif self._calls.begun.running(head.id):
+            return False
+        else:
             await self._decide(epoch, node, tag, head)
+        return True
 
     async def _settle_headless(self, node: NodeId, tag: str, raw: bytes, call: InvocationId) -> None:
         """A stock producer's message: it has no head and was not run, but may have been put back with one, and run."""

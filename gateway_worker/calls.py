@@ -93,6 +93,7 @@ class Calls:
         self._host = host
         self._running: dict[str, asyncio.Task[None]] = {}
         self.begun = Begun()
+        self._stopping = False
         self._cut_off: set[str] = set()
         self._abandoned: set[str] = set()
         self._loop = asyncio.get_running_loop()
@@ -138,7 +139,11 @@ class Calls:
 
     def _begin(self, held: Held) -> None:
         message = held.message
-        if message.expired(datetime.now(UTC)) or self._host.revoked(message.id):
+        if self._stopping:
+            # A fetch that was under way has brought it: others run it.
+            self._executor.free_unused(held.taken, held.head)
+            self.aside.keep(self._journey.back(held))
+        elif message.expired(datetime.now(UTC)) or self._host.revoked(message.id):
             self._finish_unstarted(held)
         elif message.id in self._running:
             # The ledger lets no id be begun twice, unless Redis lost it.
@@ -186,6 +191,7 @@ class Calls:
 
     def cut_off(self) -> None:
         """End all of them now: their callers are told that the worker was stopped."""
+        self._stopping = True
         self._cut_off.update(self._running)
         for task in self.tasks():
             task.cancel()
@@ -193,6 +199,7 @@ class Calls:
     def abandon(self) -> None:
         """The node was declared dead: all its calls were answered or given to others, so they just end here."""
         self._abandoned.update(self._running)
+        self.begun.abandon()
         for task in self.tasks():
             task.cancel()
 

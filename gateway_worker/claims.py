@@ -129,6 +129,11 @@ class Claims:
                 return claim
             # Another who waited for it has it freed already.
 
+    def settle(self, tool: ToolId, session: str) -> None:
+        """Redis may have made the node the owner without its knowledge: if nobody here wants it, free it again."""
+        if (tool, session) not in self._claims and (tool, session) not in self._asking:
+            self._ask(tool, session, _NO_CAPS)
+
     def _ask(self, tool: ToolId, session: str, caps: Caps, *, patient: bool = False) -> _Asking:
         work = (self._settled if patient else self._confirmed)(tool, session, caps)
         asking = self._asking[tool, session] = _Asking(asyncio.create_task(work, name="session-asked-for"))

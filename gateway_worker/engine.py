@@ -184,10 +184,10 @@ class Engine:
         worker.fetcher.pause()
         worker.sessions.leave()
         log.info("draining", in_flight=len(calls), timeout=self._drain_timeout)
-        await self._drain(calls, next(task for task in services if task.get_name() == "fetcher"))
+        fetcher = next(task for task in services if task.get_name() == "fetcher")
+        await self._drain(calls, fetcher)
         calls.cut_off()
-        if calls:
-            await asyncio.wait(calls.tasks(), timeout=FLUSH_TIMEOUT)
+        await asyncio.wait([fetcher, *calls.tasks()], timeout=FLUSH_TIMEOUT)
         if not await calls.aside.settled(FLUSH_TIMEOUT):
             log.error("calls_not_returned")  # the record stays: whoever works off this node returns them
         await self._publish_events(worker)

@@ -124,6 +124,8 @@ class Executor:
     def free_unused(self, taken: Taken, head: Head) -> None:
         """Free the session that was claimed for a message which came to its end without using it."""
         tool = tool_of(head.queue)
+        if taken.verdict == b"recovered" and tool is not None:
+            self._claims.settle(tool, head.session)
         if taken.verdict != b"claimed" or tool is None:
             return
         claim = self._claims.find(tool, head.session, taken.token)

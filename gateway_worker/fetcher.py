@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 BATCH = 32
 POLL = 0.1
 """Seconds between looks without a wake-up: only messages of stock producers, who do not call out, wait so long."""
+EVERYWHERE = 1.0
+"""Seconds between looks into all direct lists."""
 RETRY_FIRST, RETRY_MAX = 0.05, 1.0
 UNCERTAIN_FOR, LOOK_AGAIN = 60.0, 1.0
 UNUSABLE_AGAIN = 60.0
@@ -70,7 +72,7 @@ class Fetcher:
         self._look = asyncio.Event()
         self._ripe: dict[str, str] = {}
         """Lists that may hold a message, each with the queue whose tool it is for."""
-        self._looked_at = float("-inf")
+        self._looked_at = self._everywhere_at = float("-inf")
         self._paused = False
         self._uncertain: list[tuple[NodeId, Sequence[int], float]] = []
         """Node and tags of fetches without an answer, and until when (monotonic seconds) their script may still run."""
@@ -137,6 +139,17 @@ class Fetcher:
         if self._ripe:
             self._look.set()
 
+    def look_everywhere(self) -> None:
+        """Look into all lists, the direct ones too of tools of which this node knows no session of its own.
+
+        Redis may have made it an owner in a fetch whose answer was lost.
+        """
+        self._everywhere_at = asyncio.get_running_loop().time()
+        self._ripe |= {name: name for name in self._queues}
+        self._ripe |= {self._direct(name): name for name in self._queues}
+        if self._ripe:
+            self._look.set()
+
     def wake_direct(self, queue: bytes) -> None:
         """The node's direct list of this queue got a message."""
         name = self._names.get(queue)
@@ -179,7 +192,9 @@ class Fetcher:
         """Look into all queues without having been called."""
         loop = asyncio.get_running_loop()
         self._polling = loop.call_later(POLL, self._poll)
-        if loop.time() - self._looked_at >= POLL / 2:
+        if loop.time() - self._everywhere_at >= EVERYWHERE:
+            self.look_everywhere()
+        elif loop.time() - self._looked_at >= POLL / 2:
             self.wake()
         if self._uncertain:
             self._look.set()

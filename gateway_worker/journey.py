@@ -60,6 +60,8 @@ class Journey:
             except StoreUnavailable:
                 await asyncio.sleep(AGAIN)
             else:
+                # A rescue may have removed the hash meanwhile.
+                self._outbox.put(("EXPIRE", self._keys.unsent(held.node), UNSENT_TTL))
                 return
 
     async def admitted(self, order: Order) -> Verdict:

@@ -16,6 +16,9 @@ SELF_FENCE = 6.0
 Counted from the moment at which the beat was sent, so it ends before the lease by Redis' clock does, and nobody can
 own a session while this node still uses it.
 """
+DOUBT = 2.0
+"""Seconds after a beat that failed from which nothing is sent either: Redis may have been restarted and have forgotten
+whose the sessions are, and QUARANTINE after that others may claim them."""
 CUT_OFF = 60.0
 """Seconds after the last confirmed beat from which the node gives up its sessions, whoever has them by then."""
 
@@ -26,6 +29,7 @@ class Node:
     def __init__(self, hostname: str) -> None:
         self._hostname = hostname
         self._confirmed_at = float("-inf")
+        self._doubted_at = float("inf")
         self._confirmed = asyncio.Event()
         self.id = self._new_id()
 
@@ -42,12 +46,18 @@ class Node:
     def confirm(self, sent_at: float) -> None:
         """A beat that was sent at ``sent_at`` (monotonic seconds) has renewed the lease."""
         self._confirmed_at = sent_at
+        self._doubted_at = float("inf")
         self._confirmed.set()
+
+    def doubt(self) -> None:
+        """A beat was not answered."""
+        self._doubted_at = min(self._doubted_at, time.monotonic())
 
     @property
     def may_act(self) -> bool:
         """Whether anything may be sent to a backend at this moment."""
-        return time.monotonic() - self._confirmed_at < SELF_FENCE
+        now = time.monotonic()
+        return now - self._confirmed_at < SELF_FENCE and now - self._doubted_at < DOUBT
 
     async def until_confirmed(self) -> None:
         """Wait until the node may act."""

@@ -14,7 +14,7 @@ from common.domain.ids import InvocationId
 from common.store.client import store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
-from common.store.pipelined import CommandRefused, PipelinedConnection
+from common.store.pipelined import PipelinedConnection
 from gateway_worker.node import LEASE, Node
 
 log = structlog.get_logger(__name__)
@@ -26,6 +26,7 @@ GAP = 3 * BEAT
 QUARANTINE = 3.0
 """Seconds after a restart of Redis in which nobody fetches: the workers declare first what they have begun."""
 DECLARED_FOR_MS = 60_000
+AT_ONCE = 500
 
 
 class Cluster(Protocol):
@@ -77,6 +78,7 @@ class Nodes:
                 await self.beat()
             except StoreUnavailable as error:
                 log.warning("node_not_renewed", node=self._node.id, cause=repr(error.__cause__))
+                self._node.doubt()
                 # The sooner it is back, the sooner calls go on.
                 pause = AWAY
             await asyncio.sleep(pause)
@@ -156,18 +158,11 @@ class Nodes:
         self._epoch = epoch
 
     async def _declare(self) -> None:
-        """Say what Redis may give out again although it runs, or ran, here.
-
-        Raises :class:`CommandRefused` if Redis does not take all of it.
-        """
-        keys, node = self._keys, self._node.id
-        calls = self._cluster.begun_lately()
-        answers = await self._redis.commands(
-            [("SET", keys.began(call), node, "PX", DECLARED_FOR_MS) for call in calls]
-        )
-        for answer in answers:
-            if isinstance(answer, CommandRefused):
-                raise answer
+        """Say what Redis may give out again although it runs, or ran, here; in steps, so that others get a turn."""
+        began = [self._keys.began(call) for call in self._cluster.begun_lately()]
+        for first in range(0, len(began), AT_ONCE):
+            step = began[first : first + AT_ONCE]
+            await self._redis.run("call_declare", step, (self._node.id, DECLARED_FOR_MS))
 
 
 def _facts(info: bytes) -> dict[bytes, bytes]:

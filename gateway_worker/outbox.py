@@ -262,7 +262,9 @@ class Outbox:
         self._under_way.popleft()
         again = self._refused(batch, answers.result())
         if again:
-            self._commands.extendleft(reversed(again))
+            # Ends stay in front: Redis may take them, whatever else it refuses.
+            self._commands.extend(command for command in again if not _is_end(command))
+            self._commands.extendleft(command for command in reversed(again) if _is_end(command))
             self._notification_bytes += sum(_size(c) for c in again if isinstance(c, _Notification))
             self._pause()
         elif self._commands:
@@ -297,6 +299,11 @@ class Outbox:
     def _pause(self) -> None:
         self._open = False
         self._fault.set()
+
+
+def _is_end(command: Command) -> bool:
+    """Whether it ends calls, or acknowledges messages."""
+    return isinstance(command, _Finish) or command[0] == "HDEL"
 
 
 def _size(command: Command) -> int:

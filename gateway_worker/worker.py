@@ -168,6 +168,8 @@ class Worker:
         Raises :class:`StoreUnavailable`, :class:`TimeoutError`: the sweep of another does it then.
         """
         self._nodes.stop()
+        # Whatever still runs here must not be sent behind the goodbye, when others have it.
+        self.claims.drop_all()
         async with asyncio.timeout(seconds):
             await self._sweeper.fence(self.node.id, GOODBYE)
             await self._sweeper.rescue(self.node.id)
@@ -297,7 +299,7 @@ class Worker:
 
     def _look_at_everything(self) -> None:
         """What was called out while nobody listened is lost."""
-        self.fetcher.wake()
+        self.fetcher.look_everywhere()
         self.look_at_registry.set()
 
     async def _fetch(self) -> None:

@@ -237,6 +237,8 @@ def rescue(ledger: Ledger, directory: Directory, node: Node) -> tuple[Ledger, Di
     for (holder, _), record in sorted(ledger.held.items(), key=lambda item: item[0][1]):
         if holder != node:
             continue
+        if record.call.id in ends:
+            continue
         again = replace(record.call, attempt=record.call.attempt + 1)
         if (record.unsent or again.leave is Retry.SAFE) and again.attempt <= MOST_ATTEMPTS:
             returned.append(again)

@@ -252,3 +252,39 @@ def test_what_the_fetcher_still_looks_for_is_no_stray(bench: Bench, echo_log: Ec
     worker.fetcher._look_at = 0.0
     assert bench.ended(call) == "recovered"
     nothing_left(bench)
+
+
+def test_a_call_that_runs_is_recorded_again(bench: Bench, echo_log: EchoLog) -> None:
+    """Should this worker die, or give it back, its record is what keeps it from being lost."""
+    call = bench.send(invocation("sleep", {"seconds": 2.0}))
+    wait_until(lambda: bench.unacked() == 1, description="the call to be taken")
+    past = bench.raw.hgetall(records(bench))
+    bench.raw.delete(records(bench), bench.keys.calls(QUEUE))
+    restart(bench)
+    wait_until(lambda: bench.unacked() == 1, description="the record")
+    assert bench.raw.hgetall(records(bench)) == past
+    assert bench.raw.hkeys(bench.keys.calls(QUEUE)) == [call.id.encode()]
+    assert bench.ended(call) == "slept 2 s"
+    nothing_left(bench)
+
+
+def test_a_session_whose_release_redis_forgot_is_free_again(bench: Bench) -> None:
+    """It is the node's by Redis, and the node has nothing of it; what waits for it is served all the same."""
+    assert bench.works()
+    sessions, node = bench.keys.sessions(ToolId("local")), bench.engine.node
+    bench.raw.hset(sessions, "acme:gone", f"{node} 5 1")
+    bench.raw.sadd(bench.keys.node_sessions(NodeId(node)), "local|acme:gone")
+    restart(bench)
+    wait_until(lambda: not bench.raw.hexists(sessions, "acme:gone"), description="the session to be free")
+    assert bench.raw.hlen(sessions) == 1
+
+
+def test_a_stray_of_a_call_that_runs_is_looked_at_when_it_has_ended(bench: Bench, echo_log: EchoLog) -> None:
+    """Its record would else stay, and pass for a lost call once the worker is gone."""
+    call = bench.send(invocation("sleep", {"seconds": 1.5}))
+    wait_until(lambda: bench.unacked() == 1, description="the call to be taken")
+    hold(bench, NEVER_SENT, Past(bench, call).message)
+    restart(bench)
+    assert bench.ended(call) == "slept 1.5 s"
+    nothing_left(bench)
+    assert len(echo_log.received("tools/call")) == 1

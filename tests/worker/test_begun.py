@@ -77,3 +77,14 @@ def test_what_was_forgotten_may_have_been_begun(clock: SimpleNamespace) -> None:
     begin(calls, 4)
     found = {tag: calls.never((A, str(tag))) for tag in range(1, 6)}
     assert found == {1: False, 2: False, 3: True, 4: False, 5: True}
+
+
+def test_what_was_abandoned_is_others_business(clock: SimpleNamespace) -> None:
+    """They are declared no more, or whoever got them would drop them; but they may have been sent."""
+    calls = Begun()
+    begin(calls, 7, ends=False)
+    begin(calls, 8)
+    calls.abandon()
+    assert (calls.lately(), calls.held(A)) == (set(), [])
+    assert not calls.never((A, "8"))
+    assert calls.never((A, "9"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 from redis import Redis
 
 from common.calls.head import MEMBER
 from common.domain.errors import ErrorCode
+from common.domain.ids import NodeId, ToolId
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from tests.support.backends import EchoLog, invocation, stdio_tool
@@ -79,3 +82,36 @@ def test_a_stop_sends_back_what_waits_for_its_turn(
         assert orjson.loads(message)["headers"]["id"] == waits.id
         assert client.hlen(keys.calls(QUEUE)) == 0
         client.delete(QUEUE)
+
+
+def test_a_claim_of_a_fetch_without_an_answer_is_free_when_its_call_is_none(bench: Bench) -> None:
+    """The call has expired, so nobody asks for the session; and a direct list that nobody expects is looked into."""
+    keys, node = bench.keys, NodeId(bench.engine.node)
+    session, sessions = "acme:lost", keys.sessions(ToolId("local"))
+    bench.raw.hset(sessions, session, f"{node} 5 1")
+    bench.raw.sadd(keys.node_sessions(node), f"local|{session}")
+    expired = invocation("echo")
+    message = bench.message(expired, expires="2001-01-01T00:00:00+00:00")
+    message[MEMBER] = message[MEMBER].replace("acme:alice", session)
+    worker: Any = bench.engine._worker
+    worker.fetcher._uncertain.append((node, [999], float("inf")))
+    bench.raw.hset(keys.calls(QUEUE), expired.id, f"{node} 999")
+    bench.raw.hset(keys.unacked(node), "999", orjson.dumps(message))
+    assert bench.ended(expired) is ErrorCode.INVOCATION_CANCELLED
+    wait_until(lambda: not bench.raw.hexists(sessions, session), description="the session to be free")
+    call = invocation("echo", {"text": "x"})
+    bench.raw.lpush(keys.direct(node, "tool.local"), orjson.dumps(bench.message(call)))
+    assert bench.ended(call) == "x"
+    wait_until(lambda: nothing_counted(bench), description="all to be given back")
+
+
+def test_what_a_fetch_brings_behind_the_stop_goes_back(bench: Bench) -> None:
+    """Nobody waits for it any more: others run it."""
+    calls: Any = bench.engine._calls
+    calls._loop.call_soon_threadsafe(calls.cut_off)
+    call = bench.send(invocation("echo"))
+    wait_until(lambda: bench.raw.llen(QUEUE) == 1, description="the call in its queue")
+    bench.engine.stop()
+    assert bench.raw.llen(QUEUE) == 1
+    assert bench.raw.get(bench.keys.result(call.id)) is None
+    bench.raw.delete(QUEUE)

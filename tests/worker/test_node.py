@@ -182,3 +182,21 @@ class TestBeat:
         await beating.beat()
         assert one.may_act
         await store.aclose()
+
+
+class TestDoubt:
+    """A beat that was not answered."""
+
+    def test_it_shuts_the_gate_soon(self, clock: Hands) -> None:
+        """Redis may have forgotten whose the sessions are, and others may claim them a moment later."""
+        one = Node("n")
+        one.confirm(SENT)
+        clock.now = SENT + 1
+        one.doubt()
+        clock.now = SENT + 2.9
+        one.doubt()
+        assert one.may_act
+        clock.now = SENT + 3.0
+        assert not one.may_act
+        one.confirm(clock.now)
+        assert one.may_act

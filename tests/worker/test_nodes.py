@@ -175,25 +175,23 @@ def test_a_beat_counts_when_all_is_put_right(
 
 
 @on_loop
-async def test_a_declaration_that_redis_does_not_take_counts_as_none(
+async def test_a_full_redis_hears_what_was_begun(
     client: Client, address: StoreAddress, keys: Keys, raw: Redis
 ) -> None:
-    """The node is not confirmed, and fetches nothing, until each call is declared."""
+    """Otherwise nobody would empty its queues again."""
     async with beating_by_hand(address, keys) as (nodes, cluster, node):
-        cluster.begun.append(InvocationId("begun"))
+        cluster.begun += [InvocationId(f"begun{n}") for n in range(2 * module.AT_ONCE + 1)]
         node.confirm(float("-inf"))
         restarted(nodes)
         raw.config_set("maxmemory", 1)
         try:
-            with pytest.raises(StoreUnavailable):
-                await nodes.beat()
+            await nodes.beat()
         finally:
             raw.config_set("maxmemory", 0)
-        assert nodes.fetch_epoch is None
-        assert (node.may_act, cluster.told) == (False, [])
-        await nodes.beat()
         assert (node.may_act, cluster.told) == (True, ["forgotten"])
-        assert raw.get(keys.began(InvocationId("begun"))) == node.id.encode()
+        declared = raw.mget([keys.began(call) for call in cluster.begun])
+        assert declared == [node.id.encode()] * len(cluster.begun)
+        assert 0 < raw.pttl(keys.began(cluster.begun[-1])) <= module.DECLARED_FOR_MS
 
 
 @on_loop

@@ -7,6 +7,7 @@
 --      8 the frame of a lost call without its id  9 most events of the audit
 -- Returns {done, returned, lost, freed, headless}: 1 if nothing is left (the node is off the list then), calls put
 -- back, calls answered WORKER_LOST, sessions freed; flat tag, message of those without a head, which stay recorded.
+-- One that has its end already (Redis was restarted, and remembers the record alone) only gives back what it held.
 -- A call goes back if the backend has seen nothing of it, or if it has leave to run again. The others are answered here
 -- and not by the sweeper, which may die as well.
 local prefix, node, left = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -46,6 +47,7 @@ local function work_off(tag, message)
   redis.call('HDEL', KEYS[3], tag)
   let_go(head.queue, id)
   leave_pool(head.queue, session)
+  if redis.call('EXISTS', 'celery-task-meta-' .. id) == 1 then return end
   if (unsent or head.leave == 'safe') and attempt <= tonumber(ARGV[4]) then
     head.attempt = string.format('%d', attempt)
     redis.call('DEL', prefix .. 'began:' .. head.id)

@@ -15,5 +15,7 @@ if not living(node) or redis.call('EXISTS', prefix .. 'fenced:' .. encoded(node)
 local owner, token = owner_of(ARGV[3], ARGV[4])
 if owner == node then return token end
 if owner and not gone(owner) then return false end
+-- A Redis without memory refuses a script whose first write adds something, and this one must be heard.
+redis.call('SREM', prefix .. 'node-sessions:' .. encoded(node), '')
 local asked = {tool = ARGV[3], session = ARGV[4], max_sessions = ARGV[5] or '0', tenant_max = ARGV[6] or '0'}
 return not owner and cap_reached(asked) or claim_session(ARGV[3], ARGV[4], node)

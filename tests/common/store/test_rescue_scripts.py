@@ -174,6 +174,19 @@ class TestEachCall:
         rescue(client, keys, A)
         assert client.zrange(keys.circuit_permits(TOOL), 0, -1) == [b"2"]
 
+    def test_one_that_has_its_end_gets_no_other(self, client: Client, keys: Keys) -> None:
+        """Redis was restarted and has the record again; another node ended the call meanwhile."""
+        live(client, keys, A)
+        put(client, head("1"), head("2", leave=Retry.SAFE, session="t:d"))
+        fetch(client, keys, A)
+        for call in ("1", "2"):
+            client.set(keys.result(InvocationId(call)), "the end", ex=60)
+        die(client, keys, A)
+        rescue_all(client, keys, A)
+        assert [result(client, keys, call) for call in ("1", "2")] == [b"the end"] * 2
+        assert client.llen(QUEUE) == 0
+        require_nothing_left(client, keys, A)
+
     def test_a_place_in_flight_is_called_out(self, client: Client, keys: Keys) -> None:
         """What was held back comes up with somebody else."""
         live(client, keys, A, B)
