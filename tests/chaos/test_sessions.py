@@ -67,8 +67,9 @@ def test_each_mcp_session_has_its_own(scene: Scene) -> None:
     assert all(call.good for call in together(scene, calls))
     assert len(markers(scene)) == 30
     wait_until(lambda: children(scene) == 0, timeout=20, description="the idle children to end")
+    sessions = scene.cluster.keys.sessions(ToolId("a"))
     with scene.cluster.client() as redis:
-        assert redis.hlen(scene.cluster.keys.sessions(ToolId("a"))) == 0
+        wait_until(lambda: redis.hlen(sessions) == 0, description="the sessions to be free")
 
 
 def test_a_cap_refuses_new_sessions_and_never_calls_of_living_ones(scene: Scene) -> None:
