@@ -40,7 +40,7 @@ interop: $(READY) ## The reference servers and SDK clients of both languages (No
 	$(PYTEST) tests -m "interop and not chaos_fast and not chaos_full" -q
 
 chaos: $(READY) ## Faults under load on real processes, and a small storm: ten minutes; SEED=n repeats a run
-	$(CHAOS) tests/chaos -m "chaos_fast"
+	$(CHAOS) -n 2 tests/chaos -m "chaos_fast"
 
 chaos-full: $(READY) ## All faults at full length, and the full storm: hours
 	$(CHAOS) tests/chaos -m "chaos_full"
