@@ -152,7 +152,11 @@ MUTANTS: tuple[Mutant, ...] = (
         name="cap-on-calls",
         breaks="a cap on sessions refuses their creation only, never a call of one that lives",
         edits=(
-            Edit(f"{LUA}/fetch.lua", "local verdict = 'held'", "local verdict = cap_reached(head) or 'held'"),
+            Edit(
+                f"{LUA}/fetch.lua",
+                "local verdict = 'held'",
+                "local verdict = cap_reached(whole(head)) or 'held'",
+            ),
         ),
         tests=(f"{STORE}/test_cap_scripts.py::TestCaps::test_a_session_that_lives_goes_on_at_the_bound",),
     ),
@@ -173,7 +177,11 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="no-self-fence",
         breaks="a node that is not sure of its lease sends nothing to a backend",
-        edits=(Edit("gateway_worker/execute.py", "if not self._node.may_act:", "if False:"),),
+        edits=(
+            Edit("gateway_worker/execute.py", "if self._node.may_act:", "if True:"),
+            Edit("gateway_worker/execute.py", "if not self._node.may_act:", "if False:"),
+            Edit("gateway_worker/claims.py", "not claim.lost and self._node.may_act", "True"),
+        ),
         tests=("tests/worker/test_execute.py::test_a_session_that_was_lost_gets_nothing_more",),
     ),
     Mutant(
