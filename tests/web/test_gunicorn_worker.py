@@ -12,7 +12,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.http.parser import RequestParser
 
-from gateway_web.gunicorn_worker import Worker, environ_of, write
+from gateway_web.gunicorn_worker import Worker, environ_of, settle, write
 from gateway_web.http import HttpAnswer
 from gateway_web.ingress.short_way import ShortWay
 
@@ -67,6 +67,20 @@ def test_a_header_with_an_underscore_is_no_header() -> None:
     environ = parsed(PLAIN + "X_Y: 1\r\n\r\n{}")
     assert environ is not None
     assert "HTTP_X_Y" not in environ
+
+
+def test_settled_settings_are_what_they_were_and_are_looked_up_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each one is the same as before; none of gunicorn's look-ups is left on the way of a request."""
+    cfg = Config()
+    cfg.set("limit_request_fields", 7)
+    before = {name: getattr(cfg, name) for name in cfg.settings}
+    settle(cfg)
+    assert {name: getattr(cfg, name) for name in cfg.settings} == before
+    monkeypatch.setattr(Config, "__getattr__", lambda self, name: pytest.fail(f"{name} was looked up"))
+    request = next(RequestParser(cfg, iter([(PLAIN + "\r\n{}").encode()]), PEER))
+    assert request.limit_request_fields == 7
 
 
 class Wire:
