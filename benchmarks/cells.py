@@ -110,6 +110,7 @@ class Cell:
             "error_kinds": dict(errors.most_common(5)),
             "calls": sum(it.calls for it in self.rounds),
             "backend_calls": sum(it.backend_calls for it in self.rounds),
+            "cpu_ms_of_rounds": [rounded(it.target_cpu_ms) for it in self.rounds],
             "rps_of_rounds": [rounded(it.rps) for it in self.rounds],
             "round_count": len(self.rounds),
             **shared,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks import earlier
 from benchmarks.goals import whole_loop
 from benchmarks.parts import PARTS_OF_A_CALL
 from benchmarks.targets import GATEWAY
@@ -92,6 +93,8 @@ def plain(rows: Sequence[Row]) -> str:
         parts.append(f"A call through {GATEWAY}\n{plain_table(own)}")
     if goals := whole_loop_lines(rows):
         parts.append("Goals\n" + "\n".join(goals))
+    if beside := earlier.lines(rows):
+        parts.append("Beside the other checkout\n" + "\n".join(beside))
     parts += _error_notes(rows)
     return "\n\n".join(parts)
 

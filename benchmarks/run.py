@@ -28,7 +28,7 @@ from benchmarks.load import HttpLoad, Load, SessionMode
 from benchmarks.peers import peer_targets
 from benchmarks.processes import StartError
 from benchmarks.stdio_load import StdioLoad
-from benchmarks.targets import GATEWAY, REPOSITORY, Access, Pipe, Target, own_targets
+from benchmarks.targets import GATEWAY, REPOSITORY, Access, Pipe, Target, earlier, own_targets
 from benchmarks.wire import BadAnswerError, Era
 
 BUILD = REPOSITORY / "build"
@@ -50,6 +50,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--peers", type=lambda text: text.split(","), help="only these, e.g. fastmcp,contextforge"
     )
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument(
+        "--against", type=_checkout, help="another checkout of the gateway, in the same rounds"
+    )
     parser.add_argument("--smoke", action="store_true", help="one round of 1 s at 1 and 16, no peers")
     parser.add_argument(
         "--markdown", action="store_true", help="print the documentation's table from the last run"
@@ -78,6 +81,13 @@ def _transports(text: str) -> list[Transport]:
     return [Transport(part) for part in text.split(",")]
 
 
+def _checkout(text: str) -> Path:
+    tree = Path(text).resolve()
+    if not (tree / "gateway_web").is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is no checkout of {GATEWAY}")
+    return tree
+
+
 def _names(targets: Sequence[Target]) -> str:
     return ", ".join(target.name for target in targets)
 
@@ -85,7 +95,12 @@ def _names(targets: Sequence[Target]) -> str:
 def chosen_targets(options: argparse.Namespace) -> list[Target]:
     """Return what the command line asks for."""
     peers = [] if options.no_peers else peer_targets()
-    return own_targets() + [it for it in peers if options.peers is None or it.name in options.peers]
+    before = [] if options.against is None else [earlier(options.against)]
+    return [
+        *own_targets(),
+        *before,
+        *(it for it in peers if options.peers is None or it.name in options.peers),
+    ]
 
 
 def start(target: Target, desk: Desk, options: argparse.Namespace) -> Served:

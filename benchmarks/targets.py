@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -16,6 +17,8 @@ from benchmarks.wire import Endpoint, Era
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GATEWAY = "canalgate"
+EARLIER = "earlier"
+"""The gateway from another checkout: see :func:`earlier`."""
 BOTH_ERAS = frozenset(Era)
 LEGACY_ONLY = frozenset({Era.LEGACY})
 
@@ -55,7 +58,7 @@ def _start_direct(desk: Desk) -> Mapping[Transport, Access]:
     }
 
 
-def _start_gateway(desk: Desk) -> Mapping[Transport, Access]:
+def _start_gateway(desk: Desk, tree: Path = REPOSITORY) -> Mapping[Transport, Access]:
     command, *args = desk.stdio_command()
     config = {
         "tools": {
@@ -67,7 +70,7 @@ def _start_gateway(desk: Desk) -> Mapping[Transport, Access]:
     file.write_text(yaml.safe_dump(config))
     port = free_port()
     up = ["up", "--config", str(file), "--host", "127.0.0.1", "--port", str(port)]
-    env = {"CANALGATE_STATE_DIR": str(desk.folder / "state"), "PYTHONPATH": str(REPOSITORY)}
+    env = {"CANALGATE_STATE_DIR": str(desk.folder / "state"), "PYTHONPATH": str(tree)}
     process = desk.spawn(GATEWAY, [*_gateway_command(), *up], env=env)
     process.wait_for(lambda: "\nready" in f"\n{process.log_text()}", "the line `ready`")
     return {transport: Endpoint(port=port, path=f"/servers/{transport}/mcp") for transport in Transport}
@@ -101,3 +104,13 @@ def own_targets() -> list[Target]:
             start=_start_gateway,
         ),
     ]
+
+
+def earlier(tree: Path) -> Target:
+    """Return the gateway as it stands in another checkout, run by this one's Python and packages."""
+    return Target(
+        name=EARLIER,
+        version=tree.name,
+        setup=f"`{GATEWAY} up` of another checkout ({tree.name})",
+        start=partial(_start_gateway, tree=tree),
+    )

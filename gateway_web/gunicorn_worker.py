@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
-from typing import Any, Protocol
+from typing import Any
 
 import gevent
 import structlog
@@ -22,6 +22,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
+from common.sockets import Writable, send_whole
 from gateway_web.http import Environ, HttpAnswer, status_line
 from gateway_web.ingress.short_way import ShortWay
 
@@ -30,13 +31,6 @@ log = structlog.get_logger(__name__)
 _BARE = {"CONTENT-TYPE": "CONTENT_TYPE", "CONTENT-LENGTH": "CONTENT_LENGTH"}
 _SAFE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 """What a header may hold: nothing that would end it."""
-
-
-class Connection(Protocol):
-    """What is needed of a socket."""
-
-    def sendall(self, data: bytes, /) -> None:
-        """Send all of it."""
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -107,21 +101,21 @@ def environ_of(req: Any, sock: Any, addr: Any) -> Environ | None:
     return environ
 
 
-def write(answer: HttpAnswer, sock: Connection) -> None:
+def write(answer: HttpAnswer, sock: Writable) -> None:
     """Write an answer: one that is whole in one piece, any other chunk by chunk.
 
     Raises OSError if the client has gone; StopIteration, upon which gunicorn closes the connection, if a stream breaks.
     """
     if isinstance(answer.body, bytes):
         head = _head(answer, ("Content-Length", str(len(answer.body))))
-        sock.sendall(head + answer.body)
+        send_whole(sock, head + answer.body)
         return
     try:
-        sock.sendall(_head(answer, ("Transfer-Encoding", "chunked")))
+        send_whole(sock, _head(answer, ("Transfer-Encoding", "chunked")))
         for piece in answer.body:
             if piece:
-                sock.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
-        sock.sendall(b"0\r\n\r\n")
+                send_whole(sock, b"%x\r\n%b\r\n" % (len(piece), piece))
+        send_whole(sock, b"0\r\n\r\n")
     except OSError:
         raise
     except Exception as error:

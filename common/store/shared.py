@@ -18,6 +18,7 @@ from typing import Any
 import hiredis
 
 from common.domain.errors import StoreUnavailable
+from common.sockets import send_whole
 from common.store.blocking_subscription import BlockingSubscription
 from common.store.client import StoreAddress
 from common.store.dial import connected
@@ -94,7 +95,7 @@ class _Wire:
                 data = b"".join(self._out)
                 self._out.clear()
             try:
-                self._sock.sendall(data)
+                send_whole(self._sock, data)
             except OSError:
                 self.close()
                 return

@@ -90,6 +90,10 @@ class Wire:
         self.writes: list[bytes] = []
         self._bearing = bearing
 
+    def send(self, data: bytes, /) -> int:
+        self.sendall(data)
+        return len(data)
+
     def sendall(self, data: bytes, /) -> None:
         if len(self.writes) == self._bearing:
             raise BrokenPipeError
