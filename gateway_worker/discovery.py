@@ -18,7 +18,9 @@ import structlog
 
 from common.domain.errors import GatewayError, StoreUnavailable, TransportFailure
 from common.domain.ids import NodeId, ToolId
-from common.domain.tool import Capabilities, capabilities_from_wire
+from common.domain.tool import LISTS, Capabilities, Quarantined, capabilities_from_wire
+from common.mcp.jsonrpc import METHOD_NOT_FOUND
+from common.mcp.listings import LISTINGS
 from common.mcp.revisions import Era
 from common.processes.guard import ProcessGuard
 from common.registry.catalogue import CatalogueReader
@@ -28,6 +30,7 @@ from common.store.client import AsyncClient, store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.scripts import run_async
+from gateway_worker.definitions import sorted_out
 from gateway_worker.egress.backend import Backend, connect, make_link, start
 from gateway_worker.egress.link import LinkLost, RpcError
 
@@ -179,8 +182,7 @@ class Discovery:
                     await backend.link.close()
                     backend = modern
                     spoken[Era.MODERN.value] = modern.negotiated.version
-            offers = "tools" in backend.negotiated.capabilities
-            tools = await list_all(backend, "tools/list", "tools") if offers else []
+            lists, quarantined = await all_lists(backend)
         finally:
             await backend.link.close()
         return Capabilities(
@@ -190,7 +192,8 @@ class Discovery:
             server_info=backend.negotiated.server_info,
             server_capabilities=backend.negotiated.capabilities,
             instructions=backend.negotiated.instructions,
-            tools=tuple(tools),
+            quarantined=quarantined,
+            **lists,
         )
 
     async def _modern(self, entry: Entry, startup: float) -> Backend | None:
@@ -240,7 +243,12 @@ class Discovery:
                 ],
             )
         if stored and found.error is None:
-            log.info("capabilities_discovered", tool=entry.id, tools=len(found.tools), eras=dict(found.eras))
+            counts = {field: len(getattr(found, field)) for field in LISTS.values()}
+            log.info("capabilities_discovered", tool=entry.id, eras=dict(found.eras), **counts)
+            for item in found.quarantined:
+                log.warning(
+                    "item_quarantined", tool=entry.id, list=item.list, item=item.name, reason=item.reason
+                )
 
 
 def listing_order(known: Capabilities | None) -> list[Era]:
@@ -268,16 +276,37 @@ def operator_words(error: GatewayError) -> str:
     return f"{error.message}; its standard error ends: {detail}" if detail else error.message
 
 
+async def all_lists(
+    backend: Backend,
+) -> tuple[dict[str, Any], tuple[Quarantined, ...]]:
+    """The lists of a backend by their field in :class:`Capabilities`, and what no client can be given of them."""
+    lists: dict[str, Any] = {}
+    quarantined: tuple[Quarantined, ...] = ()
+    for listing in LISTINGS:
+        if listing.capability not in backend.negotiated.capabilities:
+            continue
+        good, bad = sorted_out(listing, await list_all(backend, listing.method, listing.member))
+        lists[LISTS[listing.member]] = good
+        quarantined += bad
+    return lists, quarantined
+
+
 async def list_all(backend: Backend, method: str, member: str) -> list[Any]:
     """All pages of a list. Raises :class:`TransportFailure` for a cursor that never ends."""
     items: list[Any] = []
     cursor: str | None = None
     for _ in range(MAX_PAGES):
-        page = await backend.request(method, {} if cursor is None else {"cursor": cursor})
+        try:
+            page = await backend.request(method, {} if cursor is None else {"cursor": cursor})
+        except RpcError as error:
+            # Of the lists that one capability stands for, a server need not have all.
+            if error.code == METHOD_NOT_FOUND and cursor is None:
+                return items
+            raise
         found = page.get(member)
         if not isinstance(found, list):
             raise TransportFailure(f"the tool's answer to {method} has no list {member!r}")
-        items.extend(item for item in found if isinstance(item, dict))
+        items.extend(found)
         following = page.get("nextCursor")
         if not isinstance(following, str) or not following or following == cursor:
             return items

@@ -272,6 +272,15 @@ class RegisteredTool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """An item of one of a backend's lists that no client is given. ``list`` is the list's member in its result."""
+
+    list: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """What a tool offers, as its backend said it, page for page and byte for byte; or why that is not known.
 
@@ -287,9 +296,27 @@ class Capabilities:
     server_capabilities: Mapping[str, Any] = field(default_factory=dict)
     instructions: str | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
+    resources: tuple[Mapping[str, Any], ...] = ()
+    resource_templates: tuple[Mapping[str, Any], ...] = ()
+    prompts: tuple[Mapping[str, Any], ...] = ()
+    quarantined: tuple[Quarantined, ...] = ()
     error: str | None = None
     attempts: int = 0
     retry_at: int = 0
+
+    @property
+    def lists(self) -> Mapping[str, tuple[Mapping[str, Any], ...]]:
+        """The lists by their member in the protocol's results."""
+        return {member: getattr(self, field) for member, field in LISTS.items()}
+
+
+LISTS: Mapping[str, str] = {
+    "tools": "tools",
+    "resources": "resources",
+    "resourceTemplates": "resource_templates",
+    "prompts": "prompts",
+}
+"""The member of a list in the protocol's results -> its field in :class:`Capabilities`."""
 
 
 def capabilities_to_wire(capabilities: Capabilities) -> dict[str, Any]:
@@ -301,7 +328,8 @@ def capabilities_to_wire(capabilities: Capabilities) -> dict[str, Any]:
         "server_info": dict(capabilities.server_info),
         "server_capabilities": dict(capabilities.server_capabilities),
         "instructions": capabilities.instructions,
-        "tools": [dict(tool) for tool in capabilities.tools],
+        **{field: [dict(item) for item in getattr(capabilities, field)] for field in LISTS.values()},
+        "quarantined": [asdict(item) for item in capabilities.quarantined],
         "error": capabilities.error,
         "attempts": capabilities.attempts,
         "retry_at": capabilities.retry_at,
@@ -311,4 +339,6 @@ def capabilities_to_wire(capabilities: Capabilities) -> dict[str, Any]:
 def capabilities_from_wire(wire: Mapping[str, Any]) -> Capabilities:
     """Inverse of :func:`capabilities_to_wire`. What a newer writer has added is left out."""
     known = {field.name: wire[field.name] for field in fields(Capabilities) if field.name in wire}
-    return Capabilities(**{**known, "tools": tuple(wire["tools"])})
+    lists = {field: tuple(wire.get(field, ())) for field in LISTS.values()}
+    quarantined = tuple(Quarantined(**item) for item in wire.get("quarantined", ()))
+    return Capabilities(**{**known, **lists, "quarantined": quarantined})

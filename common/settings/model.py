@@ -31,6 +31,7 @@ from common.settings.fields import (
     KeyPrefix,
     LowerCase,
     Origins,
+    PageSize,
     Port,
     Processes,
     RedisUrl,
@@ -94,6 +95,9 @@ class WebSettings(Section):
     )
     ping_interval: Seconds = Field(
         default=15.0, description="Time between keep-alive comments on an open event stream."
+    )
+    list_page_size: PageSize = Field(
+        default=0, description="Most items on a page of a list (tools/list and the like); 0: all on one."
     )
 
 

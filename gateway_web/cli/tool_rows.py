@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from common.circuit.breaker import Circuits
@@ -76,6 +76,8 @@ def row(tool: ToolOverview) -> dict[str, Any]:
         "in_flight": load.in_flight,
         "transport": "stdio" if isinstance(entry.tool.transport, StdioTransport) else "http",
         "offers": None if known is None else [str(offer.get("name")) for offer in known.tools],
+        "lists": {} if known is None else {name: len(items) for name, items in known.lists.items()},
+        "quarantined": [] if known is None else [asdict(item) for item in known.quarantined],
         "eras": [] if known is None else [f"{era} {version}" for era, version in known.eras.items()],
         "problem": None if known is None else known.error,
     }
@@ -92,10 +94,19 @@ def cells(tool: ToolOverview) -> tuple[str, ...]:
         str(told["sessions"]),
         str(told["in_flight"]),
         told["transport"],
-        "not known yet" if told["offers"] is None else str(len(told["offers"])),
+        "not known yet" if told["offers"] is None else _offers(told["lists"]),
         " ".join(told["eras"]),
         _problem(tool),
     )
+
+
+def _offers(lists: Mapping[str, int]) -> str:
+    """How many MCP tools, and what else there is."""
+    others = (f"{count} {_LISTS[name]}" for name, count in lists.items() if name in _LISTS and count)
+    return ", ".join([str(lists["tools"]), *others])
+
+
+_LISTS = {"resources": "resources", "resourceTemplates": "templates", "prompts": "prompts"}
 
 
 def _health(entry: Entry) -> str:
@@ -118,6 +129,9 @@ def _problem(tool: ToolOverview) -> str:
     """All that a person has to look at, in one line."""
     known, health = tool.entry.known, tool.entry.health
     found = [None if known is None else known.error, tool.circuit.note]
+    if known is not None and known.quarantined:
+        first = known.quarantined[0]
+        found.append(f"{len(known.quarantined)} quarantined: {first.list} {first.name!r}: {first.reason}")
     if health is not None and health.grade is not ToolState.ENABLED:
         found.append(health.reason)
     return "; ".join(_once([" ".join(text.split()) for text in found if text]))

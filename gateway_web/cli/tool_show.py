@@ -38,6 +38,8 @@ def show(
         out.print(for_terminal(f"  {signature(offer)}"))
         if line := _first_line(offer.get("description")):
             out.print(for_terminal(f"      {line}"))
+    for item in () if known is None else known.quarantined:
+        out.print(for_terminal(f"  quarantined: {item.list} {item.name!r}: {item.reason}"))
 
 
 def signature(offer: Mapping[str, Any]) -> str:

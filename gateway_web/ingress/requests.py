@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from common import __version__
 from common.domain.ids import McpSessionId, ToolId
 from common.domain.invocation import Caller
 from common.domain.session import McpSession
 from common.mcp.inbound import LOG_LEVELS
 from common.mcp.jsonrpc import Request
 from common.mcp.revisions import Era
+
+SERVER_INFO = {"name": "canalgate", "version": __version__}
+"""What this server calls itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,9 +53,31 @@ ADD = {
     "x-unknown": {"kept": True},
 }
 SUBTRACT = {"name": "sub__tract", "inputSchema": {"type": "object"}}
+OFFERED = {
+    "tools": {"listChanged": False},
+    "resources": {"listChanged": False},
+    "prompts": {"listChanged": False},
+    "completions": {},
+}
+"""What is offered at the aggregate: among its tools is one of which nothing is known yet."""
+NOTE = {"uri": "note://a", "name": "a", "mimeType": "text/plain", "x-unknown": {"kept": True}}
+NOTES = {"uriTemplate": "note://{id}/page", "name": "pages"}
+GREET = {"name": "greet", "arguments": [{"name": "who", "required": True}], "title": "Greet"}
 CAPABILITIES: Mapping[ToolId, Mapping[str, Any]] = {
-    ToolId("echo"): {"tools": (ADD, SUBTRACT), "instructions": "Be kind.", "server_info": {"name": "Echo"}},
-    ToolId("slow"): {"tools": ({"name": "wait", "inputSchema": {"type": "object"}},)},
+    ToolId("echo"): {
+        "tools": (ADD, SUBTRACT),
+        "resources": (NOTE,),
+        "resource_templates": (NOTES,),
+        "prompts": (GREET,),
+        "server_capabilities": {"tools": {}, "resources": {}, "prompts": {}, "completions": {}},
+        "instructions": "Be kind.",
+        "server_info": {"name": "Echo", "version": "7", "title": "The echo"},
+    },
+    ToolId("slow"): {
+        "tools": ({"name": "wait", "inputSchema": {"type": "object"}},),
+        "resources": (NOTE, {"uri": "slow://b", "name": "b"}),
+        "server_capabilities": {"tools": {}, "resources": {}},
+    },
     ODD: {"tools": (ADD,)},
     ToolId("off"): {"tools": (ADD,)},
 }

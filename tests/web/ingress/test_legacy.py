@@ -29,6 +29,7 @@ from tests.web.harness import (
     INITIALIZE,
     LEGACY,
     ODD,
+    OFFERED,
     OWN,
     SUBTRACT,
     Serve,
@@ -59,18 +60,24 @@ def test_a_session_begins_with_initialize(web: Web, version: object) -> None:
     assert (result["jsonrpc"], result["id"]) == ("2.0", "first")
     assert result["result"] == {
         "protocolVersion": version if version in LEGACY_VERSIONS else LEGACY_VERSIONS[-1],
-        "capabilities": {"logging": {}, "tools": {"listChanged": False}},
+        "capabilities": {"logging": {}, **OFFERED},
         "serverInfo": {"name": "canalgate", "version": __version__},
+        "instructions": "# echo\nBe kind.",
     }
     assert len(response.headers["Mcp-Session-Id"]) == 32
 
 
 def test_a_tools_own_endpoint_passes_on_its_instructions(web: Web) -> None:
-    """What its backend says of itself."""
-    response = web.post(request("initialize", INITIALIZE), "/servers/echo/mcp")
-    assert body(response)["result"]["instructions"] == "Be kind."
-    response = web.post(request("initialize", INITIALIZE), "/servers/unasked/mcp")
-    assert "instructions" not in body(response)["result"]
+    """And what its backend says of itself; while that is not known, this gateway answers, and offers everything."""
+    own = body(web.post(request("initialize", INITIALIZE), "/servers/echo/mcp"))["result"]
+    assert own["instructions"] == "Be kind."
+    assert own["serverInfo"] == {"name": "Echo", "version": "7", "title": "The echo"}
+    unknown = body(web.post(request("initialize", INITIALIZE), "/servers/unasked/mcp"))["result"]
+    assert "instructions" not in unknown
+    assert unknown["serverInfo"]["name"] == "canalgate"
+    assert unknown["capabilities"] == {"logging": {}, **OFFERED}
+    slow = body(web.post(request("initialize", INITIALIZE), "/servers/slow/mcp"))["result"]
+    assert slow["capabilities"].keys() == {"logging", "tools", "resources"}
 
 
 @pytest.mark.parametrize("params", [None, {}, {"clientInfo": "x", "capabilities": []}])
@@ -374,7 +381,7 @@ def test_calls_that_are_refused(web: Web, session: str, params: object, code: in
 
 
 @pytest.mark.parametrize(
-    "method", ["resources/list", "prompts/get", "server/discover", "", "x" * 5000, "tools/Call"]
+    "method", ["resources/lists", "server/discover", "subscriptions/listen", "", "x" * 5000, "tools/Call"]
 )
 def test_an_unknown_method_is_not_found(web: Web, session: str, method: str) -> None:
     """200 with -32601, as legacy clients expect it."""

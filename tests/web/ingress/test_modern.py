@@ -11,7 +11,7 @@ import pytest
 from common import __version__
 from common.domain.errors import Throttled, TransportFailure
 from common.domain.invocation import answer, failed, rpc_failure
-from common.mcp.revisions import COMMON_REQUESTS, REMOVED_IN_MODERN
+from common.mcp.revisions import REMOVED_IN_MODERN
 from tests.support.fake_worker import TakenCall
 from tests.web.harness import (
     ADD,
@@ -19,6 +19,7 @@ from tests.web.harness import (
     META_FIELDS,
     MODERN,
     ODD,
+    OFFERED,
     Web,
     body,
     error,
@@ -106,13 +107,6 @@ def test_unknown_and_removed_methods_are_404(web: Web, method: str) -> None:
     assert error(web.modern(method)) == (404, -32601)
 
 
-@pytest.mark.parametrize("method", sorted(COMMON_REQUESTS - {"tools/list", "tools/call"}))
-def test_methods_that_are_not_served_are_404(web: Web, method: str) -> None:
-    """What is not offered is not found either."""
-    params = {"uri": "x"} if method == "resources/read" else {"name": "x"}
-    assert error(web.modern(method, params)) == (404, -32601)
-
-
 @pytest.mark.parametrize(
     ("message", "headers", "status", "code"),
     [
@@ -167,7 +161,8 @@ def test_discovery_names_the_revisions_of_this_era(web: Web) -> None:
     """And is valid by its schema: result type, cache hints, server."""
     assert body(web.modern("server/discover"))["result"] == {
         "supportedVersions": [MODERN],
-        "capabilities": {"tools": {"listChanged": False}},
+        "capabilities": OFFERED,
+        "instructions": "# echo\nBe kind.",
         "resultType": "complete",
         "ttlMs": 0,
         "cacheScope": "private",

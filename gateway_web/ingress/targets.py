@@ -1,0 +1,103 @@
+"""Which tool a request is for, and what the things in it are called there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from common.domain.errors import InvalidRequest, ToolNotFound
+from common.domain.ids import ToolId
+from common.gateway import Gateway
+from common.mcp import naming, resource_uris
+from common.mcp.jsonrpc import INVALID_PARAMS, JsonRpcError
+from common.mcp.listings import RESOURCE_TEMPLATES, RESOURCES
+from common.mcp.revisions import Era
+from common.mcp.translate import RESOURCE_NOT_FOUND
+from common.registry.records import Entry
+from gateway_web.ingress.lists import items_of, visible_entries
+from gateway_web.ingress.requests import McpRequest
+
+Target = tuple[ToolId, dict[str, Any]]
+"""The tool, and the params as it is to have them."""
+
+_REFERENCES: Mapping[str, str] = {"ref/prompt": "name", "ref/resource": "uri"}
+"""What a completion may refer to -> the member of the reference that names it."""
+
+
+def of_name(gateway: Gateway, mcp: McpRequest) -> Target:
+    """By ``params.name``: an MCP tool or a prompt."""
+    name = text(mcp.params, "name")
+    tool, own = _named(gateway, mcp, name)
+    return tool, {**mcp.params, "name": own}
+
+
+def of_uri(gateway: Gateway, mcp: McpRequest) -> Target:
+    """By ``params.uri``: a resource."""
+    tool, own = _located(gateway, mcp, text(mcp.params, "uri"))
+    return tool, {**mcp.params, "uri": own}
+
+
+def of_reference(gateway: Gateway, mcp: McpRequest) -> Target:
+    """By ``params.ref``: the prompt or the template whose argument is to be completed."""
+    reference = mcp.params.get("ref")
+    kind = reference.get("type") if isinstance(reference, dict) else None
+    member = _REFERENCES.get(kind) if isinstance(kind, str) else None
+    if not isinstance(reference, dict) or member is None:
+        raise InvalidRequest(f"params.ref must be one of {', '.join(_REFERENCES)}", field="params.ref")
+    find: Callable[[Gateway, McpRequest, str], tuple[ToolId, str]] = _named if member == "name" else _located
+    tool, own = find(gateway, mcp, text(reference, member, "params.ref"))
+    return tool, {**mcp.params, "ref": {**reference, member: own}}
+
+
+def text(params: Mapping[str, Any], member: str, of: str = "params") -> str:
+    """A text that must be there. Raises :class:`InvalidRequest` that names it."""
+    value = params.get(member)
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{of}.{member} must be a string", field=f"{of}.{member}")
+    return value
+
+
+def _named(gateway: Gateway, mcp: McpRequest, name: str) -> tuple[ToolId, str]:
+    if mcp.tool is not None:
+        return mcp.tool, name
+    found = naming.split(name, gateway.tools().ids())
+    if found is None:
+        raise ToolNotFound(
+            f"Unknown {_WORDS.get(mcp.request.method, 'tool')}: {name[:200]}; "
+            f"names here are <tool>{naming.SEPARATOR}<name>"
+        )
+    return ToolId(found[0]), found[1]
+
+
+def _located(gateway: Gateway, mcp: McpRequest, uri: str) -> tuple[ToolId, str]:
+    """The tool of a URI: by name, by the lists, by the templates; or the only one that has resources at all."""
+    if mcp.tool is not None:
+        return mcp.tool, uri
+    entries = [entry for entry in visible_entries(gateway, mcp) if _has_resources(entry)]
+    if (found := resource_uris.split(uri)) is not None and any(entry.id == found[0] for entry in entries):
+        return ToolId(found[0]), found[1]
+    for gives in (_lists, _has_template_for):
+        for entry in entries:
+            if gives(entry, uri):
+                return entry.id, uri
+    if len(entries) == 1:
+        return entries[0].id, uri
+    code = INVALID_PARAMS if mcp.era is Era.MODERN else RESOURCE_NOT_FOUND
+    raise JsonRpcError(code, "Resource not found: no tool here lists it", {"uri": uri[:2000]})
+
+
+def _has_resources(entry: Entry) -> bool:
+    return entry.known is not None and RESOURCES.capability in entry.known.server_capabilities
+
+
+def _lists(entry: Entry, uri: str) -> bool:
+    return any(item["uri"] == uri for item in items_of(entry, RESOURCES))
+
+
+def _has_template_for(entry: Entry, uri: str) -> bool:
+    """Whether a template is that of the URI, or the very one (a completion names the template itself)."""
+    templates = (item["uriTemplate"] for item in items_of(entry, RESOURCE_TEMPLATES))
+    return any(template == uri or resource_uris.matches(template, uri) for template in templates)
+
+
+_WORDS = {"prompts/get": "prompt", "completion/complete": "prompt"}
