@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import structlog
@@ -26,10 +26,12 @@ from common.calls.admission import (
     refusal_of,
 )
 from common.calls.cancellation import BY_CALLER, Cancellations
+from common.calls.client_answers import ClientAnswers, answerer
 from common.calls.contract import new_invocation_id, task_message
 from common.calls.head import head_of
 from common.calls.leave import leave_of
-from common.calls.replies import Frame, Notification, ReplyHub, Waiter
+from common.calls.replies import Frame, Notification, ReplyHub, ServerRequest, Waiter
+from common.calls.request_state import UNUSABLE, RequestStates, WaitingCall
 from common.domain.errors import (
     Forbidden,
     GatewayError,
@@ -86,9 +88,18 @@ class Call:
     """A call on its way. Read :meth:`next` until it gives an :class:`ExecutionResult`, then :meth:`close`."""
 
     def __init__(
-        self, gateway: Gateway, invocation: Invocation, waiter: Waiter, session: McpSession | None
+        self,
+        gateway: Gateway,
+        invocation: Invocation,
+        waiter: Waiter,
+        session: McpSession | None,
+        *,
+        input_timeout: float,
     ) -> None:
+        """``input_timeout`` is how long the client has for each answer to what the backend asks, in seconds."""
         self.session = session
+        self._input_timeout = input_timeout
+        self._for_input = 0.0
         self._gateway = gateway
         self._waiter = waiter
         self._begun = time.monotonic()
@@ -101,8 +112,10 @@ class Call:
 
     def next(self, timeout: float) -> Frame | None:
         """The next frame, or None after ``timeout`` seconds. Past the deadline it is always a result."""
-        left = self._gateway.clock.left(self.invocation.deadline) + ANSWER_GRACE
+        left = self._gateway.clock.left(self.invocation.deadline) + self._for_input + ANSWER_GRACE
         frame = self._waiter.get(min(timeout, left))
+        if isinstance(frame, ServerRequest):
+            self._for_input += self._input_timeout
         if frame is not None or left > timeout:
             return frame
         self._gateway.hub.recover(self._waiter)
@@ -111,6 +124,12 @@ class Call:
             return frame
         self._gateway.cancel_invocation(self.invocation.id)
         return failed(InvocationTimeout("no worker answered within the deadline"))
+
+    def request_state(self, requests: Sequence[str]) -> str:
+        """What its client is given while the call waits for answers to these requests (:meth:`Gateway.resume`)."""
+        gateway = self._gateway
+        expires = gateway.clock.now() + int(self._input_timeout * 1000)
+        return gateway.request_states.seal(self.invocation, requests, expires=expires)
 
     def cancel(self) -> None:
         """Take the call back: the worker is told, and this side gets its result at once."""
@@ -153,6 +172,8 @@ class Gateway:
         self.catalogue = Catalogue(self.client, self.keys)
         self.mcp_sessions = McpSessions(self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout)
         self.cancellations = Cancellations(self.client, self.keys)
+        self.client_answers = ClientAnswers(self._hot, self.keys)
+        self.request_states = RequestStates(self._hot, self.keys)
         self.hub = ReplyHub(
             self._hot,
             self.keys,
@@ -216,7 +237,13 @@ class Gateway:
             request_id=request_id,
             mcp_session=None if session is None else session.id,
         )
-        call = Call(self, invocation, self.hub.expect(invocation.id), session)
+        call = Call(
+            self,
+            invocation,
+            self.hub.expect(invocation.id),
+            session,
+            input_timeout=entry.tool.input_timeout,
+        )
         self.cancellations.remember(call)
         try:
             self._enqueue(call, entry)
@@ -224,6 +251,55 @@ class Gateway:
             call.close()
             raise
         return call
+
+    def resume(
+        self, caller: Caller, tool: ToolId, method: str, params: Mapping[str, Any], *, version: str
+    ) -> Call:
+        """Go on with a call that waits for its client's input: ``params`` are those of the call, with the client's
+        ``inputResponses`` and the ``requestState`` that it was given. What has no response is asked again.
+
+        Raises :class:`InvalidRequest` if the state is of no such call, or nothing of it waits any more.
+        """
+        self.authorise_tenant(caller)
+        entry = self.find(tool)
+        asked = Invocation(
+            id=InvocationId(""),
+            caller=caller,
+            tool=tool,
+            method=method,
+            params=params,
+            version=version,
+            deadline=self._deadline(entry.tool, None),
+        )
+        waiting = self.request_states.open(str(params["requestState"]), asked, now=self.clock.now())
+        invocation = replace(asked, id=waiting.invocation)
+        call = Call(
+            self,
+            invocation,
+            self.hub.expect(invocation.id),
+            None,
+            input_timeout=entry.tool.input_timeout,
+        )
+        try:
+            if not self._answer_all(caller, waiting, params.get("inputResponses")):
+                # It may have ended meanwhile, and nobody was there to be told.
+                self.hub.recover(call._waiter)  # noqa: SLF001 - Call and Gateway are one unit
+                if not call._waiter.done:  # noqa: SLF001
+                    raise InvalidRequest(UNUSABLE, field="params.requestState")
+        except BaseException:
+            call.close()
+            raise
+        return call
+
+    def _answer_all(self, caller: Caller, waiting: WaitingCall, responses: object) -> bool:
+        """Hand over what a client answered; whether anything still waits for it."""
+        given = responses if isinstance(responses, Mapping) else {}
+        who, found = answerer(None, caller.principal), False
+        for name in waiting.requests:
+            result = given.get(name)
+            response = {"result": result} if isinstance(result, Mapping) else None
+            found |= self.client_answers.give(who, name, response, reply=self.hub.channel)
+        return found
 
     def invoke(
         self, caller: Caller, tool: ToolId, method: str, params: Mapping[str, Any], **options: Any
@@ -347,6 +423,13 @@ class Gateway:
         self.cancellations.forget(call)
 
     # -- cancellation -----------------------------------------------------------------------------------
+
+    def answer(self, session: McpSession, name: str, response: Mapping[str, Any]) -> bool:
+        """Hand a client's answer to the call that asked for it; False if none waits for it.
+
+        Raises :class:`StoreUnavailable`.
+        """
+        return self.client_answers.give(answerer(session.id, session.principal), name, response)
 
     def cancel_request(self, session: McpSessionId, request_id: str | int) -> None:
         """Cancel a request of an MCP session, whichever web process waits for it.

@@ -302,17 +302,17 @@ class Calls:
             return failed(error)
         # A stock producer has no channel for notifications.
         return await self._executor.run(
-            held, invocation, partial(self._notify, held.message) if held.head.reply else _ignore
+            held, invocation, partial(self._notify, held) if held.head.reply else _ignore
         )
 
-    def _notify(self, message: TaskMessage, method: str, params: dict[str, Any]) -> None:
+    def _notify(self, held: Held, method: str, params: dict[str, Any]) -> None:
         try:
-            frame = notification_frame(message.id, method, params)
+            frame = notification_frame(held.head.id, method, params)
         except orjson.JSONEncodeError as error:
             # Nested deeper than orjson writes. Whoever hands us a notification has other callers' messages at hand.
-            log.warning("notification_not_sendable", invocation=message.id, error=str(error))
+            log.warning("notification_not_sendable", invocation=held.head.id, error=str(error))
             return
-        self._outbox.put_notification(("PUBLISH", message.reply_to, frame))
+        self._outbox.put_notification(("PUBLISH", held.head.reply, frame))
 
     def _invocation(self, payload: object, head: Head) -> Invocation:
         return invocation_from_wire(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -25,13 +25,16 @@ from common.domain.errors import (
 from common.domain.ids import tool_of
 from common.domain.invocation import ExecutionResult, Invocation, answer, failed, rpc_failure
 from common.domain.rules import Retry
-from common.mcp.jsonrpc import JsonRpcError
+from common.mcp.client_capabilities import profile_of
+from common.mcp.jsonrpc import INTERNAL_ERROR, JsonRpcError
 from common.mcp.revisions import LEGACY_VERSIONS, MODERN_VERSIONS, Era, era_of_version
 from common.mcp.translate import to_legacy_result, to_modern_result
 from common.registry.catalogue import CatalogueReader
 from common.registry.records import Entry
 from common.store.clock import RedisClock
+from gateway_worker.asking import Asking
 from gateway_worker.claims import Caps, Claim, Claims, NotOwner
+from gateway_worker.conversation import CallClock, Conversation, declared_by, log_level_of
 from gateway_worker.delivery import Held, Taken
 from gateway_worker.egress.backend import Backend
 from gateway_worker.egress.link import (
@@ -50,18 +53,26 @@ from gateway_worker.tool_session import ToolSession, usable
 
 log = structlog.get_logger(__name__)
 
+MOST_ROUNDS = 10
+"""Times that a backend may ask for input before it answers (the SDK's own bound)."""
 KNOWN_VERSIONS = frozenset((*LEGACY_VERSIONS, *MODERN_VERSIONS))
 
 
 class Progress:
     """How far a call has come: whether a timeout says anything about the backend depends on it."""
 
-    QUEUE, SESSION, TURN, BACKEND = "queue", "session", "turn", "backend"
-    __slots__ = ("session", "stage")
+    QUEUE, SESSION, TURN, BACKEND, INPUT = "queue", "session", "turn", "backend", "input"
+    __slots__ = ("clock", "session", "stage")
 
     def __init__(self) -> None:
         self.stage = self.QUEUE
         self.session: ToolSession | None = None
+        self.clock: CallClock | None = None
+
+    @property
+    def timed_out(self) -> str:
+        """Where the time ran out: while a client was asked, it was the client's."""
+        return self.INPUT if self.clock is not None and self.clock.with_client else self.stage
 
 
 class Executor:
@@ -75,7 +86,9 @@ class Executor:
         node: Node,
         journey: Journey,
         clock: RedisClock,
+        asking: Asking,
     ) -> None:
+        self._asking = asking
         self._catalogue = catalogue
         self._sessions = sessions
         self._claims = claims
@@ -100,10 +113,11 @@ class Executor:
                 InvocationTimeout("the deadline had passed before the call began", stage=progress.stage)
             )
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(left) as limit:
+                progress.clock = CallClock(limit)
                 result = await self._attempts(held, invocation, on_notification, progress)
         except TimeoutError:
-            result = failed(_TIMEOUTS[progress.stage]())
+            result = failed(_TIMEOUTS[progress.timed_out]())
             if progress.session is not None and progress.stage == Progress.BACKEND:
                 self._sessions.examine(progress.session)
         except asyncio.CancelledError:
@@ -193,7 +207,8 @@ class Executor:
         progress: Progress,
     ) -> ExecutionResult:
         entry = self._entry(invocation)
-        session = self._sessions.take(claim, entry, invocation.version)
+        profile = profile_of(declared_by(invocation)) if held.head.reply else ""
+        session = self._sessions.take(claim, entry, invocation.version, profile)
         try:
             return await self._call(held, session, entry, invocation, on_notification, progress)
         except GateShut:
@@ -230,16 +245,34 @@ class Executor:
         progress.stage, progress.session = Progress.SESSION, session
         backend = session.opened or await self._opened(held, session, invocation)
         progress.stage = Progress.TURN
-        async with session.turn or _NO_TURN:
+        async with session.turn or _NO_TURN, self._talk(held, session, invocation, progress) as conversation:
             if not self._node.may_act:
                 # The link asks once more, right before it writes; it knows as well whether the session was lost.
                 await self._node.until_confirmed()
             opened = time.monotonic()
             progress.stage, held.at_backend = Progress.BACKEND, True
             headers = self._param_headers.of(entry, invocation) if backend.routed_by_headers else NO_HEADERS
-            raw = await backend.call(invocation, headers=headers, on_notification=on_notification)
+            await session.set_log_level(log_level_of(invocation))
+            raw = await exchange(backend, invocation, conversation, headers, on_notification)
         stages = {"session": (opened - started) * 1000, "backend": (time.monotonic() - opened) * 1000}
         return answer(translated(raw, invocation, backend), stages=stages)
+
+    @contextlib.asynccontextmanager
+    async def _talk(
+        self, held: Held, session: ToolSession, invocation: Invocation, progress: Progress
+    ) -> AsyncIterator[Conversation | None]:
+        """Be at the backend; with a client that can be asked, its conversation."""
+        if not session.key.profile or progress.clock is None:
+            yield None
+            return
+        conversation = Conversation(
+            self._asking, held, invocation, progress.clock, seconds=session.tool.input_timeout
+        )
+        try:
+            async with session.talking(invocation.mcp_session or invocation.id, conversation):
+                yield conversation
+        finally:
+            conversation.close()
 
     async def _opened(self, held: Held, session: ToolSession, invocation: Invocation) -> Backend:
         """The session's backend once it has started; that nothing is sent before is on record meanwhile."""
@@ -283,10 +316,41 @@ _TIMEOUTS: Mapping[str, Callable[[], InvocationTimeout]] = {
     Progress.TURN: lambda: InvocationTimeout(
         "the session was still busy with other calls at the deadline", stage=Progress.TURN
     ),
+    Progress.INPUT: lambda: InvocationTimeout(
+        "the client did not answer what the tool asked within input_timeout", stage=Progress.INPUT
+    ),
     Progress.BACKEND: lambda: InvocationTimeout(
         "the tool did not answer within the deadline", stage=Progress.BACKEND
     ),
 }
+
+
+async def exchange(
+    backend: Backend,
+    invocation: Invocation,
+    conversation: Conversation | None,
+    headers: Mapping[str, str],
+    on_notification: OnNotification,
+) -> dict[str, Any]:
+    """The backend's result. What it wants to know first, a legacy client is asked: a modern one sees that itself.
+
+    Source: 2026-07-28, "Multi round-trip requests": the same request again, with ``inputResponses`` and the very
+    ``requestState``. Raises :class:`RpcError` for a backend that never has enough.
+    """
+    params, ask = invocation.params, None if conversation is None else conversation.ask
+    for _ in range(MOST_ROUNDS):
+        raw = await backend.call(
+            invocation.method, params, headers=headers, on_notification=on_notification, on_request=ask
+        )
+        modern = era_of_version(invocation.version) is Era.MODERN
+        if raw.get("resultType") != "input_required" or modern or conversation is None:
+            return raw
+        asked = raw.get("inputRequests")
+        responses = await conversation.answers(asked if isinstance(asked, dict) else {})
+        params = {**invocation.params, "inputResponses": responses}
+        if "requestState" in raw:
+            params["requestState"] = raw["requestState"]
+    raise RpcError({"code": INTERNAL_ERROR, "message": f"the tool asked for input {MOST_ROUNDS} times"})
 
 
 def translated(raw: dict[str, Any], invocation: Invocation, backend: Backend) -> dict[str, Any]:

@@ -89,13 +89,15 @@ class Sessions:
                 return backend
         return None
 
-    def take(self, claim: Claim, entry: Entry, version: str) -> ToolSession:
-        """The claim's session for a caller of this revision, begun if there is none. It must be :meth:`give`\\ n back.
+    def take(self, claim: Claim, entry: Entry, version: str, profile: str = "") -> ToolSession:
+        """The claim's session for a caller of this revision and profile, begun if there is none.
+
+        It must be given back (:meth:`give`).
 
         Raises :class:`SessionLimit` if this worker holds as many as it may, and every one of them has a call.
         """
         preferred = era_of_version(version)
-        key = self._key(claim, entry, preferred)
+        key = self._key(claim, entry, preferred, profile)
         session = self._sessions.get(key)
         if session is not None and (session.ended or session.claim is not claim or session.too_old):
             self._replace(session)
@@ -110,12 +112,13 @@ class Sessions:
         session.in_flight += 1
         return session
 
-    def _key(self, claim: Claim, entry: Entry, preferred: Era) -> SessionKey:
+    def _key(self, claim: Claim, entry: Entry, preferred: Era, profile: str) -> SessionKey:
         """The key of the session that callers of an era use; one that lives stays theirs, whatever is learnt since."""
         known = entry.known
         first = preferred if known is None or not known.eras else first_era(entry, preferred)
         keys = [
-            SessionKey(claim.tool, claim.session, entry.registered.version, era) for era in (preferred, first)
+            SessionKey(claim.tool, claim.session, entry.registered.version, era, profile)
+            for era in (preferred, first)
         ]
         return next((key for key in keys if key in self._sessions), keys[-1])
 

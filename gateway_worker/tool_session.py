@@ -5,23 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import orjson
 import structlog
 
 from common.domain.audit import EventKind
 from common.domain.errors import GatewayError, InternalError, InvocationTimeout
 from common.domain.ids import ToolId
+from common.domain.rules import Affinity
 from common.domain.tool import Tool
+from common.mcp.inbound import LOG_LEVELS
 from common.mcp.revisions import Era
 from common.processes.guard import ProcessGuard
 from common.registry.records import Entry
 from gateway_worker.claims import Claim
+from gateway_worker.conversation import Conversation
 from gateway_worker.egress.backend import Backend, make_link, start
-from gateway_worker.egress.link import Gate, LinkLost, OnNotification, RpcError
+from gateway_worker.egress.link import Gate, LinkLost, OnNotification, RpcError, refuse_request
 from gateway_worker.egress.stdio import StdioLink
+from gateway_worker.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -30,12 +35,17 @@ LOST = "lost"
 
 
 class SessionKey(NamedTuple):
-    """Which session of the directory, and with what. A changed definition is another one here, as is another era."""
+    """Which session of the directory, and with what.
+
+    A changed definition is another one here, as is another era, and another ``profile``: what a legacy backend may ask
+    of the clients of a session it is told once, when the session begins (``profile_of``).
+    """
 
     tool: ToolId
     session: str
     version: int
     era: Era
+    profile: str = ""
 
 
 OnSession = Callable[[EventKind, "ToolSession"], None]
@@ -55,6 +65,11 @@ class ToolSession:
         most = tool.max_in_flight_per_session
         self.turn = None if most is None else asyncio.Semaphore(most)
         """Held while a call is at the backend; None if any number may be."""
+        # An operator chooses that affinity for a tool that asks.
+        asks = tool.affinity is Affinity.MCP_SESSION
+        self.turns = Turns(one_at_a_time=asks) if key.profile else None
+        self._log_level: str | None = None
+        self._conversations: dict[str, list[Conversation]] = {}
         self.why = ""
         """Why it is being closed; empty while nobody wants that."""
         self.examined: asyncio.Task[None] | None = None
@@ -76,6 +91,42 @@ class ToolSession:
             self._own(partial(self._open, guard, eras, max_bytes, gate), on_event),
             name=f"session-{self.key.tool}",
         )
+
+    @contextlib.asynccontextmanager
+    async def talking(self, group: str, conversation: Conversation) -> AsyncIterator[None]:
+        """Be at the backend with a call whose client can be asked; ``group`` is that of :class:`Turns`."""
+        if self.turns is None:
+            yield
+            return
+        async with self.turns.turn(group):
+            self._conversations.setdefault(group, []).append(conversation)
+            try:
+                yield
+            finally:
+                self._conversations[group].remove(conversation)
+                if not self._conversations[group]:
+                    del self._conversations[group]
+
+    async def set_log_level(self, level: str | None) -> None:
+        """Have a legacy backend send log messages of this severity, if it does not yet: others may want more.
+
+        A modern one hears it with each request. Degrades: a backend that refuses sends what it likes.
+        """
+        backend = self.opened
+        wanted = level in LOG_LEVELS and (self._log_level is None or _rank(level) < _rank(self._log_level))
+        if backend is None or not wanted or backend.negotiated.era is not Era.LEGACY:
+            return
+        self._log_level = level
+        if "logging" in backend.negotiated.capabilities:
+            with contextlib.suppress(RpcError):
+                await backend.request("logging/setLevel", {"level": level})
+
+    async def _asked(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """A request of the backend that names no call: it is for the youngest of the only client that it can be for."""
+        if self.turns is None:
+            return await refuse_request(method, params)
+        conversation = self._conversations[await self.turns.asker()][-1]
+        return await conversation.ask(method, params)
 
     @property
     def opened(self) -> Backend | None:
@@ -129,6 +180,7 @@ class ToolSession:
             return
         try:
             backend.link.on_notification = on_event
+            backend.link.on_request = self._asked
             self._ready.set_result(backend)
             log.debug("session_opened", **self._facts(backend))
             self._tell(EventKind.SESSION_CREATED, self)
@@ -156,13 +208,17 @@ class ToolSession:
 
     async def _open(self, guard: ProcessGuard, eras: Sequence[Era], max_bytes: int, gate: Gate) -> Backend:
         link = make_link(self.tool, guard, max_bytes=max_bytes, gate=gate)
-        return await start(self.tool, link, eras)
+        return await start(self.tool, link, eras, orjson.loads(self.key.profile or "{}"))
 
     def _fail(self, error: GatewayError) -> None:
         if not self._ready.done():
             self._ready.set_exception(error)
             # Whoever waited may have given up at its own deadline: the error is not "never retrieved".
             self._ready.exception()
+
+
+def _rank(level: str | None) -> int:
+    return LOG_LEVELS.index(level) if level is not None else 0
 
 
 async def answers(backend: Backend, seconds: float) -> None:

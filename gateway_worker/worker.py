@@ -22,6 +22,7 @@ from common.store.last_words import last_words_of
 from common.store.pipelined import PipelinedConnection
 from common.store.scripts import script
 from gateway_worker.aftermath import Aftermath
+from gateway_worker.asking import Asking
 from gateway_worker.call_host import CallHost
 from gateway_worker.calls import Calls, Place
 from gateway_worker.circuits import CircuitReports
@@ -89,6 +90,7 @@ class Worker:
         self._dead_letters = DeadLetterBox(keys, self.outbox, result_ttl=settings.runtime.result_ttl)
         self._nodes = Nodes(self.node, self._redis, keys, self._clock, self)
         self.claims = Claims(self.node, self._redis, keys)
+        self.asking = Asking(self.node, self._redis, keys, self.outbox)
         self.look_at_registry = asyncio.Event()
         self.discovery = self._discovery()
         self.sessions = self._make_sessions()
@@ -136,6 +138,7 @@ class Worker:
             "listener": self._listen(),
             "fetcher": self._fetch(),
             "aftermath": self._aftermath.run(),
+            "asking": self.asking.run(),
             "sessions": self.sessions.sweep(),
             "cut-off": self.sessions.end_when_cut_off(self.node),
             "removed": self._removed.run(),
@@ -254,7 +257,9 @@ class Worker:
             dead_letters=self._dead_letters,
             signals=signals,
         )
-        executor = Executor(self.catalogue, self.sessions, self.claims, self.node, journey, self._clock)
+        executor = Executor(
+            self.catalogue, self.sessions, self.claims, self.node, journey, self._clock, self.asking
+        )
         return Calls(place, executor, host, self._settings)
 
     def _version_of(self, tool: ToolId) -> int | None:
@@ -277,6 +282,7 @@ class Worker:
                     keys.node_wake_channel(node): self.fetcher.wake_direct,
                     keys.registry_channel: lambda _: self.look_at_registry.set(),
                     keys.cancel_channel: self.calls.cancel,
+                    keys.answer_channel(node): self.asking.hear,
                 },
                 on_subscribed=self._look_at_everything,
             )

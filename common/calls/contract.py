@@ -6,6 +6,7 @@ producer or monitor understands it. Specification: Celery documentation, "Messag
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -129,3 +130,9 @@ def notification_frame(invocation_id: str, method: str, params: dict[str, Any]) 
     """A notification of the backend that belongs to a running call."""
     message = {"jsonrpc": "2.0", "method": method, "params": params}
     return invocation_id.encode() + b" " + orjson.dumps({"notification": message})
+
+
+def server_request_frame(invocation_id: str, name: str, method: str, params: Mapping[str, Any]) -> bytes:
+    """A request of the backend to the call's client; ``name`` is its id towards the client."""
+    request = {"id": name, "method": method, "params": dict(params)}
+    return invocation_id.encode() + b" " + orjson.dumps({"request": request})

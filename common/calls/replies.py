@@ -49,7 +49,16 @@ class Notification:
     message: Mapping[str, Any]
 
 
-Frame = Notification | ExecutionResult
+@dataclass(frozen=True, slots=True)
+class ServerRequest:
+    """A request of the backend that the call's client is to answer; ``id`` is ours."""
+
+    id: str
+    method: str
+    params: Mapping[str, Any]
+
+
+Frame = Notification | ServerRequest | ExecutionResult
 
 
 @dataclass(slots=True)
@@ -215,6 +224,8 @@ class ReplyHub:
 def _frame(frame: dict[str, Any]) -> Frame:
     if "result" in frame:
         return result_from_wire(frame["result"])
+    if "request" in frame:
+        return ServerRequest(**frame["request"])
     return Notification(frame["notification"])
 
 

@@ -27,6 +27,7 @@ from common.domain.rules import (
 DEFAULT_REQUEST_TIMEOUT = 30.0
 DEFAULT_STARTUP_TIMEOUT = 20.0
 DEFAULT_IDLE_TIMEOUT = 300.0
+DEFAULT_INPUT_TIMEOUT = 300.0
 DEFAULT_QUEUE_MAX_LENGTH = 10_000
 MAX_QUEUE_LENGTH = 1_000_000
 MAX_TIMEOUT = 24 * 3600.0
@@ -107,6 +108,7 @@ class Tool:
     max_in_flight: int | None = None
     max_in_flight_per_session: int | None = None
     max_session_age: float | None = None
+    input_timeout: float = DEFAULT_INPUT_TIMEOUT
     circuit: CircuitRules = field(default_factory=CircuitRules)
     health: HealthRules = field(default_factory=HealthRules)
     limits: ProcessLimits = field(default_factory=ProcessLimits)
@@ -123,7 +125,7 @@ class Tool:
             raise InvalidRequest(
                 f"queue_max_length must be above 0 and at most {MAX_QUEUE_LENGTH}", field="queue_max_length"
             )
-        for name in ("request_timeout", "startup_timeout", "idle_timeout", "queue_max_age"):
+        for name in ("request_timeout", "startup_timeout", "idle_timeout", "queue_max_age", "input_timeout"):
             value = getattr(self, name)
             if not 0 < value <= MAX_TIMEOUT:
                 raise InvalidRequest(
@@ -189,7 +191,7 @@ class Tool:
 
 _PLAIN = (
     *("pool_size", "trust_annotations", "max_sessions", "max_in_flight"),
-    *("max_in_flight_per_session", "max_session_age"),
+    *("max_in_flight_per_session", "max_session_age", "input_timeout"),
 )
 _RULES = ("circuit", "health", "limits")
 

@@ -13,7 +13,14 @@ from pydantic import AfterValidator, Field, ValidationError
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ToolId
 from common.domain.rules import Affinity, CircuitRules, HealthRules, ProcessLimits, Retry, Routing
-from common.domain.tool import DEFAULT_POOL_SIZE, HttpTransport, StdioTransport, Tool, ToolState
+from common.domain.tool import (
+    DEFAULT_INPUT_TIMEOUT,
+    DEFAULT_POOL_SIZE,
+    HttpTransport,
+    StdioTransport,
+    Tool,
+    ToolState,
+)
 from common.settings.document import KeyPath
 from common.settings.fields import (
     Calls,
@@ -124,6 +131,11 @@ class ToolEntry(Section):
     )
     max_session_age: Seconds | None = Field(
         default=None, description="Age from which a session is given no further call. Absent: any age."
+    )
+    input_timeout: Seconds = Field(
+        default=DEFAULT_INPUT_TIMEOUT,
+        description="How long a client has for each answer to what the tool asks it during a call, "
+        "whose own time stands still meanwhile.",
     )
     circuit_failures: Failures | None = Field(
         default=None, description="Failures in a row after which the circuit opens."
@@ -327,6 +339,7 @@ def _tool(name: str, entry: StdioEntry | HttpEntry, runtime: RuntimeSettings) ->
         max_in_flight=entry.max_in_flight,
         max_in_flight_per_session=entry.max_in_flight_per_session,
         max_session_age=entry.max_session_age,
+        input_timeout=entry.input_timeout,
         circuit=_circuit(entry, runtime),
         health=_health(entry, runtime),
         limits=_limits(entry),

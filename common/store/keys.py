@@ -22,6 +22,10 @@ key                              type     lifetime                     owner and
                                                                        Redis ms at which its permit ends
 {p}:discovery:<tool>             string   lease, PX                    the worker that is discovering the tool
 {p}:mcp-session:<id>             string   sliding idle timeout         a client's session with us (JSON)
+{p}:server-request:<id>          string   input_timeout + 1 minute     a backend's request that waits for a client's
+                                                                       answer: who may answer, the worker's channel
+{p}:client-answer:<id>           string   1 minute                     the answer, until the worker takes it (JSON)
+{p}:seal-key                     string   permanent                    the key of request states
 {p}:nodes                        zset     permanent                    node -> Redis ms of the end of its lease
 {p}:unacked:<node>               hash     permanent                    delivery tag -> message the node has begun; its
                                                                        rescue empties it
@@ -57,8 +61,8 @@ Channels (publish/subscribe, hints and replies only; nothing depends on a messag
 
 ``{p}:reply:<web process>`` replies of that process's calls; ``{p}:wake`` name of a queue that was empty and
 got a message; ``{p}:wake:<node>`` the same for the queue's direct list of one node; ``{p}:registry`` the registry
-changed; ``{p}:cancel`` an invocation is taken back (to workers); ``{p}:cancel-request`` a client cancelled a request or
-ended its MCP session (to web processes).
+changed; ``{p}:answer:<node>`` a client has answered a request of a backend; ``{p}:cancel`` an invocation is taken back
+(to workers); ``{p}:cancel-request`` a client cancelled a request or ended its MCP session (to web processes).
 """
 
 from __future__ import annotations
@@ -167,6 +171,19 @@ class Keys:
 
     def node_wake_channel(self, node: NodeId) -> str:
         return f"{self.prefix}:wake:{encode_part(node)}"
+
+    @property
+    def seal_key(self) -> str:
+        return f"{self.prefix}:seal-key"
+
+    def server_request(self, name: str) -> str:
+        return f"{self.prefix}:server-request:{encode_part(name)}"
+
+    def client_answer(self, name: str) -> str:
+        return f"{self.prefix}:client-answer:{encode_part(name)}"
+
+    def answer_channel(self, node: NodeId) -> str:
+        return f"{self.prefix}:answer:{encode_part(node)}"
 
     def discovery_lease(self, tool: ToolId) -> str:
         return f"{self.prefix}:discovery:{encode_part(tool)}"

@@ -7,13 +7,16 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from common.calls.request_state import is_ours
 from common.domain.errors import InvalidRequest
+from common.domain.session import McpSession
 from common.gateway import Call, Gateway
+from common.mcp.client_capabilities import interactive
 from common.mcp.headers import check_mcp_param_headers
-from common.mcp.inbound import LOG_LEVELS
+from common.mcp.inbound import LOG_LEVELS, META_CLIENT_CAPABILITIES, META_CLIENT_INFO, META_LOG_LEVEL
 from common.mcp.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, JsonRpcError
 from common.mcp.revisions import MODERN_VERSIONS, Era, negotiate_legacy
-from common.mcp.translate import to_modern_result
+from common.mcp.translate import legacy_params, to_modern_result
 from common.registry.records import Entry
 from gateway_web.ingress import lists, offers, targets
 from gateway_web.ingress.requests import McpRequest
@@ -88,15 +91,37 @@ def forward(find: FindTarget, gateway: Gateway, mcp: McpRequest) -> Call:
 
 def _begin(gateway: Gateway, mcp: McpRequest, target: targets.Target) -> Call:
     tool, params = target
+    if mcp.era is Era.MODERN and is_ours(params.get("requestState")):
+        return gateway.resume(mcp.caller, tool, mcp.request.method, params, version=mcp.version)
     return gateway.begin(
         mcp.caller,
         tool,
         mcp.request.method,
-        params,
+        params if mcp.era is Era.MODERN else described(params, mcp.session),
         version=mcp.version,
         request_id=mcp.request.id,
         session=mcp.session,
     )
+
+
+def described(params: dict[str, Any], session: McpSession | None) -> dict[str, Any]:
+    """The params of a legacy client with what it said of itself, as a modern client says it with each request.
+
+    Its own keys of these names mean nothing in its era.
+    """
+    plain = legacy_params(params)
+    if session is None:
+        return plain
+    told: dict[str, Any] = {}
+    if interactive(session.client_capabilities):
+        told[META_CLIENT_CAPABILITIES] = dict(session.client_capabilities)
+        told[META_CLIENT_INFO] = dict(session.client_info)
+    if session.log_level is not None:
+        told[META_LOG_LEVEL] = session.log_level
+    if not told:
+        return plain
+    meta = plain.get("_meta")
+    return {**plain, "_meta": {**(meta if isinstance(meta, dict) else {}), **told}}
 
 
 _LISTED: Mapping[str, Handler] = dict.fromkeys(lists.BY_METHOD, lists.list_items)

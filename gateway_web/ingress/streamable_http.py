@@ -17,10 +17,12 @@ from common.gateway import Call, Gateway
 from common.mcp.inbound import check_version, classify
 from common.mcp.jsonrpc import (
     INVALID_REQUEST,
+    ErrorResponse,
     JsonRpcError,
     Message,
     Notification,
     Request,
+    Response,
     parse_message,
     result_response,
 )
@@ -152,10 +154,16 @@ class StreamableHttp:
             check_version((http.header(VERSION_HEADER) or "").strip())
             return
         session = self._session(http, caller, tool)
-        if isinstance(message, Notification) and message.method == "notifications/cancelled":
-            request_id = message.params.get("requestId")
-            if isinstance(request_id, str | int) and not isinstance(request_id, bool):
-                self._gateway.cancel_request(session.id, request_id)
+        match message:
+            case Response(id=str(name), result=result):
+                self._gateway.answer(session, name, {"result": result})
+            case ErrorResponse(id=str(name), error=error):
+                self._gateway.answer(session, name, {"error": error})
+            case Notification(
+                method="notifications/cancelled", params={"requestId": str() | int() as request_id}
+            ):
+                if not isinstance(request_id, bool):
+                    self._gateway.cancel_request(session.id, request_id)
 
     # -- GET, DELETE ------------------------------------------------------------------------------------
 

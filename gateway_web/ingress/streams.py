@@ -10,17 +10,18 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from common.calls.replies import Frame, Notification
+from common.calls.replies import Frame, Notification, ServerRequest
 from common.domain.errors import InvocationCancelled
 from common.domain.invocation import ExecutionResult, failed
 from common.gateway import Call
-from common.mcp.jsonrpc import dumps
+from common.mcp.jsonrpc import dumps, result_response
 from common.mcp.revisions import Era
+from common.mcp.translate import META_SERVER_INFO
 from common.settings import WebSettings
 from gateway_web.http import HttpAnswer
-from gateway_web.ingress.answers import result_answer, result_message
+from gateway_web.ingress.answers import json_response, result_answer, result_message
 from gateway_web.ingress.disconnect import hung_up
-from gateway_web.ingress.requests import McpRequest
+from gateway_web.ingress.requests import SERVER_INFO, McpRequest
 
 LOOK = 0.5
 """Seconds between two looks at whether the client is still there."""
@@ -40,6 +41,8 @@ def answer_call(call: Call, mcp: McpRequest, web: WebSettings, environ: Mapping[
     except BaseException:
         call.close()
         raise
+    if isinstance(first, ServerRequest) and mcp.era is Era.MODERN:
+        return json_response(stream.input_required(first))
     if isinstance(first, ExecutionResult):
         call.close()
         answer = result_answer(first, mcp.request.id, mcp.era, mcp.request.method)
@@ -65,13 +68,14 @@ class CallStream:
         self._mcp = mcp
         self._environ = environ
         self._ended = False
+        self._asked: set[str] = set()
 
     def next(self, silence: float) -> Frame | None:
         """The next frame for the client, or None after ``silence`` seconds. Ends early if the client hangs up."""
         end = time.monotonic() + silence
         while True:
             frame = self._call.next(min(LOOK, max(0.0, end - time.monotonic())))
-            if isinstance(frame, ExecutionResult) or (frame is not None and self._wanted(frame)):
+            if frame is not None and self._wanted(frame):
                 return frame
             if frame is None and hung_up(self._environ):
                 return self._abandon()
@@ -87,6 +91,12 @@ class CallStream:
                     yield b": ping\n\n"
                 elif isinstance(frame, Notification):
                     yield _event(frame.message)
+                elif isinstance(frame, ServerRequest):
+                    if self._mcp.era is Era.MODERN:
+                        yield _event(self.input_required(frame))
+                        return
+                    request = {"id": frame.id, "method": frame.method, "params": dict(frame.params)}
+                    yield _event({"jsonrpc": "2.0", **request})
                 else:
                     self._ended = True
                     message = result_message(
@@ -97,6 +107,23 @@ class CallStream:
                 frame = self.next(ping_interval)
         finally:
             self.close()
+
+    def input_required(self, asked: ServerRequest) -> dict[str, Any]:
+        """The answer to a modern client that is asked something: its call waits for the client to come again.
+
+        From here on nobody listens for the call; whoever resumes it does (2026-07-28, "Multi round-trip requests").
+        """
+        state = self._call.request_state([asked.id])
+        self._ended = True
+        self._call.close()
+        request = {"method": asked.method, "params": dict(asked.params)}
+        result = {
+            "resultType": "input_required",
+            "inputRequests": {asked.id: request},
+            "requestState": state,
+            "_meta": {META_SERVER_INFO: SERVER_INFO},
+        }
+        return result_response(self._mcp.request.id, result)
 
     def close(self) -> None:
         """Let go of the call. If its end was not sent, nobody reads any more."""
@@ -113,7 +140,14 @@ class CallStream:
             self._call.leave()
         return GONE
 
-    def _wanted(self, frame: Notification) -> bool:
+    def _wanted(self, frame: Frame) -> bool:
+        if isinstance(frame, ServerRequest):
+            # A worker that is not sure of having sent it sends it once more.
+            known = frame.id in self._asked
+            self._asked.add(frame.id)
+            return not known
+        if isinstance(frame, ExecutionResult):
+            return True
         if frame.message.get("method") != "notifications/message":
             return True
         return self._mcp.wants_log((frame.message.get("params") or {}).get("level"))

@@ -9,7 +9,6 @@ from typing import Any
 
 from common import __version__
 from common.domain.errors import TransportFailure
-from common.domain.invocation import Invocation
 from common.domain.tool import HttpTransport, StdioTransport, Tool
 from common.mcp.inbound import (
     META_CLIENT_CAPABILITIES,
@@ -25,7 +24,6 @@ from common.mcp.revisions import (
     LEGACY_VERSIONS,
     MODERN_VERSIONS,
     Era,
-    era_of_version,
 )
 from common.mcp.translate import META_SERVER_INFO, legacy_params, modern_params
 from common.processes.guard import ProcessGuard
@@ -36,6 +34,7 @@ from gateway_worker.egress.link import (
     Link,
     LinkLost,
     OnNotification,
+    OnRequest,
     RpcError,
     StatusRefused,
     always_open,
@@ -45,6 +44,7 @@ from gateway_worker.egress.process import Child
 from gateway_worker.egress.stdio import StdioLink
 
 CLIENT_INFO = {"name": "canalgate", "version": __version__}
+NO_CAPABILITIES: Mapping[str, Any] = {}
 ERA_REFUSALS = frozenset({400, 404, 405})
 """What an HTTP backend may answer to the opening of an era it does not speak."""
 
@@ -74,49 +74,42 @@ class Backend:
 
     async def call(
         self,
-        invocation: Invocation,
+        method: str,
+        params: Mapping[str, Any],
         *,
         headers: Mapping[str, str] = NO_HEADERS,
         on_notification: OnNotification | None = None,
+        on_request: OnRequest | None = None,
     ) -> dict[str, Any]:
-        """Forward an invocation and return the backend's result as it is."""
-        params = dict(invocation.params)
-        if self.negotiated.era is Era.MODERN and era_of_version(invocation.version) is Era.MODERN:
-            sent = relayed_params(params, self.negotiated.version)
-            return await self._request_modern(invocation.method, sent, headers, on_notification)
-        return await self.request(invocation.method, params, headers=headers, on_notification=on_notification)
+        """Forward a caller's request and return the backend's result as it is.
+
+        What the caller says of itself stands in ``_meta`` as the modern era has it; there a modern backend finds it.
+        """
+        sent, routing = self._prepared(method, params)
+        return await self.link.request(
+            method,
+            sent,
+            headers={**headers, **routing},
+            on_notification=on_notification,
+            on_request=on_request,
+        )
 
     async def request(
-        self,
-        method: str,
-        params: dict[str, Any],
-        *,
-        headers: Mapping[str, str] = NO_HEADERS,
-        on_notification: OnNotification | None = None,
+        self, method: str, params: Mapping[str, Any], *, on_notification: OnNotification | None = None
     ) -> dict[str, Any]:
-        """Send a request in the backend's era, as this gateway's own or a legacy caller's."""
-        if self.negotiated.era is Era.LEGACY:
-            return await self.link.request(method, legacy_params(params), on_notification=on_notification)
-        sent = modern_params(
-            params, version=self.negotiated.version, client_info=CLIENT_INFO, client_capabilities={}
-        )
-        return await self._request_modern(method, sent, headers, on_notification)
+        """Send a request of this gateway's own."""
+        return await self.call(method, params, on_notification=on_notification)
 
-    async def _request_modern(
-        self,
-        method: str,
-        params: dict[str, Any],
-        headers: Mapping[str, str],
-        on_notification: OnNotification | None,
-    ) -> dict[str, Any]:
-        routing = modern_headers(method, params, self.negotiated.version)
-        return await self.link.request(
-            method, params, headers={**headers, **routing}, on_notification=on_notification
-        )
+    def _prepared(self, method: str, params: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """The params in the backend's era, and the headers that go with them."""
+        if self.negotiated.era is Era.LEGACY:
+            return legacy_params(params), NO_HEADERS
+        version = self.negotiated.version
+        return relayed_params(params, version), modern_headers(method, params, version)
 
 
 def relayed_params(params: Mapping[str, Any], version: str) -> dict[str, Any]:
-    """The params of a modern caller for a modern backend: what the caller says of itself stays as it is."""
+    """The params for a modern backend: what the caller says of itself stays as it is; this gateway says little."""
     meta = params.get("_meta")
     described = {
         META_CLIENT_INFO: CLIENT_INFO,
@@ -145,8 +138,12 @@ def make_link(tool: Tool, guard: ProcessGuard, *, max_bytes: int, gate: Gate = a
             return HttpLink(transport, connect_timeout=tool.startup_timeout, max_bytes=max_bytes, gate=gate)
 
 
-async def connect(link: Link, eras: Sequence[Era]) -> Backend:
+async def connect(
+    link: Link, eras: Sequence[Era], client_capabilities: Mapping[str, Any] = NO_CAPABILITIES
+) -> Backend:
     """Open the link and negotiate in the first of ``eras`` that the backend speaks.
+
+    A legacy backend is told ``client_capabilities`` once for all; a modern one hears them with each request.
 
     The legacy handshake is answered at once by every backend, silent ones are only silent to
     ``server/discover``: so whoever does not know a backend asks in the order legacy, modern. Raises
@@ -157,7 +154,9 @@ async def connect(link: Link, eras: Sequence[Era]) -> Backend:
         refused: list[str] = []
         for era in eras:
             try:
-                negotiated = await (_initialize(link) if era is Era.LEGACY else discover(link))
+                negotiated = await (
+                    _initialize(link, client_capabilities) if era is Era.LEGACY else discover(link)
+                )
             except RpcError as error:
                 refused.append(f"{era.value}: {error.error.get('message')}")
                 continue
@@ -174,11 +173,13 @@ async def connect(link: Link, eras: Sequence[Era]) -> Backend:
         raise
 
 
-async def start(tool: Tool, link: Link, eras: Sequence[Era]) -> Backend:
+async def start(
+    tool: Tool, link: Link, eras: Sequence[Era], client_capabilities: Mapping[str, Any] = NO_CAPABILITIES
+) -> Backend:
     """:func:`connect` within the tool's ``startup_timeout``; beyond it, :class:`TransportFailure` that says so."""
     try:
         async with asyncio.timeout(tool.startup_timeout):
-            return await connect(link, eras)
+            return await connect(link, eras, client_capabilities)
     except TimeoutError as error:
         raise LinkLost(
             f"the tool did not become usable within startup_timeout ({tool.startup_timeout:g} s)"
@@ -187,8 +188,12 @@ async def start(tool: Tool, link: Link, eras: Sequence[Era]) -> Backend:
         ) from error
 
 
-async def _initialize(link: Link) -> Negotiated:
-    params = {"protocolVersion": LATEST_LEGACY, "capabilities": {}, "clientInfo": CLIENT_INFO}
+async def _initialize(link: Link, client_capabilities: Mapping[str, Any]) -> Negotiated:
+    params = {
+        "protocolVersion": LATEST_LEGACY,
+        "capabilities": dict(client_capabilities),
+        "clientInfo": CLIENT_INFO,
+    }
     result = await link.request("initialize", params)
     version = result.get("protocolVersion")
     if version not in LEGACY_VERSIONS:

@@ -17,6 +17,7 @@ import structlog
 from common.domain.errors import ResponseTooLarge
 from common.domain.tool import HttpTransport
 from common.mcp.revisions import Era
+from gateway_worker.egress.asked import Asked
 from gateway_worker.egress.http1 import ConnectionLost, Response
 from gateway_worker.egress.http_pool import HttpClient
 from gateway_worker.egress.link import (
@@ -25,11 +26,12 @@ from gateway_worker.egress.link import (
     GateShut,
     LinkLost,
     OnNotification,
+    OnRequest,
     ProgressTokens,
     RpcError,
     StatusRefused,
     always_open,
-    answer_to_backend,
+    refuse_request,
 )
 from gateway_worker.egress.sse import EventParser, ServerSentEvent
 
@@ -42,6 +44,8 @@ RESUME_ATTEMPTS = 5
 """Times in a row that a stream may be resumed without a new event."""
 RESUME_DELAY, RESUME_DELAY_LEAST = 1.0, 0.05
 CLOSE_TIMEOUT = 2.0
+_OF_NO_REQUEST = ("/list_changed", "resources/updated")
+"""Ends of the names of notifications that belong to no call, on whatever stream they come."""
 
 
 def _ignore(_method: str, _params: dict[str, Any]) -> None:
@@ -77,12 +81,14 @@ class HttpLink:
         """
         self.closed = asyncio.Event()
         self.on_notification: OnNotification = _ignore
+        self.on_request: OnRequest = refuse_request
         self.era = Era.LEGACY
         self.noise = 0
         self._max_bytes = max_bytes
         self._ids = itertools.count(1)
         self._tokens = ProgressTokens()
-        self._listeners: dict[int, OnNotification] = {}
+        self._listeners: dict[int, tuple[OnNotification, OnRequest | None]] = {}
+        self._asked = Asked(lambda message: self._spawn(self._answer(message)))
         self._session_id: str | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._client = HttpClient(
@@ -107,6 +113,7 @@ class HttpLink:
         *,
         headers: Mapping[str, str] = NO_HEADERS,
         on_notification: OnNotification | None = None,
+        on_request: OnRequest | None = None,
     ) -> dict[str, Any]:
         """Send a request and wait for its result."""
         if self.closed.is_set():
@@ -114,7 +121,7 @@ class HttpLink:
         request_id = next(self._ids)
         outgoing = self._tokens.outgoing(request_id, params)
         message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": outgoing}
-        self._listeners[request_id] = on_notification or _ignore
+        self._listeners[request_id] = on_notification or _ignore, on_request
         try:
             return await self._exchange(message, headers)
         except asyncio.CancelledError:
@@ -138,6 +145,7 @@ class HttpLink:
     async def close(self) -> None:
         """End the session at the backend and close all connections."""
         self.closed.set()
+        self._asked.close()
         try:
             await self._end_background()
             await self._end_session()
@@ -276,7 +284,8 @@ class HttpLink:
         if not isinstance(method, str) or not isinstance(params, dict | None):
             log.debug("backend_message_ignored", method=repr(method)[:100])
         elif "id" in message:
-            self._spawn(self._answer(answer_to_backend(message)))
+            own = self._listeners.get(request_id, (_ignore, None))[1] if request_id is not None else None
+            self._asked.ask(message, own or self.on_request)
         else:
             self._notified(method, params or {}, request_id)
         return None
@@ -284,13 +293,16 @@ class HttpLink:
     def _notified(self, method: str, params: dict[str, Any], request_id: int | None) -> None:
         """Hand a notification to whom it belongs: progress to the call it names, a changed list to no call."""
         listener = self.on_notification
+        if method == "notifications/cancelled":
+            self._asked.withdraw(params)
+            return
         if method == "notifications/progress":
             found = self._tokens.incoming(params)
             if found is None:
                 return
-            listener, params = self._listeners.get(found[0], _ignore), found[1]
-        elif request_id is not None and not method.endswith("/list_changed"):
-            listener = self._listeners.get(request_id, _ignore)
+            listener, params = self._listeners.get(found[0], (_ignore, None))[0], found[1]
+        elif request_id is not None and not method.endswith(_OF_NO_REQUEST):
+            listener = self._listeners.get(request_id, (_ignore, None))[0]
         listener(method, params)
 
     async def _listen(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from common.domain.errors import TransportFailure
@@ -11,6 +11,9 @@ from common.mcp.jsonrpc import METHOD_NOT_FOUND
 
 OnNotification = Callable[[str, dict[str, Any]], None]
 """Called on the event loop with method and params; must not block."""
+
+OnRequest = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+"""Asked method and params of a backend's own request; gives its result, or raises :class:`RpcError`."""
 
 Gate = Callable[[], bool]
 """Whether anything may be written to a backend at this moment. It is asked right before each write, so it is cheap."""
@@ -72,12 +75,13 @@ class StatusRefused(LinkLost):
 class Link(Protocol):
     """An open way to one backend. All methods belong to one event loop.
 
-    ``closed`` is set once the link is of no use any more; ``on_notification`` hears what belongs to no request;
-    ``noise`` counts what came in that was no JSON-RPC.
+    ``closed`` is set once the link is of no use any more; ``on_notification`` hears what belongs to no request, and
+    ``on_request`` is asked what does not; ``noise`` counts what came in that was no JSON-RPC.
     """
 
     closed: asyncio.Event
     on_notification: OnNotification
+    on_request: OnRequest
     noise: int
 
     async def open(self) -> None:
@@ -90,11 +94,13 @@ class Link(Protocol):
         *,
         headers: Mapping[str, str] = NO_HEADERS,
         on_notification: OnNotification | None = None,
+        on_request: OnRequest | None = None,
     ) -> dict[str, Any]:
         """Send a request and wait for its result.
 
-        ``headers`` are for HTTP alone. A cancelled wait tells the backend so. Raises :class:`RpcError` for the
-        backend's error answer, :class:`LinkLost` and :class:`ResponseTooLarge` otherwise.
+        ``headers`` are for HTTP alone. ``on_request`` is asked what the backend asks on this request's own stream; over
+        stdio nothing tells whose a request of the backend is. A cancelled wait tells the backend so. Raises
+        :class:`RpcError` for the backend's error answer, :class:`LinkLost` and :class:`ResponseTooLarge` otherwise.
         """
 
     async def notify(
@@ -142,9 +148,6 @@ class ProgressTokens:
         self._original.pop(request_id, None)
 
 
-def answer_to_backend(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Our answer to a backend's own request. We declare no client capability, so only ``ping`` has one."""
-    if message.get("method") == "ping":
-        return {"jsonrpc": "2.0", "id": message["id"], "result": {}}
-    error = {"code": METHOD_NOT_FOUND, "message": f"not supported by this client: {message.get('method')}"}
-    return {"jsonrpc": "2.0", "id": message["id"], "error": error}
+async def refuse_request(method: str, _params: dict[str, Any]) -> dict[str, Any]:
+    """What a link does with a backend's request while nobody says otherwise: there is no client who could be asked."""
+    raise RpcError({"code": METHOD_NOT_FOUND, "message": f"not supported by this client: {method[:100]}"})

@@ -14,6 +14,7 @@ import orjson
 import structlog
 
 from common.domain.errors import GatewayError, ResponseTooLarge
+from gateway_worker.egress.asked import Asked
 from gateway_worker.egress.child_input import Outgoing
 from gateway_worker.egress.link import (
     NO_HEADERS,
@@ -21,11 +22,12 @@ from gateway_worker.egress.link import (
     GateShut,
     LinkLost,
     OnNotification,
+    OnRequest,
     ProgressTokens,
     RpcError,
     always_open,
-    answer_to_backend,
     noise_words,
+    refuse_request,
 )
 from gateway_worker.egress.process import Child
 from gateway_worker.egress.starts import Slot, start_slot
@@ -97,11 +99,13 @@ class StdioLink:
         """``gate`` is asked before the child is started, and before each write to it."""
         self.closed = asyncio.Event()
         self.on_notification: OnNotification = _ignore
+        self.on_request: OnRequest = refuse_request
         self.child = child
         self.noise = 0
         self._ids = itertools.count(1)
         self._pending: dict[int, tuple[asyncio.Future[dict[str, Any]], OnNotification | None]] = {}
         self._tokens = ProgressTokens()
+        self._asked = Asked(self._respond)
         self._slot: Slot | None = None
         self._heard = 0
         self._hangs = True
@@ -139,6 +143,7 @@ class StdioLink:
         *,
         headers: Mapping[str, str] = NO_HEADERS,  # noqa: ARG002 - the Link's signature
         on_notification: OnNotification | None = None,
+        on_request: OnRequest | None = None,  # noqa: ARG002 - the Link's signature
     ) -> dict[str, Any]:
         """Send a request and wait for its result."""
         if self.closed.is_set():
@@ -192,6 +197,7 @@ class StdioLink:
         """End the child: within a second if it hangs, else with the patience that an orderly end may need."""
         self._error = self._error or LinkLost("the tool's session was closed")
         self.closed.set()
+        self._asked.close()
         if self._outgoing is not None:
             self._outgoing.close()
         await self.child.stop(hasty=self._hangs)
@@ -256,6 +262,7 @@ class StdioLink:
             self._hangs = True  # whatever it still says is no matter any more
         finally:
             self.closed.set()
+            self._asked.close()
             self._out.close(dead=True)
             for future, _ in self._pending.values():
                 if not future.done():
@@ -316,8 +323,12 @@ class StdioLink:
             self.noise += 1
         elif "id" not in message:
             self._notified(method, params or {})
-        elif not self._put_aside(answer_to_backend(message)):
-            # A backend that asks and then stops reading must not stop our reading, nor fill our memory.
+        else:
+            self._asked.ask(message, self.on_request)
+
+    def _respond(self, message: dict[str, Any]) -> None:
+        """A backend that asks and then stops reading must not stop our reading, nor fill our memory."""
+        if not self.closed.is_set() and not self._put_aside(message):
             raise LinkLost("the tool's process does not read the answers to its requests")
 
     def _unreadable(self, line: bytes) -> None:
@@ -367,6 +378,9 @@ class StdioLink:
             entry = self._pending.get(found[0]) if found else None
             if found and entry and entry[1]:
                 entry[1](method, found[1])
+            return
+        if method == "notifications/cancelled":
+            self._asked.withdraw(params)
             return
         if method == "notifications/message":
             for _, listener in reversed(self._pending.values()):

@@ -175,8 +175,8 @@ def test_a_fault_of_ours_tells_nothing(serve: Serve, monkeypatch: pytest.MonkeyP
     def broken() -> object:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(web.gateway.catalogue, "entries", broken)
     session = web.initialize()
+    monkeypatch.setattr(web.gateway.catalogue, "entries", broken)
     response = web.legacy(session, "tools/list")
     assert error(response) == (500, -32603)
     assert b"secret" not in response.data

@@ -77,7 +77,7 @@ class SessionDesk:
         session = self.take(call, entry)
         try:
             backend = await usable(session, 20.0)
-            return text_of(await backend.call(call))
+            return text_of(await backend.call(call.method, call.params))
         finally:
             self.sessions.give(session)
 

@@ -28,6 +28,7 @@ from common.store.client import Client, StoreAddress
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from gateway_worker import node as node_module
+from gateway_worker.asking import Asking
 from gateway_worker.claims import NotOwner
 from gateway_worker.delivery import Held, Taken
 from gateway_worker.egress.link import LinkLost
@@ -68,7 +69,10 @@ class Worker:
         self.desk, self.sessions = desk, desk.sessions
         self.outbox = Outbox(desk.redis, keys, result_ttl=60)
         journey = Journey(desk.redis, keys, self.outbox)
-        self.executor = Executor(self.catalogue, desk.sessions, desk.claims, desk.node, journey, RedisClock())
+        asking = Asking(desk.node, desk.redis, keys, self.outbox)
+        self.executor = Executor(
+            self.catalogue, desk.sessions, desk.claims, desk.node, journey, RedisClock(), asking
+        )
         self.heard: list[tuple[str, dict[str, Any]]] = []
 
     def hold(self, call: Invocation, leave: Retry = Retry.UNSENT) -> Held:

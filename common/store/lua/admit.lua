@@ -13,8 +13,7 @@
 --   {'draining', Redis ms}, {'tool_limit', Redis ms}, {'tenant_limit', Redis ms}
 --   {'open', Redis ms, ms until it is tried again or -1}, {'probes_taken', Redis ms, ms until a permit ends}
 --   {'queue_full', Redis ms, length, age in ms of the oldest or -1, messages a second drained, as text}
--- Whatever is refused takes nothing: each check comes before any write to what is checked. But its MCP session has been
--- used all the same.
+-- Whatever is refused takes nothing: each check comes before any write to what is checked.
 -- The message is stamped with the time, first of all its members, so that the age of the oldest is read off its head.
 -- A cap on sessions is kept in fetch.lua, where they are created; here it only refuses at once what would be refused.
 local prefix = ARGV[2]
@@ -23,7 +22,7 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 --@uses
 
 if KEYS[4] then
-  local record = redis.call('GETEX', KEYS[4], 'PX', ARGV[8])
+  local record = redis.call('GET', KEYS[4])
   if not record then return {'session_gone', now} end
   if redis.sha1hex(record) ~= ARGV[9] then return {'session_changed', now, record} end
 end
@@ -69,5 +68,6 @@ if owned then
 elseif redis.call('LPUSH', KEYS[1], message) == 1 then
   redis.call('PUBLISH', prefix .. 'wake', KEYS[1])
 end
+if KEYS[4] then redis.call('PEXPIRE', KEYS[4], ARGV[8]) end
 circuit_told(head.tool, change, ARGV[7])
 return {'admitted', now, length + 1}

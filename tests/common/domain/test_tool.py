@@ -69,6 +69,7 @@ PLAIN = {
     "max_in_flight": st.none() | COUNT,
     "max_in_flight_per_session": st.none() | COUNT,
     "max_session_age": st.none() | st.floats(100, MAX_TIMEOUT),
+    "input_timeout": st.floats(0.001, MAX_TIMEOUT),
     "circuit": CIRCUITS,
     "health": HEALTH,
     "limits": LIMITS,
@@ -130,6 +131,7 @@ CHANGES: list[tuple[Tool, dict[str, Any]]] = [
     (STDIO, {"max_in_flight": 31}),
     (STDIO, {"max_in_flight_per_session": 31}),
     (STDIO, {"max_session_age": 301.0}),
+    (STDIO, {"input_timeout": 301.0}),
     *(
         (STDIO, {"circuit": CircuitRules(**change)})
         for change in ({"failures": 6}, {"open_for": 6}, {"probes": 6})

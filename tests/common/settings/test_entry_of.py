@@ -40,6 +40,7 @@ HTTP = {
     "health_interval": 0,
     "circuit_open_for": 2,
     "max_session_age": 400,
+    "input_timeout": 77,
     "trust_annotations": True,
 }
 

@@ -42,6 +42,9 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "calls": ("tool.a",),
     "held_back": ("tool.a",),
     "node_wake_channel": (NodeId("celery@host:1:2"),),
+    "server_request": ("a:b/c",),
+    "client_answer": ("a:b/c",),
+    "answer_channel": (NodeId("celery@host:1:2"),),
 }
 SOURCES = [
     file
@@ -67,7 +70,7 @@ def spelled() -> dict[str, str]:
 def test_the_tables_are_read() -> None:
     """So that the tests below test something."""
     assert len(TABLE) >= 13
-    assert len(CHANNELS) == 6
+    assert len(CHANNELS) == 7
 
 
 @pytest.mark.parametrize(("name", "key"), spelled().items())

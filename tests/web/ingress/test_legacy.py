@@ -28,6 +28,7 @@ from tests.web.harness import (
     ADD,
     INITIALIZE,
     LEGACY,
+    META,
     ODD,
     OFFERED,
     OWN,
@@ -313,14 +314,26 @@ def test_a_tool_that_may_not_be_used_is_an_error_at_its_endpoint(web: Web, name:
 
 
 def test_a_call_reaches_its_tool_under_its_own_name(web: Web, session: str) -> None:
-    """The answer is JSON when nothing came before it, and says where the time went."""
-    response = web.legacy(session, "tools/call", {**CALL, "_meta": {"progressToken": 5}}, id="c")
+    """The answer is JSON when nothing came before it, and says where the time went.
+
+    What the client said of itself goes along; what it says under the other era's keys counts for nothing.
+    """
+    meta = {"progressToken": 5, META + "clientCapabilities": {"roots": {}}, META + "logLevel": "debug"}
+    response = web.legacy(session, "tools/call", {**CALL, "_meta": meta}, id="c")
     result = body(response)
     assert response.status_code == 200
     assert result["id"] == "c"
     assert result["result"]["structuredContent"] == {
         "method": "tools/call",
-        "params": {"name": "add", "arguments": {"a": 1}, "_meta": {"progressToken": 5}},
+        "params": {
+            "name": "add",
+            "arguments": {"a": 1},
+            "_meta": {
+                "progressToken": 5,
+                META + "clientCapabilities": INITIALIZE["capabilities"],
+                META + "clientInfo": INITIALIZE["clientInfo"],
+            },
+        },
     }
     timing = dict(part.split(";dur=") for part in response.headers["Server-Timing"].split(", "))
     assert {"queue", "backend", "total"} <= timing.keys()

@@ -237,7 +237,7 @@ VENDOR = {name: CALLERS_META[name] for name in ("traceparent", "vendor.example/k
 async def sent_for(call: Invocation, backend_era: Era, guard: ProcessGuard, log: EchoLog) -> Json:
     """The params that reach a backend of this era."""
     async with opened(stdio_tool("echo", env=log.env), guard, backend_era) as backend:
-        await backend.call(call)
+        await backend.call(call.method, call.params)
     (received,) = log.received("tools/call")
     params: Json = received["params"]
     return params
@@ -291,16 +291,22 @@ async def test_legacy_to_legacy(guard: ProcessGuard, echo_log: EchoLog) -> None:
 
 @on_loop
 async def test_legacy_to_modern(guard: ProcessGuard, echo_log: EchoLog) -> None:
-    """The gateway describes itself, and offers nothing it could not do for a legacy caller."""
-    call = invocation("echo", {"text": "x"}, meta={**VENDOR, META + "clientCapabilities": {"sampling": {}}})
-    assert await sent_for(call, MODERN, guard, echo_log) == {
-        **call.params,
-        "_meta": {
-            **VENDOR,
-            META + "protocolVersion": "2026-07-28",
-            META + "clientCapabilities": {},
-            META + "clientInfo": CLIENT_INFO,
-        },
+    """What the web process has put there of the caller stays; of one that said nothing the gateway says so."""
+    declared = {META + "clientCapabilities": {"sampling": {}}}
+    call = invocation("echo", {"text": "x"}, meta={**VENDOR, **declared})
+    described = {META + "protocolVersion": "2026-07-28", META + "clientInfo": CLIENT_INFO}
+    sent = await sent_for(call, MODERN, guard, echo_log)
+    assert sent == {**call.params, "_meta": {**VENDOR, **declared, **described}}
+
+
+@on_loop
+async def test_a_caller_that_said_nothing_is_described(guard: ProcessGuard, echo_log: EchoLog) -> None:
+    """The protocol wants it with each request."""
+    sent = await sent_for(invocation("echo", {"text": "x"}), MODERN, guard, echo_log)
+    assert sent["_meta"] == {
+        META + "protocolVersion": "2026-07-28",
+        META + "clientCapabilities": {},
+        META + "clientInfo": CLIENT_INFO,
     }
 
 
@@ -314,7 +320,8 @@ def test_the_headers_of_a_call_to_a_modern_backend(caller_era: Era, guard: Proce
             async with opened(http_tool(server.url), guard, MODERN) as backend:
                 assert backend.routed_by_headers
                 headers = {"Mcp-Param-Region": "eu", "mcp-name": "other"}
-                await backend.call(invocation("echo", {"text": "x"}, era=caller_era), headers=headers)
+                call = invocation("echo", {"text": "x"}, era=caller_era)
+                await backend.call(call.method, call.params, headers=headers)
             (sent,) = server.sent("tools/call")
         assert sent.headers["mcp-param-region"] == "eu"
         assert sent.headers["mcp-name"] == "echo"
@@ -332,7 +339,8 @@ async def test_a_name_that_no_header_can_hold_is_encoded(guard: ProcessGuard) ->
     with opens_with(result) as server:
         async with opened(http_tool(server.url), guard, MODERN) as backend:
             for name in names:
-                await backend.call(invocation(name, era=MODERN))
+                call = invocation(name, era=MODERN)
+                await backend.call(call.method, call.params)
         assert [request.headers["mcp-name"] for request in server.sent("tools/call")] == list(names.values())
         assert not any("x-evil" in request.headers for request in server.requests)
 
@@ -343,7 +351,8 @@ async def test_headers_belong_to_modern_http(guard: ProcessGuard) -> None:
     with echo_backend() as server:
         async with opened(http_tool(server.url), guard, LEGACY) as backend:
             assert not backend.routed_by_headers
-            await backend.call(invocation("echo", {"text": "x"}, era=MODERN))
+            call = invocation("echo", {"text": "x"}, era=MODERN)
+            await backend.call(call.method, call.params)
         (sent,) = server.sent("tools/call")
         assert "mcp-name" not in sent.headers
     async with opened(stdio_tool(), guard, MODERN) as backend:

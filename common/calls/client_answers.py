@@ -1,0 +1,43 @@
+"""Answers of clients to requests of backends, handed to the worker that holds the call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from common.domain.ids import McpSessionId
+from common.store.client import store_errors
+from common.store.keys import Keys
+from common.store.shared import SharedConnection
+
+KEPT_MS = 60_000
+"""How long an answer lies for its worker."""
+
+
+def answerer(session: McpSessionId | None, principal: str) -> str:
+    """Who may answer what was asked during a call: its MCP session, or where there is none, its principal."""
+    return f"principal:{principal}" if session is None else f"session:{session}"
+
+
+class ClientAnswers:
+    """One a process. Fails closed: without Redis no answer is handed on, and its sender is told so."""
+
+    def __init__(self, connection: SharedConnection, keys: Keys) -> None:
+        self._connection = connection
+        self._keys = keys
+
+    def give(
+        self, who: str, name: str, response: Mapping[str, Any] | None, *, reply: str | None = None
+    ) -> bool:
+        """Hand over the response (its ``result`` or its ``error``) to the request of that id.
+
+        ``reply`` is the channel on which the call's frames are wanted from now on; without a response that is all, and
+        the request is sent there again. Returns False if nobody waits for it, or this one was not asked. Raises
+        :class:`StoreUnavailable`.
+        """
+        payload = orjson.dumps({"response": response, "reply": reply})
+        keys = [self._keys.server_request(name), self._keys.client_answer(name)]
+        with store_errors("handing over a client's answer"):
+            return bool(self._connection.run("client_answer", keys, [who, payload, KEPT_MS, name]))

@@ -1,0 +1,55 @@
+"""What a client must have declared before a server may ask it for something.
+
+Source: "Sampling", "Elicitation" and "Roots" of each revision: servers MUST NOT ask for what was not declared.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+INTERACTIVE: Final = ("elicitation", "roots", "sampling")
+"""Client capabilities that let a server ask for something."""
+
+_NEEDED: Final[Mapping[str, str]] = {
+    "elicitation/create": "elicitation",
+    "roots/list": "roots",
+    "sampling/createMessage": "sampling",
+}
+
+
+def interactive(declared: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a client's capabilities that servers may rely on when they ask, in a fixed order."""
+    return {name: declared[name] for name in INTERACTIVE if isinstance(declared.get(name), dict)}
+
+
+def profile_of(declared: Mapping[str, Any]) -> str:
+    """The same as a text: equal for clients that can be asked for the same; empty for one that cannot be asked."""
+    found = interactive(declared)
+    return orjson.dumps(found, option=orjson.OPT_SORT_KEYS).decode() if found else ""
+
+
+def undeclared(method: str, params: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The capabilities that a server's request needs and the client has not declared; None if it may be asked.
+
+    A method that servers have not got needs what nobody can declare: its own name.
+    """
+    name = _NEEDED.get(method)
+    if name is None:
+        return {method: {}}
+    has = declared.get(name)
+    if not isinstance(has, dict):
+        return {name: {}}
+    part = _part(name, params, has)
+    return None if part is None or isinstance(has.get(part), dict) else {name: {part: {}}}
+
+
+def _part(name: str, params: Mapping[str, Any], has: Mapping[str, Any]) -> str | None:
+    """The part of a capability that a request needs (since 2025-11-25); None if none beyond the whole."""
+    if name == "sampling":
+        return "tools" if "tools" in params or "toolChoice" in params else None
+    if name == "elicitation":
+        mode = params.get("mode", "form")
+        # "An empty capabilities object is equivalent to declaring support for form mode only."
+        return None if mode == "form" and "url" not in has else str(mode)
+    return None

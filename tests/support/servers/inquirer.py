@@ -1,0 +1,140 @@
+"""A stdio MCP server that asks its client something during a call, in the era it is told to speak.
+
+``python inquirer.py legacy|modern``. Its tools are the names of what it asks for: ``elicitation``, ``sampling``,
+``roots``, ``both`` (the first two at once) and ``nothing``. Each answers with what it was told, as JSON, and ``who`` of
+its arguments. ``hold`` answers when the file named by ``path`` is there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+ERA = sys.argv[1]
+VERSION = {"legacy": "2025-11-25", "modern": "2026-07-28"}[ERA]
+SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}}
+FORM = {"mode": "form", "message": "What is it?", "requestedSchema": SCHEMA}
+PROMPT = {"messages": [{"role": "user", "content": {"type": "text", "text": "Say it"}}], "maxTokens": 10}
+QUESTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "elicitation": ("elicitation/create", FORM),
+    "sampling": ("sampling/createMessage", PROMPT),
+    "roots": ("roots/list", {}),
+}
+ASKED = {**{name: [name] for name in QUESTIONS}, "both": ["elicitation", "sampling"], "nothing": []}
+
+_write = threading.Lock()
+_answers: dict[str, Any] = {}
+_answered = threading.Condition()
+
+
+def send(message: dict[str, Any]) -> None:
+    """One line."""
+    with _write:
+        sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+        sys.stdout.flush()
+
+
+def asked_of_client(call: Any, name: str) -> Any:
+    """Ask in the legacy way, and wait."""
+    method, params = QUESTIONS[name]
+    request = f"{call}-{name}"
+    send({"id": request, "method": method, "params": params})
+    with _answered:
+        _answered.wait_for(lambda: request in _answers)
+        return _answers.pop(request)
+
+
+def legacy_call(message: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """All questions at once, each on a thread of its own."""
+    found: dict[str, Any] = {}
+
+    def ask(name: str) -> None:
+        found[name] = asked_of_client(message["id"], name)
+
+    threads = [threading.Thread(target=ask, args=(name,), daemon=True) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def tools_call(message: dict[str, Any]) -> None:
+    """Answer a call."""
+    params = message["params"]
+    arguments = params.get("arguments", {})
+    if params["name"] == "hold":
+        while not Path(arguments["path"]).exists():
+            time.sleep(0.02)
+    names = ASKED.get(params["name"], [])
+    if ERA == "legacy":
+        found = legacy_call(message, names)
+    elif names and "inputResponses" not in params:
+        requests = {name: dict(zip(("method", "params"), QUESTIONS[name], strict=True)) for name in names}
+        asked = {
+            "resultType": "input_required",
+            "inputRequests": requests,
+            "requestState": "kept by " + names[0],
+        }
+        send({"id": message["id"], "result": asked})
+        return
+    else:
+        found = params.get("inputResponses", {})
+        if names and params.get("requestState") != "kept by " + names[0]:
+            send({"id": message["id"], "error": {"code": -32602, "message": "another state"}})
+            return
+    told = {"who": arguments.get("who"), "told": found}
+    result: dict[str, Any] = {
+        "content": [{"type": "text", "text": json.dumps(told)}],
+        "structuredContent": told,
+    }
+    send({"id": message["id"], "result": result | ({"resultType": "complete"} if ERA == "modern" else {})})
+
+
+def request(message: dict[str, Any]) -> None:
+    """Answer whatever is asked."""
+    method = message["method"]
+    if method == "tools/call":
+        threading.Thread(target=tools_call, args=(message,), daemon=True).start()
+        return
+    cache = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"} if ERA == "modern" else {}
+    info = {"name": "inquirer", "version": "1"}
+    if method == "initialize" and ERA == "legacy":
+        told = json.dumps(message["params"]["capabilities"], sort_keys=True)
+        result: dict[str, Any] = {
+            "protocolVersion": VERSION,
+            "capabilities": {"tools": {}},
+            "serverInfo": info,
+            "instructions": told,
+        }
+    elif method == "server/discover" and ERA == "modern":
+        result = {"supportedVersions": [VERSION], "capabilities": {"tools": {}}, **cache}
+    elif method == "tools/list":
+        schema = {"type": "object", "properties": {"who": {"type": "string"}}}
+        result = {"tools": [{"name": name, "inputSchema": schema} for name in (*ASKED, "hold")], **cache}
+    elif method == "ping":
+        result = {}
+    else:
+        send({"id": message["id"], "error": {"code": -32601, "message": "Method not found"}})
+        return
+    send({"id": message["id"], "result": result})
+
+
+def main() -> None:
+    """Until the end of the input."""
+    for line in sys.stdin:
+        message = json.JSONDecoder().decode(line)
+        if "method" in message and "id" in message:
+            request(message)
+        elif "method" not in message:
+            with _answered:
+                _answers[message["id"]] = message.get("result") or {"error": message.get("error")}
+                _answered.notify_all()
+
+
+if __name__ == "__main__":
+    main()
