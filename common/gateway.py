@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import orjson
 import structlog
 
 from common.calls.admission import (
@@ -54,6 +55,7 @@ from common.registry.records import Entry
 from common.registry.registry import Registry
 from common.sessions.mcp import GONE as SESSION_GONE
 from common.sessions.mcp import McpSessions
+from common.sessions.stream import Listeners, SessionStreams
 from common.settings import Settings
 from common.store.client import Client, StoreAddress, connect, store_errors
 from common.store.clock import RedisClock
@@ -172,6 +174,10 @@ class Gateway:
         self.catalogue = Catalogue(self.client, self.keys)
         self.mcp_sessions = McpSessions(self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout)
         self.cancellations = Cancellations(self.client, self.keys)
+        self.listeners = Listeners()
+        self.session_streams = SessionStreams(
+            self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout
+        )
         self.client_answers = ClientAnswers(self._hot, self.keys)
         self.request_states = RequestStates(self._hot, self.keys)
         self.hub = ReplyHub(
@@ -179,7 +185,8 @@ class Gateway:
             self.keys,
             on_message={
                 self.keys.registry_channel: lambda _: self._refresh_catalogue(),
-                self.keys.cancel_request_channel: self.cancellations.hear,
+                self.keys.cancel_request_channel: self._session_notice,
+                self.keys.session_stream_channel: self.listeners.hear,
             },
             on_tick=self._tick,
         )
@@ -449,6 +456,11 @@ class Gateway:
         finally:
             self.cancellations.cancel_session(session.id)
 
+    def _session_notice(self, notice: bytes) -> None:
+        self.cancellations.hear(notice)
+        # If the session has ended, its standing stream has as well.
+        self.listeners.hear(str(orjson.loads(notice).get("session", "")).encode())
+
     def cancel_invocation(self, invocation: InvocationId) -> None:
         """Tell the workers that nobody waits for a call any more. Degrades: it then runs to its deadline."""
         self.cancellations.tell_workers([invocation])
@@ -484,7 +496,8 @@ class Gateway:
                 seconds, micros = self.client.time()
             self.clock.correct(seconds * 1000 + micros // 1000)
         before = self.catalogue.version
-        self.catalogue.refresh()
+        if self.catalogue.refresh():
+            self.listeners.call_all()
         if self._publish_tools and (not self.published or self.catalogue.version < before):
             self._publish()
         self._first_reading.set()

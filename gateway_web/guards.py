@@ -70,12 +70,19 @@ def check_content_type(value: str | None) -> None:
 
 def check_accept(value: str | None) -> None:
     """A client must take both forms of an answer (MCP, "Sending Messages to the Server"). Raises :class:`Refused`."""
+    if not all(_accepted(kind, value) for kind in (JSON, EVENT_STREAM)):
+        raise Refused(406, "Accept must list both application/json and text/event-stream")
+
+
+def check_accepts_stream(value: str | None) -> None:
+    """A GET asks for a stream (MCP, "Listening for Messages from the Server"). Raises :class:`Refused`."""
+    if not _accepted(EVENT_STREAM, value):
+        raise Refused(406, "Accept must list text/event-stream")
+
+
+def _accepted(wanted: str, value: str | None) -> bool:
     kinds = {part.partition(";")[0].strip().lower() for part in (value or "").split(",")}
-    if "*/*" in kinds:
-        return
-    for wanted in (JSON, EVENT_STREAM):
-        if wanted not in kinds and f"{wanted.partition('/')[0]}/*" not in kinds:
-            raise Refused(406, "Accept must list both application/json and text/event-stream")
+    return not kinds.isdisjoint({"*/*", wanted, f"{wanted.partition('/')[0]}/*"})
 
 
 def read_body(stream: IO[bytes], length: str | None, limit: int) -> bytes:

@@ -67,13 +67,13 @@ class Discovery:
         self._guard = guard
         self._settings = settings
         self._max_bytes = max_bytes
-        self._changed: set[ToolId] = set()
+        self._changed: dict[ToolId, set[str]] = {}
         self._running: dict[ToolId, asyncio.Task[None]] = {}
         self._closed = False
 
-    def announce(self, tool: ToolId) -> None:
-        """The backend said that a list of its has changed."""
-        self._changed.add(tool)
+    def announce(self, tool: ToolId, kind: str) -> None:
+        """The backend said that a list of its has changed; ``kind`` is the capability that it stands under."""
+        self._changed.setdefault(tool, set()).add(kind)
 
     async def run(self) -> None:
         """Look for what is due, for ever. Redis away: look again later."""
@@ -151,7 +151,7 @@ class Discovery:
 
     async def _discover(self, entry: Entry) -> None:
         begun = self._clock.now()
-        self._changed.discard(entry.id)
+        announced = self._changed.pop(entry.id, set())
         try:
             async with asyncio.timeout(self._patience(entry)):
                 found = await self._ask(entry, begun)
@@ -164,7 +164,9 @@ class Discovery:
         except Exception:
             log.exception("discovery_broke", tool=entry.id)
             found = self._failure(entry, begun, "the worker failed; its log names the tool")
-        await self._store(entry, found, begun)
+        counts = dict(entry.known.announced) if entry.known else {}
+        counts |= {kind: counts.get(kind, 0) + 1 for kind in announced}
+        await self._store(entry, replace(found, announced=counts), begun)
 
     async def _ask(self, entry: Entry, begun: int) -> Capabilities:
         """Connect, learn the eras if they are not known, and list everything in the newest."""

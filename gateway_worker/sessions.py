@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from gateway_worker.tool_session import (
 
 log = structlog.get_logger(__name__)
 
+_LIST_CHANGED = re.compile(r"notifications/(tools|resources|prompts)/list_changed")
 SWEEP_INTERVAL = 1.0
 PING_TIME = 1.0
 """Seconds that a child has for a ping after it let a call run into its deadline."""
@@ -56,7 +58,7 @@ class Sessions:
         *,
         max_sessions: int,
         max_bytes: int,
-        on_list_changed: Callable[[ToolId], None],
+        on_list_changed: Callable[[ToolId, str], None],
         tell: OnSession = lambda _kind, _session: None,
     ) -> None:
         """``max_sessions`` bounds those of this worker; the idlest one ends for a new one."""
@@ -254,7 +256,7 @@ class Sessions:
 
     def _listener(self, tool: ToolId) -> OnNotification:
         def heard(method: str, _params: dict[str, object]) -> None:
-            if method.endswith("/list_changed"):
-                self._on_list_changed(tool)
+            if (found := _LIST_CHANGED.fullmatch(method)) is not None:
+                self._on_list_changed(tool, found[1])
 
         return heard

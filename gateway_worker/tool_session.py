@@ -18,6 +18,7 @@ from common.domain.ids import ToolId
 from common.domain.rules import Affinity
 from common.domain.tool import Tool
 from common.mcp.inbound import LOG_LEVELS
+from common.mcp.listings import LISTINGS
 from common.mcp.revisions import Era
 from common.processes.guard import ProcessGuard
 from common.registry.records import Entry
@@ -30,6 +31,9 @@ from gateway_worker.turns import Turns
 
 log = structlog.get_logger(__name__)
 
+ACKNOWLEDGED_WITHIN = 1.0
+"""Seconds that a backend has to say that it will tell of changes, before the session's first call goes on."""
+LISTEN_PAUSE = 1.0
 LOST = "lost"
 """Why a session ended whose link broke or whose process died."""
 
@@ -181,6 +185,7 @@ class ToolSession:
         try:
             backend.link.on_notification = on_event
             backend.link.on_request = self._asked
+            ears = await listening(backend, on_event)
             self._ready.set_result(backend)
             log.debug("session_opened", **self._facts(backend))
             self._tell(EventKind.SESSION_CREATED, self)
@@ -189,6 +194,8 @@ class ToolSession:
             await asyncio.wait([leave, lost], return_when=asyncio.FIRST_COMPLETED)
             leave.cancel()
             lost.cancel()
+            if ears is not None:
+                ears.cancel()
         finally:
             await backend.link.close()
             self.why = self.why or LOST
@@ -215,6 +222,44 @@ class ToolSession:
             self._ready.set_exception(error)
             # Whoever waited may have given up at its own deadline: the error is not "never retrieved".
             self._ready.exception()
+
+
+async def listening(backend: Backend, on_event: OnNotification) -> asyncio.Task[None] | None:
+    """Hear what a modern backend says of its lists, from now on; None if it has nothing to say.
+
+    It says that on a stream that is asked for (2026-07-28, "Subscriptions"). Degrades: one that refuses is not heard.
+    """
+    offered = backend.negotiated.capabilities
+    wanted = {
+        f"{kind}ListChanged": True
+        for kind in dict.fromkeys(listing.capability for listing in LISTINGS)
+        if isinstance(offered.get(kind), dict) and offered[kind].get("listChanged") is True
+    }
+    if backend.negotiated.era is not Era.MODERN or not wanted:
+        return None
+    heard = asyncio.Event()
+
+    def event(method: str, params: dict[str, Any]) -> None:
+        heard.set()
+        on_event(method, params)
+
+    task = asyncio.create_task(_listen(backend, wanted, event), name="listen")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ACKNOWLEDGED_WITHIN):
+            await heard.wait()
+    return task
+
+
+async def _listen(backend: Backend, wanted: dict[str, bool], event: OnNotification) -> None:
+    while not backend.link.closed.is_set():
+        try:
+            await backend.request("subscriptions/listen", {"notifications": wanted}, on_notification=event)
+        except RpcError as error:
+            log.debug("backend_not_heard", error=str(error))
+            return
+        except GatewayError as error:
+            log.debug("backend_stream_broke", error=error.message)
+        await asyncio.sleep(LISTEN_PAUSE)
 
 
 def _rank(level: str | None) -> int:

@@ -287,8 +287,9 @@ class Capabilities:
     """What a tool offers, as its backend said it, page for page and byte for byte; or why that is not known.
 
     ``tool_version`` is the definition it was asked under. ``eras`` are those the backend speaks, newest
-    revision of each. ``discovered_at`` and ``retry_at`` are milliseconds of Redis time; ``attempts`` counts
-    failures in a row.
+    revision of each. ``announced`` counts how often the backend said that a list had changed (by its capability): what
+    it announces is announced, also if the list reads the same. ``discovered_at`` and ``retry_at`` are milliseconds of
+    Redis time; ``attempts`` counts failures in a row.
     """
 
     tool_version: int
@@ -302,6 +303,7 @@ class Capabilities:
     resource_templates: tuple[Mapping[str, Any], ...] = ()
     prompts: tuple[Mapping[str, Any], ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
+    announced: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
     attempts: int = 0
     retry_at: int = 0
@@ -332,6 +334,7 @@ def capabilities_to_wire(capabilities: Capabilities) -> dict[str, Any]:
         "instructions": capabilities.instructions,
         **{field: [dict(item) for item in getattr(capabilities, field)] for field in LISTS.values()},
         "quarantined": [asdict(item) for item in capabilities.quarantined],
+        "announced": dict(capabilities.announced),
         "error": capabilities.error,
         "attempts": capabilities.attempts,
         "retry_at": capabilities.retry_at,

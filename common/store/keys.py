@@ -25,6 +25,10 @@ key                              type     lifetime                     owner and
 {p}:server-request:<id>          string   input_timeout + 1 minute     a backend's request that waits for a client's
                                                                        answer: who may answer, the worker's channel
 {p}:client-answer:<id>           string   1 minute                     the answer, until the worker takes it (JSON)
+{p}:session-stream:<session>     stream   the MCP session's            what it is told outside its requests: at most
+                                                                       1,000 messages (JSON)
+{p}:session-holder:<session>     string   the MCP session's            who hands that out at present
+{p}:session-lists:<session>      string   the MCP session's            digests of the lists as it knows them (JSON)
 {p}:seal-key                     string   permanent                    the key of request states
 {p}:nodes                        zset     permanent                    node -> Redis ms of the end of its lease
 {p}:unacked:<node>               hash     permanent                    delivery tag -> message the node has begun; its
@@ -62,7 +66,8 @@ Channels (publish/subscribe, hints and replies only; nothing depends on a messag
 ``{p}:reply:<web process>`` replies of that process's calls; ``{p}:wake`` name of a queue that was empty and
 got a message; ``{p}:wake:<node>`` the same for the queue's direct list of one node; ``{p}:registry`` the registry
 changed; ``{p}:answer:<node>`` a client has answered a request of a backend; ``{p}:cancel`` an invocation is taken back
-(to workers); ``{p}:cancel-request`` a client cancelled a request or ended its MCP session (to web processes).
+(to workers); ``{p}:cancel-request`` a client cancelled a request or ended its MCP session (to web processes);
+``{p}:session-stream`` there is something for an MCP session.
 """
 
 from __future__ import annotations
@@ -171,6 +176,19 @@ class Keys:
 
     def node_wake_channel(self, node: NodeId) -> str:
         return f"{self.prefix}:wake:{encode_part(node)}"
+
+    def session_stream(self, session: McpSessionId) -> str:
+        return f"{self.prefix}:session-stream:{encode_part(session)}"
+
+    def session_holder(self, session: McpSessionId) -> str:
+        return f"{self.prefix}:session-holder:{encode_part(session)}"
+
+    def session_lists(self, session: McpSessionId) -> str:
+        return f"{self.prefix}:session-lists:{encode_part(session)}"
+
+    @property
+    def session_stream_channel(self) -> str:
+        return f"{self.prefix}:session-stream"
 
     @property
     def seal_key(self) -> str:

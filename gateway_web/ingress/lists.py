@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from common.domain.ids import ToolId
 from common.gateway import Gateway
 from common.mcp import naming, resource_uris
 from common.mcp.listings import LISTINGS, RESOURCES, Listing
@@ -26,7 +27,7 @@ BY_METHOD: Mapping[str, Listing] = {listing.method: listing for listing in LISTI
 def list_items(gateway: Gateway, mcp: McpRequest) -> Result:
     """One page of the list that the request's method names."""
     listing = BY_METHOD[mcp.request.method]
-    items = visible_items(gateway, mcp, listing)
+    items = visible_items(gateway, mcp.tool, listing)
     page, cursor = page_of(items, mcp.params.get("cursor"), gateway.settings.web.list_page_size)
     result: Result = {listing.member: [dict(item) for item in page]}
     if cursor is not None:
@@ -36,17 +37,17 @@ def list_items(gateway: Gateway, mcp: McpRequest) -> Result:
     return to_legacy_result(listing.method, result, mcp.version)
 
 
-def visible_entries(gateway: Gateway, mcp: McpRequest) -> list[Entry]:
-    """The tools of an endpoint that the caller may use."""
-    if mcp.tool is not None:
-        return [gateway.find(mcp.tool)]
+def visible_entries(gateway: Gateway, tool: ToolId | None) -> list[Entry]:
+    """The tools of an endpoint (None: that of all) that the caller may use."""
+    if tool is not None:
+        return [gateway.find(tool)]
     return [entry for entry in gateway.tools().entries() if entry.enabled]
 
 
-def visible_items(gateway: Gateway, mcp: McpRequest, listing: Listing) -> list[Item]:
+def visible_items(gateway: Gateway, tool: ToolId | None, listing: Listing) -> list[Item]:
     """The whole list as the caller sees it, under the names that it has at this endpoint."""
-    entries = visible_entries(gateway, mcp)
-    if mcp.tool is not None:
+    entries = visible_entries(gateway, tool)
+    if tool is not None:
         return list(items_of(entries[0], listing))
     if listing is RESOURCES:
         return list(_resources(entries))

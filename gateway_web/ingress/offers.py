@@ -20,9 +20,9 @@ def capabilities(gateway: Gateway, mcp: McpRequest) -> dict[str, Any]:
     A tool that was not reached yet may turn out to offer anything: until then everything is offered for it, since a
     client that was told otherwise never asks.
     """
-    entries = visible_entries(gateway, mcp)
+    entries = visible_entries(gateway, mcp.tool)
     offered: dict[str, Any] = {
-        name: {"listChanged": False} for name in LISTED if name == "tools" or _any(entries, name)
+        name: {"listChanged": True} for name in LISTED if name == "tools" or _any(entries, name)
     }
     if _any(entries, "completions"):
         offered["completions"] = {}
@@ -34,7 +34,7 @@ def instructions(gateway: Gateway, mcp: McpRequest) -> dict[str, str]:
 
     Where tools share an endpoint, each one's words stand under its id, which its names begin with.
     """
-    said = {entry.id: entry.known.instructions for entry in visible_entries(gateway, mcp) if entry.known}
+    said = {entry.id: entry.known.instructions for entry in visible_entries(gateway, mcp.tool) if entry.known}
     words = {tool: text for tool, text in said.items() if text}
     if not words:
         return {}

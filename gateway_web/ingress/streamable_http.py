@@ -32,12 +32,15 @@ from gateway_web import guards
 from gateway_web.http import HttpAnswer, HttpRequest
 from gateway_web.identity import identify
 from gateway_web.ingress.answers import error_answer, json_response, refusal_status
+from gateway_web.ingress.changes import ListDigests
 from gateway_web.ingress.methods import FORWARDED, dispatch
 from gateway_web.ingress.requests import McpRequest
+from gateway_web.ingress.standing import session_stream, subscription
 from gateway_web.ingress.streams import answer_call
 
 FindSession = Callable[..., McpSession]
 SESSION_HEADER = "mcp-session-id"
+LAST_EVENT_HEADER = "last-event-id"
 VERSION_HEADER = "mcp-protocol-version"
 
 
@@ -48,6 +51,7 @@ class StreamableHttp:
         self._gateway = gateway
         self._resolver = resolver
         self._web = gateway.settings.web
+        self._digests = ListDigests(gateway)
 
     # -- POST -------------------------------------------------------------------------------------------
 
@@ -86,6 +90,9 @@ class StreamableHttp:
     ) -> HttpAnswer:
         read = self._modern if era is Era.MODERN else self._legacy
         mcp = read(http, message, caller, tool)
+        if era is Era.MODERN and message.method == "subscriptions/listen":
+            self._gateway.authorise_tenant(caller)
+            return subscription(self._gateway, self._digests, mcp)
         answer = dispatch(self._gateway, mcp)
         if isinstance(answer, Call):
             if answer.session is not None and answer.session is not mcp.session:
@@ -167,10 +174,17 @@ class StreamableHttp:
 
     # -- GET, DELETE ------------------------------------------------------------------------------------
 
-    def get(self, http: HttpRequest, tool: ToolId | None) -> HttpAnswer:  # noqa: ARG002 - one signature a method
-        """There is no stream of what belongs to no request."""
-        modern = era_of_header(http.header(VERSION_HEADER)) is Era.MODERN
-        return HttpAnswer(status=405, headers={"Allow": "POST" if modern else "POST, DELETE"})
+    def get(self, http: HttpRequest, tool: ToolId | None) -> HttpAnswer:
+        """The session's stream of what belongs to no request; the modern era has ``subscriptions/listen`` instead."""
+        if era_of_header(http.header(VERSION_HEADER)) is Era.MODERN:
+            return HttpAnswer(status=405, headers={"Allow": "POST"})
+        try:
+            caller = identify(self._resolver, http.facts())
+            guards.check_accepts_stream(http.header("accept"))
+            session = self._session(http, caller, tool)
+            return session_stream(self._gateway, self._digests, session, http.header(LAST_EVENT_HEADER))
+        except GatewayError as error:
+            return self._refused(error)
 
     def delete(self, http: HttpRequest, tool: ToolId | None) -> HttpAnswer:
         """End a session, and with it the calls of it that are under way; the modern era has none."""
@@ -180,7 +194,11 @@ class StreamableHttp:
             caller = identify(self._resolver, http.facts())
             self._gateway.end_session(self._session(http, caller, tool))
         except GatewayError as error:
-            answer = error_answer(error, None, Era.LEGACY)
-            answer.status = refusal_status(error)
-            return answer
+            return self._refused(error)
         return HttpAnswer()
+
+    @staticmethod
+    def _refused(error: GatewayError) -> HttpAnswer:
+        answer = error_answer(error, None, Era.LEGACY)
+        answer.status = refusal_status(error)
+        return answer

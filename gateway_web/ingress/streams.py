@@ -21,15 +21,11 @@ from common.settings import WebSettings
 from gateway_web.http import HttpAnswer
 from gateway_web.ingress.answers import json_response, result_answer, result_message
 from gateway_web.ingress.disconnect import hung_up
+from gateway_web.ingress.events import PING, STREAM_HEADERS, event
 from gateway_web.ingress.requests import SERVER_INFO, McpRequest
 
 LOOK = 0.5
 """Seconds between two looks at whether the client is still there."""
-STREAM_HEADERS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",
-}
 GONE = failed(InvocationCancelled("the client hung up"))
 
 
@@ -88,21 +84,21 @@ class CallStream:
         try:
             while True:
                 if frame is None:
-                    yield b": ping\n\n"
+                    yield PING
                 elif isinstance(frame, Notification):
-                    yield _event(frame.message)
+                    yield event(dumps(frame.message))
                 elif isinstance(frame, ServerRequest):
                     if self._mcp.era is Era.MODERN:
-                        yield _event(self.input_required(frame))
+                        yield event(dumps(self.input_required(frame)))
                         return
                     request = {"id": frame.id, "method": frame.method, "params": dict(frame.params)}
-                    yield _event({"jsonrpc": "2.0", **request})
+                    yield event(dumps({"jsonrpc": "2.0", **request}))
                 else:
                     self._ended = True
                     message = result_message(
                         frame, self._mcp.request.id, self._mcp.era, self._mcp.request.method
                     )
-                    yield _event(message)
+                    yield event(dumps(message))
                     return
                 frame = self.next(ping_interval)
         finally:
@@ -151,7 +147,3 @@ class CallStream:
         if frame.message.get("method") != "notifications/message":
             return True
         return self._mcp.wants_log((frame.message.get("params") or {}).get("level"))
-
-
-def _event(message: Mapping[str, Any]) -> bytes:
-    return b"event: message\ndata: " + dumps(message) + b"\n\n"

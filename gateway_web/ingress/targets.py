@@ -73,7 +73,7 @@ def _located(gateway: Gateway, mcp: McpRequest, uri: str) -> tuple[ToolId, str]:
     """The tool of a URI: by name, by the lists, by the templates; or the only one that has resources at all."""
     if mcp.tool is not None:
         return mcp.tool, uri
-    entries = [entry for entry in visible_entries(gateway, mcp) if _has_resources(entry)]
+    entries = [entry for entry in visible_entries(gateway, mcp.tool) if _has_resources(entry)]
     if (found := resource_uris.split(uri)) is not None and any(entry.id == found[0] for entry in entries):
         return ToolId(found[0]), found[1]
     for gives in (_lists, _has_template_for):

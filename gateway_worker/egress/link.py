@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from common.domain.errors import TransportFailure
+from common.mcp.inbound import META_PREFIX
 from common.mcp.jsonrpc import METHOD_NOT_FOUND
 
 OnNotification = Callable[[str, dict[str, Any]], None]
@@ -151,3 +152,10 @@ class ProgressTokens:
 async def refuse_request(method: str, _params: dict[str, Any]) -> dict[str, Any]:
     """What a link does with a backend's request while nobody says otherwise: there is no client who could be asked."""
     raise RpcError({"code": METHOD_NOT_FOUND, "message": f"not supported by this client: {method[:100]}"})
+
+
+def subscription_of(params: Mapping[str, Any]) -> int:
+    """The request that a subscription's notification names (2026-07-28, "Subscriptions"); -1 for none of ours."""
+    meta = params.get("_meta")
+    named = meta.get(META_PREFIX + "subscriptionId") if isinstance(meta, dict) else None
+    return named if type(named) is int else -1

@@ -28,6 +28,7 @@ from gateway_worker.egress.link import (
     always_open,
     noise_words,
     refuse_request,
+    subscription_of,
 )
 from gateway_worker.egress.process import Child
 from gateway_worker.egress.starts import Slot, start_slot
@@ -381,6 +382,10 @@ class StdioLink:
             return
         if method == "notifications/cancelled":
             self._asked.withdraw(params)
+            return
+        if method == "notifications/subscriptions/acknowledged":
+            _, listener = self._pending.get(subscription_of(params), (None, None))
+            (listener or self.on_notification)(method, params)
             return
         if method == "notifications/message":
             for _, listener in reversed(self._pending.values()):

@@ -54,9 +54,9 @@ ADD = {
 }
 SUBTRACT = {"name": "sub__tract", "inputSchema": {"type": "object"}}
 OFFERED = {
-    "tools": {"listChanged": False},
-    "resources": {"listChanged": False},
-    "prompts": {"listChanged": False},
+    "tools": {"listChanged": True},
+    "resources": {"listChanged": True},
+    "prompts": {"listChanged": True},
     "completions": {},
 }
 """What is offered at the aggregate: among its tools is one of which nothing is known yet."""

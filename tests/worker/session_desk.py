@@ -31,7 +31,7 @@ class SessionDesk:
         address: StoreAddress,
         keys: Keys,
         versions: Mapping[str, int | None],
-        announced: list[ToolId],
+        announced: list[tuple[ToolId, str]],
         max_sessions: int,
     ) -> None:
         self.node = Node("test")
@@ -45,7 +45,7 @@ class SessionDesk:
             Keeping(version_of=versions.get, serves=lambda _: self.serves),
             max_sessions=max_sessions,
             max_bytes=MAX_BYTES,
-            on_list_changed=announced.append,
+            on_list_changed=lambda tool, kind: announced.append((tool, kind)),
         )
         self._tokens = itertools.count(1)
 
@@ -93,7 +93,7 @@ async def session_desk(
     keys: Keys,
     *,
     versions: Mapping[str, int | None] | None = None,
-    announced: list[ToolId] | None = None,
+    announced: list[tuple[ToolId, str]] | None = None,
     max_sessions: int = 1000,
 ) -> AsyncIterator[SessionDesk]:
     """Closed at the end; ``versions`` are those of the tools' present definitions."""

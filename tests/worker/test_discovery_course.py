@@ -197,11 +197,17 @@ async def test_a_changed_list_is_read(cluster: Cluster) -> None:
             await cluster.good("remote")
             async with connected(server, era=Era.MODERN) as (backend, _):
                 await backend.request("tools/call", {"name": "list_changed", "arguments": {}})
-            cluster.workers[0].announce(ToolId("remote"))
+            cluster.workers[0].announce(ToolId("remote"), "tools")
             known = await cluster.settled(
                 lambda k: len(k.tools) > len(NAMES), "remote", what="the longer list"
             )
+            assert known.announced == {"tools": 1}
+            # What a backend announces counts, also if its list reads the same.
+            cluster.workers[0].announce(ToolId("remote"), "tools")
+            cluster.workers[0].announce(ToolId("remote"), "prompts")
+            again = await cluster.settled(lambda k: "prompts" in k.announced, "remote", what="two more")
     assert names(known)[-1] == "added_1"
+    assert again.announced == {"tools": 2, "prompts": 1}
 
 
 @on_loop

@@ -369,13 +369,16 @@ async def test_a_session_gives_as_many_turns_as_it_may(desks: Desks) -> None:
 @on_loop
 async def test_a_changed_list_is_announced(desks: Desks) -> None:
     """By a live session of either transport, for its own tool."""
-    announced: list[ToolId] = []
+    announced: list[tuple[ToolId, str]] = []
     with echo_backend() as server:
         async with desks(announced=announced) as desk:
             await desk.ask(entry_of(stdio_tool()), invocation("list_changed"))
-            await until(lambda: announced == ["local"], description="the stdio announcement")
+            await until(lambda: announced == [("local", "tools")], description="the stdio announcement")
             remote = entry_of(http_tool(server.url))
             await desk.ask(remote, invocation("pid", tool="remote"))
             await until(lambda: server.by_verb("GET"), description="the standing stream")
             await desk.ask(remote, invocation("list_changed", tool="remote"))
-            await until(lambda: announced == ["local", "remote"], description="the HTTP announcement")
+            await until(
+                lambda: announced == [("local", "tools"), ("remote", "tools")],
+                description="the HTTP announcement",
+            )

@@ -68,7 +68,7 @@ async def test_one_group_waits_for_no_other_of_its_own() -> None:
 
 @on_loop
 async def test_a_second_request_that_cannot_become_certain_is_refused() -> None:
-    """Two groups, two requests: which is whose nobody can say. The refused one's call ends; the other is certain then."""
+    """Two groups, two requests: which is whose nobody can say. The refused one's call ends, and one is left."""
     turns = Turns()
     async with turns.turn("a"), AsyncExitStack() as other:
         await other.enter_async_context(turns.turn("b"))

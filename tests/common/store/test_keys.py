@@ -43,6 +43,9 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "held_back": ("tool.a",),
     "node_wake_channel": (NodeId("celery@host:1:2"),),
     "server_request": ("a:b/c",),
+    "session_stream": (McpSessionId("a:b/c"),),
+    "session_holder": (McpSessionId("a:b/c"),),
+    "session_lists": (McpSessionId("a:b/c"),),
     "client_answer": ("a:b/c",),
     "answer_channel": (NodeId("celery@host:1:2"),),
 }
@@ -70,7 +73,7 @@ def spelled() -> dict[str, str]:
 def test_the_tables_are_read() -> None:
     """So that the tests below test something."""
     assert len(TABLE) >= 13
-    assert len(CHANNELS) == 7
+    assert len(CHANNELS) == 8
 
 
 @pytest.mark.parametrize(("name", "key"), spelled().items())

@@ -1,0 +1,156 @@
+"""Streams that stand open beside the requests: the GET stream of a legacy session, and ``subscriptions/listen``.
+
+Source: 2025-11-25, "Listening for messages", "Resumability"; 2026-07-28, "Subscriptions".
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import structlog
+
+from common.domain.errors import StoreUnavailable
+from common.domain.session import McpSession
+from common.gateway import Gateway
+from common.mcp.inbound import META_PREFIX
+from common.mcp.jsonrpc import INVALID_PARAMS, JsonRpcError, dumps, result_response
+from common.mcp.revisions import at_least
+from common.mcp.translate import META_SERVER_INFO
+from common.sessions.stream import Listener
+from gateway_web.http import HttpAnswer
+from gateway_web.ingress.changes import KINDS, ListDigests, changed, list_changed
+from gateway_web.ingress.events import PING, STREAM_HEADERS, event
+from gateway_web.ingress.requests import SERVER_INFO, McpRequest
+
+log = structlog.get_logger(__name__)
+
+EVENT_PREFIX = "s."
+"""What the event ids of a session's standing stream begin with."""
+POLLING_SINCE = "2025-11-25"
+"""Clients before this revision choke on an event without data (SEP-1699)."""
+RETRY_MS = 1000
+_PLACE = re.compile(r"[0-9]{1,19}-[0-9]{1,19}", re.ASCII)
+SUBSCRIPTION_ID = META_PREFIX + "subscriptionId"
+
+
+def session_stream(
+    gateway: Gateway, digests: ListDigests, session: McpSession, last_event_id: str | None
+) -> HttpAnswer:
+    """The GET stream of a session, from the message behind ``last_event_id`` on. It takes over from an earlier one."""
+    stream = SessionStream(gateway, digests, session)
+    return HttpAnswer(body=stream.events(last_event_id), headers=dict(STREAM_HEADERS), on_close=stream.close)
+
+
+class SessionStream:
+    """Hands out what a session is told."""
+
+    def __init__(self, gateway: Gateway, digests: ListDigests, session: McpSession) -> None:
+        self._gateway = gateway
+        self._streams = gateway.session_streams
+        self._digests = digests
+        self._session = session
+        self._holder = secrets.token_hex(8)
+        self._ping = gateway.settings.web.ping_interval
+        self._listener: Listener = gateway.listeners.listen(session.id)
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        self._listener.close()
+
+    def events(self, last_event_id: str | None) -> Iterator[bytes]:
+        """Until the session ends, or its stream is taken over."""
+        session = self._session.id
+        try:
+            self._streams.hold(session, self._holder)
+            place = _place(last_event_id, self._streams.last(session))
+            self._note_changes()
+            if at_least(self._session.version, POLLING_SINCE):
+                yield event(None, name=EVENT_PREFIX + place, retry=RETRY_MS)
+            else:
+                yield PING
+            while self._streams.holds(session, self._holder):
+                self._note_changes()
+                for name, message in self._streams.read(session, place):
+                    place = name
+                    yield event(message, name=EVENT_PREFIX + name)
+                if not self._listener.wait(self._ping):
+                    yield PING
+        except StoreUnavailable as error:
+            # The client comes again, with the id of the last message that it has.
+            log.debug("session_stream_broke", error=error.message)
+        finally:
+            self.close()
+
+    def _note_changes(self) -> None:
+        """Tell the session of lists that are others than it knows; what is told is kept, so nothing is missed."""
+        session, now = self._session.id, self._digests.of(self._session.tool)
+        known = self._streams.lists_told(session)
+        if known == now:
+            return
+        for kind in changed(known, now) if known is not None else ():
+            self._streams.append(session, {"jsonrpc": "2.0", "method": list_changed(kind)})
+        self._streams.tell_lists(session, now)
+
+
+def _place(last_event_id: str | None, newest: str) -> str:
+    """The place in the session's stream that an event id names; the end of the stream for any other."""
+    named = (last_event_id or "").removeprefix(EVENT_PREFIX)
+    if last_event_id is None or named == last_event_id or not _PLACE.fullmatch(named):
+        return newest
+    return min(named, newest, key=lambda place: tuple(map(int, place.split("-"))))
+
+
+def subscription(gateway: Gateway, digests: ListDigests, mcp: McpRequest) -> HttpAnswer:
+    """Answer ``subscriptions/listen``: its stream stands until the client hangs up."""
+    wanted = mcp.params.get("notifications")
+    if not isinstance(wanted, dict):
+        raise JsonRpcError(INVALID_PARAMS, "Invalid params: notifications must be an object")
+    stream = Subscription(gateway, digests, mcp, wanted)
+    return HttpAnswer(body=stream.events(), headers=dict(STREAM_HEADERS), on_close=stream.close)
+
+
+class Subscription:
+    """One ``subscriptions/listen``."""
+
+    def __init__(
+        self, gateway: Gateway, digests: ListDigests, mcp: McpRequest, wanted: Mapping[str, Any]
+    ) -> None:
+        self._digests = digests
+        self._mcp = mcp
+        self._kinds = [kind for kind in KINDS if wanted.get(f"{kind}ListChanged") is True]
+        self._ping = gateway.settings.web.ping_interval
+        self._listener: Listener = gateway.listeners.listen(f"listen:{secrets.token_hex(8)}")
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        self._listener.close()
+
+    def events(self) -> Iterator[bytes]:
+        """The acknowledgement of what is honoured, then each change."""
+        try:
+            known = self._digests.of(self._mcp.tool)
+            honoured = {f"{kind}ListChanged": True for kind in self._kinds}
+            yield self._event("notifications/subscriptions/acknowledged", {"notifications": honoured})
+            while True:
+                called = self._listener.wait(self._ping)
+                now = self._digests.of(self._mcp.tool)
+                for kind in changed(known, now):
+                    if kind in self._kinds:
+                        yield self._event(list_changed(kind), {})
+                known = now
+                if not called:
+                    yield PING
+        finally:
+            self.close()
+
+    def _event(self, method: str, params: Mapping[str, Any]) -> bytes:
+        meta = {SUBSCRIPTION_ID: self._mcp.request.id}
+        return event(dumps({"jsonrpc": "2.0", "method": method, "params": {**params, "_meta": meta}}))
+
+    def end(self) -> bytes:
+        """The graceful end of the stream."""
+        meta = {SUBSCRIPTION_ID: self._mcp.request.id, META_SERVER_INFO: SERVER_INFO}
+        return event(dumps(result_response(self._mcp.request.id, {"resultType": "complete", "_meta": meta})))
