@@ -25,8 +25,12 @@ CODES = ("STORE_UNAVAILABLE", "WORKER_LOST")
 
 @pytest.fixture
 def cluster(scene: Scene) -> Cluster:
-    """Every process has a way to Redis of its own."""
-    return scene.start(Plan(tools=USUAL, proxied=ALL))
+    """Every process has a way to Redis of its own.
+
+    The proxy holds back one piece after the other, so an answer may take twice the delay: longer than the 2 s that the
+    other scenes give Redis.
+    """
+    return scene.start(Plan(tools=USUAL, proxied=ALL, settings={"redis": {"socket_timeout": 5.0}}))
 
 
 def median(scene: Scene, calls: int = 25) -> float:
