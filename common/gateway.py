@@ -66,6 +66,10 @@ log = structlog.get_logger(__name__)
 
 TELL_EVERY = 10.0
 """Seconds between two lines in the log about the same full queue."""
+MOST_WAITS = 4
+"""So many times ``input_timeout`` a call may wait for its client altogether; the worker counts alike."""
+LATE = 60.0
+"""Seconds beyond ``input_timeout`` in which a client may still come back and learn how its call ended."""
 ANSWER_GRACE = 2.0
 """Seconds beyond the deadline in which the worker's own word on the timeout may still arrive."""
 FIRST_READING = 2.0
@@ -102,6 +106,7 @@ class Call:
         self.session = session
         self._input_timeout = input_timeout
         self._for_input = 0.0
+        self._asked: set[str] = set()
         self._gateway = gateway
         self._waiter = waiter
         self._begun = time.monotonic()
@@ -117,7 +122,11 @@ class Call:
         left = self._gateway.clock.left(self.invocation.deadline) + self._for_input + ANSWER_GRACE
         frame = self._waiter.get(min(timeout, left))
         if isinstance(frame, ServerRequest):
-            self._for_input += self._input_timeout
+            # The worker sends what was not answered again: nobody need see that.
+            if frame.id in self._asked:
+                return None
+            self._asked.add(frame.id)
+            self._for_input = min(self._for_input + self._input_timeout, MOST_WAITS * self._input_timeout)
         if frame is not None or left > timeout:
             return frame
         self._gateway.hub.recover(self._waiter)
@@ -130,13 +139,15 @@ class Call:
     def request_state(self, requests: Sequence[str]) -> str:
         """What its client is given while the call waits for answers to these requests (:meth:`Gateway.resume`)."""
         gateway = self._gateway
-        expires = gateway.clock.now() + int(self._input_timeout * 1000)
+        expires = gateway.clock.now() + int((self._input_timeout + LATE) * 1000)
         return gateway.request_states.seal(self.invocation, requests, expires=expires)
 
     def cancel(self) -> None:
         """Take the call back: the worker is told, and this side gets its result at once."""
         self.abandon(InvocationCancelled(BY_CALLER))
-        self._gateway.cancel_invocation(self.invocation.id)
+        # A client that repeats its retry lets go of one of two requests, and wants the other's answer.
+        if self._gateway.hub.is_alone(self._waiter):
+            self._gateway.cancel_invocation(self.invocation.id)
 
     def abandon(self, error: InvocationCancelled) -> None:
         """Give this side its end; the worker is not told."""
@@ -288,25 +299,24 @@ class Gateway:
             input_timeout=entry.tool.input_timeout,
         )
         try:
-            if not self._answer_all(caller, waiting, params.get("inputResponses")):
-                # It may have ended meanwhile, and nobody was there to be told.
-                self.hub.recover(call._waiter)  # noqa: SLF001 - Call and Gateway are one unit
-                if not call._waiter.done:  # noqa: SLF001
-                    raise InvalidRequest(UNUSABLE, field="params.requestState")
+            waits = self._answer_all(caller, waiting, params.get("inputResponses"))
+            # It may have ended meanwhile, and nobody was there to be told.
+            self.hub.recover(call._waiter)  # noqa: SLF001 - Call and Gateway are one unit
+            if not waits and not call._waiter.done:  # noqa: SLF001
+                raise InvalidRequest(UNUSABLE, field="params.requestState")
         except BaseException:
             call.close()
             raise
         return call
 
     def _answer_all(self, caller: Caller, waiting: WaitingCall, responses: object) -> bool:
-        """Hand over what a client answered; whether anything still waits for it."""
+        """Hand over what a client answered, and take over the call; whether it still runs."""
         given = responses if isinstance(responses, Mapping) else {}
-        who, found = answerer(None, caller.principal), False
+        who = answerer(None, caller.principal)
         for name in waiting.requests:
-            result = given.get(name)
-            response = {"result": result} if isinstance(result, Mapping) else None
-            found |= self.client_answers.give(who, name, response, reply=self.hub.channel)
-        return found
+            if isinstance(result := given.get(name), Mapping):
+                self.client_answers.give(who, name, {"result": result})
+        return self.client_answers.give(who, waiting.invocation, None, reply=self.hub.channel)
 
     def invoke(
         self, caller: Caller, tool: ToolId, method: str, params: Mapping[str, Any], **options: Any

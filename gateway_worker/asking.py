@@ -1,28 +1,32 @@
 """Requests of backends that wait for the answer of a client, which may come to any web process.
 
-The request goes along on the call's reply channel, as notifications do. Who may answer stands in Redis; the answer is
-laid there as well and this worker called, so an answer is lost only with Redis itself.
+The request goes along on the call's reply channel, as notifications do, and again from time to time, since a message
+there may be lost. Who may answer stands in Redis; the answer is laid there as well and this worker called, who also
+looks by itself. Under the call's own id stands who may take over its reply channel.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 import structlog
 
 from common.calls.client_answers import answerer
-from common.calls.contract import server_request_frame
+from common.calls.contract import notification_frame, server_request_frame
 from common.domain.errors import StoreUnavailable
 from common.domain.invocation import Invocation
+from common.mcp.jsonrpc import INTERNAL_ERROR
 from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker.delivery import Held
+from gateway_worker.egress.link import RpcError
 from gateway_worker.node import Node
 from gateway_worker.outbox import Outbox
 
@@ -30,16 +34,23 @@ log = structlog.get_logger(__name__)
 
 LOOK = 1.0
 """Seconds between two looks for answers of which nothing was heard."""
+AGAIN_FIRST, AGAIN_MAX = 2.0, 30.0
+"""Seconds until a request that was not answered is sent once more, and the longest such pause."""
 KEPT = 60.0
 """Seconds for which a request is answerable beyond the time that its client has."""
+LARGEST = 1 << 20
+"""Bytes of a request's params; a larger one is refused."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Waiting:
     held: Held
-    method: str
-    params: Mapping[str, Any]
+    asked: str
+    frame: bytes
+    life: int
     answer: asyncio.Future[Mapping[str, Any]]
+    pause: float = AGAIN_FIRST
+    again_at: float = field(default_factory=lambda: time.monotonic() + AGAIN_FIRST)
 
 
 class Asking:
@@ -51,6 +62,8 @@ class Asking:
         self._keys = keys
         self._outbox = outbox
         self._waiting: dict[str, _Waiting] = {}
+        self._calls: dict[str, Held] = {}
+        self._looking: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(
@@ -58,70 +71,108 @@ class Asking:
     ) -> Mapping[str, Any]:
         """Ask the call's client; its response, with ``result`` or ``error``. Waits as long as it is let.
 
-        ``seconds`` is how long the answer can be given.
+        ``seconds`` is how long the answer can be given. A request that is not answered is taken back at the client.
+        Raises :class:`RpcError` for one that is too large.
         """
         name = secrets.token_urlsafe(16)
+        frame = server_request_frame(held.head.id, name, method, params)
+        if len(frame) > LARGEST:
+            raise RpcError({"code": INTERNAL_ERROR, "message": f"the request has more than {LARGEST} bytes"})
         waiting = _Waiting(
-            held=held, method=method, params=params, answer=asyncio.get_running_loop().create_future()
+            held=held,
+            asked=answerer(invocation.mcp_session, invocation.caller.principal),
+            frame=frame,
+            life=int((seconds + KEPT) * 1000),
+            answer=asyncio.get_running_loop().create_future(),
         )
-        asked = answerer(invocation.mcp_session, invocation.caller.principal)
-        record = f"{asked}\n{self._keys.answer_channel(self._node.id)}"
-        key, life = self._keys.server_request(name), int((seconds + KEPT) * 1000)
         self._waiting[name] = waiting
+        self._calls[held.head.id] = held
         try:
-            self._outbox.put(("SET", key, record, "PX", life))
             self._tell(name, waiting)
             return await waiting.answer
         finally:
             del self._waiting[name]
-            self._outbox.put(("UNLINK", key))
+            self._outbox.put(("UNLINK", self._keys.server_request(name)))
+            if not waiting.answer.done() or waiting.answer.cancelled():
+                self._take_back(held, name)
+
+    def forget(self, held: Held) -> None:
+        """The call has ended."""
+        if self._calls.pop(held.head.id, None) is not None:
+            self._outbox.put(("UNLINK", self._keys.server_request(held.head.id)))
 
     def hear(self, data: bytes) -> None:
-        """An answer has come."""
-        self._look_soon([data.decode()])
+        """An answer has come, or a call is taken over: then its answers count first, or they would be asked again."""
+        name = data.decode()
+        held = self._calls.get(name)
+        of_call = (
+            [n for n, waiting in self._waiting.items() if waiting.held is held] if held is not None else []
+        )
+        self._look_soon([*of_call, name])
 
     async def run(self) -> None:
-        """Look, for ever, for answers of which nothing was heard."""
+        """Look, for ever, for answers of which nothing was heard, and send again what is not answered."""
         while True:
             await asyncio.sleep(LOOK)
-            if self._waiting:
-                self._look_soon(list(self._waiting))
+            self._look_soon([*self._waiting, *self._calls])
+            now = time.monotonic()
+            for name, waiting in self._waiting.items():
+                if now >= waiting.again_at:
+                    waiting.pause = min(2 * waiting.pause, AGAIN_MAX)
+                    waiting.again_at = now + waiting.pause
+                    self._tell(name, waiting)
 
     def _look_soon(self, names: list[str]) -> None:
-        task = asyncio.create_task(self._look([name for name in names if name in self._waiting]))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        """Look for answers, for none of them twice at a time."""
+        wanted = [n for n in names if n not in self._looking and (n in self._waiting or n in self._calls)]
+        if wanted:
+            self._looking.update(wanted)
+            task = asyncio.create_task(self._look(wanted))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _look(self, names: list[str]) -> None:
-        for name in names:
-            try:
-                with store_errors("reading a client's answer"):
-                    raw = await self._redis.command("GETDEL", self._keys.client_answer(name))
-            except StoreUnavailable as error:
-                log.warning("answer_not_read", error=str(error))
-                return
+        try:
+            with store_errors("reading clients' answers"):
+                found = await asyncio.gather(
+                    *(self._redis.command("GETDEL", self._keys.client_answer(name)) for name in names)
+                )
+        except StoreUnavailable as error:
+            log.warning("answers_not_read", error=str(error))
+            return
+        finally:
+            self._looking.difference_update(names)
+        for name, raw in zip(names, found, strict=True):
             if raw is not None:
                 self._answered(name, orjson.loads(raw))
 
     def _answered(self, name: str, answer: Mapping[str, Any]) -> None:
         """``reply``: the channel of whoever waits for the call from now on; ``response``: what the client said."""
         waiting = self._waiting.get(name)
-        if waiting is None:
-            return
+        held = self._calls.get(name) if waiting is None else waiting.held
         response, reply = answer.get("response"), answer.get("reply")
-        if reply:
-            self._move(waiting.held, reply, but=None if response is None else name)
-        if response is not None and not waiting.answer.done():
+        if waiting is not None and response is not None and not waiting.answer.done():
             waiting.answer.set_result(response)
+        if held is not None and reply:
+            self._move(held, reply)
 
-    def _move(self, held: Held, reply: str, *, but: str | None) -> None:
+    def _move(self, held: Held, reply: str) -> None:
         """Another process waits for the call: it is told what is still to be answered."""
         held.head = held.head._replace(reply=reply)
         for name, waiting in self._waiting.items():
-            if waiting.held is held and name != but:
+            if waiting.held is held and not waiting.answer.done():
                 self._tell(name, waiting)
 
     def _tell(self, name: str, waiting: _Waiting) -> None:
+        """The records first, or an answer might come before it can be given."""
+        record = f"{waiting.asked}\n{self._keys.answer_channel(self._node.id)}"
         head = waiting.held.head
-        frame = server_request_frame(head.id, name, waiting.method, waiting.params)
-        self._outbox.put(("PUBLISH", head.reply, frame))
+        for known in (name, head.id):
+            self._outbox.put(("SET", self._keys.server_request(known), record, "PX", waiting.life))
+        self._outbox.put(("PUBLISH", head.reply, waiting.frame))
+
+    def _take_back(self, held: Held, name: str) -> None:
+        """The client need not answer any more (2025-11-25, "Cancellation")."""
+        params = {"requestId": name, "reason": "the tool no longer waits for the answer"}
+        frame = notification_frame(held.head.id, "notifications/cancelled", params)
+        self._outbox.put_notification(("PUBLISH", held.head.reply, frame))

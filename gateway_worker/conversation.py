@@ -10,42 +10,58 @@ from typing import Any
 from common.domain.invocation import Invocation
 from common.mcp.client_capabilities import undeclared
 from common.mcp.inbound import META_CLIENT_CAPABILITIES, META_LOG_LEVEL
-from common.mcp.jsonrpc import METHOD_NOT_FOUND
+from common.mcp.jsonrpc import INTERNAL_ERROR, METHOD_NOT_FOUND
 from gateway_worker.asking import Asking
 from gateway_worker.delivery import Held
 from gateway_worker.egress.link import RpcError
 
+MOST_OPEN = 20
+"""Requests that may wait for one call's client at a time; more of them are refused."""
+MOST_WAITS = 4
+"""So many times ``input_timeout`` a call's time may stand still altogether."""
+
 
 class CallClock:
-    """A call's time. It stands still while a client is asked, who has a time of his own."""
+    """A call's time. It stands still while the client is asked, who has a time of his own."""
 
     def __init__(self, limit: asyncio.Timeout) -> None:
-        self._asking = 0
-        self._ran_out = False
         self._limit = limit
-        self._left = 0.0
+        self._open = 0
+        self._closed = False
+        self._left = self._since = self._paused = 0.0
 
     @property
     def with_client(self) -> bool:
         """Whether it is the client's time that runs, or ran out."""
-        return self._asking > 0 or self._ran_out
+        return self._open > 0
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the call ends, as things stand."""
+        when = self._limit.when()
+        return 0.0 if when is None else max(0.0, when - asyncio.get_running_loop().time())
+
+    def close(self) -> None:
+        """The call has ended; nothing stops or starts its time any more."""
+        self._closed = True
 
     @contextmanager
-    def paused(self, seconds: float) -> Iterator[None]:
-        """Give a client ``seconds`` for an answer."""
+    def paused(self, most: float) -> Iterator[None]:
+        """Stop the time, for at most ``most`` seconds over all pauses of the call."""
         now = asyncio.get_running_loop().time()
-        if not self._asking:
-            self._left = max(0.0, (self._limit.when() or now) - now)
-        self._asking += 1
-        self._limit.reschedule(now + seconds)
+        if not self._open and not self._closed and not self._limit.expired():
+            self._left, self._since = self.remaining, now
+            self._limit.reschedule(now + self._left + max(0.0, most - self._paused))
+        self._open += 1
         try:
             yield
         finally:
-            self._asking -= 1
-            if self._limit.expired():
-                self._ran_out = True
-            elif not self._asking:
-                self._limit.reschedule(asyncio.get_running_loop().time() + self._left)
+            if not (self._closed or self._limit.expired()):
+                self._open -= 1
+                if not self._open:
+                    now = asyncio.get_running_loop().time()
+                    self._paused += now - self._since
+                    self._limit.reschedule(now + self._left)
 
 
 class Conversation:
@@ -65,23 +81,28 @@ class Conversation:
 
     def close(self) -> None:
         """The call has ended: nobody is asked any more."""
+        self._clock.close()
         for task in self._tasks:
             task.cancel()
+        self._asking.forget(self._held)
 
     async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """The client's result. Raises :class:`RpcError` with its error, and for what it has not declared."""
+        """The client's result.
+
+        Raises :class:`RpcError` with its error, for what it has not declared, and if it did not answer in time.
+        """
         missing = undeclared(method, params, self._declared)
         if missing is not None:
             words = f"the client has not declared what {method[:100]} needs"
-            raise RpcError(
-                {"code": METHOD_NOT_FOUND, "message": words, "data": {"requiredCapabilities": missing}}
-            )
+            raise _error(METHOD_NOT_FOUND, words, {"requiredCapabilities": missing})
+        if len(self._tasks) >= MOST_OPEN:
+            raise _error(INTERNAL_ERROR, f"more than {MOST_OPEN} requests wait for this client")
         response = await self._response(method, params)
         error, result = response.get("error"), response.get("result")
-        if isinstance(error, dict) or not isinstance(result, dict):
-            raise RpcError(
-                error if isinstance(error, dict) else {"code": METHOD_NOT_FOUND, "message": "no result"}
-            )
+        if isinstance(error, dict):
+            raise RpcError(error)
+        if not isinstance(result, dict):
+            raise _error(INTERNAL_ERROR, "the client answered with neither a result nor an error")
         return result
 
     async def _response(self, method: str, params: dict[str, Any]) -> Mapping[str, Any]:
@@ -89,10 +110,13 @@ class Conversation:
         assert task is not None  # noqa: S101 - a coroutine is run by one
         self._tasks.add(task)
         try:
-            with self._clock.paused(self._seconds):
-                return await self._asking.ask(
-                    self._held, self._invocation, method, params, seconds=self._seconds
-                )
+            with self._clock.paused(MOST_WAITS * self._seconds):
+                async with asyncio.timeout(self._seconds):
+                    return await self._asking.ask(
+                        self._held, self._invocation, method, params, seconds=self._seconds
+                    )
+        except TimeoutError:
+            raise _error(INTERNAL_ERROR, "the client did not answer within input_timeout") from None
         finally:
             self._tasks.discard(task)
 
@@ -102,6 +126,8 @@ class Conversation:
         Raises :class:`RpcError` as :meth:`ask`: the first that cannot be answered ends the call.
         """
         requests = {key: request for key, request in asked.items() if isinstance(request, dict)}
+        if len(requests) > MOST_OPEN:
+            raise _error(INTERNAL_ERROR, f"the tool asked for more than {MOST_OPEN} things at once")
         async with asyncio.TaskGroup() as group:
             tasks = {
                 key: group.create_task(self._ask(request.get("method"), request.get("params")))
@@ -136,3 +162,7 @@ def log_level_of(invocation: Invocation) -> str | None:
 def _meta(invocation: Invocation) -> Mapping[str, Any]:
     meta = invocation.params.get("_meta")
     return meta if isinstance(meta, Mapping) else {}
+
+
+def _error(code: int, words: str, data: Mapping[str, Any] | None = None) -> RpcError:
+    return RpcError({"code": code, "message": words, **({} if data is None else {"data": dict(data)})})

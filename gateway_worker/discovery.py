@@ -184,7 +184,7 @@ class Discovery:
                     await backend.link.close()
                     backend = modern
                     spoken[Era.MODERN.value] = modern.negotiated.version
-            lists, quarantined = await all_lists(backend)
+            lists, quarantined = await all_lists(backend, entry.known)
         finally:
             await backend.link.close()
         return Capabilities(
@@ -279,7 +279,7 @@ def operator_words(error: GatewayError) -> str:
 
 
 async def all_lists(
-    backend: Backend,
+    backend: Backend, known: Capabilities | None
 ) -> tuple[dict[str, Any], tuple[Quarantined, ...]]:
     """The lists of a backend by their field in :class:`Capabilities`, and what no client can be given of them."""
     lists: dict[str, Any] = {}
@@ -287,7 +287,9 @@ async def all_lists(
     for listing in LISTINGS:
         if listing.capability not in backend.negotiated.capabilities:
             continue
-        good, bad = sorted_out(listing, await list_all(backend, listing.method, listing.member))
+        items = await list_all(backend, listing.method, listing.member)
+        before = () if known is None else known.lists[listing.member]
+        good, bad = await asyncio.to_thread(sorted_out, listing, items, before)
         lists[LISTS[listing.member]] = good
         quarantined += bad
     return lists, quarantined

@@ -24,8 +24,10 @@ from common.domain.errors import (
 )
 from common.domain.ids import tool_of
 from common.domain.invocation import ExecutionResult, Invocation, answer, failed, rpc_failure
-from common.domain.rules import Retry
+from common.domain.rules import Retry, Routing
+from common.domain.tool import Tool
 from common.mcp.client_capabilities import profile_of
+from common.mcp.inbound import NAME_BEARING_METHODS
 from common.mcp.jsonrpc import INTERNAL_ERROR, JsonRpcError
 from common.mcp.revisions import LEGACY_VERSIONS, MODERN_VERSIONS, Era, era_of_version
 from common.mcp.translate import to_legacy_result, to_modern_result
@@ -49,7 +51,7 @@ from gateway_worker.journey import Journey
 from gateway_worker.node import Node
 from gateway_worker.param_headers import ParamHeaders
 from gateway_worker.sessions import Sessions
-from gateway_worker.tool_session import ToolSession, usable
+from gateway_worker.tool_session import ToolSession, first_era, usable
 
 log = structlog.get_logger(__name__)
 
@@ -207,7 +209,9 @@ class Executor:
         progress: Progress,
     ) -> ExecutionResult:
         entry = self._entry(invocation)
-        profile = profile_of(declared_by(invocation)) if held.head.reply else ""
+        # A modern backend hears with each request what the client can be asked.
+        legacy = first_era(entry, era_of_version(invocation.version)) is Era.LEGACY
+        profile = profile_for(held, entry.tool, invocation) if legacy else ""
         session = self._sessions.take(claim, entry, invocation.version, profile)
         try:
             return await self._call(held, session, entry, invocation, on_notification, progress)
@@ -243,7 +247,7 @@ class Executor:
     ) -> ExecutionResult:
         started = time.monotonic()
         progress.stage, progress.session = Progress.SESSION, session
-        backend = session.opened or await self._opened(held, session, invocation)
+        backend = session.opened or await self._opened(held, session, invocation, progress)
         progress.stage = Progress.TURN
         async with session.turn or _NO_TURN, self._talk(held, session, invocation, progress) as conversation:
             if not self._node.may_act:
@@ -262,7 +266,7 @@ class Executor:
         self, held: Held, session: ToolSession, invocation: Invocation, progress: Progress
     ) -> AsyncIterator[Conversation | None]:
         """Be at the backend; with a client that can be asked, its conversation."""
-        if not session.key.profile or progress.clock is None:
+        if progress.clock is None or not profile_for(held, session.tool, invocation):
             yield None
             return
         conversation = Conversation(
@@ -274,10 +278,14 @@ class Executor:
         finally:
             conversation.close()
 
-    async def _opened(self, held: Held, session: ToolSession, invocation: Invocation) -> Backend:
+    async def _opened(
+        self, held: Held, session: ToolSession, invocation: Invocation, progress: Progress
+    ) -> Backend:
         """The session's backend once it has started; that nothing is sent before is on record meanwhile."""
         await self._journey.unsent(held)
-        backend = await usable(session, self._clock.left(invocation.deadline))
+        left = self._clock.left(invocation.deadline)
+        # The time that a client took for an answer is not the call's.
+        backend = await usable(session, left if progress.clock is None else progress.clock.remaining)
         await self._journey.sent(held)
         return backend
 
@@ -325,6 +333,19 @@ _TIMEOUTS: Mapping[str, Callable[[], InvocationTimeout]] = {
 }
 
 
+def profile_for(held: Held, tool: Tool, invocation: Invocation) -> str:
+    """What the call's client can be asked (``profile_of``); nothing where nobody could be sure to ask it, or it cannot.
+
+    The sessions of a pool are everybody's; a stock producer has no channel; and a modern client is asked by the results
+    of three methods only (2026-07-28, "Multi round-trip requests").
+    """
+    if not held.head.reply or tool.routing is Routing.LEAST_LOADED:
+        return ""
+    if era_of_version(invocation.version) is Era.MODERN and invocation.method not in NAME_BEARING_METHODS:
+        return ""
+    return profile_of(declared_by(invocation))
+
+
 async def exchange(
     backend: Backend,
     invocation: Invocation,
@@ -343,11 +364,14 @@ async def exchange(
             invocation.method, params, headers=headers, on_notification=on_notification, on_request=ask
         )
         modern = era_of_version(invocation.version) is Era.MODERN
-        if raw.get("resultType") != "input_required" or modern or conversation is None:
+        if raw.get("resultType") != "input_required" or modern:
             return raw
-        asked = raw.get("inputRequests")
-        responses = await conversation.answers(asked if isinstance(asked, dict) else {})
-        params = {**invocation.params, "inputResponses": responses}
+        asked = raw.get("inputRequests") or {}
+        if asked and (conversation is None or not isinstance(asked, dict)):
+            return raw
+        params = {**invocation.params}
+        if conversation is not None and asked:
+            params["inputResponses"] = await conversation.answers(asked)
         if "requestState" in raw:
             params["requestState"] = raw["requestState"]
     raise RpcError({"code": INTERNAL_ERROR, "message": f"the tool asked for input {MOST_ROUNDS} times"})

@@ -129,7 +129,7 @@ class ToolSession:
         """A request of the backend that names no call: it is for the youngest of the only client that it can be for."""
         if self.turns is None:
             return await refuse_request(method, params)
-        conversation = self._conversations[await self.turns.asker()][-1]
+        conversation = self._conversations[self.turns.asker()][-1]
         return await conversation.ask(method, params)
 
     @property

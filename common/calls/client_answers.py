@@ -33,8 +33,8 @@ class ClientAnswers:
     ) -> bool:
         """Hand over the response (its ``result`` or its ``error``) to the request of that id.
 
-        ``reply`` is the channel on which the call's frames are wanted from now on; without a response that is all, and
-        the request is sent there again. Returns False if nobody waits for it, or this one was not asked. Raises
+        Under the id of a call, without a response: its frames are wanted on the channel ``reply`` from now on, what it
+        asks included. Returns False if nobody waits for it, or this one was not asked. Raises
         :class:`StoreUnavailable`.
         """
         payload = orjson.dumps({"response": response, "reply": reply})

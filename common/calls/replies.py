@@ -61,7 +61,7 @@ class ServerRequest:
 Frame = Notification | ServerRequest | ExecutionResult
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Waiter:
     """The place where one call's frames arrive. Exactly one result is delivered; later ones are dropped."""
 
@@ -103,6 +103,7 @@ class ReplyHub:
         self._others = dict(on_message or {})
         self._on_tick = on_tick
         self._waiters: dict[InvocationId, Waiter] = {}
+        self._more: dict[InvocationId, list[Waiter]] = {}
         self._stop = threading.Event()
         self._subscribed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="replies", daemon=True)
@@ -132,14 +133,32 @@ class ReplyHub:
         return len(self._waiters)
 
     def expect(self, invocation_id: InvocationId) -> Waiter:
-        """Register a waiter. Must happen before the call is enqueued."""
+        """Register a waiter. Must happen before the call is enqueued, or taken over.
+
+        Of several for one call (a client that repeats its retry) each hears what comes.
+        """
         waiter = Waiter(invocation_id)
-        self._waiters[invocation_id] = waiter
+        first = self._waiters.setdefault(invocation_id, waiter)
+        if first is not waiter:
+            self._more.setdefault(invocation_id, []).append(waiter)
         return waiter
 
     def forget(self, waiter: Waiter) -> None:
-        """Deregister a waiter: later frames for it are dropped."""
-        self._waiters.pop(waiter.id, None)
+        """Deregister a waiter: later frames for it are dropped. Other waiters of its call stay."""
+        more = self._more.get(waiter.id, [])
+        if self._waiters.get(waiter.id) is waiter:
+            if more:
+                self._waiters[waiter.id] = more.pop(0)
+            else:
+                del self._waiters[waiter.id]
+        elif waiter in more:
+            more.remove(waiter)
+        if not more:
+            self._more.pop(waiter.id, None)
+
+    def is_alone(self, waiter: Waiter) -> bool:
+        """Whether nobody else in this process waits for the same call."""
+        return waiter.id not in self._more
 
     def recover(self, waiter: Waiter) -> None:
         """Read the call's result key, in case its reply was lost. Degrades: without Redis nothing is found."""
@@ -188,7 +207,9 @@ class ReplyHub:
             self._dispatch(message.channel, message.data)
         elif message.channel == self.channel:
             self._subscribed.set()
-            self._heal(list(self._waiters.values()))
+            self._heal(
+                [*self._waiters.values(), *(waiter for more in self._more.values() for waiter in more)]
+            )
             self._tick()
 
     def _tick(self) -> None:
@@ -204,7 +225,10 @@ class ReplyHub:
             name, _, frame = data.partition(b" ")
             waiter = self._waiters.get(InvocationId(name.decode()))
             if waiter is not None:
-                waiter.put(_frame(orjson.loads(frame)))
+                found = _frame(orjson.loads(frame))
+                waiter.put(found)
+                for other in self._more.get(waiter.id, ()):
+                    other.put(found)
 
     def _heal(self, waiters: list[Waiter]) -> None:
         """Read the result keys of ``waiters`` and deliver what is there."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,8 @@ from common.store.shared import SharedConnection
 
 PREFIX = "cg1."
 """What ours begin with; those of backends pass through unread."""
+READ_AGAIN, READ_ANYHOW = 1.0, 60.0
+"""Seconds for which a key is trusted if it opens nothing, and in any case."""
 _NONCE = 12
 _PASSING = frozenset({"_meta", "inputResponses", "requestState"})
 """Members of the params that may differ between a call and its retry."""
@@ -49,6 +52,7 @@ class RequestStates:
         self._connection = connection
         self._keys = keys
         self._cipher: AESGCM | None = None
+        self._read_at = float("-inf")
 
     def seal(self, invocation: Invocation, requests: Sequence[str], *, expires: int) -> str:
         """The state for a call that asked ``requests``; ``expires`` is in ms of Redis time.
@@ -65,23 +69,31 @@ class RequestStates:
 
         Raises :class:`InvalidRequest` for any other, and :class:`StoreUnavailable`.
         """
-        raw = _unpacked(state)
-        try:
-            told = self._key().decrypt(raw[:_NONCE], raw[_NONCE:], _bound(invocation))
-        except InvalidTag:
-            # A Redis that was emptied has another key by now, and nobody's call.
+        raw, bound = _unpacked(state), _bound(invocation)
+        told = self._opened(raw, bound)
+        if told is None and time.monotonic() - self._read_at > READ_AGAIN:
+            # A Redis that was emptied has another key by now.
             self._cipher = None
-            raise InvalidRequest(UNUSABLE, field="params.requestState") from None
+            told = self._opened(raw, bound)
+        if told is None:
+            raise InvalidRequest(UNUSABLE, field="params.requestState")
         name, requests, expires = orjson.loads(told)
         if expires < now:
             raise InvalidRequest(UNUSABLE, field="params.requestState")
         return WaitingCall(invocation=InvocationId(name), requests=tuple(requests))
 
+    def _opened(self, raw: bytes, bound: bytes) -> bytes | None:
+        try:
+            return self._key().decrypt(raw[:_NONCE], raw[_NONCE:], bound)
+        except InvalidTag:
+            return None
+
     def _key(self) -> AESGCM:
-        if self._cipher is None:
+        if self._cipher is None or time.monotonic() - self._read_at > READ_ANYHOW:
             with store_errors("reading the key of request states"):
                 self._connection.command("SET", self._keys.seal_key, secrets.token_bytes(32), "NX")
                 self._cipher = AESGCM(self._connection.command("GET", self._keys.seal_key))
+            self._read_at = time.monotonic()
         return self._cipher
 
 

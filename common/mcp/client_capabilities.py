@@ -8,9 +8,6 @@ from typing import Any, Final
 
 import orjson
 
-INTERACTIVE: Final = ("elicitation", "roots", "sampling")
-"""Client capabilities that let a server ask for something."""
-
 _NEEDED: Final[Mapping[str, str]] = {
     "elicitation/create": "elicitation",
     "roots/list": "roots",
@@ -18,9 +15,22 @@ _NEEDED: Final[Mapping[str, str]] = {
 }
 
 
+_FLAGS: Final[Mapping[str, tuple[str, ...]]] = {
+    "elicitation": ("form", "url"),
+    "roots": (),
+    "sampling": ("context", "tools"),
+}
+"""The parts of each capability that say what may be asked."""
+
+
 def interactive(declared: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a client's capabilities that servers may rely on when they ask, in a fixed order."""
-    return {name: declared[name] for name in INTERACTIVE if isinstance(declared.get(name), dict)}
+    """What of a client's capabilities lets servers ask it: known parts alone, so that there are few such profiles."""
+    found: dict[str, Any] = {}
+    for name, parts in _FLAGS.items():
+        has = declared.get(name)
+        if isinstance(has, dict):
+            found[name] = {part: {} for part in parts if isinstance(has.get(part), dict)}
+    return found
 
 
 def profile_of(declared: Mapping[str, Any]) -> str:

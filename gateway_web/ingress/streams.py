@@ -38,7 +38,11 @@ def answer_call(call: Call, mcp: McpRequest, web: WebSettings, environ: Mapping[
         call.close()
         raise
     if isinstance(first, ServerRequest) and mcp.era is Era.MODERN:
-        return json_response(stream.input_required(first))
+        try:
+            return json_response(stream.input_required(first))
+        except BaseException:
+            stream.close()
+            raise
     if isinstance(first, ExecutionResult):
         call.close()
         answer = result_answer(first, mcp.request.id, mcp.era, mcp.request.method)
@@ -64,7 +68,6 @@ class CallStream:
         self._mcp = mcp
         self._environ = environ
         self._ended = False
-        self._asked: set[str] = set()
 
     def next(self, silence: float) -> Frame | None:
         """The next frame for the client, or None after ``silence`` seconds. Ends early if the client hangs up."""
@@ -137,13 +140,10 @@ class CallStream:
         return GONE
 
     def _wanted(self, frame: Frame) -> bool:
-        if isinstance(frame, ServerRequest):
-            # A worker that is not sure of having sent it sends it once more.
-            known = frame.id in self._asked
-            self._asked.add(frame.id)
-            return not known
-        if isinstance(frame, ExecutionResult):
+        if not isinstance(frame, Notification):
             return True
+        if self._mcp.era is Era.MODERN and frame.message.get("method") == "notifications/cancelled":
+            return False  # a modern client was asked nothing that could be taken back
         if frame.message.get("method") != "notifications/message":
             return True
         return self._mcp.wants_log((frame.message.get("params") or {}).get("level"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from common.domain.errors import InvalidRequest, ToolNotFound
@@ -17,6 +17,8 @@ from common.registry.records import Entry
 from gateway_web.ingress.lists import items_of, visible_entries
 from gateway_web.ingress.requests import McpRequest
 
+MOST_COMPARED = 100
+"""Templates that a URI is held against at most, among those that begin like it."""
 Target = tuple[ToolId, dict[str, Any]]
 """The tool, and the params as it is to have them."""
 
@@ -76,9 +78,14 @@ def _located(gateway: Gateway, mcp: McpRequest, uri: str) -> tuple[ToolId, str]:
     entries = [entry for entry in visible_entries(gateway, mcp.tool) if _has_resources(entry)]
     if (found := resource_uris.split(uri)) is not None and any(entry.id == found[0] for entry in entries):
         return ToolId(found[0]), found[1]
-    for gives in (_lists, _has_template_for):
-        for entry in entries:
-            if gives(entry, uri):
+    for entry in entries:
+        if _lists(entry, uri):
+            return entry.id, uri
+    left = MOST_COMPARED
+    for entry in entries:
+        for template in _templates_like(entry, uri):
+            left -= 1
+            if template == uri or (left >= 0 and resource_uris.matches(template, uri)):
                 return entry.id, uri
     if len(entries) == 1:
         return entries[0].id, uri
@@ -94,10 +101,15 @@ def _lists(entry: Entry, uri: str) -> bool:
     return any(item["uri"] == uri for item in items_of(entry, RESOURCES))
 
 
-def _has_template_for(entry: Entry, uri: str) -> bool:
-    """Whether a template is that of the URI, or the very one (a completion names the template itself)."""
-    templates = (item["uriTemplate"] for item in items_of(entry, RESOURCE_TEMPLATES))
-    return any(template == uri or resource_uris.matches(template, uri) for template in templates)
+def _templates_like(entry: Entry, uri: str) -> Iterator[str]:
+    """Templates that may be a URI's, or the very one (a completion names the template itself).
+
+    One without a scheme of its own would claim whatever it likes.
+    """
+    for item in items_of(entry, RESOURCE_TEMPLATES):
+        beginning = item["uriTemplate"].partition("{")[0]
+        if ":" in beginning and uri.startswith(beginning):
+            yield item["uriTemplate"]
 
 
 _WORDS = {"prompts/get": "prompt", "completion/complete": "prompt"}

@@ -10,12 +10,15 @@ import structlog
 
 from common.domain.errors import GatewayError
 from common.mcp.jsonrpc import INTERNAL_ERROR
-from gateway_worker.egress.link import OnRequest, RpcError
+from gateway_worker.egress.link import Gate, OnRequest, RpcError
 
 log = structlog.get_logger(__name__)
 
 MOST_AT_ONCE = 100
 """Requests of one backend that may wait for their answers; more of them are refused."""
+
+GATE_LOOK = 0.05
+"""Seconds between two looks at a shut gate."""
 
 Send = Callable[[dict[str, Any]], None]
 """Sends a response to the backend, now or a little later. Raises what breaks the link."""
@@ -24,8 +27,12 @@ Send = Callable[[dict[str, Any]], None]
 class Asked:
     """The requests of one backend. Belongs to the loop of its link."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, gate: Gate) -> None:
+        """``gate`` says whether anything may be written to the backend; an answer waits for it."""
         self._send = send
+        self._gate = gate
+        self._closed = False
+        self._withdrawn: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def ask(self, message: Mapping[str, Any], on_request: OnRequest) -> None:
@@ -39,16 +46,22 @@ class Asked:
             return
         task = asyncio.create_task(self._answer(message, on_request), name=f"asked-{message['method']}"[:100])
         self._tasks[name] = task
-        task.add_done_callback(lambda _: self._tasks.pop(name, None))
+        task.add_done_callback(lambda _: self._done(name))
+
+    def _done(self, name: str) -> None:
+        self._tasks.pop(name, None)
+        self._withdrawn.discard(name)
 
     def withdraw(self, params: Mapping[str, Any]) -> None:
         """The backend takes a request back (``notifications/cancelled``): it gets no answer."""
-        task = self._tasks.get(_name(params.get("requestId")))
-        if task is not None:
-            task.cancel()
+        name = _name(params.get("requestId"))
+        if name in self._tasks:
+            self._withdrawn.add(name)
+            self._tasks[name].cancel()
 
     def close(self) -> None:
         """Answer nothing any more."""
+        self._closed = True
         for task in list(self._tasks.values()):
             task.cancel()
 
@@ -60,9 +73,16 @@ class Asked:
             outcome = {"error": error.error}
         except GatewayError as error:
             outcome = _error(error.message)
+        except asyncio.CancelledError:
+            if self._closed or _name(message["id"]) in self._withdrawn:
+                raise
+            # A backend that waits for it must not do so for ever.
+            outcome = _error("the call has ended")
         except Exception:
             log.exception("backend_request_broke", method=message["method"][:100])
             outcome = _error("the gateway failed")
+        while not self._gate() and not self._closed:  # noqa: ASYNC110 - a gate is asked, it does not call
+            await asyncio.sleep(GATE_LOOK)
         try:
             self._send(_response(message["id"], outcome))
         except GatewayError as error:

@@ -88,7 +88,7 @@ class HttpLink:
         self._ids = itertools.count(1)
         self._tokens = ProgressTokens()
         self._listeners: dict[int, tuple[OnNotification, OnRequest | None]] = {}
-        self._asked = Asked(lambda message: self._spawn(self._answer(message)))
+        self._asked = Asked(lambda message: self._spawn(self._answer(message)), gate)
         self._session_id: str | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._client = HttpClient(

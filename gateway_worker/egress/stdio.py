@@ -106,7 +106,7 @@ class StdioLink:
         self._ids = itertools.count(1)
         self._pending: dict[int, tuple[asyncio.Future[dict[str, Any]], OnNotification | None]] = {}
         self._tokens = ProgressTokens()
-        self._asked = Asked(self._respond)
+        self._asked = Asked(self._respond, gate)
         self._slot: Slot | None = None
         self._heard = 0
         self._hangs = True

@@ -163,9 +163,8 @@ def test_a_call_that_asks_does_not_wait_for_long_ones_of_its_own_session(
     scenario()
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_client_that_does_not_answer_ends_its_call(gateway: RunningGateway, mode: str) -> None:
-    """After ``input_timeout``; the session is free for the next one."""
+def test_a_client_that_does_not_answer_is_waited_for_so_long(gateway: RunningGateway) -> None:
+    """After ``input_timeout`` the backend is told so, and goes on; the session is free for the next one."""
 
     @on_loop
     async def scenario() -> None:
@@ -175,16 +174,35 @@ def test_a_client_that_does_not_answer_ends_its_call(gateway: RunningGateway, mo
             await never.wait()
             raise AssertionError
 
-        async with client(gateway, "hasty", mode, elicitation_callback=silent) as reached:  # type: ignore[arg-type]
-            call = asyncio.create_task(reached.call_tool("elicitation", {}))
-            if mode == "legacy":
-                with pytest.raises(MCPError, match="input_timeout"):
-                    await call
-            else:
-                # The modern client has its answer already, and asks its person as long as it likes.
-                await asyncio.sleep(0)
-                call.cancel()
+        async with client(gateway, "hasty", "legacy", elicitation_callback=silent) as reached:  # type: ignore[arg-type]
+            answers = await told(reached, "elicitation")
+            assert "input_timeout" in answers["elicitation"]["error"]["message"]
             assert await told(reached, "nothing") == {}
+
+    scenario()
+
+
+def test_a_modern_client_that_comes_too_late_learns_how_it_ended(gateway: RunningGateway) -> None:
+    """The backend was told that nobody answered, and its answer is kept."""
+
+    @on_loop
+    async def scenario() -> None:
+        async with client(gateway, "hasty", "2026-07-28") as reached:
+            asked = await reached.session.call_tool("elicitation", {"who": "me"}, allow_input_required=True)
+            names = set(asked.input_requests)
+            while True:
+                # As long as the call waits, it asks again.
+                found = await reached.session.call_tool(
+                    "elicitation",
+                    {"who": "me"},
+                    input_responses={},
+                    request_state=asked.request_state,
+                    allow_input_required=True,
+                )
+                if getattr(found, "input_requests", None) is None:
+                    break
+                assert set(found.input_requests) == names
+            assert "input_timeout" in found.content[0].text
 
     scenario()
 

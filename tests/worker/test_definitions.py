@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -99,3 +100,39 @@ def test_so_many_are_told_of() -> None:
     assert len(bad) == MOST_TOLD + 1
     assert bad[-1].reason == "5 more"
     assert len(bad[0].name) == 200
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {
+            "$schema": "http://json-schema.org/draft-04/schema#",
+            "enum": [v for n in range(4000) for v in (n, str(n))],
+        },
+        {"required": [v for n in range(4000) for v in (n, str(n))]},
+        {"properties": {str(n): {"type": "string"} for n in range(10_000)}},
+        {"properties": {str(n): {"enum": list(range(400))} for n in range(100)}},
+    ],
+)
+def test_no_schema_takes_long(schema: dict[str, Any]) -> None:
+    """What would take time by the square, or is endless, is not looked at."""
+    begun = time.process_time()
+    why = problem(TOOLS, {"name": "a", "inputSchema": {"type": "object", **schema}})
+    assert why is not None
+    assert "more than" in why
+    assert time.process_time() - begun < 0.5
+
+
+@pytest.mark.parametrize("template", ["x://" + "{a}" * 17, "x://" + "a" * 1024])
+def test_templates_have_their_bounds(template: str) -> None:
+    """Each request for a resource may be held against them."""
+    assert problem(RESOURCE_TEMPLATES, {"uriTemplate": template, "name": "a"}) is not None
+
+
+def test_what_is_known_to_be_good_is_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed one is."""
+    known = [{**GOOD, "name": "same"}, {**GOOD, "name": "changed"}]
+    looked: list[str] = []
+    monkeypatch.setattr("gateway_worker.definitions.problem", lambda _, item: looked.append(item["name"]))
+    sorted_out(TOOLS, [{**GOOD, "name": "same"}, {**GOOD, "name": "changed", "title": "x"}], known)
+    assert looked == ["changed"]

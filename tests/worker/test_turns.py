@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
@@ -18,35 +18,71 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+async def through(turns: Turns, group: str) -> None:
+    """Come and go."""
+    async with turns.turn(group):
+        await asyncio.sleep(0)
+
+
 @on_loop
 async def test_with_one_group_there_it_is_that_one() -> None:
     """However many calls it has."""
     turns = Turns()
     async with turns.turn("a"), turns.turn("a"):
-        assert await turns.asker() == "a"
+        assert turns.asker() == "a"
 
 
 @on_loop
-async def test_a_request_waits_until_one_group_is_left() -> None:
-    """The others end first; nobody new comes between."""
+async def test_with_two_groups_there_it_is_refused() -> None:
+    """It would be a guess; from then on they take turns, and the next is certain."""
     turns = Turns()
-    async with AsyncExitStack() as asking, AsyncExitStack() as other:
-        await asking.enter_async_context(turns.turn("a"))
-        await other.enter_async_context(turns.turn("b"))
-        found = asyncio.create_task(turns.asker())
-        third = asyncio.create_task(asyncio.wait_for(_through(turns, "c"), 10))
+    async with turns.turn("a"), turns.turn("b"):
+        with pytest.raises(RpcError, match="mcp_session"):
+            turns.asker()
+    async with turns.turn("a"):
+        other = asyncio.create_task(through(turns, "b"))
         await settle()
-        assert not found.done()
-        await other.aclose()
-        assert await found == "a"
-        assert not third.done()
-        await asking.aclose()
-        await third
+        assert turns.asker() == "a"
+        assert not other.done()
+    await other
 
 
-async def _through(turns: Turns, group: str) -> None:
-    async with turns.turn(group):
-        pass
+@on_loop
+async def test_with_nobody_there_it_is_refused() -> None:
+    """A backend that asks between two calls."""
+    with pytest.raises(RpcError):
+        Turns().asker()
+
+
+@pytest.mark.parametrize("error", [TimeoutError, asyncio.CancelledError, RuntimeError])
+def test_what_a_call_that_was_given_up_may_ask_goes_to_nobody_else(error: type[BaseException]) -> None:
+    """The backend may still be at it; its own group may be asked, for it is the same client."""
+
+    @on_loop
+    async def scenario() -> None:
+        turns = Turns()
+        with suppress(error):
+            async with turns.turn("a"):
+                raise error
+        async with turns.turn("b"):
+            with pytest.raises(RpcError):
+                turns.asker()
+        async with turns.turn("a"):
+            assert turns.asker() == "a"
+
+    scenario()
+
+
+@on_loop
+async def test_a_call_that_the_backend_ended_is_over() -> None:
+    """By its result, or its error."""
+    turns = Turns()
+    await through(turns, "a")
+    with suppress(RpcError):
+        async with turns.turn("a"):
+            raise RpcError({})
+    async with turns.turn("b"):
+        assert turns.asker() == "b"
 
 
 @on_loop
@@ -54,48 +90,43 @@ async def test_before_the_first_request_nobody_waits() -> None:
     """A backend that never asks costs nobody anything."""
     turns = Turns()
     async with turns.turn("a"):
-        await asyncio.wait_for(_through(turns, "b"), 1)
+        await asyncio.wait_for(through(turns, "b"), 1)
     assert not turns.one_at_a_time
 
 
 @on_loop
-async def test_one_group_waits_for_no_other_of_its_own() -> None:
-    """Calls of one client go side by side, also at a backend that asks."""
+async def test_turns_are_in_order() -> None:
+    """A group that comes again and again keeps nobody out; one alone waits for none of its own."""
     turns = Turns(one_at_a_time=True)
-    async with turns.turn("a"):
-        await asyncio.wait_for(_through(turns, "a"), 1)
+    order: list[str] = []
 
+    async def noted(group: str) -> None:
+        async with turns.turn(group):
+            order.append(group)
+            await asyncio.sleep(0)
 
-@on_loop
-async def test_a_second_request_that_cannot_become_certain_is_refused() -> None:
-    """Two groups, two requests: which is whose nobody can say. The refused one's call ends, and one is left."""
-    turns = Turns()
-    async with turns.turn("a"), AsyncExitStack() as other:
-        await other.enter_async_context(turns.turn("b"))
-        first = asyncio.create_task(turns.asker())
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(turns.turn("a"))
+        await asyncio.wait_for(through(turns, "a"), 1)
+        tasks = [asyncio.create_task(noted(group)) for group in ("b", "a", "c", "c")]
         await settle()
-        with pytest.raises(RpcError, match="mcp_session"):
-            await turns.asker()
-        await settle()
-        assert not first.done()
-        await other.aclose()
-        assert await first == "a"
-
-
-@on_loop
-async def test_a_request_when_nobody_is_there_is_refused() -> None:
-    """A backend that asks between two calls."""
-    with pytest.raises(RpcError):
-        await Turns().asker()
+        assert order == []
+    await asyncio.gather(*tasks)
+    assert order == ["b", "a", "c", "c"]
 
 
 @on_loop
 async def test_a_wait_that_is_given_up_leaves_nothing() -> None:
-    """The next one has its turn."""
+    """Before its turn, and in the very moment that it came."""
     turns = Turns(one_at_a_time=True)
     async with turns.turn("a"):
-        waiting = asyncio.create_task(_through(turns, "b"))
+        waiting = asyncio.create_task(through(turns, "b"))
+        late = asyncio.create_task(through(turns, "c"))
         await settle()
         waiting.cancel()
         await asyncio.wait([waiting])
-    await asyncio.wait_for(_through(turns, "c"), 1)
+    late.cancel()
+    await asyncio.wait([late])
+    await asyncio.wait_for(through(turns, "d"), 1)
+    async with turns.turn("e"):
+        assert turns.asker() == "e"

@@ -446,3 +446,21 @@ def test_it_works_with_greenlets(redis_url: str) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["all answered"]), done.stderr
+
+
+def test_several_who_wait_for_one_call_all_hear_of_it(start: Start, client: Client) -> None:
+    """A client that repeats its retry: whoever leaves takes nothing from the others."""
+    hub = start()
+    first, second, third = (hub.expect(named("c")) for _ in range(3))
+    assert not hub.is_alone(first)
+    hub.forget(first)
+    hub.forget(first)
+    client.publish(hub.channel, result_frame("c", answer({"n": 1})))
+    for waiter in (second, third):
+        frame = waiter.get(5)
+        assert isinstance(frame, ExecutionResult)
+    assert first.get(0) is None
+    hub.forget(third)
+    assert hub.is_alone(second)
+    hub.forget(second)
+    assert hub.waiting == 0

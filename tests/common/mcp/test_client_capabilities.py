@@ -37,7 +37,11 @@ def test_what_is_missing(
 def test_profiles() -> None:
     """Clients that can be asked for the same are alike, whatever else they declare, in whatever order."""
     one = {"sampling": {}, "roots": {"listChanged": True}, "experimental": {"x": {}}}
-    other = {"roots": {"listChanged": True}, "sampling": {}, "tasks": {}}
-    assert profile_of(one) == profile_of(other) == '{"roots":{"listChanged":true},"sampling":{}}'
+    other = {"roots": {"listChanged": False}, "sampling": {"vendor": {"x": 1}}, "tasks": {}}
+    assert profile_of(one) == profile_of(other) == '{"roots":{},"sampling":{}}'
     assert profile_of({"experimental": {}, "sampling": None}) == ""
-    assert interactive(one) == {"roots": {"listChanged": True}, "sampling": {}}
+    parts = {
+        "elicitation": {"url": {"x": 1}, "form": {}, "new": {}},
+        "sampling": {"tools": {}, "context": True},
+    }
+    assert interactive(parts) == {"elicitation": {"form": {}, "url": {}}, "sampling": {"tools": {}}}
