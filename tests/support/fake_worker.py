@@ -11,12 +11,14 @@ from uuid import uuid4
 import orjson
 from redis import Redis
 
-from common.calls.contract import notification_frame, result_frame, result_record
-from common.domain.ids import InvocationId, queue_of
+from common.calls.contract import notification_frame, result_frame, result_record, server_request_frame
+from common.domain.ids import InvocationId, NodeId, queue_of
 from common.domain.invocation import ExecutionResult, Invocation, answer, invocation_from_wire
 from common.store.keys import Keys
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
+
+NODE = NodeId("fake")
 
 
 @dataclass(slots=True)
@@ -32,6 +34,23 @@ class TakenCall:
     def notify(self, method: str, **params: Any) -> None:
         """Send a notification along."""
         self._redis.publish(self.reply_to, notification_frame(self.invocation.id, method, params))
+
+    def ask(self, name: str, method: str, *, who: str, **params: Any) -> None:
+        """Ask the call's client something under this id, which ``who`` may answer."""
+        channel = self._keys.answer_channel(NODE)
+        self._redis.delete(self._keys.client_answer(name))
+        for known in (name, self.invocation.id):
+            self._redis.set(self._keys.server_request(known), f"{who}\n{channel}", ex=60)
+        self._redis.publish(self.reply_to, server_request_frame(self.invocation.id, name, method, params))
+
+    def answer(self, name: str) -> dict[str, Any] | None:
+        """What was laid there for a request, or under the id of the call for whoever takes it over; taken away."""
+        raw = self._redis.getdel(self._keys.client_answer(name))
+        return None if raw is None else orjson.loads(raw)  # type: ignore[arg-type]
+
+    def over(self) -> None:
+        """Nobody can answer any more, or take the call over."""
+        self._redis.delete(self._keys.server_request(self.invocation.id))
 
     def finish(self, result: ExecutionResult, *, stored: bool = True, published: bool = True) -> None:
         """End the call: the result key first, then the frame, as a worker does."""

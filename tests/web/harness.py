@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -139,6 +140,15 @@ class Web:
         headers |= options.pop("headers", {})
         identity = options.pop("id", 1)
         return self.post(request(method, params, identity), headers=headers, **options)
+
+    @staticmethod
+    @contextmanager
+    def aside(work: Callable[[], None]) -> Iterator[None]:
+        """Do something beside what is done within; a fault of it is raised at the end."""
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(work)
+            yield
+            done.result(20)
 
     def nothing_waits(self) -> None:
         """Every call that was begun has been let go of."""
