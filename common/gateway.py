@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -26,19 +26,18 @@ from common.calls.admission import (
     SessionGone,
     refusal_of,
 )
-from common.calls.cancellation import BY_CALLER, Cancellations
+from common.calls.call import Call, CallPlace
+from common.calls.cancellation import Cancellations
 from common.calls.client_answers import ClientAnswers, answerer
 from common.calls.contract import new_invocation_id, task_message
 from common.calls.head import head_of
 from common.calls.leave import leave_of
-from common.calls.replies import Frame, Notification, ReplyHub, ServerRequest, Waiter
+from common.calls.replies import Notification, ReplyHub
 from common.calls.request_state import UNUSABLE, RequestStates, WaitingCall
 from common.domain.errors import (
     Forbidden,
     GatewayError,
     InvalidRequest,
-    InvocationCancelled,
-    InvocationTimeout,
     SessionNotFound,
     StoreUnavailable,
     ToolDisabled,
@@ -66,12 +65,6 @@ log = structlog.get_logger(__name__)
 
 TELL_EVERY = 10.0
 """Seconds between two lines in the log about the same full queue."""
-MOST_WAITS = 4
-"""So many times ``input_timeout`` a call may wait for its client altogether; the worker counts alike."""
-LATE = 60.0
-"""Seconds beyond ``input_timeout`` in which a client may still come back and learn how its call ended."""
-ANSWER_GRACE = 2.0
-"""Seconds beyond the deadline in which the worker's own word on the timeout may still arrive."""
 FIRST_READING = 2.0
 """Longest wait of a call, in seconds, for this process's first reading of the registry."""
 
@@ -88,84 +81,6 @@ class Readiness:
     @property
     def ready(self) -> bool:
         return self.redis and self.replies and self.tools and self.workers > 0
-
-
-class Call:
-    """A call on its way. Read :meth:`next` until it gives an :class:`ExecutionResult`, then :meth:`close`."""
-
-    def __init__(
-        self,
-        gateway: Gateway,
-        invocation: Invocation,
-        waiter: Waiter,
-        session: McpSession | None,
-        *,
-        input_timeout: float,
-    ) -> None:
-        """``input_timeout`` is how long the client has for each answer to what the backend asks, in seconds."""
-        self.session = session
-        self._input_timeout = input_timeout
-        self._for_input = 0.0
-        self._asked: set[str] = set()
-        self._gateway = gateway
-        self._waiter = waiter
-        self._begun = time.monotonic()
-        self.invocation = invocation
-
-    @property
-    def age_ms(self) -> float:
-        """Milliseconds since the call was accepted."""
-        return (time.monotonic() - self._begun) * 1000
-
-    def next(self, timeout: float) -> Frame | None:
-        """The next frame, or None after ``timeout`` seconds. Past the deadline it is always a result."""
-        left = self._gateway.clock.left(self.invocation.deadline) + self._for_input + ANSWER_GRACE
-        frame = self._waiter.get(min(timeout, left))
-        if isinstance(frame, ServerRequest):
-            # The worker sends what was not answered again: nobody need see that.
-            if frame.id in self._asked:
-                return None
-            self._asked.add(frame.id)
-            self._for_input = min(self._for_input + self._input_timeout, MOST_WAITS * self._input_timeout)
-        if frame is not None or left > timeout:
-            return frame
-        self._gateway.hub.recover(self._waiter)
-        frame = self._waiter.get(0)
-        if frame is not None:
-            return frame
-        self._gateway.cancel_invocation(self.invocation.id)
-        return failed(InvocationTimeout("no worker answered within the deadline"))
-
-    def request_state(self, requests: Sequence[str]) -> str:
-        """What its client is given while the call waits for answers to these requests (:meth:`Gateway.resume`)."""
-        gateway = self._gateway
-        expires = gateway.clock.now() + int((self._input_timeout + LATE) * 1000)
-        return gateway.request_states.seal(self.invocation, requests, expires=expires)
-
-    def cancel(self) -> None:
-        """Take the call back: the worker is told, and this side gets its result at once."""
-        self.abandon(InvocationCancelled(BY_CALLER))
-        # A client that repeats its retry lets go of one of two requests, and wants the other's answer.
-        if self._gateway.hub.is_alone(self._waiter):
-            self._gateway.cancel_invocation(self.invocation.id)
-
-    def abandon(self, error: InvocationCancelled) -> None:
-        """Give this side its end; the worker is not told."""
-        self._waiter.put(failed(error))
-
-    def leave(self) -> None:
-        """The caller hung up and has not taken the call back: until its deadline its session may still do that."""
-        self._gateway.cancellations.leave(self)
-
-    def close(self) -> None:
-        """Stop listening for this call."""
-        self._gateway.end(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Gateway:
@@ -201,6 +116,7 @@ class Gateway:
             },
             on_tick=self._tick,
         )
+        self._place = CallPlace(self.clock, self.hub, self.cancellations, self.request_states)
         self.published = not publish_tools
         self._publish_tools = publish_tools
         self._first_reading = threading.Event()
@@ -256,7 +172,7 @@ class Gateway:
             mcp_session=None if session is None else session.id,
         )
         call = Call(
-            self,
+            self._place,
             invocation,
             self.hub.expect(invocation.id),
             session,
@@ -292,7 +208,7 @@ class Gateway:
         waiting = self.request_states.open(str(params["requestState"]), asked, now=self.clock.now())
         invocation = replace(asked, id=waiting.invocation)
         call = Call(
-            self,
+            self._place,
             invocation,
             self.hub.expect(invocation.id),
             None,
@@ -301,8 +217,7 @@ class Gateway:
         try:
             waits = self._answer_all(caller, waiting, params.get("inputResponses"))
             # It may have ended meanwhile, and nobody was there to be told.
-            self.hub.recover(call._waiter)  # noqa: SLF001 - Call and Gateway are one unit
-            if not waits and not call._waiter.done:  # noqa: SLF001
+            if not call.recover() and not waits:
                 raise InvalidRequest(UNUSABLE, field="params.requestState")
         except BaseException:
             call.close()
@@ -433,11 +348,6 @@ class Gateway:
                 oldest_ms=verdict.age,
                 drained_per_second=verdict.drained,
             )
-
-    def end(self, call: Call) -> None:
-        """Forget a call; used by :meth:`Call.close`."""
-        self.hub.forget(call._waiter)  # noqa: SLF001 - Call and Gateway are one unit
-        self.cancellations.forget(call)
 
     # -- cancellation -----------------------------------------------------------------------------------
 

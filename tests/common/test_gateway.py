@@ -57,7 +57,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replies, "HEARTBEAT", 0.05)
     monkeypatch.setattr(replies, "MISSED_HEARTBEATS", 20)
     monkeypatch.setattr(replies, "RETRY_MAX", 0.1)
-    monkeypatch.setattr(module, "ANSWER_GRACE", 0.1)
+    monkeypatch.setattr("common.calls.call.ANSWER_GRACE", 0.1)
     monkeypatch.setattr(module, "FIRST_READING", 0.1)
 
 

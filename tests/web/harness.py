@@ -14,7 +14,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from common import gateway as gateway_module
+from common.calls import call as call_module
 from common.calls import replies
 from common.domain.ids import NodeId, ToolId
 from common.domain.tool import Capabilities, StdioTransport, Tool, ToolState
@@ -225,7 +225,7 @@ def serving(
         patch.setattr(replies, "HEARTBEAT", 0.05)
         patch.setattr(replies, "MISSED_HEARTBEATS", 20)
         patch.setattr(replies, "RETRY_MAX", 0.1)
-        patch.setattr(gateway_module, "ANSWER_GRACE", 0.1)
+        patch.setattr(call_module, "ANSWER_GRACE", 0.1)
         raw.flushdb()
         address = StoreAddress(url=url or server.url(db), connect_timeout=1, socket_timeout=2)
         with Gateway(settings, address) as gateway:
