@@ -57,6 +57,7 @@ log = structlog.get_logger(__name__)
 
 MOST_ROUNDS = 10
 """Times that a backend may ask for input before it answers (the SDK's own bound)."""
+WATCHING = frozenset({"resources/subscribe", "resources/unsubscribe"})
 KNOWN_VERSIONS = frozenset((*LEGACY_VERSIONS, *MODERN_VERSIONS))
 
 
@@ -257,7 +258,10 @@ class Executor:
             progress.stage, held.at_backend = Progress.BACKEND, True
             headers = self._param_headers.of(entry, invocation) if backend.routed_by_headers else NO_HEADERS
             await session.set_log_level(log_level_of(invocation))
-            raw = await exchange(backend, invocation, conversation, headers, on_notification)
+            if invocation.method in WATCHING:
+                raw = await watched(session, invocation)
+            else:
+                raw = await exchange(backend, invocation, conversation, headers, on_notification)
         stages = {"session": (opened - started) * 1000, "backend": (time.monotonic() - opened) * 1000}
         return answer(translated(raw, invocation, backend), stages=stages)
 
@@ -344,6 +348,20 @@ def profile_for(held: Held, tool: Tool, invocation: Invocation) -> str:
     if era_of_version(invocation.version) is Era.MODERN and invocation.method not in NAME_BEARING_METHODS:
         return ""
     return profile_of(declared_by(invocation))
+
+
+async def watched(session: ToolSession, invocation: Invocation) -> dict[str, Any]:
+    """Have the call's MCP session told of updates of a resource, or no longer; the backend is told what concerns it.
+
+    Raises :class:`RpcError` for the backend's error, :class:`InvalidRequest` for what is no such request.
+    """
+    uri, watcher = invocation.params.get("uri"), invocation.mcp_session
+    if not isinstance(uri, str):
+        raise InvalidRequest("params.uri must be a string", field="params.uri")
+    if watcher is None:
+        raise InvalidRequest("only an MCP session can watch a resource", field="mcp_session")
+    await session.watch(watcher, uri, wanted=invocation.method == "resources/subscribe")
+    return {}
 
 
 async def exchange(

@@ -30,11 +30,13 @@ from gateway_worker.tool_session import (
     era_order,
     first_era,
 )
+from gateway_worker.watches import Watches, WatchStore
 
 log = structlog.get_logger(__name__)
 
 _LIST_CHANGED = re.compile(r"notifications/(tools|resources|prompts)/list_changed")
 SWEEP_INTERVAL = 1.0
+PRUNE_INTERVAL = 20.0
 PING_TIME = 1.0
 """Seconds that a child has for a ping after it let a call run into its deadline."""
 
@@ -58,6 +60,7 @@ class Sessions:
         *,
         max_sessions: int,
         max_bytes: int,
+        watch_store: WatchStore,
         on_list_changed: Callable[[ToolId, str], None],
         tell: OnSession = lambda _kind, _session: None,
     ) -> None:
@@ -68,6 +71,7 @@ class Sessions:
         self._keeping = keeping
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
+        self._watch_store = watch_store
         self._on_list_changed = on_list_changed
         self._leaving = False
         self._sessions: dict[SessionKey, ToolSession] = {}
@@ -106,7 +110,8 @@ class Sessions:
             session = None
         if session is None:
             self._make_room()
-            session = self._sessions[key] = ToolSession(key, entry.tool, claim, self._tell)
+            watches = Watches(self._watch_store, claim.tool, claim.session)
+            session = self._sessions[key] = ToolSession(key, entry.tool, claim, self._tell, watches)
             self._claims.enter(claim)
             eras, gate = era_order(entry, preferred), partial(self._claims.may_use, claim)
             hearer = self._listener(entry.id)
@@ -168,6 +173,13 @@ class Sessions:
                 if why and (session.ended or not session.in_flight):
                     self._dismiss(session, why)
             await asyncio.sleep(SWEEP_INTERVAL)
+
+    async def prune_watches(self) -> None:
+        """Forget, for ever, who watched resources and has ended."""
+        while True:
+            await asyncio.sleep(PRUNE_INTERVAL)
+            for session in self.all():
+                await session.prune_watches()
 
     async def end_when_cut_off(self, node: Node) -> None:
         """Close everything, for ever, each time the node was cut off from Redis for :data:`CUT_OFF` seconds.

@@ -14,26 +14,25 @@ import structlog
 
 from common.domain.audit import EventKind
 from common.domain.errors import GatewayError, InternalError, InvocationTimeout
-from common.domain.ids import ToolId
+from common.domain.ids import McpSessionId, ToolId
 from common.domain.rules import Affinity
 from common.domain.tool import Tool
 from common.mcp.inbound import LOG_LEVELS
-from common.mcp.listings import LISTINGS
+from common.mcp.jsonrpc import INTERNAL_ERROR
 from common.mcp.revisions import Era
 from common.processes.guard import ProcessGuard
 from common.registry.records import Entry
 from gateway_worker.claims import Claim
 from gateway_worker.conversation import Conversation
+from gateway_worker.ears import Ears
 from gateway_worker.egress.backend import Backend, make_link, start
 from gateway_worker.egress.link import Gate, LinkLost, OnNotification, RpcError, refuse_request
 from gateway_worker.egress.stdio import StdioLink
 from gateway_worker.turns import Turns
+from gateway_worker.watches import MOST_WATCHES, UPDATED, Watches
 
 log = structlog.get_logger(__name__)
 
-ACKNOWLEDGED_WITHIN = 1.0
-"""Seconds that a backend has to say that it will tell of changes, before the session's first call goes on."""
-LISTEN_PAUSE = 1.0
 LOST = "lost"
 """Why a session ended whose link broke or whose process died."""
 
@@ -58,8 +57,10 @@ OnSession = Callable[[EventKind, "ToolSession"], None]
 class ToolSession:
     """One session with a backend. The owner task opens the link and closes it; calls run in their own tasks."""
 
-    def __init__(self, key: SessionKey, tool: Tool, claim: Claim, tell: OnSession) -> None:
+    def __init__(self, key: SessionKey, tool: Tool, claim: Claim, tell: OnSession, watches: Watches) -> None:
         """``tell`` hears when the session has been opened and when it was closed."""
+        self.watches = watches
+        self._ears: Ears | None = None
         self._tell = tell
         self.key = key
         self.tool = tool
@@ -125,6 +126,32 @@ class ToolSession:
             with contextlib.suppress(RpcError):
                 await backend.request("logging/setLevel", {"level": level})
 
+    async def watch(self, watcher: McpSessionId, uri: str, *, wanted: bool) -> None:
+        """Have an MCP session told of updates of a resource, or no longer. Raises what the backend says against it."""
+        ears = self._ears
+        if ears is None or (wanted and self.watches.full):
+            raise RpcError(
+                {"code": INTERNAL_ERROR, "message": f"more than {MOST_WATCHES} resources are watched"}
+            )
+        if wanted:
+            await ears.watch(dict.fromkeys([*self.watches.uris, uri]))
+            self.watches.add(watcher, uri)
+        else:
+            self.watches.remove(watcher, uri)
+            await ears.watch(self.watches.uris)
+
+    async def prune_watches(self) -> None:
+        """Hear no more of what only ended MCP sessions watched."""
+        if self._ears is not None and await self.watches.prune():
+            with contextlib.suppress(RpcError, GatewayError):
+                await self._ears.watch(self.watches.uris)
+
+    def _heard(self, on_event: OnNotification, method: str, params: dict[str, Any]) -> None:
+        if method == UPDATED:
+            self.watches.heard(params)
+        else:
+            on_event(method, params)
+
     async def _asked(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """A request of the backend that names no call: it is for the youngest of the only client that it can be for."""
         if self.turns is None:
@@ -153,8 +180,8 @@ class ToolSession:
 
     @property
     def idle_for(self) -> float:
-        """Seconds since the last call ended; 0 while one runs."""
-        return 0.0 if self.in_flight else time.monotonic() - self.last_used
+        """Seconds since the last call ended; 0 while one runs, or somebody watches a resource."""
+        return 0.0 if self.in_flight or self.watches else time.monotonic() - self.last_used
 
     @property
     def too_old(self) -> bool:
@@ -183,9 +210,11 @@ class ToolSession:
             self._fail(InternalError("the session could not be started"))
             return
         try:
-            backend.link.on_notification = on_event
+            backend.link.on_notification = partial(self._heard, on_event)
             backend.link.on_request = self._asked
-            ears = await listening(backend, on_event)
+            self._ears = ears = Ears(backend, partial(self._heard, on_event))
+            await self.watches.restore()
+            await ears.open(self.watches.uris)
             self._ready.set_result(backend)
             log.debug("session_opened", **self._facts(backend))
             self._tell(EventKind.SESSION_CREATED, self)
@@ -194,8 +223,7 @@ class ToolSession:
             await asyncio.wait([leave, lost], return_when=asyncio.FIRST_COMPLETED)
             leave.cancel()
             lost.cancel()
-            if ears is not None:
-                ears.cancel()
+            ears.close()
         finally:
             await backend.link.close()
             self.why = self.why or LOST
@@ -222,44 +250,6 @@ class ToolSession:
             self._ready.set_exception(error)
             # Whoever waited may have given up at its own deadline: the error is not "never retrieved".
             self._ready.exception()
-
-
-async def listening(backend: Backend, on_event: OnNotification) -> asyncio.Task[None] | None:
-    """Hear what a modern backend says of its lists, from now on; None if it has nothing to say.
-
-    It says that on a stream that is asked for (2026-07-28, "Subscriptions"). Degrades: one that refuses is not heard.
-    """
-    offered = backend.negotiated.capabilities
-    wanted = {
-        f"{kind}ListChanged": True
-        for kind in dict.fromkeys(listing.capability for listing in LISTINGS)
-        if isinstance(offered.get(kind), dict) and offered[kind].get("listChanged") is True
-    }
-    if backend.negotiated.era is not Era.MODERN or not wanted:
-        return None
-    heard = asyncio.Event()
-
-    def event(method: str, params: dict[str, Any]) -> None:
-        heard.set()
-        on_event(method, params)
-
-    task = asyncio.create_task(_listen(backend, wanted, event), name="listen")
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(ACKNOWLEDGED_WITHIN):
-            await heard.wait()
-    return task
-
-
-async def _listen(backend: Backend, wanted: dict[str, bool], event: OnNotification) -> None:
-    while not backend.link.closed.is_set():
-        try:
-            await backend.request("subscriptions/listen", {"notifications": wanted}, on_notification=event)
-        except RpcError as error:
-            log.debug("backend_not_heard", error=str(error))
-            return
-        except GatewayError as error:
-            log.debug("backend_stream_broke", error=error.message)
-        await asyncio.sleep(LISTEN_PAUSE)
 
 
 def _rank(level: str | None) -> int:

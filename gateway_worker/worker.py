@@ -44,6 +44,7 @@ from gateway_worker.sessions import Keeping, Sessions
 from gateway_worker.sweep import GOODBYE, PROCESS_GONE, Sweeper, fence_script
 from gateway_worker.telemetry import TaskSignals
 from gateway_worker.tool_session import ToolSession
+from gateway_worker.watches import WatchStore
 
 log = structlog.get_logger(__name__)
 
@@ -140,6 +141,7 @@ class Worker:
             "aftermath": self._aftermath.run(),
             "asking": self.asking.run(),
             "sessions": self.sessions.sweep(),
+            "watches": self.sessions.prune_watches(),
             "cut-off": self.sessions.end_when_cut_off(self.node),
             "removed": self._removed.run(),
             "discovery": self.discovery.run(),
@@ -211,6 +213,9 @@ class Worker:
             Keeping(version_of=self._version_of, serves=self._serves),
             max_sessions=self._settings.worker.max_sessions,
             max_bytes=self._settings.runtime.max_result_bytes,
+            watch_store=WatchStore(
+                self._redis, self._keys, self.outbox, session_idle=self._settings.web.session_idle_timeout
+            ),
             on_list_changed=self.discovery.announce,
             tell=self._tell_of_session,
         )

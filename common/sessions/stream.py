@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -22,10 +22,27 @@ from common.store.shared import SharedConnection
 LENGTH = 1000
 """So many messages of a session are kept; of more the earliest are gone."""
 BEGINNING = "0-0"
-_ENTRY = b"m"
+_ENTRY, _TOOL = "m", "t"
 
-Message = tuple[str, bytes]
-"""A message's id, and its JSON."""
+
+class Message(NamedTuple):
+    """A message, and the tool it is of; empty for one that is of none."""
+
+    id: str
+    data: bytes
+    tool: str
+
+
+def told(
+    keys: Keys, session: McpSessionId, message: Mapping[str, Any], *, idle_ms: int, tool: str = ""
+) -> tuple[tuple[str | bytes | int, ...], ...]:
+    """The commands that tell a session something."""
+    key, data = keys.session_stream(session), orjson.dumps(dict(message))
+    return (
+        ("XADD", key, "MAXLEN", "~", LENGTH, "*", _ENTRY, data, _TOOL, tool),
+        ("PEXPIRE", key, idle_ms),
+        ("PUBLISH", keys.session_stream_channel, session),
+    )
 
 
 class SessionStreams:
@@ -39,13 +56,9 @@ class SessionStreams:
 
     def append(self, session: McpSessionId, message: Mapping[str, Any]) -> None:
         """Tell a session something. Raises :class:`StoreUnavailable`."""
-        key = self._keys.session_stream(session)
         with store_errors("telling an MCP session something"):
-            self._connection.command(
-                "XADD", key, "MAXLEN", "~", LENGTH, "*", _ENTRY, orjson.dumps(dict(message))
-            )
-            self._connection.command("PEXPIRE", key, self._idle_ms)
-            self._connection.command("PUBLISH", self._keys.session_stream_channel, session)
+            for command in told(self._keys, session, message, idle_ms=self._idle_ms):
+                self._connection.command(*command)
 
     def read(self, session: McpSessionId, after: str) -> list[Message]:
         """What came after the message of that id, in order. Raises :class:`StoreUnavailable`."""
@@ -53,7 +66,13 @@ class SessionStreams:
             entries: Sequence[Any] = self._connection.command(
                 "XRANGE", self._keys.session_stream(session), f"({after}", "+"
             )
-        return [(name.decode(), fields[1]) for name, fields in entries]
+        found = []
+        for name, fields in entries:
+            parts = dict(zip(fields[::2], fields[1::2], strict=True))
+            found.append(
+                Message(name.decode(), parts[_ENTRY.encode()], parts.get(_TOOL.encode(), b"").decode())
+            )
+        return found
 
     def last(self, session: McpSessionId) -> str:
         """The id of the newest message. Raises :class:`StoreUnavailable`."""

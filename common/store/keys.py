@@ -29,6 +29,8 @@ key                              type     lifetime                     owner and
                                                                        1,000 messages (JSON)
 {p}:session-holder:<session>     string   the MCP session's            who hands that out at present
 {p}:session-lists:<session>      string   the MCP session's            digests of the lists as it knows them (JSON)
+{p}:watches:<tool>:<session>     hash     1 day after the last change  MCP session and URI of a resource that it watches
+                                                                       at the tool session
 {p}:seal-key                     string   permanent                    the key of request states
 {p}:nodes                        zset     permanent                    node -> Redis ms of the end of its lease
 {p}:unacked:<node>               hash     permanent                    delivery tag -> message the node has begun; its
@@ -77,6 +79,7 @@ from dataclasses import dataclass
 from common.domain.ids import InvocationId, McpSessionId, NodeId, TenantId, ToolId, encode_part
 
 UNSENT_TTL = 24 * 3600
+WATCHES_TTL = 24 * 3600
 AUDIT_LENGTH = 100_000
 RESULT_PREFIX = "celery-task-meta-"
 
@@ -189,6 +192,9 @@ class Keys:
     @property
     def session_stream_channel(self) -> str:
         return f"{self.prefix}:session-stream"
+
+    def watches(self, tool: ToolId, session: str) -> str:
+        return f"{self.prefix}:watches:{encode_part(tool)}:{encode_part(session)}"
 
     @property
     def seal_key(self) -> str:

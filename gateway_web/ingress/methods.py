@@ -138,6 +138,8 @@ HANDLERS: Mapping[Era, Mapping[str, Handler]] = MappingProxyType(
                 "initialize": initialize,
                 "ping": ping,
                 "logging/setLevel": set_log_level,
+                "resources/subscribe": partial(forward, targets.of_uri),
+                "resources/unsubscribe": partial(forward, targets.of_uri),
                 **_LISTED,
                 **_FORWARDED,
             }

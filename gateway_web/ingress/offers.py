@@ -21,9 +21,11 @@ def capabilities(gateway: Gateway, mcp: McpRequest) -> dict[str, Any]:
     client that was told otherwise never asks.
     """
     entries = visible_entries(gateway, mcp.tool)
-    offered: dict[str, Any] = {
+    offered: dict[str, dict[str, Any]] = {
         name: {"listChanged": True} for name in LISTED if name == "tools" or _any(entries, name)
     }
+    if "resources" in offered and any(_tells_of_updates(entry) for entry in entries):
+        offered["resources"]["subscribe"] = True
     if _any(entries, "completions"):
         offered["completions"] = {}
     return offered
@@ -51,3 +53,8 @@ def server_info(gateway: Gateway, mcp: McpRequest) -> dict[str, Any]:
 
 def _any(entries: list[Entry], capability: str) -> bool:
     return any(entry.known is None or capability in entry.known.server_capabilities for entry in entries)
+
+
+def _tells_of_updates(entry: Entry) -> bool:
+    resources = None if entry.known is None else entry.known.server_capabilities.get("resources", {})
+    return resources is None or (isinstance(resources, dict) and resources.get("subscribe") is True)

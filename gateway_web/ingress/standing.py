@@ -8,22 +8,27 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
+import orjson
 import structlog
 
-from common.domain.errors import StoreUnavailable
+from common.domain.errors import GatewayError, StoreUnavailable
+from common.domain.ids import ToolId
+from common.domain.invocation import ExecutionResult
 from common.domain.session import McpSession
 from common.gateway import Gateway
 from common.mcp.inbound import META_PREFIX
-from common.mcp.jsonrpc import INVALID_PARAMS, JsonRpcError, dumps, result_response
+from common.mcp.jsonrpc import INVALID_PARAMS, JsonRpcError, dumps
 from common.mcp.revisions import at_least
-from common.mcp.translate import META_SERVER_INFO
-from common.sessions.stream import Listener
+from common.sessions.stream import BEGINNING, Listener, Message
 from gateway_web.http import HttpAnswer
+from gateway_web.ingress import targets
 from gateway_web.ingress.changes import KINDS, ListDigests, changed, list_changed
 from gateway_web.ingress.events import PING, STREAM_HEADERS, event
-from gateway_web.ingress.requests import SERVER_INFO, McpRequest
+from gateway_web.ingress.requests import McpRequest
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +37,8 @@ EVENT_PREFIX = "s."
 POLLING_SINCE = "2025-11-25"
 """Clients before this revision choke on an event without data (SEP-1699)."""
 RETRY_MS = 1000
+MOST_URIS = 100
+"""Resources of one subscription."""
 _PLACE = re.compile(r"[0-9]{1,19}-[0-9]{1,19}", re.ASCII)
 SUBSCRIPTION_ID = META_PREFIX + "subscriptionId"
 
@@ -73,9 +80,10 @@ class SessionStream:
                 yield PING
             while self._streams.holds(session, self._holder):
                 self._note_changes()
-                for name, message in self._streams.read(session, place):
-                    place = name
-                    yield event(message, name=EVENT_PREFIX + name)
+                for message in self._streams.read(session, place):
+                    place = message.id
+                    data = as_seen(self._gateway, self._session.tool, message)
+                    yield event(data, name=EVENT_PREFIX + message.id)
                 if not self._listener.wait(self._ping):
                     yield PING
         except StoreUnavailable as error:
@@ -95,6 +103,17 @@ class SessionStream:
         self._streams.tell_lists(session, now)
 
 
+def as_seen(gateway: Gateway, endpoint: ToolId | None, message: Message) -> bytes:
+    """A message with the URI that its resource has at an endpoint."""
+    if endpoint is not None or not message.tool:
+        return message.data
+    told = orjson.loads(message.data)
+    uri = told.get("params", {}).get("uri")
+    if isinstance(uri, str):
+        told["params"]["uri"] = targets.uri_at_aggregate(gateway, ToolId(message.tool), uri)
+    return dumps(told)
+
+
 def _place(last_event_id: str | None, newest: str) -> str:
     """The place in the session's stream that an event id names; the end of the stream for any other."""
     named = (last_event_id or "").removeprefix(EVENT_PREFIX)
@@ -108,31 +127,61 @@ def subscription(gateway: Gateway, digests: ListDigests, mcp: McpRequest) -> Htt
     wanted = mcp.params.get("notifications")
     if not isinstance(wanted, dict):
         raise JsonRpcError(INVALID_PARAMS, "Invalid params: notifications must be an object")
-    stream = Subscription(gateway, digests, mcp, wanted)
+    uris = wanted.get("resourceSubscriptions", [])
+    if not isinstance(uris, list) or not all(isinstance(uri, str) for uri in uris) or len(uris) > MOST_URIS:
+        raise JsonRpcError(
+            INVALID_PARAMS,
+            f"Invalid params: resourceSubscriptions must be a list of at most {MOST_URIS} URIs",
+        )
+    stream = Subscription(gateway, digests, mcp, wanted, list(dict.fromkeys(uris)))
     return HttpAnswer(body=stream.events(), headers=dict(STREAM_HEADERS), on_close=stream.close)
 
 
 class Subscription:
-    """One ``subscriptions/listen``."""
+    """One ``subscriptions/listen``. Behind one with resources stands an MCP session, which ends with it."""
 
     def __init__(
-        self, gateway: Gateway, digests: ListDigests, mcp: McpRequest, wanted: Mapping[str, Any]
+        self,
+        gateway: Gateway,
+        digests: ListDigests,
+        mcp: McpRequest,
+        wanted: Mapping[str, Any],
+        uris: list[str],
     ) -> None:
+        self._gateway = gateway
         self._digests = digests
         self._mcp = mcp
         self._kinds = [kind for kind in KINDS if wanted.get(f"{kind}ListChanged") is True]
+        self._uris = uris
         self._ping = gateway.settings.web.ping_interval
-        self._listener: Listener = gateway.listeners.listen(f"listen:{secrets.token_hex(8)}")
+        self._session = self._begin_session() if uris else None
+        name = f"listen:{secrets.token_hex(8)}" if self._session is None else self._session.id
+        self._listener: Listener = gateway.listeners.listen(name)
+
+    def _begin_session(self) -> McpSession:
+        return self._gateway.mcp_sessions.create(
+            principal=self._mcp.caller.principal,
+            version=self._mcp.version,
+            tool=self._mcp.tool,
+            client_info={},
+            client_capabilities={},
+        )
 
     def close(self) -> None:
         """Nobody reads any more."""
         self._listener.close()
+        session, self._session = self._session, None
+        if session is not None:
+            with suppress(StoreUnavailable):  # it ends by itself when nobody keeps it
+                self._gateway.end_session(session)
 
     def events(self) -> Iterator[bytes]:
         """The acknowledgement of what is honoured, then each change."""
         try:
-            known = self._digests.of(self._mcp.tool)
-            honoured = {f"{kind}ListChanged": True for kind in self._kinds}
+            known, place = self._digests.of(self._mcp.tool), BEGINNING
+            honoured: dict[str, Any] = {f"{kind}ListChanged": True for kind in self._kinds}
+            if watched := [uri for uri in self._uris if self._watch(uri)]:
+                honoured["resourceSubscriptions"] = watched
             yield self._event("notifications/subscriptions/acknowledged", {"notifications": honoured})
             while True:
                 called = self._listener.wait(self._ping)
@@ -141,16 +190,47 @@ class Subscription:
                     if kind in self._kinds:
                         yield self._event(list_changed(kind), {})
                 known = now
+                for message in self._updates(place):
+                    place = message.id
+                    told = orjson.loads(as_seen(self._gateway, self._mcp.tool, message))
+                    yield self._event(told["method"], told.get("params", {}))
                 if not called:
                     yield PING
+        except GatewayError as error:
+            # Without Redis, or without the session behind it, nothing more can be told: the client listens again.
+            log.debug("subscription_broke", error=error.message)
         finally:
             self.close()
+
+    def _updates(self, place: str) -> list[Message]:
+        """What came for the session behind it, which is kept alive."""
+        session = self._session
+        if session is None:
+            return []
+        self._gateway.mcp_sessions.use(session.id, principal=self._mcp.caller.principal, tool=self._mcp.tool)
+        return self._gateway.session_streams.read(session.id, place)
+
+    def _watch(self, uri: str) -> bool:
+        """Have the tool of a resource tell of its updates; False if it does not."""
+        request = replace(self._mcp.request, method="resources/subscribe", params={"uri": uri})
+        try:
+            tool, params = targets.of_uri(self._gateway, replace(self._mcp, request=request))
+            call = self._gateway.begin(
+                self._mcp.caller,
+                tool,
+                request.method,
+                params,
+                version=self._mcp.version,
+                session=self._session,
+            )
+        except (GatewayError, JsonRpcError) as error:
+            log.debug("resource_not_watched", error=str(error))
+            return False
+        with call:
+            while not isinstance(frame := call.next(self._ping), ExecutionResult):
+                pass
+            return frame.failure is None
 
     def _event(self, method: str, params: Mapping[str, Any]) -> bytes:
         meta = {SUBSCRIPTION_ID: self._mcp.request.id}
         return event(dumps({"jsonrpc": "2.0", "method": method, "params": {**params, "_meta": meta}}))
-
-    def end(self) -> bytes:
-        """The graceful end of the stream."""
-        meta = {SUBSCRIPTION_ID: self._mcp.request.id, META_SERVER_INFO: SERVER_INFO}
-        return event(dumps(result_response(self._mcp.request.id, {"resultType": "complete", "_meta": meta})))

@@ -75,7 +75,20 @@ def _located(gateway: Gateway, mcp: McpRequest, uri: str) -> tuple[ToolId, str]:
     """The tool of a URI: by name, by the lists, by the templates; or the only one that has resources at all."""
     if mcp.tool is not None:
         return mcp.tool, uri
-    entries = [entry for entry in visible_entries(gateway, mcp.tool) if _has_resources(entry)]
+    found = _owner(gateway, uri)
+    if found is not None:
+        return found
+    code = INVALID_PARAMS if mcp.era is Era.MODERN else RESOURCE_NOT_FOUND
+    raise JsonRpcError(code, "Resource not found: no tool here lists it", {"uri": uri[:2000]})
+
+
+def uri_at_aggregate(gateway: Gateway, tool: ToolId, uri: str) -> str:
+    """The URI by which a tool's resource is asked for where tools share an endpoint."""
+    return uri if _owner(gateway, uri) == (tool, uri) else resource_uris.qualified(tool, uri)
+
+
+def _owner(gateway: Gateway, uri: str) -> tuple[ToolId, str] | None:
+    entries = [entry for entry in visible_entries(gateway, None) if _has_resources(entry)]
     if (found := resource_uris.split(uri)) is not None and any(entry.id == found[0] for entry in entries):
         return ToolId(found[0]), found[1]
     for entry in entries:
@@ -87,10 +100,7 @@ def _located(gateway: Gateway, mcp: McpRequest, uri: str) -> tuple[ToolId, str]:
             left -= 1
             if template == uri or (left >= 0 and resource_uris.matches(template, uri)):
                 return entry.id, uri
-    if len(entries) == 1:
-        return entries[0].id, uri
-    code = INVALID_PARAMS if mcp.era is Era.MODERN else RESOURCE_NOT_FOUND
-    raise JsonRpcError(code, "Resource not found: no tool here lists it", {"uri": uri[:2000]})
+    return (entries[0].id, uri) if len(entries) == 1 else None
 
 
 def _has_resources(entry: Entry) -> bool:

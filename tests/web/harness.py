@@ -56,7 +56,7 @@ ADD = {
 SUBTRACT = {"name": "sub__tract", "inputSchema": {"type": "object"}}
 OFFERED = {
     "tools": {"listChanged": True},
-    "resources": {"listChanged": True},
+    "resources": {"listChanged": True, "subscribe": True},
     "prompts": {"listChanged": True},
     "completions": {},
 }

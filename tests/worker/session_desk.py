@@ -17,8 +17,10 @@ from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker.claims import Claims
 from gateway_worker.node import Node
+from gateway_worker.outbox import Outbox
 from gateway_worker.sessions import Keeping, Sessions
 from gateway_worker.tool_session import ToolSession, usable
+from gateway_worker.watches import WatchStore
 from tests.support.backends import MAX_BYTES, text_of
 
 
@@ -45,6 +47,9 @@ class SessionDesk:
             Keeping(version_of=versions.get, serves=lambda _: self.serves),
             max_sessions=max_sessions,
             max_bytes=MAX_BYTES,
+            watch_store=WatchStore(
+                self.redis, keys, Outbox(self.redis, keys, result_ttl=60), session_idle=60
+            ),
             on_list_changed=lambda tool, kind: announced.append((tool, kind)),
         )
         self._tokens = itertools.count(1)

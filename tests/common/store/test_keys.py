@@ -43,6 +43,7 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "held_back": ("tool.a",),
     "node_wake_channel": (NodeId("celery@host:1:2"),),
     "server_request": ("a:b/c",),
+    "watches": (ToolId("a:b/c"), "t:c"),
     "session_stream": (McpSessionId("a:b/c"),),
     "session_holder": (McpSessionId("a:b/c"),),
     "session_lists": (McpSessionId("a:b/c"),),

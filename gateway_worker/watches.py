@@ -1,0 +1,128 @@
+"""Which resources of a tool session somebody watches, and who: MCP sessions, also those behind a modern subscription.
+
+It stands in Redis as well, for the session's next incarnation to take up. Whoever watches is told by his own stream
+(:mod:`common.sessions.stream`), wherever it is handed out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from common.domain.errors import StoreUnavailable
+from common.domain.ids import McpSessionId, ToolId
+from common.sessions.stream import told
+from common.store.client import store_errors
+from common.store.keys import WATCHES_TTL, Keys
+from common.store.pipelined import PipelinedConnection
+from gateway_worker.outbox import Outbox
+
+log = structlog.get_logger(__name__)
+
+UPDATED = "notifications/resources/updated"
+MOST_WATCHES = 1000
+"""Of one tool session."""
+
+
+class WatchStore:
+    """What the watches of all tool sessions of a worker share. ``session_idle`` is in seconds."""
+
+    def __init__(
+        self, redis: PipelinedConnection, keys: Keys, outbox: Outbox, *, session_idle: float
+    ) -> None:
+        self.redis = redis
+        self.keys = keys
+        self.outbox = outbox
+        self.session_idle_ms = int(session_idle * 1000)
+
+
+class Watches:
+    """Of one tool session. Belongs to the worker's loop."""
+
+    def __init__(self, store: WatchStore, tool: ToolId, session: str) -> None:
+        self._store = store
+        self._tool = tool
+        self._key = store.keys.watches(tool, session)
+        self._by_uri: dict[str, set[McpSessionId]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_uri)
+
+    @property
+    def uris(self) -> list[str]:
+        """What is watched."""
+        return list(self._by_uri)
+
+    @property
+    def full(self) -> bool:
+        """Whether no more can be watched."""
+        return sum(map(len, self._by_uri.values())) >= MOST_WATCHES
+
+    async def restore(self) -> None:
+        """Take up what the session's last incarnation had. Degrades: without Redis nothing is."""
+        try:
+            with store_errors("reading the watches of a tool session"):
+                fields = await self._store.redis.command("HKEYS", self._key)
+        except StoreUnavailable as error:
+            log.warning("watches_not_read", tool=self._tool, error=str(error))
+            return
+        for field in fields:
+            watcher, _, uri = field.decode().partition(" ")
+            self._by_uri.setdefault(uri, set()).add(McpSessionId(watcher))
+
+    def add(self, watcher: McpSessionId, uri: str) -> None:
+        """A session watches a resource."""
+        self._by_uri.setdefault(uri, set()).add(watcher)
+        self._store.outbox.put(
+            ("HSET", self._key, f"{watcher} {uri}", "1"), ("EXPIRE", self._key, WATCHES_TTL)
+        )
+
+    def remove(self, watcher: McpSessionId, uri: str) -> None:
+        """It does so no longer."""
+        watchers = self._by_uri.get(uri, set())
+        watchers.discard(watcher)
+        if not watchers:
+            self._by_uri.pop(uri, None)
+        self._store.outbox.put(("HDEL", self._key, f"{watcher} {uri}"))
+
+    async def prune(self) -> bool:
+        """Forget sessions that have ended; whether a resource is watched by nobody any more."""
+        watchers = sorted({watcher for found in self._by_uri.values() for watcher in found})
+        if not watchers:
+            return False
+        try:
+            with store_errors("looking for ended MCP sessions"):
+                alive = await self._store.redis.command(
+                    "MGET", *(self._store.keys.mcp_session(watcher) for watcher in watchers)
+                )
+        except StoreUnavailable:
+            return False
+        gone = {watcher for watcher, record in zip(watchers, alive, strict=True) if record is None}
+        before = len(self._by_uri)
+        for uri, found in list(self._by_uri.items()):
+            for watcher in found & gone:
+                self.remove(watcher, uri)
+        self._store.outbox.put(("EXPIRE", self._key, WATCHES_TTL))
+        return len(self._by_uri) < before
+
+    def heard(self, params: Mapping[str, Any]) -> None:
+        """A resource was updated, or a part of one (2025-11-25, "Resources": the URI may be a sub-resource's)."""
+        uri = params.get("uri")
+        if not isinstance(uri, str):
+            return
+        message = {
+            "jsonrpc": "2.0",
+            "method": UPDATED,
+            "params": {k: v for k, v in params.items() if k != "_meta"},
+        }
+        watchers = {
+            watcher for watched, found in self._by_uri.items() if uri.startswith(watched) for watcher in found
+        }
+        for watcher in sorted(watchers):
+            self._store.outbox.put(
+                *told(
+                    self._store.keys, watcher, message, idle_ms=self._store.session_idle_ms, tool=self._tool
+                )
+            )
