@@ -2,7 +2,8 @@
 
 ``python inquirer.py legacy|modern``. Its tools are the names of what it asks for: ``elicitation``, ``sampling``,
 ``roots``, ``both`` (the first two at once) and ``nothing``. Each answers with what it was told, as JSON, and ``who`` of
-its arguments. ``hold`` answers when the file named by ``path`` is there.
+its arguments. ``hold`` answers when the file named by ``path`` is there. ``touch`` says that the resource ``uri`` was
+updated, if somebody asked to be told; ``heard`` tells who asked.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 ERA = sys.argv[1]
 VERSION = {"legacy": "2025-11-25", "modern": "2026-07-28"}[ERA]
+META = "io.modelcontextprotocol/"
+OFFERED = {"tools": {}, "resources": {"subscribe": True}}
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}}
 FORM = {"mode": "form", "message": "What is it?", "requestedSchema": SCHEMA}
 PROMPT = {"messages": [{"role": "user", "content": {"type": "text", "text": "Say it"}}], "maxTokens": 10}
@@ -27,6 +30,8 @@ QUESTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 ASKED = {**{name: [name] for name in QUESTIONS}, "both": ["elicitation", "sampling"], "nothing": []}
 
 _write = threading.Lock()
+_subscribed: set[str] = set()
+_listening: dict[Any, list[str]] = {}
 _answers: dict[str, Any] = {}
 _answered = threading.Condition()
 
@@ -63,10 +68,22 @@ def legacy_call(message: dict[str, Any], names: list[str]) -> dict[str, Any]:
     return found
 
 
+def touch(uri: str) -> None:
+    """Say that a resource was updated."""
+    if uri in _subscribed:
+        send({"method": "notifications/resources/updated", "params": {"uri": uri}})
+    for request, uris in list(_listening.items()):
+        if uri in uris:
+            params = {"uri": uri, "_meta": {META + "subscriptionId": request}}
+            send({"method": "notifications/resources/updated", "params": params})
+
+
 def tools_call(message: dict[str, Any]) -> None:
     """Answer a call."""
     params = message["params"]
     arguments = params.get("arguments", {})
+    if params["name"] == "touch":
+        touch(arguments["uri"])
     if params["name"] == "hold":
         while not Path(arguments["path"]).exists():
             time.sleep(0.02)
@@ -87,6 +104,8 @@ def tools_call(message: dict[str, Any]) -> None:
         if names and params.get("requestState") != "kept by " + names[0]:
             send({"id": message["id"], "error": {"code": -32602, "message": "another state"}})
             return
+    if params["name"] == "heard":
+        found = {"uris": sorted(_subscribed.union(*_listening.values()))}
     told = {"who": arguments.get("who"), "told": found}
     result: dict[str, Any] = {
         "content": [{"type": "text", "text": json.dumps(told)}],
@@ -107,15 +126,30 @@ def request(message: dict[str, Any]) -> None:
         told = json.dumps(message["params"]["capabilities"], sort_keys=True)
         result: dict[str, Any] = {
             "protocolVersion": VERSION,
-            "capabilities": {"tools": {}},
+            "capabilities": OFFERED,
             "serverInfo": info,
             "instructions": told,
         }
     elif method == "server/discover" and ERA == "modern":
-        result = {"supportedVersions": [VERSION], "capabilities": {"tools": {}}, **cache}
+        result = {"supportedVersions": [VERSION], "capabilities": OFFERED, **cache}
     elif method == "tools/list":
         schema = {"type": "object", "properties": {"who": {"type": "string"}}}
-        result = {"tools": [{"name": name, "inputSchema": schema} for name in (*ASKED, "hold")], **cache}
+        result = {
+            "tools": [{"name": name, "inputSchema": schema} for name in (*ASKED, "hold", "touch", "heard")],
+            **cache,
+        }
+    elif method == "resources/list":
+        result = {"resources": [{"uri": f"note://{ERA}", "name": "note"}], **cache}
+    elif method in {"resources/subscribe", "resources/unsubscribe"} and ERA == "legacy":
+        (_subscribed.add if method.endswith("/subscribe") else _subscribed.discard)(message["params"]["uri"])
+        result = {}
+    elif method == "subscriptions/listen" and ERA == "modern":
+        wanted = message["params"]["notifications"]
+        _listening[message["id"]] = wanted.get("resourceSubscriptions", [])
+        meta = {META + "subscriptionId": message["id"]}
+        told_first = {"notifications": wanted, "_meta": meta}
+        send({"method": "notifications/subscriptions/acknowledged", "params": told_first})
+        return
     elif method == "ping":
         result = {}
     else:
@@ -130,6 +164,8 @@ def main() -> None:
         message = json.JSONDecoder().decode(line)
         if "method" in message and "id" in message:
             request(message)
+        elif message.get("method") == "notifications/cancelled":
+            _listening.pop(message["params"]["requestId"], None)
         elif "method" not in message:
             with _answered:
                 _answers[message["id"]] = message.get("result") or {"error": message.get("error")}
