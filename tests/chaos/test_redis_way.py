@@ -20,7 +20,8 @@ from tests.support.tcp_proxy import TcpProxy
 ROUND_TRIPS = 6
 """The most round trips to Redis, one after the other, that a call may take in both programs."""
 ALL = frozenset({"web0", "web1", "worker0", "worker1"})
-CODES = ("STORE_UNAVAILABLE", "WORKER_LOST")
+CODES = ("STORE_UNAVAILABLE", "WORKER_LOST", "unopened")
+"""Ends that a broken way to Redis explains: also of a client that could not open its session meanwhile."""
 
 
 @pytest.fixture
