@@ -170,7 +170,8 @@ async def test_a_question_that_a_legacy_caller_cannot_be_asked(worker: Workers) 
     """A backend that wants input although none was offered: a JSON-RPC error, and no traceback of ours."""
 
     def asks(connection: Any, request: Any) -> None:
-        asked = {"resultType": "input_required", "inputRequests": {}, "requestState": "s"}
+        roots = {"roots": {"method": "roots/list"}}
+        asked = {"resultType": "input_required", "inputRequests": roots, "requestState": "s"}
         connection.respond("200 OK", orjson.dumps(respond(request, asked)))
 
     with served(asks, era="modern") as server:
@@ -182,6 +183,31 @@ async def test_a_question_that_a_legacy_caller_cannot_be_asked(worker: Workers) 
             relayed = await w.run(invocation("x", tool="remote", era=MODERN))
             assert relayed.result is not None
             assert relayed.result["requestState"] == "s"
+
+
+@on_loop
+async def test_a_backend_that_only_wants_to_be_asked_again_is_asked_again(worker: Workers) -> None:
+    """With its very state and nothing else, whoever called; one that never has enough is given up."""
+    states: list[Any] = []
+
+    def asks(connection: Any, request: Any) -> None:
+        params = orjson.loads(request.body).get("params", {})
+        states.append(params.get("requestState"))
+        asked: dict[str, Any] = {"resultType": "input_required", "requestState": f"s{len(states)}"}
+        done = {"resultType": "complete", "content": []}
+        again = params.get("name") == "endless" or len(states) < 3
+        connection.respond("200 OK", orjson.dumps(respond(request, asked if again else done)))
+
+    with served(asks, era="modern") as server:
+        async with worker(entry_of(http_tool(server.url), eras=[MODERN])) as w:
+            states.clear()
+            result = await w.run(invocation("x", tool="remote", era=LEGACY))
+            assert result.result == {"content": []}
+            assert states[-3:] == [None, "s1", "s2"]
+            given_up = await w.run(invocation("endless", tool="remote", era=LEGACY))
+            assert given_up.failure is not None
+            assert given_up.failure.rpc is not None
+            assert "10 times" in given_up.failure.rpc["message"]
 
 
 @on_loop

@@ -171,13 +171,12 @@ def test_the_version_header_may_be_missing(web: Web, session: str, version: str 
 
 @pytest.mark.parametrize("path", ["/mcp", "/mcp/", "/servers/echo/mcp", "/servers/a%2Fb%20c/mcp"])
 def test_methods_of_http(web: Web, path: str) -> None:
-    """There is no stream of what belongs to no request, and nothing to put."""
-    response = web.http.get(path, headers={"Accept": "text/event-stream"})
-    assert (response.status_code, response.headers["Allow"]) == (405, "POST, DELETE")
+    """A stream of what belongs to no request is of a session; and there is nothing to put."""
+    assert error(web.http.get(path, headers={"Accept": "text/event-stream"})) == (400, -32600)
     for method in ("PUT", "PATCH"):
         response = web.http.open(path, method=method)
         assert response.status_code == 405
-        assert {"POST", "DELETE"} <= set(response.headers["Allow"].split(", "))
+        assert {"GET", "POST", "DELETE"} <= set(response.headers["Allow"].split(", "))
 
 
 # -- what is no request ---------------------------------------------------------------------------------
