@@ -96,8 +96,8 @@ def test_a_session_ends_with_delete(gateway: RunningGateway) -> None:
 
 
 def test_other_methods_of_http(gateway: RunningGateway) -> None:
-    """GET and PUT are answered 405 with what is allowed."""
-    assert httpx.get(f"{gateway.url}/mcp", headers=JSON).status_code == 405
+    """A GET needs a session, and PUT is answered 405 with what is allowed."""
+    assert httpx.get(f"{gateway.url}/mcp", headers=JSON).status_code == 400
     put = httpx.put(f"{gateway.url}/mcp", headers=JSON, content=PING)
     assert put.status_code == 405
     assert "POST" in put.headers["allow"]
