@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import structlog
@@ -210,9 +211,10 @@ class Executor:
         progress: Progress,
     ) -> ExecutionResult:
         entry = self._entry(invocation)
-        # A modern backend hears with each request what the client can be asked.
-        legacy = first_era(entry, era_of_version(invocation.version)) is Era.LEGACY
-        profile = profile_for(held, entry.tool, invocation) if legacy else ""
+        profile = profile_for(held, entry.tool, invocation)
+        if profile and first_era(entry, era_of_version(invocation.version)) is Era.MODERN:
+            # A modern backend hears with each request what the client can be asked.
+            profile = ""
         session = self._sessions.take(claim, entry, invocation.version, profile)
         try:
             return await self._call(held, session, entry, invocation, on_notification, progress)
@@ -257,7 +259,8 @@ class Executor:
             opened = time.monotonic()
             progress.stage, held.at_backend = Progress.BACKEND, True
             headers = self._param_headers.of(entry, invocation) if backend.routed_by_headers else NO_HEADERS
-            await session.set_log_level(log_level_of(invocation))
+            if (level := log_level_of(invocation)) is not None:
+                await session.set_log_level(level)
             if invocation.method in WATCHING:
                 raw = await watched(session, invocation)
             else:
@@ -265,17 +268,19 @@ class Executor:
         stages = {"session": (opened - started) * 1000, "backend": (time.monotonic() - opened) * 1000}
         return answer(translated(raw, invocation, backend), stages=stages)
 
-    @contextlib.asynccontextmanager
-    async def _talk(
+    def _talk(
         self, held: Held, session: ToolSession, invocation: Invocation, progress: Progress
-    ) -> AsyncIterator[Conversation | None]:
+    ) -> AbstractAsyncContextManager[Conversation | None]:
         """Be at the backend; with a client that can be asked, its conversation."""
         if progress.clock is None or not profile_for(held, session.tool, invocation):
-            yield None
-            return
-        conversation = Conversation(
-            self._asking, held, invocation, progress.clock, seconds=session.tool.input_timeout
-        )
+            return _NO_CONVERSATION
+        return self._talking(held, session, invocation, progress.clock)
+
+    @contextlib.asynccontextmanager
+    async def _talking(
+        self, held: Held, session: ToolSession, invocation: Invocation, clock: CallClock
+    ) -> AsyncIterator[Conversation]:
+        conversation = Conversation(self._asking, held, invocation, clock, seconds=session.tool.input_timeout)
         try:
             async with session.talking(invocation.mcp_session or invocation.id, conversation):
                 yield conversation
@@ -320,6 +325,7 @@ def _without_session(leave: Retry, error: LinkLost) -> GatewayError:
 
 
 _NO_TURN = contextlib.nullcontext()
+_NO_CONVERSATION: AbstractAsyncContextManager[None] = contextlib.nullcontext()
 _TIMEOUTS: Mapping[str, Callable[[], InvocationTimeout]] = {
     Progress.QUEUE: lambda: InvocationTimeout("the call had not begun at the deadline", stage=Progress.QUEUE),
     Progress.SESSION: lambda: InvocationTimeout(
@@ -343,11 +349,12 @@ def profile_for(held: Held, tool: Tool, invocation: Invocation) -> str:
     The sessions of a pool are everybody's; a stock producer has no channel; and a modern client is asked by the results
     of three methods only (2026-07-28, "Multi round-trip requests").
     """
-    if not held.head.reply or tool.routing is Routing.LEAST_LOADED:
+    declared = declared_by(invocation)
+    if not declared or not held.head.reply or tool.routing is Routing.LEAST_LOADED:
         return ""
     if era_of_version(invocation.version) is Era.MODERN and invocation.method not in NAME_BEARING_METHODS:
         return ""
-    return profile_of(declared_by(invocation))
+    return profile_of(declared)
 
 
 async def watched(session: ToolSession, invocation: Invocation) -> dict[str, Any]:

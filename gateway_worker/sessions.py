@@ -121,13 +121,11 @@ class Sessions:
 
     def _key(self, claim: Claim, entry: Entry, preferred: Era, profile: str) -> SessionKey:
         """The key of the session that callers of an era use; one that lives stays theirs, whatever is learnt since."""
+        key = SessionKey(claim.tool, claim.session, entry.registered.version, preferred, profile)
         known = entry.known
-        first = preferred if known is None or not known.eras else first_era(entry, preferred)
-        keys = [
-            SessionKey(claim.tool, claim.session, entry.registered.version, era, profile)
-            for era in (preferred, first)
-        ]
-        return next((key for key in keys if key in self._sessions), keys[-1])
+        if key in self._sessions or known is None or not known.eras:
+            return key
+        return key._replace(era=first_era(entry, preferred))
 
     def give(self, session: ToolSession) -> None:
         """A call of the session ended."""

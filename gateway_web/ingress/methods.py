@@ -109,11 +109,11 @@ def described(params: dict[str, Any], session: McpSession | None) -> dict[str, A
 
     Its own keys of these names mean nothing in its era.
     """
-    plain = legacy_params(params)
+    plain = legacy_params(params) if "_meta" in params else params
     if session is None:
         return plain
     told: dict[str, Any] = {}
-    if interactive(session.client_capabilities):
+    if session.client_capabilities and interactive(session.client_capabilities):
         told[META_CLIENT_CAPABILITIES] = dict(session.client_capabilities)
         told[META_CLIENT_INFO] = dict(session.client_info)
     if session.log_level is not None:
