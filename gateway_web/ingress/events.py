@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from common.mcp.jsonrpc import dumps
+
 PING = b": ping\n\n"
 """A comment: it keeps the connection alive, and no client sees it."""
 STREAM_HEADERS = {
@@ -22,3 +27,9 @@ def event(
         lines.append(b"retry: %d" % retry)
     lines.append(b"data: " + (data or b""))
     return b"\n".join(lines) + b"\n\n"
+
+
+def events_of(messages: Iterator[Mapping[str, Any] | None]) -> Iterator[bytes]:
+    """Messages as events; a comment for each None among them, which says that nothing came for a while."""
+    for message in messages:
+        yield PING if message is None else event(dumps(message))

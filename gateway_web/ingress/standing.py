@@ -27,7 +27,7 @@ from common.sessions.stream import BEGINNING, Listener, Message
 from gateway_web.http import HttpAnswer
 from gateway_web.ingress import targets
 from gateway_web.ingress.changes import KINDS, ListDigests, changed, list_changed
-from gateway_web.ingress.events import PING, STREAM_HEADERS, event
+from gateway_web.ingress.events import PING, STREAM_HEADERS, event, events_of
 from gateway_web.ingress.requests import McpRequest
 
 log = structlog.get_logger(__name__)
@@ -68,29 +68,42 @@ class SessionStream:
         self._listener.close()
 
     def events(self, last_event_id: str | None) -> Iterator[bytes]:
-        """Until the session ends, or its stream is taken over."""
-        session = self._session.id
+        """What comes behind ``last_event_id``, until the session ends, or its stream is taken over."""
         try:
-            self._streams.hold(session, self._holder)
-            place = _place(last_event_id, self._streams.last(session))
-            self._note_changes()
+            place = self.take_over(last_event_id)
             if at_least(self._session.version, POLLING_SINCE):
                 yield event(None, name=EVENT_PREFIX + place, retry=RETRY_MS)
             else:
                 yield PING
-            while self._streams.holds(session, self._holder):
-                self._note_changes()
-                for message in self._streams.read(session, place):
-                    place = message.id
-                    data = as_seen(self._gateway, self._session.tool, message)
-                    yield event(data, name=EVENT_PREFIX + message.id)
-                if not self._listener.wait(self._ping):
-                    yield PING
+            for message in self.messages(place):
+                yield PING if message is None else event(message.data, name=EVENT_PREFIX + message.id)
         except StoreUnavailable as error:
             # The client comes again, with the id of the last message that it has.
             log.debug("session_stream_broke", error=error.message)
         finally:
             self.close()
+
+    def take_over(self, last_event_id: str | None) -> str:
+        """Be the one that hands the stream out; returns the place to go on from. Raises :class:`StoreUnavailable`."""
+        session = self._session.id
+        self._streams.hold(session, self._holder)
+        place = _place(last_event_id, self._streams.last(session))
+        self._note_changes()
+        return place
+
+    def messages(self, place: str) -> Iterator[Message | None]:
+        """What the session is told behind ``place``, while this hands it out; None when nothing was for a while.
+
+        Raises :class:`StoreUnavailable`.
+        """
+        session = self._session.id
+        while self._streams.holds(session, self._holder):
+            self._note_changes()
+            for message in self._streams.read(session, place):
+                place = message.id
+                yield message._replace(data=as_seen(self._gateway, self._session.tool, message))
+            if not self._listener.wait(self._ping):
+                yield None
 
     def _note_changes(self) -> None:
         """Tell the session of lists that are others than it knows; what is told is kept, so nothing is missed."""
@@ -124,6 +137,14 @@ def _place(last_event_id: str | None, newest: str) -> str:
 
 def subscription(gateway: Gateway, digests: ListDigests, mcp: McpRequest) -> HttpAnswer:
     """Answer ``subscriptions/listen``: its stream stands until the client hangs up."""
+    listening = subscribe(gateway, digests, mcp)
+    return HttpAnswer(
+        body=events_of(listening.messages()), headers=dict(STREAM_HEADERS), on_close=listening.close
+    )
+
+
+def subscribe(gateway: Gateway, digests: ListDigests, mcp: McpRequest) -> Subscription:
+    """Begin a ``subscriptions/listen``. Raises :class:`JsonRpcError` for params that are none."""
     wanted = mcp.params.get("notifications")
     if not isinstance(wanted, dict):
         raise JsonRpcError(INVALID_PARAMS, "Invalid params: notifications must be an object")
@@ -133,8 +154,7 @@ def subscription(gateway: Gateway, digests: ListDigests, mcp: McpRequest) -> Htt
             INVALID_PARAMS,
             f"Invalid params: resourceSubscriptions must be a list of at most {MOST_URIS} URIs",
         )
-    stream = Subscription(gateway, digests, mcp, wanted, list(dict.fromkeys(uris)))
-    return HttpAnswer(body=stream.events(), headers=dict(STREAM_HEADERS), on_close=stream.close)
+    return Subscription(gateway, digests, mcp, wanted, list(dict.fromkeys(uris)))
 
 
 class Subscription:
@@ -175,27 +195,27 @@ class Subscription:
             with suppress(StoreUnavailable):  # it ends by itself when nobody keeps it
                 self._gateway.end_session(session)
 
-    def events(self) -> Iterator[bytes]:
-        """The acknowledgement of what is honoured, then each change."""
+    def messages(self) -> Iterator[dict[str, Any] | None]:
+        """The acknowledgement of what is honoured, then each change; None when nothing changed for a while."""
         try:
             known, place = self._digests.of(self._mcp.tool), BEGINNING
             honoured: dict[str, Any] = {f"{kind}ListChanged": True for kind in self._kinds}
             if watched := [uri for uri in self._uris if self._watch(uri)]:
                 honoured["resourceSubscriptions"] = watched
-            yield self._event("notifications/subscriptions/acknowledged", {"notifications": honoured})
+            yield self._told("notifications/subscriptions/acknowledged", {"notifications": honoured})
             while True:
                 called = self._listener.wait(self._ping)
                 now = self._digests.of(self._mcp.tool)
                 for kind in changed(known, now):
                     if kind in self._kinds:
-                        yield self._event(list_changed(kind), {})
+                        yield self._told(list_changed(kind), {})
                 known = now
                 for message in self._updates(place):
                     place = message.id
                     told = orjson.loads(as_seen(self._gateway, self._mcp.tool, message))
-                    yield self._event(told["method"], told.get("params", {}))
+                    yield self._told(told["method"], told.get("params", {}))
                 if not called:
-                    yield PING
+                    yield None
         except GatewayError as error:
             # Without Redis, or without the session behind it, nothing more can be told: the client listens again.
             log.debug("subscription_broke", error=error.message)
@@ -231,6 +251,6 @@ class Subscription:
                 pass
             return frame.failure is None
 
-    def _event(self, method: str, params: Mapping[str, Any]) -> bytes:
+    def _told(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         meta = {SUBSCRIPTION_ID: self._mcp.request.id}
-        return event(dumps({"jsonrpc": "2.0", "method": method, "params": {**params, "_meta": meta}}))
+        return {"jsonrpc": "2.0", "method": method, "params": {**params, "_meta": meta}}

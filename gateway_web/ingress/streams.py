@@ -7,21 +7,22 @@ silence; until then an error can still have its HTTP status.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from common.calls.replies import Frame, Notification, ServerRequest
 from common.domain.errors import InvocationCancelled
 from common.domain.invocation import ExecutionResult, failed
 from common.gateway import Call
-from common.mcp.jsonrpc import dumps, result_response
+from common.mcp.jsonrpc import result_response
 from common.mcp.revisions import Era
 from common.mcp.translate import META_SERVER_INFO
 from common.settings import WebSettings
 from gateway_web.http import HttpAnswer
 from gateway_web.ingress.answers import json_response, result_answer, result_message
 from gateway_web.ingress.disconnect import hung_up
-from gateway_web.ingress.events import PING, STREAM_HEADERS, event
+from gateway_web.ingress.events import STREAM_HEADERS, events_of
 from gateway_web.ingress.requests import SERVER_INFO, McpRequest
 
 LOOK = 0.5
@@ -31,7 +32,7 @@ GONE = failed(InvocationCancelled("the client hung up"))
 
 def answer_call(call: Call, mcp: McpRequest, web: WebSettings, environ: Mapping[str, Any]) -> HttpAnswer:
     """Wait for a call and answer it."""
-    stream = CallStream(call, mcp, environ)
+    stream = CallStream(call, mcp, partial(hung_up, environ))
     try:
         first = stream.next(web.sse_commit_after)
     except BaseException:
@@ -50,7 +51,9 @@ def answer_call(call: Call, mcp: McpRequest, web: WebSettings, environ: Mapping[
         return answer
     # A generator that is closed before its first step runs nothing, not even its `finally`: hence `on_close`.
     return HttpAnswer(
-        body=stream.events(first, web.ping_interval), headers=dict(STREAM_HEADERS), on_close=stream.close
+        body=events_of(stream.messages(first, web.ping_interval)),
+        headers=dict(STREAM_HEADERS),
+        on_close=stream.close,
     )
 
 
@@ -61,12 +64,12 @@ def server_timing(result: ExecutionResult, total: float) -> str:
 
 
 class CallStream:
-    """The frames of one call, with an eye on the client."""
+    """The frames of one call, with an eye on the client: ``gone`` tells whether it still listens."""
 
-    def __init__(self, call: Call, mcp: McpRequest, environ: Mapping[str, Any]) -> None:
+    def __init__(self, call: Call, mcp: McpRequest, gone: Callable[[], bool]) -> None:
         self._call = call
         self._mcp = mcp
-        self._environ = environ
+        self._gone = gone
         self._ended = False
 
     def next(self, silence: float) -> Frame | None:
@@ -76,36 +79,33 @@ class CallStream:
             frame = self._call.next(min(LOOK, max(0.0, end - time.monotonic())))
             if frame is not None and self._wanted(frame):
                 return frame
-            if frame is None and hung_up(self._environ):
+            if frame is None and self._gone():
                 return self._abandon()
             if frame is None and time.monotonic() >= end:
                 return None
 
-    def events(self, first: Frame | None, ping_interval: float) -> Iterator[bytes]:
-        """The event stream, from ``first`` on."""
+    def messages(self, first: Frame | None, silence: float) -> Iterator[dict[str, Any] | None]:
+        """What the client is sent, from ``first`` on and up to the call's end; None after ``silence`` seconds."""
         frame = first
         try:
             while True:
-                if frame is None:
-                    yield PING
-                elif isinstance(frame, Notification):
-                    yield event(dumps(frame.message))
-                elif isinstance(frame, ServerRequest):
-                    if self._mcp.era is Era.MODERN:
-                        yield event(dumps(self.input_required(frame)))
-                        return
-                    request = {"id": frame.id, "method": frame.method, "params": dict(frame.params)}
-                    yield event(dumps({"jsonrpc": "2.0", **request}))
-                else:
-                    self._ended = True
-                    message = result_message(
-                        frame, self._mcp.request.id, self._mcp.era, self._mcp.request.method
-                    )
-                    yield event(dumps(message))
+                message = None if frame is None else self._message(frame)
+                yield message
+                if self._ended:
                     return
-                frame = self.next(ping_interval)
+                frame = self.next(silence)
         finally:
             self.close()
+
+    def _message(self, frame: Frame) -> dict[str, Any]:
+        if isinstance(frame, Notification):
+            return dict(frame.message)
+        if isinstance(frame, ServerRequest):
+            if self._mcp.era is Era.MODERN:
+                return self.input_required(frame)
+            return {"jsonrpc": "2.0", "id": frame.id, "method": frame.method, "params": dict(frame.params)}
+        self._ended = True
+        return result_message(frame, self._mcp.request.id, self._mcp.era, self._mcp.request.method)
 
     def input_required(self, asked: ServerRequest) -> dict[str, Any]:
         """The answer to a modern client that is asked something: its call waits for the client to come again.
