@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from common.domain.errors import GatewayError
 from common.domain.ids import ToolId
@@ -17,12 +16,10 @@ from common.gateway import Call, Gateway
 from common.mcp.inbound import check_version, classify
 from common.mcp.jsonrpc import (
     INVALID_REQUEST,
-    ErrorResponse,
     JsonRpcError,
     Message,
     Notification,
     Request,
-    Response,
     parse_message,
     result_response,
 )
@@ -35,6 +32,7 @@ from gateway_web.ingress.answers import error_answer, json_response, refusal_sta
 from gateway_web.ingress.changes import ListDigests
 from gateway_web.ingress.methods import FORWARDED, dispatch
 from gateway_web.ingress.requests import McpRequest
+from gateway_web.ingress.sessions import open_session, take_aside
 from gateway_web.ingress.standing import session_stream, subscription
 from gateway_web.ingress.streams import answer_call
 
@@ -100,7 +98,7 @@ class StreamableHttp:
             return answer_call(answer, mcp, self._web, http.environ)
         headers = {}
         if mcp.era is Era.LEGACY and message.method == "initialize":
-            headers["Mcp-Session-Id"] = self._new_session(mcp, answer).id
+            headers["Mcp-Session-Id"] = open_session(self._gateway, mcp, answer).id
         return json_response(result_response(message.id, answer), headers=headers)
 
     def _modern(self, http: HttpRequest, message: Request, caller: Caller, tool: ToolId | None) -> McpRequest:
@@ -141,16 +139,6 @@ class StreamableHttp:
         find = find or self._gateway.mcp_sessions.use
         return find(session_id, principal=caller.principal, tool=tool)
 
-    def _new_session(self, mcp: McpRequest, answer: dict[str, Any]) -> McpSession:
-        client_info, capabilities = mcp.params.get("clientInfo"), mcp.params.get("capabilities")
-        return self._gateway.mcp_sessions.create(
-            principal=mcp.caller.principal,
-            version=answer["protocolVersion"],
-            tool=mcp.tool,
-            client_info=client_info if isinstance(client_info, dict) else {},
-            client_capabilities=capabilities if isinstance(capabilities, dict) else {},
-        )
-
     def _aside(
         self, http: HttpRequest, message: Message, caller: Caller, tool: ToolId | None, era: Era
     ) -> None:
@@ -160,17 +148,7 @@ class StreamableHttp:
                 raise JsonRpcError(INVALID_REQUEST, "Invalid request: this revision has no client responses")
             check_version((http.header(VERSION_HEADER) or "").strip())
             return
-        session = self._session(http, caller, tool)
-        match message:
-            case Response(id=str(name), result=result):
-                self._gateway.answer(session, name, {"result": result})
-            case ErrorResponse(id=str(name), error=error):
-                self._gateway.answer(session, name, {"error": error})
-            case Notification(
-                method="notifications/cancelled", params={"requestId": str() | int() as request_id}
-            ):
-                if not isinstance(request_id, bool):
-                    self._gateway.cancel_request(session.id, request_id)
+        take_aside(self._gateway, self._session(http, caller, tool), message)
 
     # -- GET, DELETE ------------------------------------------------------------------------------------
 
