@@ -52,6 +52,7 @@ from common.mcp.revisions import LATEST_LEGACY
 from common.registry.catalogue import Catalogue
 from common.registry.records import Entry
 from common.registry.registry import Registry
+from common.sessions.connections import Connections
 from common.sessions.mcp import GONE as SESSION_GONE
 from common.sessions.mcp import McpSessions
 from common.sessions.stream import Listeners, SessionStreams
@@ -104,6 +105,7 @@ class Gateway:
         self.session_streams = SessionStreams(
             self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout
         )
+        self.connections = Connections(self._hot, self.keys)
         self.client_answers = ClientAnswers(self._hot, self.keys)
         self.request_states = RequestStates(self._hot, self.keys)
         self.hub = ReplyHub(
@@ -115,6 +117,7 @@ class Gateway:
                 self.keys.session_stream_channel: self.listeners.hear,
             },
             on_tick=self._tick,
+            on_subscribed=self.listeners.call_all,
         )
         self._place = CallPlace(self.clock, self.hub, self.cancellations, self.request_states)
         self.published = not publish_tools

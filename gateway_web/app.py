@@ -19,8 +19,11 @@ from gateway_web.guards import HostGuard
 from gateway_web.http import Environ, HttpAnswer, HttpRequest
 from gateway_web.identity import load_resolver
 from gateway_web.ingress.answers import error_answer, json_response
+from gateway_web.ingress.changes import ListDigests
+from gateway_web.ingress.http_sse import HttpSse
 from gateway_web.ingress.short_way import Handler, ShortWay
 from gateway_web.ingress.streamable_http import StreamableHttp
+from gateway_web.ingress.websocket import WebSocketDoor
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +39,9 @@ def create_app(gateway: Gateway) -> Flask:
     app = Flask("canalgate", static_folder=None)
     app.url_map.merge_slashes = False
     hosts = HostGuard(gateway.settings.web)
-    door = StreamableHttp(gateway, load_resolver(gateway.settings.identity))
+    resolver, digests = load_resolver(gateway.settings.identity), ListDigests(gateway)
+    door = StreamableHttp(gateway, resolver, digests)
+    sse = HttpSse(gateway, resolver, digests)
 
     def guard(environ: Environ) -> HttpAnswer | None:
         try:
@@ -57,10 +62,18 @@ def create_app(gateway: Gateway) -> Flask:
     def failed(error: Exception) -> ResponseReturnValue:
         return _response(broken(error, request.path))
 
-    for path in ("/mcp", "/servers/<path:tool>/mcp"):
-        for method, handler in (("POST", door.post), ("DELETE", door.delete), ("GET", door.get)):
+    handlers: tuple[tuple[str, str, Handler], ...] = (
+        ("POST", "mcp", door.post),
+        ("DELETE", "mcp", door.delete),
+        ("GET", "mcp", door.get),
+        ("GET", "sse", sse.open),
+        ("POST", "messages", sse.post),
+    )
+    for method, name, handler in handlers:
+        for path in (f"/{name}", f"/servers/<path:tool>/{name}"):
             view = _view(handler)
             app.add_url_rule(path, f"{method} {path}", view, methods=[method], strict_slashes=False)
+    WebSocketDoor(gateway, resolver, digests).add_to(app, _response)
     _add_probes(app, gateway)
     app.wsgi_app = ShortWay(app.wsgi_app, guard=guard, post=door.post, broken=broken)  # type: ignore[method-assign]
     return app

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 from werkzeug.wsgi import ClosingIterator, get_input_stream
 
@@ -75,6 +76,11 @@ class HttpRequest:
         """A header by its lower-case name; None if it was not sent."""
         value: str | None = self.environ.get(_key(name))
         return value
+
+    def query(self, name: str) -> str | None:
+        """A parameter of the query; None if it is not there, or more than once."""
+        found = parse_qs(str(self.environ.get("QUERY_STRING", ""))).get(name, [])
+        return found[0] if len(found) == 1 else None
 
     def body(self, limit: int) -> bytes:
         """The body. Raises what :func:`gateway_web.guards.read_body` raises."""

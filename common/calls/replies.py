@@ -94,14 +94,19 @@ class ReplyHub:
         *,
         on_message: Mapping[str, Callable[[bytes], None]] | None = None,
         on_tick: Callable[[], None] | None = None,
+        on_subscribed: Callable[[], None] | None = None,
     ) -> None:
-        """``on_message`` maps further channels to their readers; ``on_tick`` is called about once a second."""
+        """``on_message`` maps further channels to their readers; ``on_tick`` is called about once a second.
+
+        ``on_subscribed`` is called whenever the channels are heard anew: what was said before may have been missed.
+        """
         self.channel = keys.reply_prefix + uuid4().hex
         self.heals = 0
         self._connection = connection
         self._keys = keys
         self._others = dict(on_message or {})
         self._on_tick = on_tick
+        self._on_subscribed = on_subscribed
         self._waiters: dict[InvocationId, Waiter] = {}
         self._more: dict[InvocationId, list[Waiter]] = {}
         self._stop = threading.Event()
@@ -211,6 +216,9 @@ class ReplyHub:
                 [*self._waiters.values(), *(waiter for more in self._more.values() for waiter in more)]
             )
             self._tick()
+            if self._on_subscribed is not None:
+                with _contained("subscribed_broke"):
+                    self._on_subscribed()
 
     def _tick(self) -> None:
         if self._on_tick is not None:

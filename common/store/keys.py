@@ -29,6 +29,10 @@ key                              type     lifetime                     owner and
                                                                        1,000 messages (JSON)
 {p}:session-holder:<session>     string   the MCP session's            who hands that out at present
 {p}:session-lists:<session>      string   the MCP session's            digests of the lists as it knows them (JSON)
+{p}:connection:<id>              string   lease, PX                    an open HTTP+SSE connection: whose it is, and at
+                                                                       which endpoint (JSON)
+{p}:connection-inbox:<id>        list     the connection's             messages of its client for the web process that
+                                                                       holds it: at most 64
 {p}:watches:<tool>:<session>     hash     1 day after the last change  MCP session and URI of a resource that it watches
                                                                        at the tool session
 {p}:seal-key                     string   permanent                    the key of request states
@@ -69,7 +73,7 @@ Channels (publish/subscribe, hints and replies only; nothing depends on a messag
 got a message; ``{p}:wake:<node>`` the same for the queue's direct list of one node; ``{p}:registry`` the registry
 changed; ``{p}:answer:<node>`` a client has answered a request of a backend; ``{p}:cancel`` an invocation is taken back
 (to workers); ``{p}:cancel-request`` a client cancelled a request or ended its MCP session (to web processes);
-``{p}:session-stream`` there is something for an MCP session.
+``{p}:session-stream`` there is something for an MCP session, or from a connection's client.
 """
 
 from __future__ import annotations
@@ -192,6 +196,12 @@ class Keys:
     @property
     def session_stream_channel(self) -> str:
         return f"{self.prefix}:session-stream"
+
+    def connection(self, name: str) -> str:
+        return f"{self.prefix}:connection:{encode_part(name)}"
+
+    def connection_inbox(self, name: str) -> str:
+        return f"{self.prefix}:connection-inbox:{encode_part(name)}"
 
     def watches(self, tool: ToolId, session: str) -> str:
         return f"{self.prefix}:watches:{encode_part(tool)}:{encode_part(session)}"

@@ -173,6 +173,7 @@ class Subscription:
         self._mcp = mcp
         self._kinds = [kind for kind in KINDS if wanted.get(f"{kind}ListChanged") is True]
         self._uris = uris
+        self._closed = False
         self._ping = gateway.settings.web.ping_interval
         self._session = self._begin_session() if uris else None
         name = f"listen:{secrets.token_hex(8)}" if self._session is None else self._session.id
@@ -189,6 +190,7 @@ class Subscription:
 
     def close(self) -> None:
         """Nobody reads any more."""
+        self._closed = True
         self._listener.close()
         session, self._session = self._session, None
         if session is not None:
@@ -203,7 +205,7 @@ class Subscription:
             if watched := [uri for uri in self._uris if self._watch(uri)]:
                 honoured["resourceSubscriptions"] = watched
             yield self._told("notifications/subscriptions/acknowledged", {"notifications": honoured})
-            while True:
+            while not self._closed:
                 called = self._listener.wait(self._ping)
                 now = self._digests.of(self._mcp.tool)
                 for kind in changed(known, now):

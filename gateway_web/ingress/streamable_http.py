@@ -45,11 +45,11 @@ VERSION_HEADER = "mcp-protocol-version"
 class StreamableHttp:
     """The door. One instance a process."""
 
-    def __init__(self, gateway: Gateway, resolver: IdentityResolver) -> None:
+    def __init__(self, gateway: Gateway, resolver: IdentityResolver, digests: ListDigests) -> None:
         self._gateway = gateway
         self._resolver = resolver
         self._web = gateway.settings.web
-        self._digests = ListDigests(gateway)
+        self._digests = digests
 
     # -- POST -------------------------------------------------------------------------------------------
 

@@ -1,0 +1,233 @@
+"""A client on one connection that carries both directions: what HTTP+SSE and WebSocket have in common.
+
+Each message stands for itself, in either era: as over stdio, a modern request says in ``_meta`` what it is. A legacy
+client's MCP session is that of its connection, and ends with it.
+
+Source: 2024-11-05, "Transports", "HTTP with SSE"; 2025-11-25 and 2026-07-28, "Custom Transports" and "stdio".
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from common.domain.errors import GatewayError, StoreUnavailable, Throttled
+from common.domain.ids import ToolId
+from common.domain.invocation import Caller
+from common.domain.session import McpSession
+from common.gateway import Call, Gateway
+from common.mcp.inbound import META_PROTOCOL_VERSION, classify
+from common.mcp.jsonrpc import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    JsonRpcError,
+    Message,
+    Notification,
+    Request,
+    dumps,
+    parse_message,
+    result_response,
+)
+from common.mcp.revisions import LEGACY_VERSIONS, Era
+from gateway_web.ingress.answers import error_message
+from gateway_web.ingress.changes import ListDigests
+from gateway_web.ingress.methods import dispatch
+from gateway_web.ingress.outbox import Outbox
+from gateway_web.ingress.requests import McpRequest
+from gateway_web.ingress.sessions import open_session, take_aside
+from gateway_web.ingress.standing import SessionStream, subscribe
+from gateway_web.ingress.streams import CallStream
+
+log = structlog.get_logger(__name__)
+
+MOST_REQUESTS = 200
+"""Requests under way on one connection; more of them are refused."""
+AGAIN = 1.0
+"""Seconds until a Redis that was away is asked again what a session is told."""
+
+
+@dataclass(eq=False, slots=True)
+class _Running:
+    """A request that is under way. What it still says after ``cancelled`` is not sent."""
+
+    messages: Iterator[dict[str, Any] | None]
+    let_go: Callable[[], None]
+    cancel: Callable[[], None]
+    cancelled: bool = False
+
+
+class Duplex:
+    """One connection. Its door hands in what comes (:meth:`hear`) and writes what :attr:`outbox` gives."""
+
+    def __init__(self, gateway: Gateway, digests: ListDigests, caller: Caller, tool: ToolId | None) -> None:
+        self.outbox = Outbox()
+        self._gateway = gateway
+        self._digests = digests
+        self._caller = caller
+        self._tool = tool
+        self._session: McpSession | None = None
+        self._running: dict[str | int, _Running] = {}
+
+    def hear(self, raw: bytes) -> None:
+        """Take one message of the client; what is wrong with it the client is told."""
+        request_id: str | int | None = None
+        try:
+            message = parse_message(raw)
+            if isinstance(message, Request):
+                request_id = message.id
+                self._request(message)
+            else:
+                self._aside(message)
+        except JsonRpcError as error:
+            self._send(error_message(error, error.request_id if request_id is None else request_id))
+        except GatewayError as error:
+            self._send(error_message(error, request_id))
+        except Exception:
+            log.exception("message_broke")
+            self._send(error_message(JsonRpcError(INTERNAL_ERROR, "Internal error"), request_id))
+
+    def close(self) -> None:
+        """The client has gone: what it asked for is let go of, and its session ends."""
+        self.outbox.close()
+        for running in list(self._running.values()):
+            self._cancel(running)
+        session, self._session = self._session, None
+        if session is not None:
+            with suppress(StoreUnavailable):  # it ends by itself when nobody keeps it
+                self._gateway.end_session(session)
+
+    # -- what comes -------------------------------------------------------------------------------------
+
+    def _request(self, request: Request) -> None:
+        if request.id in self._running:
+            raise JsonRpcError(INVALID_REQUEST, "Invalid request: a request with this id is under way")
+        if len(self._running) >= MOST_REQUESTS:
+            raise Throttled(
+                f"more than {MOST_REQUESTS} requests are under way on this connection", retry_after=1
+            )
+        mcp = self._described(request)
+        if mcp.era is Era.MODERN and request.method == "subscriptions/listen":
+            self._gateway.authorise_tenant(mcp.caller)
+            listening = subscribe(self._gateway, self._digests, mcp)
+            self._run(request.id, _Running(listening.messages(), listening.close, listening.close))
+            return
+        answer = dispatch(self._gateway, mcp)
+        if isinstance(answer, Call):
+            self._run(request.id, self._answering(answer, mcp))
+        elif mcp.era is Era.LEGACY and request.method == "initialize":
+            session = open_session(self._gateway, mcp, answer)
+            self._session = session
+            self._send(result_response(request.id, answer))
+            self._start(self._tell, session)
+        else:
+            self._send(result_response(request.id, answer))
+
+    def _described(self, request: Request) -> McpRequest:
+        meta = request.params.get("_meta")
+        if isinstance(meta, dict) and META_PROTOCOL_VERSION in meta:
+            described = classify(request.method, request.params, None)
+            era, version, session, level = (
+                Era.MODERN,
+                described.protocol_version,
+                None,
+                described.log_level,
+            )
+        else:
+            era, session = Era.LEGACY, self._legacy_session(request.method)
+            version = LEGACY_VERSIONS[-1] if session is None else session.version
+            level = None if session is None else session.log_level
+        return McpRequest(
+            request=request,
+            caller=self._caller,
+            tool=self._tool,
+            era=era,
+            version=version,
+            session=session,
+            log_level=level,
+        )
+
+    def _legacy_session(self, method: str) -> McpSession | None:
+        """The session as it stands now; None for what may come before there is one."""
+        session = self._session
+        if session is None:
+            if method in ("initialize", "ping"):
+                return None
+            raise JsonRpcError(INVALID_REQUEST, "Invalid request: send initialize first")
+        if method == "initialize":
+            raise JsonRpcError(INVALID_REQUEST, "Invalid request: this connection is initialized already")
+        return self._gateway.mcp_sessions.recall(session.id, principal=session.principal, tool=session.tool)
+
+    def _aside(self, message: Message) -> None:
+        match message:
+            case Notification(
+                method="notifications/cancelled", params={"requestId": str() | int() as request_id}
+            ):
+                running = self._running.get(request_id)
+                if running is not None:
+                    self._cancel(running)
+            case _ if self._session is not None:
+                take_aside(self._gateway, self._session, message)
+
+    @staticmethod
+    def _cancel(running: _Running) -> None:
+        running.cancelled = True
+        running.cancel()
+
+    # -- what goes --------------------------------------------------------------------------------------
+
+    def _send(self, message: dict[str, Any]) -> bool:
+        return self.outbox.put(dumps(message))
+
+    def _answering(self, call: Call, mcp: McpRequest) -> _Running:
+        stream = CallStream(call, mcp, lambda: self.outbox.closed)
+        silence = self._gateway.settings.web.ping_interval
+        return _Running(stream.messages(None, silence), stream.close, call.cancel)
+
+    def _run(self, request_id: str | int, running: _Running) -> None:
+        self._running[request_id] = running
+        self._start(self._answer, request_id, running)
+
+    def _start(self, target: Callable[..., None], *args: Any) -> None:
+        threading.Thread(target=target, args=args, name="duplex", daemon=True).start()
+
+    def _answer(self, request_id: str | int, running: _Running) -> None:
+        """Send what a request is answered with, up to its end."""
+        try:
+            for message in running.messages:
+                if running.cancelled or self.outbox.closed:
+                    break
+                if message is not None:
+                    self._send(message)
+        except JsonRpcError as error:
+            self._send(error_message(error, request_id))
+        except Exception:
+            log.exception("answer_broke")
+            self._send(error_message(JsonRpcError(INTERNAL_ERROR, "Internal error"), request_id))
+        finally:
+            del self._running[request_id]
+            running.let_go()
+
+    def _tell(self, session: McpSession) -> None:
+        """Send what the session is told outside its requests. When it has ended, so has the connection."""
+        stream = SessionStream(self._gateway, self._digests, session)
+        place: str | None = None
+        while not self.outbox.closed:
+            try:
+                place = stream.take_over(None) if place is None else place
+                for message in stream.messages(place):
+                    if self.outbox.closed:
+                        break
+                    if message is not None:
+                        place = message.id
+                        self.outbox.put(message.data)
+                break
+            except StoreUnavailable as error:
+                log.debug("session_stream_broke", error=error.message)
+                self.outbox.wait_closed(AGAIN)
+        stream.close()
+        self.close()

@@ -1,0 +1,135 @@
+"""HTTP+SSE, the transport of 2024-11-05: ``/sse`` and ``/messages`` for all tools, ``/servers/<tool>/...`` for one.
+
+A GET opens the event stream, whose first event names the address that the client POSTs its messages to. The stream and
+the POSTs may be at different web processes.
+
+Source: 2024-11-05, "Transports", "HTTP with SSE".
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from urllib.parse import quote
+
+import structlog
+
+from common.domain.errors import GatewayError, SessionNotFound, StoreUnavailable
+from common.domain.ids import ToolId
+from common.domain.invocation import Caller
+from common.gateway import Gateway
+from common.mcp.jsonrpc import JsonRpcError, parse_message
+from common.mcp.revisions import Era
+from common.ports import IdentityResolver
+from common.sessions.connections import GONE, LEASE
+from gateway_web import guards
+from gateway_web.http import HttpAnswer, HttpRequest
+from gateway_web.identity import identify
+from gateway_web.ingress.answers import error_answer, refusal_status
+from gateway_web.ingress.changes import ListDigests
+from gateway_web.ingress.duplex import AGAIN, Duplex
+from gateway_web.ingress.events import PING, STREAM_HEADERS, event
+
+log = structlog.get_logger(__name__)
+
+
+class HttpSse:
+    """The door. One instance a process."""
+
+    def __init__(self, gateway: Gateway, resolver: IdentityResolver, digests: ListDigests) -> None:
+        self._gateway = gateway
+        self._resolver = resolver
+        self._digests = digests
+
+    def open(self, http: HttpRequest, tool: ToolId | None) -> HttpAnswer:
+        """GET: a connection, whose stream stands until the client hangs up."""
+        try:
+            caller = identify(self._resolver, http.facts())
+            guards.check_accepts_stream(http.header("accept"))
+            if tool is not None:
+                self._gateway.find(tool)
+            prefix = str(http.environ.get("SCRIPT_NAME", ""))
+            stream = SseStream(self._gateway, self._digests, caller, tool, prefix)
+        except GatewayError as error:
+            return _refused(error)
+        return HttpAnswer(body=stream.events(), headers=dict(STREAM_HEADERS), on_close=stream.close)
+
+    def post(self, http: HttpRequest, tool: ToolId | None) -> HttpAnswer:
+        """POST: one message of a connection's client. Its answer comes on the stream."""
+        try:
+            caller = identify(self._resolver, http.facts())
+            guards.check_content_type(http.header("content-type"))
+            name = http.query("session_id")
+            if not name:
+                raise SessionNotFound(GONE)
+            raw = http.body(self._gateway.settings.web.max_body_bytes)
+            parse_message(raw)
+            self._gateway.connections.post(name, caller.principal, tool, raw)
+        except JsonRpcError as error:
+            answer = error_answer(error, error.request_id, Era.LEGACY)
+            answer.status = 400
+            return answer
+        except GatewayError as error:
+            return _refused(error)
+        return HttpAnswer(status=202, body=b"Accepted", headers={"Content-Type": "text/plain"})
+
+
+class SseStream:
+    """One connection: hands what the client POSTs to its :class:`Duplex`, and writes what that has for it."""
+
+    def __init__(
+        self, gateway: Gateway, digests: ListDigests, caller: Caller, tool: ToolId | None, prefix: str
+    ) -> None:
+        """``prefix`` is what the paths of this application begin with."""
+        self._gateway = gateway
+        self._connections = gateway.connections
+        self._caller = caller
+        self._tool = tool
+        self._name = self._connections.open(caller.principal, tool)
+        place = "" if tool is None else f"/servers/{quote(tool, safe='')}"
+        self._address = f"{prefix}{place}/messages?session_id={self._name}"
+        self._duplex = Duplex(gateway, digests, caller, tool)
+        self._listener = gateway.listeners.listen(self._name)
+
+    def events(self) -> Iterator[bytes]:
+        """The address to POST to, then every message for the client."""
+        ping = min(self._gateway.settings.web.ping_interval, LEASE / 3)
+        threading.Thread(target=self._listen, args=(ping,), name="sse-inbox", daemon=True).start()
+        try:
+            yield event(self._address.encode(), kind="endpoint")
+            while not self._duplex.outbox.closed:
+                message = self._duplex.outbox.get(ping)
+                yield PING if message is None else event(message)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        self._listener.close()
+        self._duplex.close()
+        with suppress(StoreUnavailable):  # its lease ends it
+            self._connections.close(self._name)
+
+    def _listen(self, ping: float) -> None:
+        """Take what the client POSTs, until the connection ends, and keep the connection known meanwhile."""
+        outbox = self._duplex.outbox
+        while not outbox.closed:
+            try:
+                if not self._connections.keep(self._name):
+                    break  # a Redis that lost it: the client opens another one
+                while messages := self._connections.take(self._name):
+                    for message in messages:
+                        self._duplex.hear(message)
+            except StoreUnavailable as error:
+                log.debug("connection_inbox_unread", error=error.message)
+                outbox.wait_closed(AGAIN)
+            else:
+                self._listener.wait(ping)
+        self._duplex.close()
+
+
+def _refused(error: GatewayError) -> HttpAnswer:
+    answer = error_answer(error, None, Era.LEGACY)
+    answer.status = refusal_status(error)
+    return answer

@@ -1,0 +1,184 @@
+"""WebSocket at ``/ws`` (all tools) and ``/servers/<tool>/ws`` (one): one JSON-RPC message a text frame.
+
+No revision of MCP defines it; clients that speak it offer the subprotocol ``mcp``, and the rules of stdio hold
+(2025-11-25, "Custom Transports"). Who calls is settled before the upgrade, and again with each message.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import threading
+from collections.abc import Callable
+
+from flask import Blueprint, Flask, g, request
+from flask.typing import ResponseReturnValue
+from flask_sock import Sock
+from simple_websocket import ConnectionClosed, Server
+from wsproto.frame_protocol import CloseReason
+
+from common.domain.errors import GatewayError, InvalidRequest
+from common.domain.ids import ToolId
+from common.gateway import Gateway
+from common.mcp.revisions import Era
+from common.ports import IdentityResolver, RequestFacts
+from gateway_web.guards import Refused
+from gateway_web.http import Environ, HttpAnswer, HttpRequest
+from gateway_web.identity import identify
+from gateway_web.ingress.answers import error_answer, json_response, refusal_status
+from gateway_web.ingress.changes import ListDigests
+from gateway_web.ingress.duplex import Duplex
+from gateway_web.ingress.wire import Wire
+
+Respond = Callable[[HttpAnswer], ResponseReturnValue]
+
+SUBPROTOCOL = "mcp"
+VERSION = "13"
+PATHS = ("/ws", "/servers/<path:tool>/ws")
+WRITE_TIMEOUT = 30.0
+RECEIVE_BYTES = 16 * 1024
+_SOCKETS = ("gunicorn.socket", "werkzeug.socket")
+_HANDSHAKE = frozenset(
+    {
+        "HTTP_HOST",
+        "HTTP_UPGRADE",
+        "HTTP_CONNECTION",
+        "HTTP_SEC_WEBSOCKET_KEY",
+        "HTTP_SEC_WEBSOCKET_VERSION",
+        "HTTP_SEC_WEBSOCKET_PROTOCOL",
+    }
+)
+"""Headers that the handshake is shown. Without ``Sec-WebSocket-Extensions`` nothing is compressed: a compressor takes
+more memory than all the rest of a connection, and a small message may become a large one."""
+_TOKENS = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\s*,\s*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
+
+
+class WebSocketDoor:
+    """The door. One instance a process."""
+
+    def __init__(self, gateway: Gateway, resolver: IdentityResolver, digests: ListDigests) -> None:
+        self._gateway = gateway
+        self._resolver = resolver
+        self._digests = digests
+        self._web = gateway.settings.web
+
+    def add_to(self, app: Flask, respond: Respond) -> None:
+        """Route to this door; ``respond`` makes Flask's response of an answer."""
+        app.config["SOCK_SERVER_OPTIONS"] = {
+            "subprotocols": [SUBPROTOCOL],
+            "receive_bytes": RECEIVE_BYTES,
+            "ping_interval": self._web.ping_interval,
+            "max_message_size": self._web.max_body_bytes,
+        }
+        blueprint, sock = Blueprint("websocket", __name__), Sock()
+
+        @blueprint.before_request
+        def admit() -> ResponseReturnValue | None:
+            refusal = self._admit(request.environ, (request.view_args or {}).get("tool"))
+            return None if refusal is None else respond(refusal)
+
+        for number, path in enumerate(PATHS):
+            sock.route(path, bp=blueprint, endpoint=f"serve_{number}")(self._serve)
+        app.register_blueprint(blueprint)
+        for path in PATHS:
+            app.add_url_rule(path, f"GET {path}", lambda **_: respond(upgrade_required()), methods=["GET"])
+
+    # -- before the upgrade -----------------------------------------------------------------------------
+
+    def _admit(self, environ: Environ, tool: str | None) -> HttpAnswer | None:
+        """A refusal; or None, and the environment is as the upgrade needs it."""
+        try:
+            http = HttpRequest(environ)
+            facts = http.facts()
+            identify(self._resolver, facts)
+            if tool is not None:
+                self._gateway.find(ToolId(tool))
+            if (http.header("sec-websocket-version") or "").strip() != VERSION:
+                return upgrade_required()
+            _check_handshake(http)
+        except GatewayError as error:
+            answer = error_answer(error, None, Era.LEGACY)
+            answer.status = refusal_status(error)
+            return answer
+        g.facts = RequestFacts(
+            headers=dict(facts.headers), remote_address=facts.remote_address, path=facts.path
+        )
+        for name in [name for name in environ if name.startswith("HTTP_") and name not in _HANDSHAKE]:
+            del environ[name]
+        name = next(name for name in _SOCKETS if name in environ)
+        g.wire = environ[name] = Wire(environ[name], write_timeout=WRITE_TIMEOUT)
+        return None
+
+    # -- after it ---------------------------------------------------------------------------------------
+
+    def _serve(self, ws: Server, tool: str | None = None) -> None:
+        """Until either side ends the connection."""
+        wire: Wire = g.wire
+        facts: RequestFacts = g.facts
+        wire.unread = ws.input_buffer
+        caller = identify(self._resolver, facts)
+        duplex = Duplex(self._gateway, self._digests, caller, None if tool is None else ToolId(tool))
+        threading.Thread(target=_write, args=(ws, duplex), name="websocket", daemon=True).start()
+        try:
+            while (message := ws.receive()) is not None:
+                wire.taken()
+                if not isinstance(message, str):
+                    _close(ws, CloseReason.UNSUPPORTED_DATA, "messages are text")
+                    return
+                if identify(self._resolver, facts).principal != caller.principal:
+                    raise InvalidRequest("the caller is another one now")
+                duplex.hear(message.encode())
+        except ConnectionClosed:
+            pass
+        except GatewayError as error:
+            _close(ws, CloseReason.POLICY_VIOLATION, error.message)
+        finally:
+            duplex.close()
+            wire.let_go()
+
+
+def _write(ws: Server, duplex: Duplex) -> None:
+    """Write what there is for the client, until the connection ends."""
+    while not duplex.outbox.closed:
+        message = duplex.outbox.get(3600.0)
+        if message is None:
+            continue
+        try:
+            ws.send(message.decode())
+        except (ConnectionClosed, OSError):
+            break
+    _close(ws, CloseReason.NORMAL_CLOSURE, "the session has ended")
+
+
+def _close(ws: Server, reason: CloseReason, words: str) -> None:
+    """End a connection, if it stands, and wake whoever waits for its messages."""
+    try:
+        ws.close(reason, words[:100])
+    except (ConnectionClosed, OSError):
+        ws.connected = False
+    ws.event.set()
+
+
+def upgrade_required() -> HttpAnswer:
+    """The answer to a request that does not ask for a WebSocket of the one version there is (RFC 6455, 4.4)."""
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": VERSION}
+    return json_response({"error": "Upgrade Required", "status": 426}, 426, headers)
+
+
+def _check_handshake(http: HttpRequest) -> None:
+    """What the handshake itself would break at, or not ask for (RFC 6455, 4.2.1). Raises :class:`GatewayError`."""
+    key = (http.header("sec-websocket-key") or "").strip()
+    try:
+        valid = len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        valid = False
+    if not valid:
+        raise InvalidRequest("Sec-WebSocket-Key must be 16 bytes in base64", field="Sec-WebSocket-Key")
+    offered = http.header("sec-websocket-protocol")
+    if offered is None:
+        return
+    if not _TOKENS.fullmatch(offered.strip()):
+        raise InvalidRequest("Sec-WebSocket-Protocol is malformed", field="Sec-WebSocket-Protocol")
+    if SUBPROTOCOL not in (name.strip() for name in offered.split(",")):
+        raise Refused(400, f"of the offered subprotocols none is spoken here; offer {SUBPROTOCOL}")

@@ -1,0 +1,290 @@
+"""A client on one connection that carries both directions: the same by HTTP+SSE and by WebSocket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from common.domain.ids import ToolId
+from common.domain.invocation import answer
+from tests.support.fake_worker import TakenCall
+from tests.support.redis import RedisServer
+from tests.support.wait import wait_until
+from tests.web.harness import META, MODERN, SHARED, Serve, Web, serving
+from tests.web.ingress.test_input import FORM, asking, waited_answer
+from tests.web.peers import DOORS, Talk, listening
+
+CALL = {"name": "echo__add", "arguments": {"a": 1}}
+Connect = Callable[..., Talk]
+
+
+@pytest.fixture(scope="module")
+def shared_web(redis_server: RedisServer) -> Iterator[Web]:
+    """On its own port."""
+    with serving(redis_server, SHARED, way="flask", web={"ping_interval": 0.2}) as web:
+        yield web
+
+
+@pytest.fixture(scope="module")
+def place(shared_web: Web) -> Iterator[str]:
+    """Where it listens."""
+    with listening(shared_web) as found:
+        yield found
+
+
+@pytest.fixture(params=DOORS)
+def connect(request: pytest.FixtureRequest, place: str, web: Web) -> Iterator[Connect]:
+    """Connects a client by one of the doors; all are hung up at the end, and nothing of them stays."""
+    with ExitStack() as stack:
+
+        def begin(**options: Any) -> Talk:
+            peer = DOORS[request.param](place, **options)
+            stack.callback(peer.close)
+            return Talk(peer)
+
+        yield begin
+    wait_until(lambda: len(web.gateway.listeners) == 0, description="every connection has been let go of")
+
+
+def test_a_legacy_client_opens_a_session_and_calls(connect: Connect) -> None:
+    """The revision that it asked for, lists, calls, pings."""
+    talk = connect()
+    assert talk.initialize()["serverInfo"]["name"] == "canalgate"
+    assert talk.answer("ping", None, 2) == {"jsonrpc": "2.0", "id": 2, "result": {}}
+    listed = talk.answer("tools/list", None, "three")
+    assert listed["id"] == "three"
+    assert "echo__add" in [tool["name"] for tool in listed["result"]["tools"]]
+    called = talk.answer("tools/call", CALL, 4)
+    assert called["result"]["structuredContent"]["params"]["arguments"] == {"a": 1}
+
+
+def test_an_endpoint_of_one_tool_has_its_own_names(connect: Connect) -> None:
+    """As ``/servers/<tool>/mcp``."""
+    talk = connect(tool="echo")
+    assert talk.initialize()["serverInfo"]["name"] == "Echo"
+    assert [tool["name"] for tool in talk.answer("tools/list")["result"]["tools"]] == ["add", "sub__tract"]
+
+
+def test_answers_come_as_they_are_ready(connect: Connect, web: Web) -> None:
+    """One call does not hold up the next; what a call says before its end comes before it."""
+    waiting: list[TakenCall] = []
+    web.worker.behaviour = waiting.append
+    talk = connect()
+    talk.initialize()
+    talk.ask("tools/call", CALL, 1)
+    talk.ask("tools/call", CALL, 2)
+    wait_until(lambda: len(waiting) == 2, description="both calls run")
+    first, second = sorted(waiting, key=lambda call: str(call.invocation.request_id))
+    second.notify("notifications/progress", progressToken="p", progress=1)
+    second.finish(answer({"content": ["second"]}))
+    assert talk.next()["params"] == {"progressToken": "p", "progress": 1}
+    assert talk.next() == {"jsonrpc": "2.0", "id": 2, "result": {"content": ["second"]}}
+    first.finish(answer({"content": ["first"]}))
+    assert talk.next()["id"] == 1
+
+
+def test_a_client_is_asked_and_answers(connect: Connect, web: Web) -> None:
+    """On the same connection."""
+    web.worker.behaviour = asking
+    talk = connect()
+    talk.initialize()
+    talk.ask("tools/call", CALL, 1)
+    assert talk.next() == {"jsonrpc": "2.0", "id": "q1", "method": "elicitation/create", "params": FORM}
+    call = web.worker.next_call()
+    talk.send({"jsonrpc": "2.0", "id": "q1", "result": {"action": "accept"}})
+    assert waited_answer(call, "q1")["response"] == {"result": {"action": "accept"}}
+    call.finish(answer({"content": []}))
+    assert talk.next()["result"] == {"content": []}
+
+
+@pytest.mark.parametrize("modern", [False, True])
+def test_a_cancelled_request_is_not_answered(connect: Connect, web: Web, modern: bool) -> None:
+    """And its worker is told."""
+    taken: list[TakenCall] = []
+    web.worker.behaviour = taken.append
+    talk = connect()
+    if modern:
+        talk.ask_modern("tools/call", CALL, 7)
+    else:
+        talk.initialize()
+        talk.ask("tools/call", CALL, 7)
+    wait_until(lambda: taken, description="the call runs")
+    talk.tell("notifications/cancelled", {"requestId": 7, "reason": "no need"})
+    wait_until(lambda: taken[0].invocation.id in web.worker.cancelled, description="the worker is told")
+    talk.ask_modern("server/discover", None, 8)
+    assert talk.next()["id"] == 8
+
+
+@pytest.mark.parametrize("modern", [False, True])
+def test_a_client_that_hangs_up_cancels_its_calls(connect: Connect, web: Web, modern: bool) -> None:
+    """In the legacy era too: its session was the connection's."""
+    taken: list[TakenCall] = []
+    web.worker.behaviour = taken.append
+    talk = connect()
+    if modern:
+        talk.ask_modern("tools/call", CALL)
+    else:
+        talk.initialize()
+        talk.ask("tools/call", CALL)
+    wait_until(lambda: taken, description="the call runs")
+    session = taken[0].invocation.mcp_session
+    talk.peer.close()
+    wait_until(lambda: taken[0].invocation.id in web.worker.cancelled, description="the worker is told")
+    if session is not None:
+        key = web.gateway.keys.mcp_session(session)
+        wait_until(lambda: not web.gateway.client.exists(key), description="the session has ended")
+
+
+def test_a_modern_client_needs_no_session(connect: Connect) -> None:
+    """Each request describes itself; both eras may share a connection."""
+    talk = connect()
+    talk.ask_modern("server/discover", None, "d")
+    assert talk.next()["result"]["supportedVersions"] == [MODERN]
+    talk.ask_modern("tools/call", CALL, 2)
+    assert talk.next()["result"]["structuredContent"]["method"] == "tools/call"
+    talk.initialize()
+    assert talk.answer("ping")["result"] == {}
+
+
+def test_a_modern_call_that_needs_input_says_so(connect: Connect, web: Web) -> None:
+    """As over HTTP."""
+    web.worker.behaviour = asking
+    talk = connect()
+    talk.ask_modern("tools/call", CALL, 1)
+    result = talk.next()["result"]
+    assert result["resultType"] == "input_required"
+    call = web.worker.next_call()
+
+    def finish() -> None:
+        assert waited_answer(call, "q1")["response"] == {"result": {"action": "accept"}}
+        call.reply_to = waited_answer(call, call.invocation.id)["reply"]
+        call.finish(answer({"content": ["done"]}))
+
+    with web.aside(finish):
+        responses = {"q1": {"action": "accept"}}
+        params = {**CALL, "requestState": result["requestState"], "inputResponses": responses}
+        talk.ask_modern("tools/call", params, 2)
+        assert talk.next()["result"]["content"] == ["done"]
+
+
+def test_a_session_is_told_on_its_connection(connect: Connect, web: Web) -> None:
+    """What would go on its standing stream by Streamable HTTP: here that a list changed."""
+    taken: list[TakenCall] = []
+
+    def behaviour(call: TakenCall) -> None:
+        taken.append(call)
+        call.finish(answer({}))
+
+    web.worker.behaviour = behaviour
+    talk = connect()
+    talk.initialize()
+    assert talk.answer("tools/call", CALL)["result"] == {}
+    session = taken[0].invocation.mcp_session
+    assert session is not None
+    wait_until(lambda: web.gateway.session_streams.lists_told(session) is not None, description="it listens")
+    told = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+    web.gateway.session_streams.append(session, told)
+    assert talk.next() == told
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_subscription_stands_until_it_is_cancelled(door: str, serve: Serve) -> None:
+    """``subscriptions/listen`` is one of several requests on its connection."""
+    web = serve(web={"ping_interval": 0.2})
+    with listening(web) as place:
+        talk = Talk(DOORS[door](place))
+        talk.ask_modern("subscriptions/listen", {"notifications": {"toolsListChanged": True}}, "sub")
+        acknowledged = talk.next()
+        assert acknowledged["method"] == "notifications/subscriptions/acknowledged"
+        assert acknowledged["params"]["_meta"] == {META + "subscriptionId": "sub"}
+        web.gateway.registry.remove(ToolId("slow"))
+        changed = talk.next()
+        assert changed["method"] == "notifications/tools/list_changed"
+        assert changed["params"]["_meta"] == {META + "subscriptionId": "sub"}
+        listeners = len(web.gateway.listeners)
+        talk.tell("notifications/cancelled", {"requestId": "sub"})
+        wait_until(lambda: len(web.gateway.listeners) == listeners - 1, description="nobody listens for it")
+        version = web.gateway.catalogue.version
+        web.gateway.registry.remove(ToolId("echo"))
+        wait_until(lambda: web.gateway.catalogue.version > version, description="the list is another one")
+        talk.ask_modern("server/discover", None, 2)
+        assert (found := talk.next()).get("id") == 2, found
+        talk.peer.close()
+        wait_until(lambda: len(web.gateway.listeners) == 0, description="the connection is let go of")
+
+
+def test_requests_before_initialize_are_refused(connect: Connect) -> None:
+    """But for a ping. The connection stands."""
+    talk = connect()
+    assert talk.answer("ping")["result"] == {}
+    refused = talk.answer("tools/list")
+    assert (refused["id"], refused["error"]["code"]) == (1, -32600)
+    assert "initialize" in refused["error"]["message"]
+    talk.initialize()
+    again = talk.answer("initialize", {"protocolVersion": "2025-11-25"}, 2)
+    assert again["error"]["code"] == -32600
+
+
+def test_an_id_that_is_under_way_is_refused(connect: Connect, web: Web) -> None:
+    """Nobody could tell the two answers apart."""
+    taken: list[TakenCall] = []
+    web.worker.behaviour = taken.append
+    talk = connect()
+    talk.initialize()
+    talk.ask("tools/call", CALL, 5)
+    wait_until(lambda: taken, description="the call runs")
+    assert talk.answer("tools/call", CALL, 5)["error"]["code"] == -32600
+    taken[0].finish(answer({"content": []}))
+    assert talk.next()["result"] == {"content": []}
+
+
+def test_too_many_requests_are_refused(connect: Connect, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the time after which to try again."""
+    monkeypatch.setattr("gateway_web.ingress.duplex.MOST_REQUESTS", 1)
+    taken: list[TakenCall] = []
+    web.worker.behaviour = taken.append
+    talk = connect()
+    talk.initialize()
+    talk.ask("tools/call", CALL, 1)
+    wait_until(lambda: taken, description="the call runs")
+    refused = talk.answer("tools/call", CALL, 2)
+    assert (refused["id"], refused["error"]["data"]["code"]) == (2, "RATE_LIMITED")
+    assert refused["error"]["data"]["retry_after"] == 1
+    taken[0].finish(answer({}))
+    assert talk.next()["id"] == 1
+
+
+def test_an_ended_session_ends_the_connection(connect: Connect, web: Web) -> None:
+    """Its client would wait for ever otherwise."""
+    taken: list[TakenCall] = []
+
+    def behaviour(call: TakenCall) -> None:
+        taken.append(call)
+        call.finish(answer({}))
+
+    web.worker.behaviour = behaviour
+    talk = connect()
+    talk.initialize()
+    talk.answer("tools/call", CALL)
+    session = taken[0].invocation.mcp_session
+    assert session is not None
+    web.gateway.client.delete(web.gateway.keys.mcp_session(session))
+    assert talk.peer.ended()
+
+
+def test_what_breaks_inside_is_an_answer(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection stands, and nothing of our inside is told."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    talk = connect()
+    talk.initialize()
+    monkeypatch.setattr("gateway_web.ingress.duplex.dispatch", broken)
+    refused = talk.answer("tools/list", None, 9)
+    assert refused == {"jsonrpc": "2.0", "id": 9, "error": {"code": -32603, "message": "Internal error"}}
+    monkeypatch.undo()
+    assert talk.answer("ping", None, 10)["result"] == {}
