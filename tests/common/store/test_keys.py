@@ -48,6 +48,8 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "session_holder": (McpSessionId("a:b/c"),),
     "session_lists": (McpSessionId("a:b/c"),),
     "client_answer": ("a:b/c",),
+    "connection": ("a:b/c",),
+    "connection_inbox": ("a:b/c",),
     "answer_channel": (NodeId("celery@host:1:2"),),
 }
 SOURCES = [
