@@ -86,7 +86,8 @@ def test_a_bad_way(scene: Scene, cluster: Cluster, chance: Random, rounds: int) 
     for delay, calls in ((0.05, 15), (0.25, 5), (1.0, 2)):
         with delayed(cluster, delay):
             added = median(scene, calls) - calm
-        assert added <= ROUND_TRIPS * delay + 0.05, f"{delay} s each way cost a call {added:.2f} s"
+        # Not another whole trip; what else the way carries meanwhile may hold one up for a part of its time.
+        assert added <= (ROUND_TRIPS + 0.75) * delay + 0.05, f"{delay} s each way cost a call {added:.2f} s"
     scene.load.run(everyday(), rate=15)
     with uneven(cluster, chance, 0.3):
         scene.answered_more(40, timeout=60)
