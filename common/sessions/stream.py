@@ -121,13 +121,16 @@ class SessionStreams:
 class Listener:
     """One who waits in this process for something to be said."""
 
-    def __init__(self, forget: Callable[[Listener], None]) -> None:
+    def __init__(self, forget: Callable[[Listener], None], heard: Callable[[], None] | None) -> None:
         self._called = threading.Event()
         self._forget = forget
+        self._heard = heard
 
     def call(self) -> None:
         """Something was said, perhaps."""
         self._called.set()
+        if self._heard is not None:
+            self._heard()
 
     def wait(self, seconds: float) -> bool:
         """Wait until called; False after ``seconds``."""
@@ -151,8 +154,8 @@ class Listeners:
     def __len__(self) -> int:
         return sum(map(len, self._by_session.values()))
 
-    def listen(self, session: str) -> Listener:
-        """Wait for a session (or for whatever has this name)."""
+    def listen(self, session: str, heard: Callable[[], None] | None = None) -> Listener:
+        """Wait for a session (or for whatever has this name); ``heard`` is for whoever waits for more than that."""
 
         def forget(listener: Listener) -> None:
             with self._lock:
@@ -161,7 +164,7 @@ class Listeners:
                 if not found:
                     self._by_session.pop(session, None)
 
-        listener = Listener(forget)
+        listener = Listener(forget, heard)
         with self._lock:
             self._by_session.setdefault(session, set()).add(listener)
         return listener

@@ -9,6 +9,7 @@ Source: 2024-11-05, "Transports", "HTTP with SSE"; 2025-11-25 and 2026-07-28, "C
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -61,8 +62,35 @@ class _Running:
     cancelled: bool = False
 
 
+class Standing:
+    """What a connection's session is told outside its requests, and how far that was handed out."""
+
+    def __init__(self, stream: SessionStream) -> None:
+        self._stream = stream
+        self._place: str | None = None
+        self.failed = False
+        """Whether Redis was away when it was asked last."""
+
+    def look(self) -> list[bytes] | None:
+        """What is new; None if the session has ended. Degrades: without Redis nothing is, for now."""
+        try:
+            place = self._stream.take_over(None) if self._place is None else self._place
+            found = self._stream.look(place)
+        except StoreUnavailable as error:
+            log.debug("session_stream_broke", error=error.message)
+            self.failed = True
+            return []
+        self.failed = False
+        self._place = found[-1].id if found else place
+        return None if found is None else [message.data for message in found]
+
+    def close(self) -> None:
+        """Nobody looks any more."""
+        self._stream.close()
+
+
 class Duplex:
-    """One connection. Its door hands in what comes (:meth:`hear`) and writes what :attr:`outbox` gives."""
+    """One connection. Its door hands in what comes (:meth:`hear`) and writes what goes (:meth:`messages`)."""
 
     def __init__(self, gateway: Gateway, digests: ListDigests, caller: Caller, tool: ToolId | None) -> None:
         self.outbox = Outbox()
@@ -71,6 +99,7 @@ class Duplex:
         self._caller = caller
         self._tool = tool
         self._session: McpSession | None = None
+        self._standing: Standing | None = None
         self._running: dict[str | int, _Running] = {}
 
     def hear(self, raw: bytes) -> None:
@@ -94,6 +123,8 @@ class Duplex:
     def close(self) -> None:
         """The client has gone: what it asked for is let go of, and its session ends."""
         self.outbox.close()
+        if self._standing is not None:
+            self._standing.close()
         for running in list(self._running.values()):
             self._cancel(running)
         session, self._session = self._session, None
@@ -120,10 +151,13 @@ class Duplex:
         if isinstance(answer, Call):
             self._run(request.id, self._answering(answer, mcp))
         elif mcp.era is Era.LEGACY and request.method == "initialize":
-            session = open_session(self._gateway, mcp, answer)
-            self._session = session
+            self._session = open_session(self._gateway, mcp, answer)
             self._send(result_response(request.id, answer))
-            self._start(self._tell, session)
+            stream = SessionStream(self._gateway, self._digests, self._session, self.outbox.nudge)
+            self._standing = Standing(stream)
+            self.outbox.nudge()
+            if self.outbox.closed:
+                self.close()  # the client went meanwhile
         else:
             self._send(result_response(request.id, answer))
 
@@ -180,6 +214,28 @@ class Duplex:
 
     # -- what goes --------------------------------------------------------------------------------------
 
+    def messages(self, silence: float) -> Iterator[bytes | None]:
+        """What goes to the client, until the connection ends; None when there was nothing for ``silence`` seconds."""
+        while not self.outbox.closed:
+            looked = time.monotonic()
+            message = self.outbox.get(AGAIN if self._standing and self._standing.failed else silence)
+            if message is not None:
+                yield message
+                continue
+            yield from self._told()
+            if time.monotonic() - looked >= silence:
+                yield None
+
+    def _told(self) -> Iterator[bytes]:
+        """What the session is told outside its requests. When it has ended, so has the connection."""
+        if self._standing is None:
+            return
+        found = self._standing.look()
+        if found is None:
+            self.close()
+            return
+        yield from found
+
     def _send(self, message: dict[str, Any]) -> bool:
         return self.outbox.put(dumps(message))
 
@@ -211,23 +267,3 @@ class Duplex:
         finally:
             del self._running[request_id]
             running.let_go()
-
-    def _tell(self, session: McpSession) -> None:
-        """Send what the session is told outside its requests. When it has ended, so has the connection."""
-        stream = SessionStream(self._gateway, self._digests, session)
-        place: str | None = None
-        while not self.outbox.closed:
-            try:
-                place = stream.take_over(None) if place is None else place
-                for message in stream.messages(place):
-                    if self.outbox.closed:
-                        break
-                    if message is not None:
-                        place = message.id
-                        self.outbox.put(message.data)
-                break
-            except StoreUnavailable as error:
-                log.debug("session_stream_broke", error=error.message)
-                self.outbox.wait_closed(AGAIN)
-        stream.close()
-        self.close()

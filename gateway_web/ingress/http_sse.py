@@ -98,8 +98,7 @@ class SseStream:
         threading.Thread(target=self._listen, args=(ping,), name="sse-inbox", daemon=True).start()
         try:
             yield event(self._address.encode(), kind="endpoint")
-            while not self._duplex.outbox.closed:
-                message = self._duplex.outbox.get(ping)
+            for message in self._duplex.messages(ping):
                 yield PING if message is None else event(message)
         finally:
             self.close()

@@ -22,6 +22,7 @@ class Outbox:
         self._bytes = 0
         self._messages: deque[bytes] = deque()
         self._changed = threading.Condition()
+        self._nudged = False
         self._closed = False
 
     @property
@@ -42,15 +43,22 @@ class Outbox:
             return True
 
     def get(self, seconds: float) -> bytes | None:
-        """The next message; None if there was none within that time, or :attr:`closed`."""
+        """The next message; None if there was none within that time, after a :meth:`nudge`, or if :attr:`closed`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._messages or self._closed, seconds)
-            if self._closed or not self._messages:
+            self._changed.wait_for(lambda: self._messages or self._nudged or self._closed, seconds)
+            nudged, self._nudged = self._nudged, False
+            if nudged or self._closed or not self._messages:
                 return None
             message = self._messages.popleft()
             self._bytes -= len(message)
             self._changed.notify_all()
             return message
+
+    def nudge(self) -> None:
+        """Have whoever writes look at what else there is to write."""
+        with self._changed:
+            self._nudged = True
+            self._changed.notify_all()
 
     def wait_closed(self, seconds: float) -> bool:
         """Wait until nothing is written any more; False after ``seconds``."""

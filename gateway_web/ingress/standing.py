@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -54,14 +54,21 @@ def session_stream(
 class SessionStream:
     """Hands out what a session is told."""
 
-    def __init__(self, gateway: Gateway, digests: ListDigests, session: McpSession) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        digests: ListDigests,
+        session: McpSession,
+        heard: Callable[[], None] | None = None,
+    ) -> None:
+        """``heard`` is called when there may be something, for whoever does not wait here (:meth:`look`)."""
         self._gateway = gateway
         self._streams = gateway.session_streams
         self._digests = digests
         self._session = session
         self._holder = secrets.token_hex(8)
         self._ping = gateway.settings.web.ping_interval
-        self._listener: Listener = gateway.listeners.listen(session.id)
+        self._listener: Listener = gateway.listeners.listen(session.id, heard)
 
     def close(self) -> None:
         """Nobody reads any more."""
@@ -96,14 +103,26 @@ class SessionStream:
 
         Raises :class:`StoreUnavailable`.
         """
-        session = self._session.id
-        while self._streams.holds(session, self._holder):
-            self._note_changes()
-            for message in self._streams.read(session, place):
+        while (found := self.look(place)) is not None:
+            for message in found:
                 place = message.id
-                yield message._replace(data=as_seen(self._gateway, self._session.tool, message))
+                yield message
             if not self._listener.wait(self._ping):
                 yield None
+
+    def look(self, place: str) -> list[Message] | None:
+        """What the session was told behind ``place``; None if it has ended, or another one hands its stream out.
+
+        Raises :class:`StoreUnavailable`.
+        """
+        session = self._session.id
+        if not self._streams.holds(session, self._holder):
+            return None
+        self._note_changes()
+        return [
+            message._replace(data=as_seen(self._gateway, self._session.tool, message))
+            for message in self._streams.read(session, place)
+        ]
 
     def _note_changes(self) -> None:
         """Tell the session of lists that are others than it knows; what is told is kept, so nothing is missed."""

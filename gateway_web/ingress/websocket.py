@@ -17,6 +17,7 @@ from flask.typing import ResponseReturnValue
 from flask_sock import Sock
 from simple_websocket import ConnectionClosed, Server
 from wsproto.frame_protocol import CloseReason
+from wsproto.utilities import LocalProtocolError
 
 from common.domain.errors import GatewayError, InvalidRequest
 from common.domain.ids import ToolId
@@ -119,7 +120,9 @@ class WebSocketDoor:
         wire.unread = ws.input_buffer
         caller = identify(self._resolver, facts)
         duplex = Duplex(self._gateway, self._digests, caller, None if tool is None else ToolId(tool))
-        threading.Thread(target=_write, args=(ws, duplex), name="websocket", daemon=True).start()
+        threading.Thread(
+            target=_write, args=(ws, duplex, self._web.ping_interval), name="websocket", daemon=True
+        ).start()
         try:
             while (message := ws.receive()) is not None:
                 wire.taken()
@@ -138,15 +141,14 @@ class WebSocketDoor:
             wire.let_go()
 
 
-def _write(ws: Server, duplex: Duplex) -> None:
+def _write(ws: Server, duplex: Duplex, silence: float) -> None:
     """Write what there is for the client, until the connection ends."""
-    while not duplex.outbox.closed:
-        message = duplex.outbox.get(3600.0)
+    for message in duplex.messages(silence):
         if message is None:
-            continue
+            continue  # the library pings
         try:
             ws.send(message.decode())
-        except (ConnectionClosed, OSError):
+        except (ConnectionClosed, LocalProtocolError, OSError):
             break
     _close(ws, CloseReason.NORMAL_CLOSURE, "the session has ended")
 
@@ -155,7 +157,7 @@ def _close(ws: Server, reason: CloseReason, words: str) -> None:
     """End a connection, if it stands, and wake whoever waits for its messages."""
     try:
         ws.close(reason, words[:100])
-    except (ConnectionClosed, OSError):
+    except (ConnectionClosed, LocalProtocolError, OSError):
         ws.connected = False
     ws.event.set()
 

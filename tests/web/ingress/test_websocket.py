@@ -232,9 +232,10 @@ def frame(message: object) -> bytes:
     return b"\x81\xfe" + len(data).to_bytes(2, "big") + b"\0\0\0\0" + data
 
 
-def test_a_client_that_floods_has_to_wait(web: Web, place: str) -> None:
+def test_a_client_that_floods_has_to_wait(serve: Serve) -> None:
     """Each message is answered, in order; nothing is lost."""
-    with open_socket(place) as sock:
+    web = serve()
+    with listening(web) as place, open_socket(place) as sock:
         sock.sendall(b"".join(frame(request("ping", None, number)) for number in range(2000)))
         received, wanted = b"", b'"id":1999'
         while wanted not in received:
