@@ -7,8 +7,9 @@ from collections.abc import Callable
 import structlog
 from flask import Flask, request
 from flask import Response as FlaskResponse
+from flask.globals import request_ctx
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from common.domain.errors import GatewayError
 from common.domain.ids import ToolId
@@ -16,7 +17,7 @@ from common.gateway import Gateway
 from common.mcp.jsonrpc import INTERNAL_ERROR, JsonRpcError
 from common.mcp.revisions import Era
 from gateway_web.guards import HostGuard
-from gateway_web.http import Environ, HttpAnswer, HttpRequest
+from gateway_web.http import WEB_SETTINGS, Environ, HttpAnswer, HttpRequest
 from gateway_web.identity import load_resolver
 from gateway_web.ingress.answers import error_answer, json_response
 from gateway_web.ingress.changes import ListDigests
@@ -37,6 +38,7 @@ class Response(FlaskResponse):
 def create_app(gateway: Gateway) -> Flask:
     """The application for a gateway. Raises :class:`ConfigurationError` for an identity that cannot be loaded."""
     app = Flask("canalgate", static_folder=None)
+    app.config[WEB_SETTINGS] = gateway.settings.web
     app.url_map.merge_slashes = False
     hosts = HostGuard(gateway.settings.web)
     resolver, digests = load_resolver(gateway.settings.identity), ListDigests(gateway)
@@ -93,9 +95,18 @@ def broken(error: Exception, path: str) -> HttpAnswer:
 
 def _view(handler: Handler) -> Callable[..., ResponseReturnValue]:
     def view(tool: str | None = None) -> ResponseReturnValue:
+        if request.method == "HEAD":
+            # Flask takes it for a GET whose body is left out: a stream that says nothing and never ends.
+            raise MethodNotAllowed(sorted(_methods() - {"HEAD"}))
         return _response(handler(HttpRequest(request.environ), None if tool is None else ToolId(tool)))
 
     return view
+
+
+def _methods() -> set[str]:
+    """What the path of the request is served with."""
+    adapter = request_ctx.url_adapter
+    return set() if adapter is None else set(adapter.allowed_methods())
 
 
 def _response(answer: HttpAnswer) -> Response:

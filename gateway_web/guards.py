@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import IO, Any
 
+from gunicorn.http.errors import ParseException
+
 from common.domain.errors import Forbidden, GatewayError, InvalidRequest
 from common.settings import WebSettings
 
@@ -85,8 +87,14 @@ def _accepted(wanted: str, value: str | None) -> bool:
     return not kinds.isdisjoint({"*/*", wanted, f"{wanted.partition('/')[0]}/*"})
 
 
+def check_transfer(coding: str | None) -> None:
+    """A body comes as it is, or in chunks: no other coding is taken off here. Raises :class:`Refused`."""
+    if coding is not None and coding.strip().lower() != "chunked":
+        raise Refused(400, "Transfer-Encoding must be chunked, or absent")
+
+
 def read_body(stream: IO[bytes], length: str | None, limit: int) -> bytes:
-    """The body, bounded by ``limit`` bytes also where no length was announced. Raises :class:`Refused`."""
+    """The body: all that was announced, and at most ``limit`` bytes also where nothing was. Raises :class:`Refused`."""
     if length and not (length.isascii() and length.isdigit()):
         raise InvalidRequest("Content-Length is not a number", field="Content-Length")
     # Twenty digits are beyond any limit; thousands of them are no number to Python.
@@ -99,8 +107,13 @@ def read_body(stream: IO[bytes], length: str | None, limit: int) -> bytes:
         while left > 0 and (piece := stream.read(left)):
             pieces.append(piece)
             left -= len(piece)
-    except OSError as error:  # gunicorn's word for a malformed chunk, or for a client that went
+    except TimeoutError as error:
+        raise Refused(408, "the body did not come in time (web.read_timeout)") from error
+    except (OSError, ParseException) as error:  # a client that went, a malformed chunk
         raise Refused(400, "the body cannot be read") from error
     if left <= 0:
         raise Refused(413, f"the body is larger than {limit} bytes (web.max_body_bytes)")
-    return b"".join(pieces)
+    body = b"".join(pieces)
+    if length and len(body) < int(length):
+        raise Refused(400, "the body ended before its Content-Length")
+    return body

@@ -16,13 +16,15 @@ from urllib.parse import parse_qs
 from werkzeug.wsgi import ClosingIterator, get_input_stream
 
 from common.ports import RequestFacts
-from gateway_web.guards import read_body
+from gateway_web.guards import check_transfer, read_body
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
 
 Environ = dict[str, Any]
 
+WEB_SETTINGS = "CANALGATE_WEB"
+"""The entry of the application's ``config`` that holds the settings for whoever serves it."""
 _PREFIX = "HTTP_"
 _BARE = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
@@ -83,7 +85,8 @@ class HttpRequest:
         return found[0] if len(found) == 1 else None
 
     def body(self, limit: int) -> bytes:
-        """The body. Raises what :func:`gateway_web.guards.read_body` raises."""
+        """The body. Raises what the guards of bodies raise."""
+        check_transfer(self.header("transfer-encoding"))
         return read_body(get_input_stream(self.environ), self.header("content-length"), limit)
 
     def facts(self) -> RequestFacts:

@@ -35,6 +35,30 @@ _BOM: Final = b"\xef\xbb\xbf"
 _REQUEST_MEMBERS: Final = frozenset({"jsonrpc", "id", "method", "params"})
 _RESPONSE_MEMBERS: Final = frozenset({"jsonrpc", "id", "result"})
 _ERROR_MEMBERS: Final = frozenset({"jsonrpc", "id", "error"})
+_PARAMS: Final = frozenset(
+    {
+        "_meta",
+        "argument",
+        "arguments",
+        "capabilities",
+        "clientInfo",
+        "context",
+        "cursor",
+        "inputResponses",
+        "level",
+        "name",
+        "notifications",
+        "protocolVersion",
+        "reason",
+        "ref",
+        "requestId",
+        "requestState",
+        "task",
+        "uri",
+    }
+)
+_REFERENCE_MEMBERS: Final = frozenset({"name", "type", "uri"})
+_FOLDED: Final = {name.casefold(): name for name in _PARAMS | _REFERENCE_MEMBERS}
 _LONG_DIGITS: Final = re.compile(rb"[0-9]{19}")
 _NUMBER: Final = re.compile(rb"-?[0-9][0-9.eE+-]*")
 _NON_FINITE: Final = re.compile(r"NaN|Infinity")
@@ -201,6 +225,9 @@ def _call(body: dict[str, Any], message_id: Any) -> Request | Notification:
     if type(method) is not str:
         raise JsonRpcError(INVALID_REQUEST, "Invalid request: method must be a string")
     params = _object(body, "params") if "params" in body else {}
+    _refuse_look_alikes(params, _PARAMS)
+    if type(reference := params.get("ref")) is dict:
+        _refuse_look_alikes(reference, _REFERENCE_MEMBERS)
     return Request(message_id, method, params) if "id" in body else Notification(method, params)
 
 
@@ -208,6 +235,17 @@ def _refuse_unknown(body: dict[str, Any], known: frozenset[str]) -> None:
     if not body.keys() <= known:
         names = ", ".join(sorted(_shown(name) for name in body.keys() - known)[:5])
         raise JsonRpcError(INVALID_REQUEST, f"Invalid request: unexpected member {names}")
+
+
+def _refuse_look_alikes(params: dict[str, Any], known: frozenset[str]) -> None:
+    """Refuse other spellings of what the protocol names, as far as readers fold them.
+
+    Go's `encoding/json` takes `Name`, `NAME` and, with a long s, `argument\\u017f` for a member that it knows, and the
+    last one wins: a backend that reads so would do something else than we authorised (CVE-2026-27896).
+    """
+    for name in params:
+        if name not in known and (plain := _FOLDED.get(name.casefold())) in known:
+            raise JsonRpcError(INVALID_REQUEST, f"Invalid request: {_shown(name)} may be read as {plain}")
 
 
 def _object(body: dict[str, Any], member: str) -> dict[str, Any]:

@@ -128,6 +128,16 @@ def test_the_paths_above_are_all_there_are(web: Web) -> None:
     assert rules == set(PATHS) - {"/nowhere", "/"}
 
 
+@pytest.mark.parametrize("path", ["/mcp", "/servers/echo/mcp", "/sse"])
+def test_a_head_request_opens_no_stream(web: Web, path: str) -> None:
+    """Found by fuzzing: it was a GET without a body, so it took the session's stream over and never ended."""
+    session = web.initialize()
+    response = web.http.head(path, headers={"Mcp-Session-Id": session, "Accept": "text/event-stream"})
+    assert response.status_code == 405
+    assert "GET" in response.headers["Allow"]
+    assert "HEAD" not in response.headers["Allow"]
+
+
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PUT", "OPTIONS", "HEAD"])
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import io
 from typing import Any
 
 import pytest
+from gunicorn.http.errors import ChunkMissingTerminator, InvalidChunkSize
 
 from common.domain.errors import Forbidden, GatewayError, InvalidRequest
 from common.settings import WebSettings
-from gateway_web.guards import HostGuard, Refused, check_accept, check_content_type, read_body
+from gateway_web.guards import HostGuard, Refused, check_accept, check_content_type, check_transfer, read_body
 
 OK = 200
 
@@ -231,7 +232,7 @@ class Endless(io.RawIOBase):
         return b"x" * size
 
 
-@pytest.mark.parametrize("length", [None, "", "0", "10", "100"])
+@pytest.mark.parametrize("length", [None, "", "0", "10"])
 def test_a_body_within_the_bound_is_read(length: str | None) -> None:
     """The announced length is for refusing early; what counts is what comes."""
     assert read_body(io.BytesIO(b"0123456789"), length, 100) == b"0123456789"
@@ -287,3 +288,52 @@ def test_a_length_that_is_no_number_is_refused(length: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_body(io.BytesIO(b""), length, 100)
     assert caught.value.data == {"field": "Content-Length"}
+
+
+@pytest.mark.parametrize("length", ["11", "100"])
+def test_a_body_that_ends_early_is_refused(length: str) -> None:
+    """Found by fuzzing: what came before the connection was closed was taken for the whole, and called."""
+    with pytest.raises(Refused, match="ended before") as caught:
+        read_body(io.BytesIO(b"0123456789"), length, 100)
+    assert caught.value.status == 400
+
+
+class Broken(io.RawIOBase):
+    """A body that cannot be read on."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InvalidChunkSize(b"0x1f"), 400),
+        (ChunkMissingTerminator(b":"), 400),
+        (ConnectionResetError("gone"), 400),
+        (TimeoutError("slow"), 408),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_body_that_cannot_be_read_is_refused(error: Exception, status: int) -> None:
+    """Found by fuzzing: a malformed chunk was answered with 500, and a traceback in the log."""
+    with pytest.raises(Refused) as caught:
+        read_body(Broken(error), None, 100)
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize("coding", [None, "chunked", " Chunked\t"])
+def test_a_body_may_come_in_chunks(coding: str | None) -> None:
+    """Nothing is said against it."""
+    check_transfer(coding)
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "chunked,chunked", "gzip", "identity", ""])
+def test_no_other_transfer_coding_is_taken(coding: str) -> None:
+    """Found by fuzzing: ``gzip, chunked`` was read as if it were not compressed, which whoever is in front may do."""
+    with pytest.raises(Refused) as caught:
+        check_transfer(coding)
+    assert caught.value.status == 400

@@ -107,6 +107,52 @@ def test_what_is_not_one_message_is_refused_under_its_id(
     assert why in caught.value.message
 
 
+LOOK_ALIKES = [
+    "Name",
+    "NAME",
+    "Arguments",
+    "argument\u017f",
+    "URI",
+    "Ref",
+    "_Meta",
+    "requeststate",
+    "inputresponses",
+    "tas\u212a",
+]
+
+
+@pytest.mark.parametrize("name", LOOK_ALIKES)
+def test_what_a_folding_reader_takes_for_another_member_is_refused(name: str) -> None:
+    """Found by fuzzing: ``{"name": "safe", "Name": "evil"}`` went on to the backend, where Go would call ``evil``."""
+    params = {"name": "safe", "uri": "x:y", name: "evil"}
+    with pytest.raises(JsonRpcError) as caught:
+        parse_message(dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}))
+    assert (caught.value.code, caught.value.request_id) == (INVALID_REQUEST, 1)
+    assert ascii(name) in caught.value.message
+
+
+@pytest.mark.parametrize("member", ["Name", "TYPE", "uRi"])
+def test_so_is_one_in_a_reference(member: str) -> None:
+    """``params.ref`` names what is completed."""
+    params = {"ref": {"type": "ref/prompt", "name": "safe", member: "evil"}}
+    with pytest.raises(JsonRpcError, match=member):
+        parse_message(dumps({"jsonrpc": "2.0", "id": 1, "method": "completion/complete", "params": params}))
+
+
+def test_what_is_called_may_have_any_names() -> None:
+    """Arguments are the backend's own, and so are members that the protocol does not know."""
+    params = {
+        "name": "safe",
+        "arguments": {"name": 1, "Name": 2, "NAME": 3},
+        "vendorName": 4,
+        "type": 5,
+        "Type": 6,
+    }
+    message = parse_message(dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}))
+    assert isinstance(message, Request)
+    assert message.params == params
+
+
 def test_an_unreadable_text_has_no_request_id() -> None:
     """A parse error comes before the id is known."""
     with pytest.raises(JsonRpcError) as caught:
