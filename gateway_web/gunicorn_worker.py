@@ -20,10 +20,13 @@ import structlog
 from gunicorn import util
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
+from gunicorn.http.errors import ConfigurationProblem, InvalidHeader
 from gunicorn.workers.ggevent import GeventWorker
 
+from common.settings import WebSettings
 from common.sockets import Writable, send_whole
-from gateway_web.http import Environ, HttpAnswer, status_line
+from gateway_web.client_socket import ClientSocket, bounded
+from gateway_web.http import WEB_SETTINGS, Environ, HttpAnswer, status_line
 from gateway_web.ingress.short_way import ShortWay
 
 log = structlog.get_logger(__name__)
@@ -37,6 +40,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     """Named by ``--worker-class gateway_web.gunicorn_worker.Worker``."""
 
     _short_way: ShortWay | None = None
+    _web: WebSettings | None = None
 
     def load_wsgi(self) -> None:
         """Load the application, and find its short way unless gunicorn was told to do more with each request."""
@@ -45,6 +49,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         way = getattr(self.wsgi, "wsgi_app", None)
         if isinstance(way, ShortWay) and self.cfg.keepalive and not self._watched():
             self._short_way = way
+        self._web = getattr(self.wsgi, "config", {}).get(WEB_SETTINGS)
 
     def _watched(self) -> bool:
         """Whether gunicorn has more to do with a request than to answer it."""
@@ -57,8 +62,18 @@ class Worker(GeventWorker):  # type: ignore[misc]
             or any(hook.value is not hook.default for hook in hooks)
         )
 
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve a connection, which may not be slower than the settings say."""
+        super().handle(listener, client if self._web is None else bounded(client, self._web), addr)
+
     def handle_request(self, listener_name: object, req: Any, sock: Any, addr: Any) -> object:
         """Answer one request; True keeps the connection."""
+        keeps = self._handle_request(listener_name, req, sock, addr)
+        if isinstance(sock, ClientSocket):
+            sock.next_request()
+        return keeps
+
+    def _handle_request(self, listener_name: object, req: Any, sock: Any, addr: Any) -> object:
         environ = environ_of(req, sock, addr) if self._short_way is not None and self.alive else None
         if self._short_way is None or environ is None:
             return super().handle_request(listener_name, req, sock, addr)
@@ -70,6 +85,12 @@ class Worker(GeventWorker):  # type: ignore[misc]
         except (gevent.GreenletExit, SystemExit):
             pass  # the worker is ending, as gunicorn's own method has it
         return True
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer what gunicorn could not read; a path that is not below the one that a header names is such, too."""
+        super().handle_error(
+            req, client, addr, InvalidHeader("SCRIPT_NAME") if isinstance(exc, ConfigurationProblem) else exc
+        )
 
 
 def settle(cfg: Config) -> None:

@@ -86,6 +86,13 @@ class WebSettings(Section):
         default=(), description="Origins whose pages may call, beside the gateway's own."
     )
     max_body_bytes: Bytes = Field(default=4 * 1024 * 1024, description="Largest request body to accept.")
+    write_timeout: Seconds = Field(
+        default=30.0,
+        description="How long a client may take nothing of what is written to it before it is cut off.",
+    )
+    read_timeout: Seconds = Field(
+        default=60.0, description="How long a request may take to come, from its first byte to its last."
+    )
     session_idle_timeout: Seconds = Field(
         default=1800.0, description="How long an MCP session without requests is kept."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
+from gunicorn.http.errors import ConfigurationProblem
 from gunicorn.http.parser import RequestParser
 
 from gateway_web.gunicorn_worker import Worker, environ_of, settle, write
@@ -211,3 +213,19 @@ def test_an_application_under_a_path_takes_gunicorns_way(monkeypatch: pytest.Mon
     """gunicorn takes the prefix off the path."""
     monkeypatch.setenv("SCRIPT_NAME", "/prefix")
     assert lane_of() is None
+
+
+def test_a_path_that_is_not_below_the_named_one_is_the_clients_fault(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Found by fuzzing: with ``SCRIPT_NAME: /servers``, which any local client may send, ``/mcp`` gave 500."""
+    config = Config()
+    worker = Worker(1, os.getppid(), [], None, 30, config, Logger(config))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker.handle_error(
+            None, theirs, PEER, ConfigurationProblem("Request path /mcp does not start with /servers")
+        )
+        assert ours.recv(100).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    worker.tmp.close()
+    assert "Traceback" not in capfd.readouterr().err

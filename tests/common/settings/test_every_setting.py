@@ -48,6 +48,8 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
         [["*"], ["https://a/"], ["a.example"], ["null"], ["https://u@a"], 5],
     ),
     "web.max_body_bytes": (2048, "2048", 2048, BYTES),
+    "web.write_timeout": (2, "2", 2.0, SECONDS),
+    "web.read_timeout": (0.5, "0.5", 0.5, SECONDS),
     "web.session_idle_timeout": (60, "60", 60.0, SECONDS),
     "web.sse_commit_after": (0, "0", 0.0, SECONDS_OR_ZERO),
     "web.ping_interval": (1.5, "1.5", 1.5, SECONDS),
