@@ -27,6 +27,7 @@ from common.calls.admission import (
     refusal_of,
 )
 from common.calls.call import Call, CallPlace
+from common.calls.call_stream import MOST_WAITS, CallStreams
 from common.calls.cancellation import Cancellations
 from common.calls.client_answers import ClientAnswers, answerer
 from common.calls.contract import new_invocation_id, task_message
@@ -48,6 +49,7 @@ from common.domain.ids import InvocationId, McpSessionId, ToolId
 from common.domain.invocation import Caller, ExecutionResult, Invocation, failed
 from common.domain.session import McpSession
 from common.domain.tool import Tool
+from common.mcp.client_capabilities import interactive
 from common.mcp.revisions import LATEST_LEGACY
 from common.registry.catalogue import Catalogue
 from common.registry.records import Entry
@@ -119,7 +121,8 @@ class Gateway:
             on_tick=self._tick,
             on_subscribed=self.listeners.call_all,
         )
-        self._place = CallPlace(self.clock, self.hub, self.cancellations, self.request_states)
+        self._streams = CallStreams(self._hot, self.keys)
+        self._place = CallPlace(self.clock, self.hub, self.cancellations, self.request_states, self._streams)
         self.published = not publish_tools
         self._publish_tools = publish_tools
         self._first_reading = threading.Event()
@@ -155,14 +158,17 @@ class Gateway:
         request_id: str | int | None = None,
         session: McpSession | None = None,
         timeout: float | None = None,
+        resumable: bool = False,
     ) -> Call:
         """Send a call on its way. Raises the :class:`GatewayError` of the stage that refuses it.
 
         ``session`` is the caller's MCP session as this process remembers it; :attr:`Call.session` is the same as it
-        stood when the call was admitted.
+        stood when the call was admitted. ``resumable`` says that its client may come back to its stream
+        (:meth:`rejoin`), so that its frames are logged.
         """
         self.authorise_tenant(caller)
         entry = self.find(tool, timeout)
+        deadline = self._deadline(entry.tool, timeout)
         invocation = Invocation(
             id=InvocationId(new_invocation_id()),
             caller=caller,
@@ -170,9 +176,10 @@ class Gateway:
             method=method,
             params=params,
             version=version,
-            deadline=self._deadline(entry.tool, timeout),
+            deadline=deadline,
             request_id=request_id,
             mcp_session=None if session is None else session.id,
+            resumable_until=self._kept_until(deadline, entry.tool, session) if resumable else None,
         )
         call = Call(
             self._place,
@@ -184,6 +191,31 @@ class Gateway:
         self.cancellations.remember(call)
         try:
             self._enqueue(call, entry)
+        except BaseException:
+            call.close()
+            raise
+        return call
+
+    def rejoin(self, session: McpSession, invocation: InvocationId, after: int) -> Call | None:
+        """Go on with the stream of a call of a session behind its frame at the place ``after``, whoever had it before.
+
+        None if the session has no such call, or it was over too long ago. Raises :class:`StoreUnavailable`, and
+        :class:`Forbidden` for a tenant that is not admitted any more.
+        """
+        stream = self._streams.find(invocation)
+        if stream is None or stream.invocation.mcp_session != session.id:
+            return None
+        self.authorise_tenant(stream.invocation.caller)
+        call = Call(
+            self._place,
+            stream.invocation,
+            self.hub.expect(invocation),
+            session,
+            input_timeout=stream.input_timeout,
+        )
+        self.cancellations.remember(call)
+        try:
+            call.rejoin(after)
         except BaseException:
             call.close()
             raise
@@ -285,6 +317,12 @@ class Gateway:
             )
         seconds = tool.request_timeout if timeout is None else min(timeout, tool.request_timeout)
         return self.clock.now() + int(seconds * 1000)
+
+    def _kept_until(self, deadline: int, tool: Tool, session: McpSession | None) -> int:
+        """Until when the result of a call may be there, in ms of Redis time: its client's time for answers included."""
+        asked = session is not None and bool(interactive(session.client_capabilities))
+        waits = MOST_WAITS * tool.input_timeout if asked else 0.0
+        return deadline + int((waits + self.settings.runtime.result_ttl) * 1000)
 
     def _enqueue(self, call: Call, entry: Entry) -> None:
         """Put the call on its tool's queue. Raises :class:`InvalidRequest` for what is no JSON.

@@ -18,7 +18,7 @@ import orjson
 import structlog
 
 from common.calls.client_answers import answerer
-from common.calls.contract import notification_frame, server_request_frame
+from common.calls.contract import notification_payload, server_request_payload
 from common.domain.errors import StoreUnavailable
 from common.domain.invocation import Invocation
 from common.mcp.jsonrpc import INTERNAL_ERROR
@@ -27,6 +27,7 @@ from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker.delivery import Held
 from gateway_worker.egress.link import RpcError
+from gateway_worker.frames import frame_command
 from gateway_worker.node import Node
 from gateway_worker.outbox import Outbox
 
@@ -46,9 +47,10 @@ LARGEST = 1 << 20
 class _Waiting:
     held: Held
     asked: str
-    frame: bytes
+    payload: bytes
     life: int
     answer: asyncio.Future[Mapping[str, Any]]
+    told: bool = False
     pause: float = AGAIN_FIRST
     again_at: float = field(default_factory=lambda: time.monotonic() + AGAIN_FIRST)
 
@@ -75,13 +77,13 @@ class Asking:
         Raises :class:`RpcError` for one that is too large.
         """
         name = secrets.token_urlsafe(16)
-        frame = server_request_frame(held.head.id, name, method, params)
-        if len(frame) > LARGEST:
+        payload = server_request_payload(name, method, params)
+        if len(payload) > LARGEST:
             raise RpcError({"code": INTERNAL_ERROR, "message": f"the request has more than {LARGEST} bytes"})
         waiting = _Waiting(
             held=held,
             asked=answerer(invocation.mcp_session, invocation.caller.principal),
-            frame=frame,
+            payload=payload,
             life=int((seconds + KEPT) * 1000),
             answer=asyncio.get_running_loop().create_future(),
         )
@@ -169,10 +171,11 @@ class Asking:
         head = waiting.held.head
         for known in (name, head.id):
             self._outbox.put(("SET", self._keys.server_request(known), record, "PX", waiting.life))
-        self._outbox.put(("PUBLISH", head.reply, waiting.frame))
+        self._outbox.put(frame_command(self._keys, waiting.held, waiting.payload, again=waiting.told))
+        waiting.told = True
 
     def _take_back(self, held: Held, name: str) -> None:
         """The client need not answer any more (2025-11-25, "Cancellation")."""
         params = {"requestId": name, "reason": "the tool no longer waits for the answer"}
-        frame = notification_frame(held.head.id, "notifications/cancelled", params)
-        self._outbox.put_notification(("PUBLISH", held.head.reply, frame))
+        payload = notification_payload("notifications/cancelled", params)
+        self._outbox.put_notification(frame_command(self._keys, held, payload))

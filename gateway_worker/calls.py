@@ -20,7 +20,7 @@ from common.calls.admission import (
     refusal_of,
     session_limit,
 )
-from common.calls.contract import INVOKE_TASK, ORIGIN, notification_frame
+from common.calls.contract import INVOKE_TASK, ORIGIN
 from common.calls.dead_letters import Reason
 from common.calls.head import MEMBER, Head, head_from_text
 from common.domain.errors import (
@@ -47,6 +47,7 @@ from gateway_worker.claims import NotOwner
 from gateway_worker.dead_letters import DeadLetterBox
 from gateway_worker.delivery import End, Held, Taken, end_of
 from gateway_worker.execute import Executor
+from gateway_worker.frames import Frames
 from gateway_worker.journey import Journey
 from gateway_worker.message import PoisonMessage, TaskMessage, read_message
 from gateway_worker.outbox import Outbox
@@ -87,6 +88,7 @@ class Calls:
         self._hostname = place.hostname
         self._clock = place.clock
         self._outbox = place.outbox
+        self._frames = Frames(place.keys, place.outbox, result_ttl=settings.runtime.result_ttl)
         self._dead_letters = place.dead_letters
         self._signals = place.signals
         self._executor = executor
@@ -280,6 +282,7 @@ class Calls:
             result = failed(InternalError("the tool's answer cannot be sent on: it is nested too deeply"))
             end = end_of(held, result)
         self._outbox.put(end)
+        self._frames.end(held)
         return result
 
     def _finished(self, end: End, late: bool, circuit: bool) -> None:  # noqa: FBT001 - the outbox's signature
@@ -300,19 +303,11 @@ class Calls:
             raise
         except GatewayError as error:
             return failed(error)
+        held.resumable_until = invocation.resumable_until
         # A stock producer has no channel for notifications.
         return await self._executor.run(
-            held, invocation, partial(self._notify, held) if held.head.reply else _ignore
+            held, invocation, partial(self._frames.notify, held) if held.head.reply else _ignore
         )
-
-    def _notify(self, held: Held, method: str, params: dict[str, Any]) -> None:
-        try:
-            frame = notification_frame(held.head.id, method, params)
-        except orjson.JSONEncodeError as error:
-            # Nested deeper than orjson writes. Whoever hands us a notification has other callers' messages at hand.
-            log.warning("notification_not_sendable", invocation=held.head.id, error=str(error))
-            return
-        self._outbox.put_notification(("PUBLISH", held.head.reply, frame))
 
     def _invocation(self, payload: object, head: Head) -> Invocation:
         return invocation_from_wire(

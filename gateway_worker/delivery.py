@@ -42,7 +42,8 @@ class Held:
     """A call that this worker has begun, and the record that is its right to answer.
 
     ``cold`` says that its session had to start first, so that it is noted when it is sent (``sent``). ``at_backend``
-    says that something of it may have been sent.
+    says that something of it may have been sent. ``resumable_until`` is that of the invocation; ``logged`` says that
+    there is a log of its frames.
     """
 
     taken: Taken
@@ -51,6 +52,8 @@ class Held:
     cold: bool = False
     sent: bool = False
     at_backend: bool = False
+    resumable_until: int | None = None
+    logged: bool = False
 
     @property
     def node(self) -> NodeId:

@@ -2,7 +2,8 @@
 
 What one turn of the loop produced goes out in one write, without waiting for the answer to the write before it. Ends
 of calls are one script a write (``finish.lua``), which does nothing the second time, so after a fault they are sent
-again. Notifications are not, since progress must never run backwards: those of a broken write are gone.
+again. Notifications are not, since progress must never run backwards: those of a broken write are gone. That holds for
+those of a call whose client can come back as well; its log is of what was sent.
 
 Ends that Redis has taken are kept for some seconds, and sent once more to a Redis that may have forgotten its last
 writes.
@@ -117,7 +118,8 @@ class Outbox:
         while True:
             try:
                 with store_errors("writing replies"):
-                    await self._redis.command("SCRIPT", "LOAD", script("finish").source)
+                    for name in ("finish", "call_frame"):
+                        await self._redis.command("SCRIPT", "LOAD", script(name).source)
             except StoreUnavailable as error:
                 log.warning("replies_wait", waiting=len(self._commands), cause=repr(error.__cause__))
             else:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
 
+import structlog
+
+from common.calls.call_stream import MOST_WAITS, CallStreams, HeldStream, Holder, Logged
 from common.calls.cancellation import BY_CALLER, Cancellations
-from common.calls.replies import Frame, ReplyHub, ServerRequest, Waiter
+from common.calls.replies import (
+    Frame,
+    Moved,
+    Notification,
+    ReplyHub,
+    ServerRequest,
+    Waiter,
+    frame_from,
+)
 from common.calls.request_state import RequestStates
-from common.domain.errors import InvocationCancelled, InvocationTimeout
+from common.domain.errors import InvocationCancelled, InvocationTimeout, StoreUnavailable
 from common.domain.invocation import Invocation, failed
 from common.domain.session import McpSession
 from common.store.clock import RedisClock
 
-MOST_WAITS = 4
-"""So many times ``input_timeout`` a call may wait for its client altogether; the worker counts alike."""
+log = structlog.get_logger(__name__)
+
 LATE = 60.0
 """Seconds beyond ``input_timeout`` in which a client may still come back and learn how its call ended."""
 ANSWER_GRACE = 2.0
@@ -29,10 +42,15 @@ class CallPlace(NamedTuple):
     hub: ReplyHub
     cancellations: Cancellations
     request_states: RequestStates
+    streams: CallStreams
 
 
 class Call:
-    """A call on its way. Read :meth:`next` until it gives an :class:`ExecutionResult`, then :meth:`close`."""
+    """A call on its way. Read :meth:`next` until it gives an :class:`ExecutionResult`, then :meth:`close`.
+
+    If its client may come back to its stream (``resumable_until``), frames have places, and none is left out or given
+    twice: what publish/subscribe lost is read from the log. From :meth:`hold` on it can be taken over.
+    """
 
     def __init__(
         self,
@@ -48,6 +66,11 @@ class Call:
         self._input_timeout = input_timeout
         self._for_input = 0.0
         self._asked: set[str] = set()
+        self._last = 0
+        self._holder: str | None = None
+        self._back = False
+        self._waiting: deque[Frame] = deque()
+        self._heard = place.hub.subscriptions
         self._place = place
         self._waiter = waiter
         self._begun = time.monotonic()
@@ -59,23 +82,141 @@ class Call:
         return (time.monotonic() - self._begun) * 1000
 
     def next(self, timeout: float) -> Frame | None:
-        """The next frame, or None after ``timeout`` seconds. Past the deadline it is always a result."""
-        left = self._place.clock.left(self.invocation.deadline) + self._for_input + ANSWER_GRACE
-        frame = self._waiter.get(min(timeout, left))
-        if isinstance(frame, ServerRequest):
-            # The worker sends what was not answered again: nobody need see that.
-            if frame.id in self._asked:
-                return None
-            self._asked.add(frame.id)
-            self._for_input = min(self._for_input + self._input_timeout, MOST_WAITS * self._input_timeout)
-        if frame is not None or left > timeout:
+        """The next frame, or None after ``timeout`` seconds. Past the deadline it is always a result.
+
+        Raises :class:`StoreUnavailable` if it would leave something out of a stream that can be resumed.
+        """
+        if self._waiting:
+            return self._waiting.popleft()
+        frame = self._take(min(timeout, self._left))
+        if frame is not None or self._left > 0:
             return frame
         self._place.hub.recover(self._waiter)
-        frame = self._waiter.get(0)
+        frame = self._take(0)
         if frame is not None:
             return frame
         self._place.cancellations.tell_workers([self.invocation.id])
         return failed(InvocationTimeout("no worker answered within the deadline"))
+
+    @property
+    def _left(self) -> float:
+        return self._place.clock.left(self.invocation.deadline) + self._for_input + ANSWER_GRACE
+
+    def _take(self, timeout: float) -> Frame | None:
+        frame = self._waiter.get(timeout)
+        if self.invocation.resumable_until is not None:
+            return self._in_place(frame)
+        return frame if frame is not None and self._is_new(frame) else None
+
+    def _is_new(self, frame: Frame) -> bool:
+        """The worker sends requests that were not answered again: nobody need see that."""
+        if not isinstance(frame, ServerRequest):
+            return True
+        if frame.id in self._asked:
+            return False
+        self._asked.add(frame.id)
+        self._for_input = min(self._for_input + self._input_timeout, MOST_WAITS * self._input_timeout)
+        return True
+
+    # -- a stream that can be resumed -------------------------------------------------------------------
+
+    def hold(self) -> bool:
+        """Hand the stream out, so that its client may come back to it; False if it cannot. Degrades without Redis."""
+        if self.invocation.resumable_until is None:
+            return False
+        self._holder = secrets.token_hex(8)
+        holder = Holder(self._place.hub.channel, self._holder)
+        try:
+            self._place.streams.hold(HeldStream(self.invocation, self._input_timeout, holder))
+        except StoreUnavailable as error:
+            self._holder = None
+            log.warning("call_stream_not_held", invocation=self.invocation.id, error=str(error))
+            return False
+        return True
+
+    def rejoin(self, after: int) -> None:
+        """Take the stream over, and go on behind a place. Raises :class:`StoreUnavailable`."""
+        self._back = True
+        self._holder = secrets.token_hex(8)
+        holder = Holder(self._place.hub.channel, self._holder)
+        self._place.streams.hold(HeldStream(self.invocation, self._input_timeout, holder))
+        # The result first: when it is there, every frame is in the log.
+        self._place.hub.recover(self._waiter)
+        logged = self._place.streams.read(self.invocation.id, 0)
+        for entry in logged:
+            if entry.place <= after and entry.payload:
+                self._is_new(frame_from(entry.payload))
+        self._last = after
+        self._follow(entry for entry in logged if entry.place > after)
+
+    def _in_place(self, frame: Frame | None) -> Frame | None:
+        """The next frame in order: this one, or one that was missed."""
+        if isinstance(frame, Moved):
+            return None if frame.holder == self._holder else frame
+        place = frame.place if isinstance(frame, Notification | ServerRequest) else None
+        if place is not None and place <= self._last:
+            return None
+        if self._may_miss(frame, place):
+            if frame is None and self._back:
+                # How the call ends is told where it was begun.
+                self._place.hub.recover(self._waiter)
+            if not self._catch_up(frame):
+                return None
+        if frame is not None:
+            self._append(frame)
+        return self._waiting.popleft() if self._waiting else None
+
+    def _may_miss(self, frame: Frame | None, place: int | None) -> bool:
+        """Whether frames may stand in the log that have not come."""
+        if self._heard != self._place.hub.subscriptions:
+            return True
+        if place is not None:
+            return place > self._last + 1
+        # A request without a place is sent again: its first time may be in the log.
+        return self._back or (isinstance(frame, ServerRequest) and frame.id not in self._asked)
+
+    def _catch_up(self, frame: Frame | None) -> bool:
+        """Read what was missed; False if that has to wait. ``frame`` comes behind it."""
+        heard = self._place.hub.subscriptions
+        try:
+            logged = self._place.streams.read(self.invocation.id, self._last)
+            if heard != self._heard and not logged:
+                # A Redis that was restarted may have forgotten some: then their places are given again.
+                self._last = min(self._last, self._place.streams.last(self.invocation.id))
+        except StoreUnavailable:
+            if frame is None:
+                return False
+            if self._holder is not None:
+                raise
+            return True  # nothing was handed out yet that it could be missing from
+        self._heard = heard
+        self._follow(logged)
+        return True
+
+    def _follow(self, logged: Iterable[Logged]) -> None:
+        for entry in logged:
+            if entry.payload:
+                self._append(frame_from(entry.payload, entry.place))
+
+    def _append(self, frame: Frame) -> None:
+        place = frame.place if isinstance(frame, Notification | ServerRequest) else None
+        if place is not None:
+            if place <= self._last:
+                return
+            if place > self._last + 1 and self._holder is not None:
+                self._waiting.append(self._lost(place - self._last - 1))
+            self._last = place
+        if self._is_new(frame):
+            self._waiting.append(frame)
+
+    def _lost(self, count: int) -> Notification:
+        """What its client is told of frames that are not kept any more."""
+        log.warning("call_frames_lost", invocation=self.invocation.id, count=count)
+        words = f"{count} earlier messages of this call are no longer kept"
+        params = {"level": "warning", "logger": "canalgate", "data": words}
+        return Notification({"jsonrpc": "2.0", "method": "notifications/message", "params": params})
+
+    # -- its end ----------------------------------------------------------------------------------------
 
     def request_state(self, requests: Sequence[str]) -> str:
         """What its client is given while the call waits for answers to these requests (``Gateway.resume``)."""

@@ -42,7 +42,7 @@ class Awaited(Protocol):
         """Give whoever waits this end."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Left:
     """A call whose client hung up without taking it back: a worker may be at it yet. It is kept without arguments."""
 
@@ -73,7 +73,10 @@ class Cancellations:
         session = call.invocation.mcp_session
         if session is not None:
             with self._lock:
-                self._sessions.setdefault(session, {})[call.invocation.id] = call
+                calls = self._sessions.setdefault(session, {})
+                if isinstance(left := calls.get(call.invocation.id), _Left):
+                    self._left.remove(left)  # its client has come back
+                calls[call.invocation.id] = call
 
     def leave(self, call: Awaited) -> None:
         """Nobody waits for this call any more, and it goes on: it may still be cancelled (:meth:`expire` ends that)."""

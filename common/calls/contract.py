@@ -126,13 +126,32 @@ def result_frame(
     return invocation_id.encode() + b" " + orjson.dumps({"result": encoded or encoded_result(result)})
 
 
-def notification_frame(invocation_id: str, method: str, params: dict[str, Any]) -> bytes:
-    """A notification of the backend that belongs to a running call."""
-    message = {"jsonrpc": "2.0", "method": method, "params": params}
-    return invocation_id.encode() + b" " + orjson.dumps({"notification": message})
+def notification_payload(method: str, params: Mapping[str, Any]) -> bytes:
+    """A notification of the backend that belongs to a running call, as its frame holds it."""
+    message = {"jsonrpc": "2.0", "method": method, "params": dict(params)}
+    return orjson.dumps({"notification": message})
+
+
+def server_request_payload(name: str, method: str, params: Mapping[str, Any]) -> bytes:
+    """A request of the backend to the call's client; ``name`` is its id towards the client."""
+    return orjson.dumps({"request": {"id": name, "method": method, "params": dict(params)}})
+
+
+def frame_of(invocation_id: str, payload: bytes) -> bytes:
+    """A message of a running call on its reply channel. One with a place in a log has it before the payload."""
+    return invocation_id.encode() + b" " + payload
+
+
+def notification_frame(invocation_id: str, method: str, params: Mapping[str, Any]) -> bytes:
+    """The message for a notification."""
+    return frame_of(invocation_id, notification_payload(method, params))
 
 
 def server_request_frame(invocation_id: str, name: str, method: str, params: Mapping[str, Any]) -> bytes:
-    """A request of the backend to the call's client; ``name`` is its id towards the client."""
-    request = {"id": name, "method": method, "params": dict(params)}
-    return invocation_id.encode() + b" " + orjson.dumps({"request": request})
+    """The message for a request of the backend."""
+    return frame_of(invocation_id, server_request_payload(name, method, params))
+
+
+def moved_frame(invocation_id: str, holder: str) -> bytes:
+    """Word to whoever waits for a call that another one hands its stream out from now on."""
+    return frame_of(invocation_id, orjson.dumps({"moved": holder}))

@@ -38,27 +38,38 @@ MISSED_HEARTBEATS = 3
 """So many pings without any word from Redis, and the connection is taken for dead."""
 RETRY_FIRST, RETRY_MAX = 0.05, 1.0
 HEAL_BATCH = 200
+MOST_UNREAD = 10_000
+"""Frames that lie unread for one waiter; beyond that notifications are dropped, never requests or the result."""
 LEAST_WAIT = 0.001
 """A socket takes no wait of no length: that would be "do not block"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """A JSON-RPC notification of the backend for one call."""
+    """A JSON-RPC notification of the backend for one call; ``place`` is where it stands in the call's log, if there."""
 
     message: Mapping[str, Any]
+    place: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ServerRequest:
-    """A request of the backend that the call's client is to answer; ``id`` is ours."""
+    """A request of the backend that the call's client is to answer; ``id`` is ours, ``place`` as above."""
 
     id: str
     method: str
     params: Mapping[str, Any]
+    place: int | None = None
 
 
-Frame = Notification | ServerRequest | ExecutionResult
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Somebody else hands the call's stream out from now on: the holder of that name."""
+
+    holder: str
+
+
+Frame = Notification | ServerRequest | Moved | ExecutionResult
 
 
 @dataclass(slots=True, eq=False)
@@ -71,7 +82,7 @@ class Waiter:
 
     def put(self, frame: Frame) -> None:
         """Deliver a frame."""
-        if self.done:
+        if self.done or (isinstance(frame, Notification) and self.frames.qsize() >= MOST_UNREAD):
             return
         self.done = isinstance(frame, ExecutionResult)
         self.frames.put(frame)
@@ -102,6 +113,8 @@ class ReplyHub:
         """
         self.channel = keys.reply_prefix + uuid4().hex
         self.heals = 0
+        self.subscriptions = 0
+        """Times that the channels were heard anew."""
         self._connection = connection
         self._keys = keys
         self._others = dict(on_message or {})
@@ -211,6 +224,7 @@ class ReplyHub:
         if isinstance(message, Published):
             self._dispatch(message.channel, message.data)
         elif message.channel == self.channel:
+            self.subscriptions += 1
             self._subscribed.set()
             self._heal(
                 [*self._waiters.values(), *(waiter for more in self._more.values() for waiter in more)]
@@ -233,7 +247,7 @@ class ReplyHub:
             name, _, frame = data.partition(b" ")
             waiter = self._waiters.get(InvocationId(name.decode()))
             if waiter is not None:
-                found = _frame(orjson.loads(frame))
+                found = frame_from(frame)
                 waiter.put(found)
                 for other in self._more.get(waiter.id, ()):
                     other.put(found)
@@ -253,12 +267,19 @@ class ReplyHub:
                         self.heals += 1
 
 
-def _frame(frame: dict[str, Any]) -> Frame:
+def frame_from(data: bytes, place: int | None = None) -> Frame:
+    """The frame in a message of a call, behind the call's id, or in an entry of its log, which has the ``place``."""
+    if not data.startswith(b"{"):
+        number, _, data = data.partition(b" ")
+        place = int(number)
+    frame: dict[str, Any] = orjson.loads(data)
     if "result" in frame:
         return result_from_wire(frame["result"])
     if "request" in frame:
-        return ServerRequest(**frame["request"])
-    return Notification(frame["notification"])
+        return ServerRequest(**frame["request"], place=place)
+    if "moved" in frame:
+        return Moved(frame["moved"])
+    return Notification(frame["notification"], place)
 
 
 @contextmanager

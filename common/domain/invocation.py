@@ -44,7 +44,8 @@ class Invocation:
     """One MCP request on its way to a tool.
 
     ``deadline`` is in milliseconds of Redis time. ``version`` is the protocol revision the caller speaks, and
-    decides which era is preferred towards the backend. ``params`` are forwarded as they are.
+    decides which era is preferred towards the backend. ``params`` are forwarded as they are. ``resumable_until`` is
+    until when its client may come back to its stream, in ms of Redis time; None for one that cannot.
     """
 
     id: InvocationId
@@ -56,6 +57,7 @@ class Invocation:
     deadline: int
     request_id: str | int | None = None
     mcp_session: McpSessionId | None = None
+    resumable_until: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,7 @@ def invocation_to_wire(invocation: Invocation) -> dict[str, Any]:
         "deadline": invocation.deadline,
         "request_id": invocation.request_id,
         "mcp_session": invocation.mcp_session,
+        "resumable_until": invocation.resumable_until,
     }
 
 
@@ -158,6 +161,11 @@ def invocation_from_wire(
     if isinstance(request_id, bool) or not isinstance(request_id, str | int | None):
         raise InvalidRequest("request_id must be a string or an integer", field="request_id")
     session = wire.get("mcp_session")
+    until = wire.get("resumable_until")
+    if isinstance(until, bool) or not isinstance(until, int | None):
+        raise InvalidRequest(
+            "resumable_until must be whole milliseconds of Redis time", field="resumable_until"
+        )
     return Invocation(
         id=InvocationId(task_id),
         caller=Caller(
@@ -173,6 +181,7 @@ def invocation_from_wire(
         deadline=deadline,
         request_id=request_id,
         mcp_session=None if session is None else McpSessionId(_text(session, field="mcp_session")),
+        resumable_until=until,
     )
 
 

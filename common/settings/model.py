@@ -103,6 +103,10 @@ class WebSettings(Section):
     ping_interval: Seconds = Field(
         default=15.0, description="Time between keep-alive comments on an open event stream."
     )
+    stream_max_age: SecondsOrZero = Field(
+        default=0.0,
+        description="Age at which a call's event stream is closed, for its client (2025-11-25) to come back; 0: never.",
+    )
     list_page_size: PageSize = Field(
         default=0, description="Most items on a page of a list (tools/list and the like); 0: all on one."
     )

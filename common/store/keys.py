@@ -29,6 +29,10 @@ key                              type     lifetime                     owner and
                                                                        1,000 messages (JSON)
 {p}:session-holder:<session>     string   the MCP session's            who hands that out at present
 {p}:session-lists:<session>      string   the MCP session's            digests of the lists as it knows them (JSON)
+{p}:call-stream:<invocation>     stream   until its result's end       frames of a call whose client can come back to
+                                                                       it, by their places: at most 1,000, and 1 MiB
+{p}:call-holder:<invocation>     string   the call's deadline and      who hands that out; whose call it is
+                                          runtime.result_ttl
 {p}:connection:<id>              string   lease, PX                    an open HTTP+SSE connection: whose it is, and at
                                                                        which endpoint (JSON)
 {p}:connection-inbox:<id>        list     the connection's             messages of its client for the web process that
@@ -196,6 +200,12 @@ class Keys:
     @property
     def session_stream_channel(self) -> str:
         return f"{self.prefix}:session-stream"
+
+    def call_stream(self, invocation: InvocationId) -> str:
+        return f"{self.prefix}:call-stream:{encode_part(invocation)}"
+
+    def call_holder(self, invocation: InvocationId) -> str:
+        return f"{self.prefix}:call-holder:{encode_part(invocation)}"
 
     def connection(self, name: str) -> str:
         return f"{self.prefix}:connection:{encode_part(name)}"

@@ -101,6 +101,7 @@ def _begin(gateway: Gateway, mcp: McpRequest, target: targets.Target) -> Call:
         version=mcp.version,
         request_id=mcp.request.id,
         session=mcp.session,
+        resumable=mcp.resumable,
     )
 
 

@@ -24,7 +24,8 @@ class McpRequest:
 
     ``tool`` is the endpoint's tool, None at the aggregate. ``session`` exists in the legacy era only, and not
     yet for ``initialize``. ``log_level`` is the least severity of log messages to send
-    along; None sends none in the modern era, and all in the legacy era.
+    along; None sends none in the modern era, and all in the legacy era. ``resumable`` says that the client may come
+    back to the stream of its answer.
     """
 
     request: Request
@@ -35,6 +36,7 @@ class McpRequest:
     session: McpSession | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     log_level: str | None = None
+    resumable: bool = False
 
     @property
     def params(self) -> dict[str, Any]:

@@ -22,21 +22,17 @@ from common.domain.session import McpSession
 from common.gateway import Gateway
 from common.mcp.inbound import META_PREFIX
 from common.mcp.jsonrpc import INVALID_PARAMS, JsonRpcError, dumps
-from common.mcp.revisions import at_least
 from common.sessions.stream import BEGINNING, Listener, Message
 from gateway_web.http import HttpAnswer
 from gateway_web.ingress import targets
 from gateway_web.ingress.changes import KINDS, ListDigests, changed, list_changed
-from gateway_web.ingress.events import PING, STREAM_HEADERS, event, events_of
+from gateway_web.ingress.events import PING, STREAM_HEADERS, event, events_of, place_to_return
 from gateway_web.ingress.requests import McpRequest
 
 log = structlog.get_logger(__name__)
 
 EVENT_PREFIX = "s."
 """What the event ids of a session's standing stream begin with."""
-POLLING_SINCE = "2025-11-25"
-"""Clients before this revision choke on an event without data (SEP-1699)."""
-RETRY_MS = 1000
 MOST_URIS = 100
 """Resources of one subscription."""
 _PLACE = re.compile(r"[0-9]{1,19}-[0-9]{1,19}", re.ASCII)
@@ -78,10 +74,7 @@ class SessionStream:
         """What comes behind ``last_event_id``, until the session ends, or its stream is taken over."""
         try:
             place = self.take_over(last_event_id)
-            if at_least(self._session.version, POLLING_SINCE):
-                yield event(None, name=EVENT_PREFIX + place, retry=RETRY_MS)
-            else:
-                yield PING
+            yield place_to_return(self._session.version, EVENT_PREFIX + place)
             for message in self.messages(place):
                 yield PING if message is None else event(message.data, name=EVENT_PREFIX + message.id)
         except StoreUnavailable as error:

@@ -32,6 +32,7 @@ from gateway_web.ingress.answers import error_answer, json_response, refusal_sta
 from gateway_web.ingress.changes import ListDigests
 from gateway_web.ingress.methods import FORWARDED, dispatch
 from gateway_web.ingress.requests import McpRequest
+from gateway_web.ingress.resumption import rejoined_stream
 from gateway_web.ingress.sessions import open_session, take_aside
 from gateway_web.ingress.standing import session_stream, subscription
 from gateway_web.ingress.streams import answer_call
@@ -128,6 +129,7 @@ class StreamableHttp:
             version=version,
             session=session,
             log_level=session.log_level if session else None,
+            resumable=session is not None,
         )
 
     def _session(
@@ -153,14 +155,18 @@ class StreamableHttp:
     # -- GET, DELETE ------------------------------------------------------------------------------------
 
     def get(self, http: HttpRequest, tool: ToolId | None) -> HttpAnswer:
-        """The session's stream of what belongs to no request; the modern era has ``subscriptions/listen`` instead."""
+        """The stream of a call that the client comes back to, by its last event id; else the session's stream of what
+        belongs to no request. The modern era has ``subscriptions/listen`` instead.
+        """
         if era_of_header(http.header(VERSION_HEADER)) is Era.MODERN:
             return HttpAnswer(status=405, headers={"Allow": "POST"})
         try:
             caller = identify(self._resolver, http.facts())
             guards.check_accepts_stream(http.header("accept"))
             session = self._session(http, caller, tool)
-            return session_stream(self._gateway, self._digests, session, http.header(LAST_EVENT_HEADER))
+            last = http.header(LAST_EVENT_HEADER)
+            rejoined = rejoined_stream(self._gateway, session, last, http.environ)
+            return rejoined or session_stream(self._gateway, self._digests, session, last)
         except GatewayError as error:
             return self._refused(error)
 

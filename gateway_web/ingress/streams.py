@@ -1,32 +1,41 @@
 """Waiting for a call: a plain answer if the end comes first, an event stream if anything else does.
 
 The stream is committed to when the first notification comes, or after ``web.sse_commit_after`` seconds of
-silence; until then an error can still have its HTTP status.
+silence; until then an error can still have its HTTP status. From then on each event of a client that may come back
+has an id (``resumption.py``).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from common.calls.replies import Frame, Notification, ServerRequest
-from common.domain.errors import InvocationCancelled
+import structlog
+
+from common.calls.replies import Frame, Moved, Notification, ServerRequest
+from common.domain.errors import InvocationCancelled, StoreUnavailable
+from common.domain.ids import InvocationId
 from common.domain.invocation import ExecutionResult, failed
 from common.gateway import Call
-from common.mcp.jsonrpc import result_response
-from common.mcp.revisions import Era
+from common.mcp.jsonrpc import dumps, result_response
+from common.mcp.revisions import Era, at_least
 from common.mcp.translate import META_SERVER_INFO
 from common.settings import WebSettings
 from gateway_web.http import HttpAnswer
 from gateway_web.ingress.answers import json_response, result_answer, result_message
 from gateway_web.ingress.disconnect import hung_up
-from gateway_web.ingress.events import STREAM_HEADERS, events_of
+from gateway_web.ingress.events import PING, POLLING_SINCE, STREAM_HEADERS, event, place_to_return
 from gateway_web.ingress.requests import SERVER_INFO, McpRequest
+
+log = structlog.get_logger(__name__)
 
 LOOK = 0.5
 """Seconds between two looks at whether the client is still there."""
+EVENT_PREFIX, END = "c.", "end"
+"""How the event ids of a call's stream begin, and what stands for a place in the one of the result."""
 GONE = failed(InvocationCancelled("the client hung up"))
 
 
@@ -51,7 +60,7 @@ def answer_call(call: Call, mcp: McpRequest, web: WebSettings, environ: Mapping[
         return answer
     # A generator that is closed before its first step runs nothing, not even its `finally`: hence `on_close`.
     return HttpAnswer(
-        body=events_of(stream.messages(first, web.ping_interval)),
+        body=stream.events(first, web),
         headers=dict(STREAM_HEADERS),
         on_close=stream.close,
     )
@@ -63,6 +72,11 @@ def server_timing(result: ExecutionResult, total: float) -> str:
     return ", ".join(f"{name};dur={value:.1f}" for name, value in stages.items())
 
 
+def event_id(invocation: InvocationId, place: int | str) -> str:
+    """The id of the event for a frame, by its place in the call's log; it names the stream as well."""
+    return f"{EVENT_PREFIX}{invocation}.{place}"
+
+
 class CallStream:
     """The frames of one call, with an eye on the client: ``gone`` tells whether it still listens."""
 
@@ -71,6 +85,8 @@ class CallStream:
         self._mcp = mcp
         self._gone = gone
         self._ended = False
+        self._place: int | str | None = None
+        """Of the message that was given last; None if nobody can come back behind it."""
 
     def next(self, silence: float) -> Frame | None:
         """The next frame for the client, or None after ``silence`` seconds. Ends early if the client hangs up."""
@@ -88,16 +104,43 @@ class CallStream:
         """What the client is sent, from ``first`` on and up to the call's end; None after ``silence`` seconds."""
         frame = first
         try:
-            while True:
+            while not isinstance(frame, Moved):
                 message = None if frame is None else self._message(frame)
                 yield message
                 if self._ended:
                     return
                 frame = self.next(silence)
+        except StoreUnavailable as error:
+            # What was missed cannot be read, and must not be left out: the client comes back for it.
+            log.info("call_stream_broke", error=error.message)
         finally:
             self.close()
 
-    def _message(self, frame: Frame) -> dict[str, Any]:
+    def events(self, first: Frame | None, web: WebSettings, *, after: int | None = None) -> Iterator[bytes]:
+        """The messages as events, with ids if the client may come back.
+
+        It has come back for what is behind the place ``after``, if that is given.
+        """
+        version = self._mcp.version
+        held = after is not None or self._call.hold()
+        silence, end = web.ping_interval, math.inf
+        if held and web.stream_max_age and at_least(version, POLLING_SINCE):
+            silence, end = min(silence, web.stream_max_age), time.monotonic() + web.stream_max_age
+        if held:
+            yield place_to_return(version, event_id(self._call.invocation.id, after or 0))
+        for message in self.messages(first, silence):
+            if message is None:
+                yield PING
+            else:
+                yield event(dumps(message), name=self._event_id() if held else None)
+            if time.monotonic() >= end:
+                return
+
+    def _event_id(self) -> str | None:
+        return None if self._place is None else event_id(self._call.invocation.id, self._place)
+
+    def _message(self, frame: Notification | ServerRequest | ExecutionResult) -> dict[str, Any]:
+        self._place = END if isinstance(frame, ExecutionResult) else frame.place
         if isinstance(frame, Notification):
             return dict(frame.message)
         if isinstance(frame, ServerRequest):

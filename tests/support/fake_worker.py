@@ -11,10 +11,18 @@ from uuid import uuid4
 import orjson
 from redis import Redis
 
-from common.calls.contract import notification_frame, result_frame, result_record, server_request_frame
+from common.calls.call_stream import frame_script
+from common.calls.contract import (
+    frame_of,
+    notification_payload,
+    result_frame,
+    result_record,
+    server_request_payload,
+)
 from common.domain.ids import InvocationId, NodeId, queue_of
 from common.domain.invocation import ExecutionResult, Invocation, answer, invocation_from_wire
 from common.store.keys import Keys
+from common.store.scripts import run
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
@@ -33,7 +41,7 @@ class TakenCall:
 
     def notify(self, method: str, **params: Any) -> None:
         """Send a notification along."""
-        self._redis.publish(self.reply_to, notification_frame(self.invocation.id, method, params))
+        self._send(notification_payload(method, params))
 
     def ask(self, name: str, method: str, *, who: str, **params: Any) -> None:
         """Ask the call's client something under this id, which ``who`` may answer."""
@@ -41,7 +49,16 @@ class TakenCall:
         self._redis.delete(self._keys.client_answer(name))
         for known in (name, self.invocation.id):
             self._redis.set(self._keys.server_request(known), f"{who}\n{channel}", ex=60)
-        self._redis.publish(self.reply_to, server_request_frame(self.invocation.id, name, method, params))
+        self._send(server_request_payload(name, method, params))
+
+    def _send(self, payload: bytes) -> None:
+        """As a worker does: what its client may come back for is logged."""
+        name, until = self.invocation.id, self.invocation.resumable_until
+        if until is None:
+            self._redis.publish(self.reply_to, frame_of(name, payload))
+        else:
+            named, args = frame_script(self._keys, name, payload, reply=self.reply_to, until=until)
+            run(self._redis, "call_frame", named, args)
 
     def answer(self, name: str) -> dict[str, Any] | None:
         """What was laid there for a request, or under the id of the call for whoever takes it over; taken away."""

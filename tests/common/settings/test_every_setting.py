@@ -53,6 +53,7 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "web.session_idle_timeout": (60, "60", 60.0, SECONDS),
     "web.sse_commit_after": (0, "0", 0.0, SECONDS_OR_ZERO),
     "web.ping_interval": (1.5, "1.5", 1.5, SECONDS),
+    "web.stream_max_age": (30, "30", 30.0, SECONDS_OR_ZERO),
     "web.list_page_size": (500, "500", 500, [-1, 1_000_001, "many"]),
     "worker.processes": (2, "2", 2, COUNT),
     "worker.concurrency": (5, "5", 5, COUNT),

@@ -47,6 +47,8 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "session_stream": (McpSessionId("a:b/c"),),
     "session_holder": (McpSessionId("a:b/c"),),
     "session_lists": (McpSessionId("a:b/c"),),
+    "call_stream": (InvocationId("i-1"),),
+    "call_holder": (InvocationId("i-1"),),
     "client_answer": ("a:b/c",),
     "connection": ("a:b/c",),
     "connection_inbox": ("a:b/c",),

@@ -52,6 +52,7 @@ def test_a_legacy_client_is_asked_on_the_stream_of_its_call(web: Web, session: s
     web.worker.behaviour = behaviour
     response = web.legacy(session, "tools/call", CALL, buffered=False)
     stream = response.iter_encoded()
+    next(stream)  # a place to come back to
     (first,) = events(next(stream))
     assert first == {"jsonrpc": "2.0", "id": "q1", "method": "elicitation/create", "params": FORM}
     headers = {"Mcp-Session-Id": session}
