@@ -24,6 +24,7 @@ from mcp import Client
 from tests.conformance.fixture import TOOLS
 from tests.conformance.suite import HERE, REVISIONS, RevisionReport, SuiteError, install_suite
 from tests.interop.install import REPOSITORY, NodeUnavailableError
+from tests.support.servers.balanced import balanced_gateway
 from tests.support.servers.gateway import running_gateway
 from tests.support.servers.process import free_port, running
 from tests.support.wait import wait_until
@@ -53,7 +54,7 @@ def fixture_url() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def gateway_url(directory: Path, transport: str) -> Iterator[str]:
+def gateway_url(directory: Path, transport: str, *, balanced: bool) -> Iterator[str]:
     """Run a gateway in front of the fixture and yield the URL of its one tool."""
     with contextlib.ExitStack() as stack:
         tool: dict[str, Any]
@@ -66,7 +67,8 @@ def gateway_url(directory: Path, transport: str) -> Iterator[str]:
                 "cwd": str(REPOSITORY),
             }
         log = DETAILS / "gateway.log"
-        gateway = stack.enter_context(running_gateway({TOOL_ID: tool}, directory=directory, log=log))
+        start = balanced_gateway if balanced else running_gateway
+        gateway = stack.enter_context(start({TOOL_ID: tool}, directory=directory, log=log))
         yield gateway.tool_url(TOOL_ID)
 
 
@@ -79,7 +81,7 @@ def target_url(arguments: argparse.Namespace, directory: Path) -> Iterator[str]:
         with fixture_url() as url:
             yield url
     else:
-        with gateway_url(directory, arguments.fixture_transport) as url:
+        with gateway_url(directory, arguments.fixture_transport, balanced=arguments.balanced) as url:
             yield url
 
 
@@ -127,7 +129,9 @@ def print_table(report: RevisionReport) -> None:
 def write_json(arguments: argparse.Namespace, version: str, reports: list[RevisionReport]) -> None:
     """Write what was found so far to ``build/conformance.json``."""
     target = arguments.target or (
-        "fixture" if arguments.direct else f"gateway, {arguments.fixture_transport}"
+        "fixture"
+        if arguments.direct
+        else f"gateway, {arguments.fixture_transport}{', balanced' * arguments.balanced}"
     )
     revisions = {report.revision: report.as_json() for report in reports}
     written = {"suite": version, "target": target, "revisions": revisions}
@@ -166,6 +170,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--revision", choices=REVISIONS, action="append", help="only this one; can be repeated"
+    )
+    parser.add_argument(
+        "--balanced", action="store_true", help="two web processes behind a balancer, without stickiness"
     )
     arguments = parser.parse_args()
     # SIGTERM takes the same way out as Ctrl-C, through every context manager.
