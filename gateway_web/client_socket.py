@@ -26,7 +26,8 @@ _RESET = struct.pack("ii", 1, 0)
 class ClientSocket(GeventSocket):  # type: ignore[misc]
     """gevent's socket, with two bounds more.
 
-    A copy (:meth:`dup`, which WebSockets are served on) has none on reading: there the client is silent as it likes.
+    None on reading has a copy (:meth:`dup`), nor a socket that was given a timeout of its own, as those of WebSockets
+    are: what comes there is no request any more.
     """
 
     write_timeout: float | None = None
@@ -58,7 +59,7 @@ class ClientSocket(GeventSocket):  # type: ignore[misc]
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """What has come. Raises :class:`TimeoutError` if a request takes too long to come."""
-        if self.read_timeout is None or flags:
+        if self.read_timeout is None or self.timeout is not None or flags:
             return bytes(super().recv(size, flags))
         if self._until is None:
             data = super().recv(size)

@@ -221,6 +221,19 @@ def test_a_copy_takes_the_bound_of_writing_along_but_not_that_of_reading() -> No
             assert copy.recv(1) == b"b"
 
 
+def test_whoever_sets_a_timeout_has_that_one_for_reading() -> None:
+    """As WebSockets do after their upgrade: a message may come long after the request that began them."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        sock = bounded(GeventSocket(theirs.family, theirs.type, theirs.proto, fileno=theirs.detach()), WEB)
+        with sock:
+            ours.sendall(b"a")
+            assert sock.recv(1) == b"a"
+            sock.settimeout(20)
+            threading.Timer(2 * BOUND, ours.sendall, [b"b"]).start()
+            assert sock.recv(1) == b"b"
+
+
 def test_a_connection_that_is_not_gevents_own_stays_as_it_is() -> None:
     """TLS is gunicorn's."""
     ours, theirs = socket.socketpair()
