@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 CHAOS := $(if $(SEED),CHAOS_SEED=$(SEED) )$(PYTEST) -p no:randomly -q
 
-.PHONY: help demo up test unit e2e interop chaos chaos-full storm mutants lint type format lock fuzz conformance balanced bench bench-queue bench-docs schema clean
+.PHONY: help demo up test unit e2e interop chaos chaos-full storm mutants lint type format lock fuzz scale conformance balanced bench bench-queue bench-docs schema clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -64,6 +64,9 @@ format: $(READY) ## Format the code
 
 fuzz: $(READY) ## 20,000 mutated requests: none breaks the gateway, none is read in two ways; SEED=n for others
 	FUZZ_SEED=$(SEED) FUZZ_REQUESTS=20000 FUZZ_LATENCY=1 $(PYTEST) tests/e2e/test_fuzz.py -q -s
+
+scale: $(READY) ## 1,000 idle streams and 500 idle WebSockets on one web process for ten minutes each: memory, pings beside them
+	SCALE_FULL=1 $(PYTEST) tests/e2e/test_scale.py -q -s
 
 conformance: $(READY) ## The official conformance suite, through the gateway (Node >= 22 is fetched from npm)
 	$(BIN)/python -m tests.conformance.run
