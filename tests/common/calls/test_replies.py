@@ -15,8 +15,8 @@ import pytest
 from redis import Redis
 
 from common.calls import replies
-from common.calls.contract import notification_frame, result_frame, result_record
-from common.calls.replies import HEAL_BATCH, Notification, ReplyHub, Waiter
+from common.calls.contract import notification_frame, result_frame, result_record, server_request_frame
+from common.calls.replies import HEAL_BATCH, Notification, ReplyHub, ServerRequest, Waiter
 from common.domain.errors import StoreUnavailable, WorkerLost
 from common.domain.ids import InvocationId
 from common.domain.invocation import ExecutionResult, answer, failed
@@ -129,6 +129,24 @@ def test_late_frames_are_dropped(start: Start, client: Client) -> None:
     assert ended.get(0) == answer({"first": True})
     assert (ended.get(0), gone.get(0)) == (None, None)
     assert hub.waiting == 2
+
+
+def test_who_does_not_read_lets_no_notifications_pile_up(
+    start: Start, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those beyond a bound are dropped; requests and the result never are."""
+    monkeypatch.setattr(replies, "MOST_UNREAD", 3)
+    hub = start()
+    waiter = hub.expect(named("1"))
+    for number in range(5):
+        client.publish(hub.channel, notification_frame("1", "n", {"n": number}))
+    client.publish(hub.channel, server_request_frame("1", "q", "ping", {}))
+    client.publish(hub.channel, notification_frame("1", "n", {"n": 5}))
+    client.publish(hub.channel, result_frame("1", answer({})))
+    wait_until(lambda: waiter.done, description="the result has come")
+    found = [waiter.get(0) for _ in range(6)]
+    assert [f.message["params"]["n"] for f in found if isinstance(f, Notification)] == [0, 1, 2]
+    assert found[3:] == [ServerRequest("q", "ping", {}), answer({}), None]
 
 
 def test_a_thousand_wait_at_once(start: Start, client: Client) -> None:
