@@ -53,6 +53,7 @@ INVOCATIONS = st.builds(
     deadline=st.integers(0, 2**53),
     request_id=st.none() | TEXT | st.integers(-(2**63), 2**63),
     mcp_session=st.none() | ID,
+    resumable_until=st.none() | st.integers(0, 2**53),
 )
 FAILURES = st.builds(
     Failure, code=st.sampled_from(ErrorCode), message=TEXT, data=OBJECT, rpc=st.none() | OBJECT
@@ -133,6 +134,8 @@ def test_a_stock_producer_gives_four_words() -> None:
         ({"request_id": [1]}, "request_id"),
         ({"request_id": True}, "request_id"),
         ({"mcp_session": 1}, "mcp_session"),
+        ({"resumable_until": 1.5}, "resumable_until"),
+        ({"resumable_until": True}, "resumable_until"),
     ],
 )
 def test_a_bad_field_is_refused_by_name(change: dict[str, Any], field: str) -> None:
