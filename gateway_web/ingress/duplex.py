@@ -221,6 +221,7 @@ class Duplex:
             message = self.outbox.get(AGAIN if self._standing and self._standing.failed else silence)
             if message is not None:
                 yield message
+                del message  # a quiet connection keeps nothing of it
                 continue
             yield from self._told()
             if time.monotonic() - looked >= silence:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import threading
+from _thread import start_new_thread
 from collections.abc import Callable
 
 from flask import Blueprint, Flask, g, request
@@ -37,8 +37,7 @@ Respond = Callable[[HttpAnswer], ResponseReturnValue]
 SUBPROTOCOL = "mcp"
 VERSION = "13"
 PATHS = ("/ws", "/servers/<path:tool>/ws")
-WRITE_TIMEOUT = 30.0
-RECEIVE_BYTES = 16 * 1024
+RECEIVE_BYTES = 4 * 1024
 _SOCKETS = ("gunicorn.socket", "werkzeug.socket")
 _HANDSHAKE = frozenset(
     {
@@ -53,6 +52,18 @@ _HANDSHAKE = frozenset(
 """Headers that the handshake is shown. Without ``Sec-WebSocket-Extensions`` nothing is compressed: a compressor takes
 more memory than all the rest of a connection, and a small message may become a large one."""
 _TOKENS = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\s*,\s*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
+
+
+class BareThread:
+    """A thread as far as the library asks for one; Python's own takes as much memory as a stack of gevent's."""
+
+    def __init__(self, target: Callable[[], None]) -> None:
+        self.name = ""
+        self._target = target
+
+    def start(self) -> None:
+        """Begin."""
+        start_new_thread(self._target, ())
 
 
 class WebSocketDoor:
@@ -71,6 +82,7 @@ class WebSocketDoor:
             "receive_bytes": RECEIVE_BYTES,
             "ping_interval": self._web.ping_interval,
             "max_message_size": self._web.max_body_bytes,
+            "thread_class": BareThread,
         }
         blueprint, sock = Blueprint("websocket", __name__), Sock()
 
@@ -108,7 +120,7 @@ class WebSocketDoor:
         for name in [name for name in environ if name.startswith("HTTP_") and name not in _HANDSHAKE]:
             del environ[name]
         name = next(name for name in _SOCKETS if name in environ)
-        g.wire = environ[name] = Wire(environ[name], write_timeout=WRITE_TIMEOUT)
+        g.wire = environ[name] = Wire(environ[name], write_timeout=self._web.write_timeout)
         return None
 
     # -- after it ---------------------------------------------------------------------------------------
@@ -120,9 +132,7 @@ class WebSocketDoor:
         wire.unread = ws.input_buffer
         caller = identify(self._resolver, facts)
         duplex = Duplex(self._gateway, self._digests, caller, None if tool is None else ToolId(tool))
-        threading.Thread(
-            target=_write, args=(ws, duplex, self._web.ping_interval), name="websocket", daemon=True
-        ).start()
+        start_new_thread(_write, (ws, duplex, self._web.ping_interval))
         try:
             while (message := ws.receive()) is not None:
                 wire.taken()
@@ -132,6 +142,7 @@ class WebSocketDoor:
                 if identify(self._resolver, facts).principal != caller.principal:
                     raise InvalidRequest("the caller is another one now")
                 duplex.hear(message.encode())
+                del message
         except ConnectionClosed:
             pass
         except GatewayError as error:
@@ -150,6 +161,7 @@ def _write(ws: Server, duplex: Duplex, silence: float) -> None:
             ws.send(message.decode())
         except (ConnectionClosed, LocalProtocolError, OSError):
             break
+        del message  # it would be kept until the next one, by each quiet connection
     _close(ws, CloseReason.NORMAL_CLOSURE, "the session has ended")
 
 

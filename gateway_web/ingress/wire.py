@@ -22,11 +22,12 @@ class Wire:
     def __init__(self, sock: socket.socket, *, write_timeout: float) -> None:
         self.unread: Sized = ()
         """The messages that were read and not taken."""
-        self._socket = sock
+        # A copy: the server has bounds on its own for the time that a request takes to come.
+        self._socket = sock.dup()
         self._writing = threading.Lock()
-        self._room = threading.Event()
+        self._room: threading.Event | None = None
         self._ended = False
-        sock.settimeout(write_timeout)
+        self._socket.settimeout(write_timeout)
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -46,19 +47,20 @@ class Wire:
     def recv(self, most: int) -> bytes:
         """Some bytes; none at the end of the connection."""
         while len(self.unread) > MOST_UNREAD and not self._ended:
-            self._room.clear()
-            if len(self.unread) > MOST_UNREAD:
+            self._room = threading.Event()
+            if len(self.unread) > MOST_UNREAD and not self._ended:
                 self._room.wait()
         return self._socket.recv(most)
 
     def taken(self) -> None:
         """A message was taken."""
-        self._room.set()
+        if self._room is not None:
+            self._room.set()
 
     def let_go(self) -> None:
         """No message is taken any more."""
         self._ended = True
-        self._room.set()
+        self.taken()
 
     def close(self) -> None:
         """Close the socket."""

@@ -188,10 +188,9 @@ def test_a_client_that_does_not_answer_pings_is_cut_off(web: Web, place: str) ->
     wait_until(lambda: web.gateway.hub.waiting == 0, description="nothing stays")
 
 
-def test_a_client_that_never_reads_is_cut_off(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_never_reads_is_cut_off(serve: Serve) -> None:
     """Its calls are let go of; others go on meanwhile, and nothing piles up for it."""
-    monkeypatch.setattr("gateway_web.ingress.websocket.WRITE_TIMEOUT", 0.5)
-    web = serve(web={"ping_interval": 30})
+    web = serve(web={"ping_interval": 30, "write_timeout": 0.5})
     large = answer({"content": ["x" * 1_000_000]})
     taken: list[TakenCall] = []
 
