@@ -25,7 +25,7 @@ from tests.support.wait import wait_until
 
 SEED = int(os.environ.get("FUZZ_SEED") or 20261128)
 FIRST = int(os.environ.get("FUZZ_FIRST") or 0)
-REQUESTS = int(os.environ.get("FUZZ_REQUESTS") or 2000)
+REQUESTS = int(os.environ.get("FUZZ_REQUESTS") or 1500)
 SLOWEST = 0.050
 """Seconds; of the long run only, 99 of 100 answers take less."""
 LONG = re.compile(rb"(.)\1{40,}")

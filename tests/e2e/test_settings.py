@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ SETTINGS = {
         "sse_commit_after": 0.2,
         "ping_interval": 0.2,
         "max_body_bytes": 2048,
+        "read_timeout": 1.0,
         "allowed_hosts": ["gateway.example.com"],
         "allowed_origins": ["https://app.example.com"],
     },
@@ -93,6 +95,18 @@ def test_bodies_and_results_are_bounded(gateway: RunningGateway) -> None:
     client = modern(gateway.tool_url("local"))
     assert client.post("tools/call", {"name": "echo", "arguments": {"text": "x" * 3000}}).status_code == 413
     assert client.call("big", {"bytes": 200_000})["error"]["data"]["code"] == "RESPONSE_TOO_LARGE"
+
+
+def test_read_timeout_bounds_a_request(gateway: RunningGateway) -> None:
+    """``web.read_timeout``: a body that does not come is not waited for; the default is a minute."""
+    client = modern(gateway.tool_url("local"))
+    head, _, body = client.wire("tools/list").partition(b"\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as sock:
+        begun = time.monotonic()
+        sock.sendall(head + b"\r\n\r\n" + body[:10])
+        assert sock.recv(4096).startswith(b"HTTP/1.1 408 ")
+        assert time.monotonic() - begun < 15
+        assert sock.recv(4096) == b""
 
 
 def test_hosts_and_origins_may_be_added(gateway: RunningGateway) -> None:

@@ -307,6 +307,13 @@ def _other_path(draft: Draft) -> None:
             "/servers/BOTH/mcp",
             "/readyz",
             "/livez",
+            "/sse",
+            "/servers/both/sse",
+            "/messages",
+            "/messages?session_id=nobody",
+            "/servers/both/messages?session_id=%ff&session_id=x",
+            "/ws",
+            "/servers/old/ws",
             "/" + "a" * 5000,
         )
     )

@@ -106,7 +106,10 @@ class Lane:
         if kind == "text/event-stream":
             body = b"".join(self._first_events(standing=verb == b"GET"))
             self.close()
-            messages = tuple(line[5:].strip() for line in body.split(b"\n") if line.startswith(b"data: "))
+            lines_with_data = (line for line in body.split(b"\n") if line.startswith(b"data: "))
+            messages = (
+                () if body.startswith(b"event: endpoint") else tuple(line[6:] for line in lines_with_data)
+            )
         else:
             body = b"" if verb == b"HEAD" or status in (202, 204) else self._body(fields)
             messages = (body,) if kind == "application/json" else ()
