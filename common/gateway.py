@@ -320,8 +320,8 @@ class Gateway:
 
     def _kept_until(self, deadline: int, tool: Tool, session: McpSession | None) -> int:
         """Until when the result of a call may be there, in ms of Redis time: its client's time for answers included."""
-        asked = session is not None and bool(interactive(session.client_capabilities))
-        waits = MOST_WAITS * tool.input_timeout if asked else 0.0
+        declared = {} if session is None else session.client_capabilities
+        waits = MOST_WAITS * tool.input_timeout if declared and interactive(declared) else 0.0
         return deadline + int((waits + self.settings.runtime.result_ttl) * 1000)
 
     def _enqueue(self, call: Call, entry: Entry) -> None:
