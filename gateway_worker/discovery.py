@@ -19,6 +19,7 @@ import structlog
 from common.domain.errors import GatewayError, StoreUnavailable, TransportFailure
 from common.domain.ids import NodeId, ToolId
 from common.domain.tool import LISTS, Capabilities, Quarantined, capabilities_from_wire
+from common.mcp.client_capabilities import EVERY
 from common.mcp.jsonrpc import METHOD_NOT_FOUND
 from common.mcp.listings import LISTINGS
 from common.mcp.revisions import Era
@@ -169,10 +170,14 @@ class Discovery:
         await self._store(entry, replace(found, announced=counts), begun)
 
     async def _ask(self, entry: Entry, begun: int) -> Capabilities:
-        """Connect, learn the eras if they are not known, and list everything in the newest."""
+        """Connect, learn the eras if they are not known, and list everything in the newest.
+
+        A legacy backend may offer less to a client that it cannot ask, so it is told that it can; what it asks of us
+        is refused.
+        """
         link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
         started = time.monotonic()
-        backend = await start(entry.tool, link, listing_order(entry.known))
+        backend = await start(entry.tool, link, listing_order(entry.known), EVERY)
         try:
             spoken = {backend.negotiated.era.value: backend.negotiated.version}
             if entry.known and backend.negotiated.era is Era.MODERN is listing_order(entry.known)[0]:

@@ -23,6 +23,10 @@ _FLAGS: Final[Mapping[str, tuple[str, ...]]] = {
 """The parts of each capability that say what may be asked."""
 
 
+EVERY: Final[Mapping[str, Any]] = {name: {part: {} for part in parts} for name, parts in _FLAGS.items()}
+"""What a client declares that can be asked for everything."""
+
+
 def interactive(declared: Mapping[str, Any]) -> dict[str, Any]:
     """What of a client's capabilities lets servers ask it: known parts alone, so that there are few such profiles."""
     found: dict[str, Any] = {}

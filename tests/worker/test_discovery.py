@@ -118,6 +118,20 @@ def test_a_backend_of_the_legacy_era_is_asked_for_the_other_once(cluster: Cluste
 
 
 @on_loop
+async def test_a_backend_is_listed_as_for_clients_that_can_be_asked_for_everything(cluster: Cluster) -> None:
+    """Some offer a tool only to a client that they can ask what the tool needs; each client is shown the whole list."""
+    cluster.registry.put(stdio_tool("inquirer", "legacy"))
+    async with cluster.running():
+        known = await cluster.good()
+    told = orjson.loads(known.instructions or "null")  # it says there what it was told
+    assert told == {
+        "elicitation": {"form": {}, "url": {}},
+        "roots": {},
+        "sampling": {"context": {}, "tools": {}},
+    }
+
+
+@on_loop
 async def test_a_silent_backend_costs_the_probe_and_nothing_else(cluster: Cluster, echo_log: EchoLog) -> None:
     """Silence to the question of the era means legacy; no child is left."""
     cluster.registry.put(misbehaving("silent_on_discover", env=echo_log.env))
