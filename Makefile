@@ -36,7 +36,7 @@ unit: $(READY) ## The tests beside the code, with a real Redis
 e2e: $(READY) ## Real gateway processes, real backends, real clients, kill -9
 	$(PYTEST) tests -m "e2e and not interop and not chaos_fast and not chaos_full" -q
 
-interop: $(READY) ## The reference servers and SDK clients of both languages (Node from PATH)
+interop: $(READY) ## Eleven clients, the reference servers and our own in each era, through one gateway (Node >= 22.19 is fetched from npm)
 	$(PYTEST) tests -m "interop and not chaos_fast and not chaos_full" -q
 
 chaos: $(READY) ## Faults under load on real processes, and a small storm: ten minutes; SEED=n repeats a run

@@ -1,7 +1,8 @@
 """The MCP server that the conformance suite is pointed at, directly or through the gateway.
 
 ``python -m tests.conformance.fixture --transport http --port 9000`` serves ``http://127.0.0.1:9000/mcp``;
-``--transport stdio`` serves standard input and output. Both transports speak every revision the SDK knows.
+``--transport stdio`` serves standard input and output. Both transports speak every revision the SDK knows, or with
+``--era`` those of one era.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import base64
 import os
 import warnings
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import mcp_types as types
@@ -25,13 +26,14 @@ from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 
-from tests.conformance import fixture_input, fixture_prompts, fixture_tools
+from tests.conformance import fixture_cancel, fixture_input, fixture_prompts, fixture_tools
 from tests.conformance import fixture_schemas as schemas
+from tests.conformance.fixture_era import Era, OnlyEra, only_era
 from tests.conformance.fixture_tools import Call
 
 NAME = "canalgate-conformance-fixture"
 RETRY_MS = 100
-TOOLS = {**fixture_tools.TOOLS, **fixture_input.TOOLS}
+TOOLS = {**fixture_tools.TOOLS, **fixture_input.TOOLS, **fixture_cancel.TOOLS}
 TEMPLATE = ("test://template/", "/data")
 
 RESOURCES: dict[str, tuple[str, str | bytes]] = {
@@ -193,17 +195,17 @@ def build_server() -> FixtureServer:
     return server
 
 
-async def serve_stdio() -> None:
+async def serve_stdio(era: Era) -> None:
     """Serve standard input and output until standard input ends."""
     server = build_server()
-    async with stdio_server() as (read, write):
-        await server.run(read, write, server.create_initialization_options())
+    async with stdio_server() as (read, write), only_era(era, read, write) as kept:
+        await server.run(kept, write, server.create_initialization_options())
 
 
-def serve_http(host: str, port: int) -> None:
+def serve_http(host: str, port: int, era: Era) -> None:
     """Serve ``/mcp`` until SIGINT or SIGTERM."""
     app = build_server().streamable_http_app(host=host, event_store=EventLog(), retry_interval=RETRY_MS)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=1)
+    uvicorn.run(OnlyEra(app, era), host=host, port=port, log_level="warning", timeout_graceful_shutdown=1)
 
 
 def main() -> None:
@@ -212,13 +214,14 @@ def main() -> None:
     parser.add_argument("--transport", choices=("stdio", "http"), default="stdio")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "9000")))
+    parser.add_argument("--era", choices=get_args(Era), default="both")
     arguments = parser.parse_args()
     # Logging and sampling are deprecated since 2026-07-28, but older revisions are served and tested too.
     warnings.simplefilter("ignore", MCPDeprecationWarning)
     if arguments.transport == "stdio":
-        anyio.run(serve_stdio)
+        anyio.run(serve_stdio, arguments.era)
     else:
-        serve_http(arguments.host, arguments.port)
+        serve_http(arguments.host, arguments.port, arguments.era)
 
 
 if __name__ == "__main__":

@@ -17,40 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import httpx
 import orjson
 from mcp import Client
 
 from tests.conformance.fixture import TOOLS
+from tests.conformance.fixture_process import FIXTURE, running_fixture
 from tests.conformance.suite import HERE, REVISIONS, RevisionReport, SuiteError, install_suite
 from tests.interop.install import REPOSITORY, NodeUnavailableError
 from tests.support.servers.balanced import balanced_gateway
 from tests.support.servers.gateway import running_gateway
-from tests.support.servers.process import free_port, running
 from tests.support.wait import wait_until
 
 BUILD = REPOSITORY / "build"
-FIXTURE = [sys.executable, "-m", "tests.conformance.fixture"]
 TOOL_ID = "fixture"
 DETAILS = BUILD / "conformance"
+FIXTURE_LOG = DETAILS / "fixture.log"
 LIST_TIMEOUT = 30.0
-
-
-@contextlib.contextmanager
-def fixture_url() -> Iterator[str]:
-    """Run the fixture over HTTP and yield its URL."""
-    port = free_port()
-    command = [*FIXTURE, "--transport", "http", "--port", str(port)]
-    with running(command, log=DETAILS / "fixture.log") as process:
-
-        def answers() -> bool:
-            process.require_alive()
-            with contextlib.suppress(httpx.TransportError):
-                return httpx.get(f"http://127.0.0.1:{port}/mcp", timeout=2.0).status_code > 0
-            return False
-
-        wait_until(answers, timeout=30.0, description="the fixture to answer", interval=0.1)
-        yield f"http://localhost:{port}/mcp"
 
 
 @contextlib.contextmanager
@@ -59,7 +41,7 @@ def gateway_url(directory: Path, transport: str, *, balanced: bool) -> Iterator[
     with contextlib.ExitStack() as stack:
         tool: dict[str, Any]
         if transport == "http":
-            tool = {"url": stack.enter_context(fixture_url())}
+            tool = {"url": stack.enter_context(running_fixture(log=FIXTURE_LOG))}
         else:
             tool = {
                 "command": FIXTURE[0],
@@ -78,7 +60,7 @@ def target_url(arguments: argparse.Namespace, directory: Path) -> Iterator[str]:
     if arguments.target:
         yield arguments.target
     elif arguments.direct:
-        with fixture_url() as url:
+        with running_fixture(log=FIXTURE_LOG) as url:
             yield url
     else:
         with gateway_url(directory, arguments.fixture_transport, balanced=arguments.balanced) as url:

@@ -13,11 +13,10 @@ from typing import Any
 import orjson
 import yaml
 
-from tests.interop.install import CACHE, NodeUnavailableError, npm, npm_ci
+from tests.interop.install import CACHE, install_node, npm_ci
 
 HERE = Path(__file__).resolve().parent
 REVISIONS = ("2025-11-25", "2026-07-28")
-NODE_MAJOR = 22
 SUITE_TIMEOUT = 600.0
 SUMMARY_LINE = re.compile(
     r"^[✓✗] (?P<name>\S+): (?P<passed>\d+) passed, (?P<failed>\d+) failed$", re.MULTILINE
@@ -207,30 +206,3 @@ def install_suite() -> Suite:
     package = npm_ci(HERE, CACHE / "conformance") / "node_modules" / "@modelcontextprotocol" / "conformance"
     version = orjson.loads((package / "package.json").read_bytes())["version"]
     return Suite(node=install_node(), program=package / "dist" / "index.js", version=version)
-
-
-def install_node() -> str:
-    """Return a Node of at least version 22, from PATH or else from ``.cache/node24``.
-
-    Raises ``NodeUnavailableError``.
-    """
-    found = shutil.which("node")
-    if found is not None and node_major(found) >= NODE_MAJOR:
-        return found
-    directory = CACHE / "node24"
-    program = directory / "node_modules" / ".bin" / "node"
-    if not program.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "package.json").write_text('{"name": "canalgate-node", "private": true}\n')
-        npm("install", "node@24", directory=directory)
-    if node_major(str(program)) < NODE_MAJOR:
-        raise NodeUnavailableError(
-            f"{program} is older than Node {NODE_MAJOR}; remove {directory} and run again"
-        )
-    return str(program)
-
-
-def node_major(program: str) -> int:
-    """Return the major version of a Node program."""
-    done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=True)
-    return int(done.stdout.strip().removeprefix("v").split(".")[0])

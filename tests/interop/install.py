@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE = REPOSITORY / ".cache"
 HERE = Path(__file__).resolve().parent
 NPM_TIMEOUT = 600.0
+NODE_VERSION = (22, 19)
 STAMP = ".installed"
 SCRIPTS = ("client_v1.mjs", "client_v2.mjs", "scenario.mjs")
 
@@ -32,23 +33,23 @@ class InteropPaths:
     """Where the installed programs are; each ``.mjs`` and ``.js`` is run as ``node FILE``."""
 
     node: str
-    client_v1: Path
-    client_v2: Path
     everything: Path
     filesystem: Path
     memory: Path
+    inspector: Path
+    scripts: Path
+
+    def script(self, name: str) -> Path:
+        """A client of this directory, where it finds its packages."""
+        return self.scripts / name
 
 
 def install_interop() -> InteropPaths:
-    """Install what ``package-lock.json`` of this directory names, and the two clients beside it.
+    """Install what ``package-lock.json`` of this directory names, and the clients beside it.
 
     Raises ``NodeUnavailableError``.
     """
-    node = shutil.which("node")
-    if node is None:
-        raise NodeUnavailableError(
-            "node is not on PATH: install Node.js >= 20 to run the interoperability tests"
-        )
+    node = install_node()
     target = npm_ci(HERE, CACHE / "interop")
     # A module finds its packages beside itself or above, so the clients have to stand next to node_modules.
     for name in SCRIPTS:
@@ -56,11 +57,11 @@ def install_interop() -> InteropPaths:
     servers = target / "node_modules" / "@modelcontextprotocol"
     return InteropPaths(
         node=node,
-        client_v1=target / SCRIPTS[0],
-        client_v2=target / SCRIPTS[1],
+        scripts=target,
         everything=servers / "server-everything" / "dist" / "index.js",
         filesystem=servers / "server-filesystem" / "dist" / "index.js",
         memory=servers / "server-memory" / "dist" / "index.js",
+        inspector=servers / "inspector" / "clients" / "launcher" / "build" / "index.js",
     )
 
 
@@ -100,6 +101,33 @@ def npm(*arguments: str, directory: Path) -> None:
         raise NodeUnavailableError(f"npm {' '.join(arguments)} took longer than {NPM_TIMEOUT:g} s") from error
     if done.returncode != 0:
         raise NodeUnavailableError(f"npm {' '.join(arguments)} failed in {directory}:\n{done.stderr[-2000:]}")
+
+
+def install_node() -> str:
+    """Return a Node that has a WebSocket client and runs what we install: from PATH, or else from ``.cache/node24``.
+
+    Raises ``NodeUnavailableError``.
+    """
+    found = shutil.which("node")
+    if found is not None and node_version(found) >= NODE_VERSION:
+        return found
+    directory = CACHE / "node24"
+    program = directory / "node_modules" / ".bin" / "node"
+    with _locked(directory):
+        if not program.exists():
+            (directory / "package.json").write_text('{"name": "canalgate-node", "private": true}\n')
+            npm("install", "node@24", directory=directory)
+    if node_version(str(program)) < NODE_VERSION:
+        wanted = ".".join(map(str, NODE_VERSION))
+        raise NodeUnavailableError(f"{program} is older than Node {wanted}; remove {directory} and run again")
+    return str(program)
+
+
+def node_version(program: str) -> tuple[int, int]:
+    """Return the major and the minor version of a Node program."""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=True)
+    major, minor, *_ = done.stdout.strip().removeprefix("v").split(".")
+    return int(major), int(minor)
 
 
 @contextmanager
