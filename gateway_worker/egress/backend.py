@@ -196,6 +196,10 @@ async def _initialize(link: Link, client_capabilities: Mapping[str, Any]) -> Neg
     }
     result = await link.request("initialize", params)
     version = result.get("protocolVersion")
+    if version in MODERN_VERSIONS:
+        # It has no such handshake, or mixes it up with its other era: it is to be spoken to in that one.
+        message = f"initialize was answered with {version}"
+        raise RpcError({"code": UNSUPPORTED_VERSION, "message": message})
     if version not in LEGACY_VERSIONS:
         shown = version if isinstance(version, str) else type(version).__name__
         raise TransportFailure(f"the tool answered initialize with protocol version {shown[:40]!r}")

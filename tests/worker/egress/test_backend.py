@@ -196,6 +196,17 @@ def test_a_refusal_without_json_rpc_means_another_era(status: str, guard: Proces
     scenario()
 
 
+@on_loop
+async def test_a_handshake_answered_with_a_modern_revision_means_that_era(guard: ProcessGuard) -> None:
+    """Such a backend is spoken to, in the era it names."""
+    with opens_with({"protocolVersion": "2026-07-28", "supportedVersions": ["2026-07-28"]}) as server:
+        async with opened(http_tool(server.url), guard, LEGACY, MODERN) as backend:
+            assert backend.negotiated.era is MODERN
+        with pytest.raises(TransportFailure, match="legacy: initialize was answered with 2026-07-28"):
+            async with opened(http_tool(server.url), guard, LEGACY):
+                pass
+
+
 @pytest.mark.parametrize("status", ["401 Unauthorized", "429 Too Many Requests", "500 Server Error"])
 def test_other_refusals_end_the_negotiation(status: str, guard: ProcessGuard) -> None:
     """A backend that wants a credential, or is broken, is not asked again in another era."""
