@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 LUA = "common/store/lua"
 STORE = "tests/common/store"
+JSONRPC = "tests/common/mcp/test_jsonrpc.py"
+CLIENT_SOCKET = "tests/web/test_client_socket.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +301,45 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=(
             f"{STORE}/test_client.py::test_a_lost_reply_is_an_error_and_no_second_try",
             f"{STORE}/test_client.py::test_a_lost_reply_to_a_loaded_script_is_one_run",
+        ),
+    ),
+    Mutant(
+        name="look-alikes",
+        breaks="what a reader that folds names takes for another member is refused",
+        edits=(Edit("common/mcp/jsonrpc.py", "    _refuse_look_alikes(params, _PARAMS)", "    pass"),),
+        tests=(f"{JSONRPC}::test_what_a_folding_reader_takes_for_another_member_is_refused",),
+    ),
+    Mutant(
+        name="short-body",
+        breaks="a request whose body ends early is refused",
+        edits=(Edit("gateway_web/guards.py", "if length and len(body) < int(length):", "if False:"),),
+        tests=("tests/web/test_guards.py::test_a_body_that_ends_early_is_refused",),
+    ),
+    Mutant(
+        name="patient-writes",
+        breaks="a client that reads nothing is cut off",
+        edits=(
+            Edit(
+                "gateway_web/client_socket.py",
+                "wait(self._write_event, self.write_timeout,",
+                "wait(self._write_event, None,",
+            ),
+        ),
+        tests=(f"{CLIENT_SOCKET}::test_a_client_that_reads_nothing_is_cut_off",),
+    ),
+    Mutant(
+        name="patient-reads",
+        breaks="a request that drips in is not waited for",
+        edits=(
+            Edit(
+                "gateway_web/client_socket.py",
+                "self._until = time.monotonic() + self.read_timeout",
+                "self._until = time.monotonic() + 3600",
+            ),
+        ),
+        tests=(
+            f"{CLIENT_SOCKET}::test_a_head_that_drips_in_is_not_waited_for",
+            f"{CLIENT_SOCKET}::test_a_body_that_comes_later_than_its_head_is_bounded_too",
         ),
     ),
 )

@@ -26,6 +26,7 @@ class Tally:
     changed: int = 0
     """Those of them that something was done to."""
     slow: list[float] = field(default_factory=list)
+    """Seconds that each answer took."""
     unseen: list[Reading] = field(default_factory=list)
     """What was sent and may have reached a backend though no answer of one came back."""
     lines: list[str] = field(default_factory=list)
@@ -35,7 +36,8 @@ class Tally:
 def judge(case: Case, sent: bytes, answer: Answer, tally: Tally) -> list[str]:
     """What is wrong with an answer; nothing, if all is well."""
     tally.statuses[answer.status] = tally.statuses.get(answer.status, 0) + 1
-    tally.slow.append(answer.seconds)
+    if not answer.ended:  # else it was us that waited
+        tally.slow.append(answer.seconds)
     request = http(sent)
     witnessed = [told for message in answer.messages if (told := seen_by_a_backend(message)) is not None]
     for told in witnessed:
