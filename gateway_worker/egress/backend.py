@@ -207,6 +207,8 @@ async def _initialize(link: Link, client_capabilities: Mapping[str, Any]) -> Neg
         link.era = Era.LEGACY
         link.use_session(version)
     await link.notify("notifications/initialized", {})
+    if isinstance(link, HttpLink) and client_capabilities:
+        await link.heard()
     return _negotiated(Era.LEGACY, version, result)
 
 

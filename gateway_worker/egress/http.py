@@ -6,6 +6,7 @@ Specification: MCP 2025-11-25 and 2026-07-28, "Transports", "Streamable HTTP".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ RESUME_ATTEMPTS = 5
 """Times in a row that a stream may be resumed without a new event."""
 RESUME_DELAY, RESUME_DELAY_LEAST = 1.0, 0.05
 CLOSE_TIMEOUT = 2.0
+LISTENING_WITHIN = 1.0
+"""Seconds that a backend has to open the stream of what belongs to no request, before the first call goes on."""
 _OF_NO_REQUEST = ("/list_changed", "resources/updated")
 """Ends of the names of notifications that belong to no call, on whatever stream they come."""
 
@@ -90,6 +93,7 @@ class HttpLink:
         self._listeners: dict[int, tuple[OnNotification, OnRequest | None]] = {}
         self._asked = Asked(lambda message: self._spawn(self._answer(message)), gate)
         self._session_id: str | None = None
+        self._listening = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._client = HttpClient(
             transport.url, transport.headers, connect_timeout=connect_timeout, gate=gate
@@ -105,6 +109,15 @@ class HttpLink:
         """After a legacy handshake: name the revision on every request, and hear what belongs to none."""
         self._fields = self._fields.extended({"mcp-protocol-version": version})
         self._spawn(self._listen())
+
+    async def heard(self) -> None:
+        """Wait until what belongs to no request can be heard, or is known not to be: some backends ask there.
+
+        What a backend says before is lost. One that leaves its stream unanswered is not waited for long.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LISTENING_WITHIN):
+                await self._listening.wait()
 
     async def request(
         self,
@@ -310,11 +323,13 @@ class HttpLink:
         while not self.closed.is_set():
             try:
                 with await self._get({}) as stream:
+                    self._listening.set()
                     if not stream.success:
                         return
                     await self._read_until(stream, _Place(), None)
             except (LinkLost, ResponseTooLarge) as error:
                 log.debug("backend_stream_broke", error=repr(error))
+            self._listening.set()
             await asyncio.sleep(RESUME_DELAY)
 
     async def _answer(self, message: dict[str, Any]) -> None:

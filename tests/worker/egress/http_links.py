@@ -29,12 +29,13 @@ async def connected(
     era: Era = Era.LEGACY,
     max_bytes: int = MAX_BYTES,
     headers: Mapping[str, str] | None = None,
+    capabilities: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[tuple[Backend, HttpLink]]:
-    """A backend that has been spoken to, and its link."""
+    """A backend that has been spoken to, and told what the client can be asked, and its link."""
     transport = HttpTransport(url=server.url, headers=dict(headers or {}))
     link = HttpLink(transport, connect_timeout=2.0, max_bytes=max_bytes)
     try:
-        yield await connect(link, [era]), link
+        yield await connect(link, [era], capabilities or {}), link
     finally:
         await link.close()
 
