@@ -68,7 +68,7 @@ fuzz: $(READY) ## 20,000 mutated requests: none breaks the gateway, none is read
 scale: $(READY) ## 1,000 idle streams and 500 idle WebSockets on one web process for ten minutes each: memory, pings beside them
 	SCALE_FULL=1 $(PYTEST) tests/e2e/test_scale.py -q -s
 
-conformance: $(READY) ## The official conformance suite, through the gateway (Node >= 22 is fetched from npm)
+conformance: $(READY) ## The official conformance suite, of servers and of clients, with the gateway as either (Node >= 22 is fetched from npm)
 	$(BIN)/python -m tests.conformance.run
 
 balanced: $(READY) ## The same with two web processes, each request to the next one

@@ -1,8 +1,9 @@
 """Run the official conformance suite against the gateway: ``python -m tests.conformance.run``.
 
-It starts our fixture server and a gateway that has it as its only tool, runs the suite for each revision,
-prints a table and writes ``build/conformance.json``. The exit code is 0 only if exactly what is listed in
-``expected-failures-<revision>.yml`` fails. ``--direct`` leaves the gateway out, ``--target`` starts nothing.
+It starts our fixture server and a gateway that has it as its only tool, runs the suite for each revision and whole,
+then the suite for clients against what a gateway sends to its backends (``driver.py``), prints a table and writes
+``build/conformance.json``. The exit code is 0 only if exactly what is listed in the ``expected-failures`` files fails.
+``--direct`` leaves the gateway out, ``--target`` starts nothing; neither has a client.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,16 @@ from mcp import Client
 
 from tests.conformance.fixture import TOOLS
 from tests.conformance.fixture_process import FIXTURE, running_fixture
-from tests.conformance.suite import HERE, REVISIONS, RevisionReport, SuiteError, install_suite
+from tests.conformance.suite import (
+    CLIENT_LEGS,
+    LEGS,
+    REVISIONS,
+    SCORES,
+    RevisionReport,
+    Suite,
+    SuiteError,
+    install_suite,
+)
 from tests.interop.install import REPOSITORY, NodeUnavailableError
 from tests.support.servers.balanced import balanced_gateway
 from tests.support.servers.gateway import running_gateway
@@ -33,6 +43,8 @@ TOOL_ID = "fixture"
 DETAILS = BUILD / "conformance"
 FIXTURE_LOG = DETAILS / "fixture.log"
 LIST_TIMEOUT = 30.0
+CLIENT_TIMEOUT_MS = 180_000
+"""For all scenarios for clients together: the suite runs them at once."""
 
 
 @contextlib.contextmanager
@@ -120,6 +132,30 @@ def write_json(arguments: argparse.Namespace, version: str, reports: list[Revisi
     (BUILD / "conformance.json").write_bytes(orjson.dumps(written, option=orjson.OPT_INDENT_2) + b"\n")
 
 
+def write_scores(suite: Suite, reports: list[RevisionReport]) -> None:
+    """Keep what a whole run came to, for README."""
+    scores = {report.revision: report.told for report in reports}
+    SCORES.write_bytes(
+        orjson.dumps({"suite": suite.version, "scores": scores}, option=orjson.OPT_INDENT_2) + b"\n"
+    )
+
+
+def run_clients(suite: Suite, told: Callable[[RevisionReport], None]) -> None:
+    """Run the suite's servers as backends of a gateway; ``driver.py`` makes them its tools and uses them.
+
+    Raises as :func:`run`.
+    """
+    with tempfile.TemporaryDirectory(prefix="canalgate-") as scratch:
+        # What a scenario leaves behind is none of the next one's business, so nobody is asked twice.
+        settings = {"discovery": {"ttl": 86400}}
+        log = DETAILS / "gateway-client.log"
+        with running_gateway({}, directory=Path(scratch), settings=settings, log=log) as gateway:
+            for leg in CLIENT_LEGS:
+                command = f"{sys.executable} -m tests.conformance.driver {gateway.url} {scratch}"
+                target = ["--command", command, "--timeout", str(CLIENT_TIMEOUT_MS)]
+                told(suite.run(leg, target, DETAILS / leg.name))
+
+
 def run(arguments: argparse.Namespace) -> bool:
     """Run the suite for the revisions asked for; return whether all went as expected.
 
@@ -128,17 +164,25 @@ def run(arguments: argparse.Namespace) -> bool:
     """
     suite = install_suite()
     reports: list[RevisionReport] = []
+    legs = [leg for leg in LEGS if not arguments.revision or leg.requirements in arguments.revision]
+
+    def told(report: RevisionReport) -> None:
+        reports.append(report)
+        print_table(report)
+        write_json(arguments, suite.version, reports)
+
     with (
         tempfile.TemporaryDirectory(prefix="canalgate-") as scratch,
         target_url(arguments, Path(scratch)) as url,
     ):
         print(f"conformance {suite.version} against {url}", flush=True)
         wait_for_tools(url)
-        for revision in arguments.revision or REVISIONS:
-            expected = HERE / f"expected-failures-{revision}.yml"
-            reports.append(suite.run(url, revision, expected, DETAILS / revision))
-            print_table(reports[-1])
-            write_json(arguments, suite.version, reports)
+        for leg in legs:
+            told(suite.run(leg, ["--url", url], DETAILS / leg.name))
+    if not (arguments.revision or arguments.direct or arguments.target):
+        run_clients(suite, told)
+        if all(report.as_expected for report in reports):
+            write_scores(suite, reports)
     return all(report.as_expected for report in reports)
 
 

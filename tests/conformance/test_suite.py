@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
 import pytest
 
-from tests.conformance.suite import HERE, REVISIONS, Finding, expected_failures, judge
+from tests.conformance.suite import (
+    CLIENT_LEGS,
+    HERE,
+    LEGS,
+    SCORES,
+    SUMMARY_LINE,
+    Finding,
+    Leg,
+    RevisionReport,
+    ScenarioResult,
+    expected_failures,
+    judge,
+)
 from tests.interop import install
 
 
@@ -33,11 +46,45 @@ def test_outcome_of_a_scenario(
     assert judge(finding, scored=True, listed=frozenset(listed)).outcome == outcome
 
 
-@pytest.mark.parametrize("revision", REVISIONS)
-def test_expected_failures_file_can_be_read(revision: str) -> None:
-    """Each revision has its file, and its entries are scenario names without blanks."""
-    entries = expected_failures(HERE / f"expected-failures-{revision}.yml")
+@pytest.mark.parametrize("leg", [*LEGS, *CLIENT_LEGS], ids=lambda leg: leg.name)
+def test_expected_failures_file_can_be_read(leg: Leg) -> None:
+    """Each leg has its file, and its entries are scenario names without blanks."""
+    entries = expected_failures(leg.expected, leg.section)
     assert not [entry for entry in entries if " " in entry]
+    allowed = {"server": ("tasks-",), "client": ("auth/", "http-standard-headers:", "request-metadata:")}
+    assert all(entry.startswith(allowed[leg.section]) for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("line", "failed"),
+    [("✓ ping: 2 passed, 0 failed", "0"), ("✗ request-metadata: 2 passed, 2 failed, 1 warnings", "2")],
+)
+def test_every_line_of_the_summary_is_read(line: str, failed: str) -> None:
+    """A scenario whose line is passed over would count for nothing."""
+    (found,) = SUMMARY_LINE.finditer(f"SUMMARY\n{line}\n")
+    assert found["failed"] == failed
+
+
+def test_the_scores_are_those_of_every_leg() -> None:
+    """README shows them; they are written by a whole run of this suite in which all went as expected."""
+    told = orjson.loads(SCORES.read_bytes())
+    wanted = orjson.loads((HERE / "package.json").read_bytes())["dependencies"]
+    assert told["suite"] == wanted["@modelcontextprotocol/conformance"]
+    assert list(told["scores"]) == [leg.name for leg in (*LEGS, *CLIENT_LEGS)]
+    for score in told["scores"].values():
+        passed, _, counted = score.split(" ")[0].partition("/")
+        assert passed == counted or "failing: " in score
+
+
+def test_a_score_counts_what_fails_and_not_what_is_not_offered() -> None:
+    """A failure that is known of is a failure; what is about OAuth, tasks or skills is left out, and told of."""
+    outcomes = {"ping": "pass", "pong": "expected", "auth/a": "expected", "tasks-b": "expected"}
+    scenarios = [
+        ScenarioResult(name=name, scored=True, outcome=outcome, passed=1, failed=0)
+        for name, outcome in outcomes.items()
+    ]
+    report = RevisionReport(revision="r", seconds=1.0, suite_exit=0, scenarios=scenarios)
+    assert report.told == "1/2 (failing: pong; not counted: 1 about OAuth; not counted: 1 about tasks)"
 
 
 @pytest.mark.parametrize("directory", [HERE, install.HERE])
