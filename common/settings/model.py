@@ -96,6 +96,11 @@ class WebSettings(Section):
     session_idle_timeout: Seconds = Field(
         default=1800.0, description="How long an MCP session without requests is kept."
     )
+    stateless: bool = Field(
+        default=False,
+        description="Whether legacy clients over Streamable HTTP get no MCP session: nothing of them is kept in Redis, "
+        "nobody is asked or told anything outside a call, and none can cancel.",
+    )
     sse_commit_after: SecondsOrZero = Field(
         default=15.0,
         description="Silence after which a waiting call is answered as an event stream, with status 200.",

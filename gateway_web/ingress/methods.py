@@ -33,7 +33,7 @@ def dispatch(gateway: Gateway, mcp: McpRequest) -> Answer:
     Raises :class:`JsonRpcError` for what the protocol forbids, :class:`GatewayError` for what we refuse.
     """
     handler = HANDLERS[mcp.era].get(mcp.request.method)
-    if handler is None:
+    if handler is None or (mcp.stateless and mcp.request.method in OF_A_SESSION):
         raise JsonRpcError(METHOD_NOT_FOUND, f"Method not found: {mcp.request.method[:100]}")
     gateway.authorise_tenant(mcp.caller)
     return handler(gateway, mcp)
@@ -43,7 +43,7 @@ def initialize(gateway: Gateway, mcp: McpRequest) -> Result:
     """The legacy handshake; the session itself is made by the door, which owns the session header."""
     return {
         "protocolVersion": negotiate_legacy(mcp.params.get("protocolVersion")),
-        "capabilities": {**offers.capabilities(gateway, mcp), "logging": {}},
+        "capabilities": offers.capabilities(gateway, mcp),
         "serverInfo": offers.server_info(gateway, mcp),
         **offers.instructions(gateway, mcp),
     }
@@ -148,6 +148,8 @@ HANDLERS: Mapping[Era, Mapping[str, Handler]] = MappingProxyType(
         Era.MODERN: MappingProxyType({"server/discover": discover, **_LISTED, **_FORWARDED}),
     }
 )
+OF_A_SESSION = frozenset({"logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+"""Methods of the legacy era that mean something to a session only."""
 FORWARDED = frozenset(_FORWARDED)
 """Methods that become calls: the admission confirms their session, so it need not be read before."""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from common.gateway import Gateway
 from common.mcp.naming import exposed_id
+from common.mcp.revisions import Era
 from common.registry.records import Entry
 from gateway_web.ingress.lists import visible_entries
 from gateway_web.ingress.requests import SERVER_INFO, McpRequest
@@ -21,10 +22,13 @@ def capabilities(gateway: Gateway, mcp: McpRequest) -> dict[str, Any]:
     client that was told otherwise never asks.
     """
     entries = visible_entries(gateway, mcp.tool)
+    told = {} if mcp.stateless else {"listChanged": True}
     offered: dict[str, dict[str, Any]] = {
-        name: {"listChanged": True} for name in LISTED if name == "tools" or _any(entries, name)
+        name: dict(told) for name in LISTED if name == "tools" or _any(entries, name)
     }
-    if "resources" in offered and any(_tells_of_updates(entry) for entry in entries):
+    if mcp.era is Era.LEGACY and not mcp.stateless:
+        offered["logging"] = {}
+    if told and "resources" in offered and any(_tells_of_updates(entry) for entry in entries):
         offered["resources"]["subscribe"] = True
     if _any(entries, "completions"):
         offered["completions"] = {}

@@ -36,6 +36,7 @@ class McpRequest:
     session: McpSession | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     log_level: str | None = None
+    stateless: bool = False
     resumable: bool = False
 
     @property

@@ -41,6 +41,8 @@ FindSession = Callable[..., McpSession]
 SESSION_HEADER = "mcp-session-id"
 LAST_EVENT_HEADER = "last-event-id"
 VERSION_HEADER = "mcp-protocol-version"
+ASSUMED_VERSION = "2025-03-26"
+"""The revision of a legacy request that names none and has no session (2025-06-18, "Protocol Version Header")."""
 
 
 class StreamableHttp:
@@ -98,7 +100,7 @@ class StreamableHttp:
                 mcp = replace(mcp, session=answer.session, log_level=answer.session.log_level)
             return answer_call(answer, mcp, self._web, http.environ)
         headers = {}
-        if mcp.era is Era.LEGACY and message.method == "initialize":
+        if mcp.era is Era.LEGACY and message.method == "initialize" and not mcp.stateless:
             headers["Mcp-Session-Id"] = open_session(self._gateway, mcp, answer).id
         return json_response(result_response(message.id, answer), headers=headers)
 
@@ -116,6 +118,11 @@ class StreamableHttp:
 
     def _legacy(self, http: HttpRequest, message: Request, caller: Caller, tool: ToolId | None) -> McpRequest:
         session = None
+        if self._web.stateless:
+            version = http.header(VERSION_HEADER) or ASSUMED_VERSION
+            return McpRequest(
+                request=message, caller=caller, tool=tool, era=Era.LEGACY, version=version, stateless=True
+            )
         if message.method in FORWARDED:
             session = self._session(http, caller, tool, self._gateway.mcp_sessions.recall)
         elif message.method != "initialize":
@@ -150,6 +157,8 @@ class StreamableHttp:
                 raise JsonRpcError(INVALID_REQUEST, "Invalid request: this revision has no client responses")
             check_version((http.header(VERSION_HEADER) or "").strip())
             return
+        if self._web.stateless:
+            return
         take_aside(self._gateway, self._session(http, caller, tool), message)
 
     # -- GET, DELETE ------------------------------------------------------------------------------------
@@ -158,7 +167,7 @@ class StreamableHttp:
         """The stream of a call that the client comes back to, by its last event id; else the session's stream of what
         belongs to no request. The modern era has ``subscriptions/listen`` instead.
         """
-        if era_of_header(http.header(VERSION_HEADER)) is Era.MODERN:
+        if self._post_only(http):
             return HttpAnswer(status=405, headers={"Allow": "POST"})
         try:
             caller = identify(self._resolver, http.facts())
@@ -172,7 +181,7 @@ class StreamableHttp:
 
     def delete(self, http: HttpRequest, tool: ToolId | None) -> HttpAnswer:
         """End a session, and with it the calls of it that are under way; the modern era has none."""
-        if era_of_header(http.header(VERSION_HEADER)) is Era.MODERN:
+        if self._post_only(http):
             return HttpAnswer(status=405, headers={"Allow": "POST"})
         try:
             caller = identify(self._resolver, http.facts())
@@ -180,6 +189,10 @@ class StreamableHttp:
         except GatewayError as error:
             return self._refused(error)
         return HttpAnswer()
+
+    def _post_only(self, http: HttpRequest) -> bool:
+        """Whether there is no session: in the modern era, and where the settings want none."""
+        return self._web.stateless or era_of_header(http.header(VERSION_HEADER)) is Era.MODERN
 
     @staticmethod
     def _refused(error: GatewayError) -> HttpAnswer:

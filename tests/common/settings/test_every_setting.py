@@ -54,6 +54,7 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "web.sse_commit_after": (0, "0", 0.0, SECONDS_OR_ZERO),
     "web.ping_interval": (1.5, "1.5", 1.5, SECONDS),
     "web.stream_max_age": (30, "30", 30.0, SECONDS_OR_ZERO),
+    "web.stateless": (True, "true", True, FLAG),
     "web.list_page_size": (500, "500", 500, [-1, 1_000_001, "many"]),
     "worker.processes": (2, "2", 2, COUNT),
     "worker.concurrency": (5, "5", 5, COUNT),
