@@ -34,6 +34,7 @@ from common.store.scripts import run_async
 from gateway_worker.definitions import sorted_out
 from gateway_worker.egress.backend import Backend, connect, make_link, start
 from gateway_worker.egress.link import LinkLost, RpcError
+from gateway_worker.tool_session import opening_order
 
 log = structlog.get_logger(__name__)
 
@@ -177,13 +178,13 @@ class Discovery:
         """
         link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
         started = time.monotonic()
-        backend = await start(entry.tool, link, listing_order(entry.known), EVERY)
+        backend = await start(entry.tool, link, listing_order(entry), EVERY)
         try:
             spoken = {backend.negotiated.era.value: backend.negotiated.version}
-            if entry.known and backend.negotiated.era is Era.MODERN is listing_order(entry.known)[0]:
-                # Asked modern first because it speaks both: it was not asked for the other again.
+            if entry.known and backend.negotiated.era is Era.MODERN is listing_order(entry)[0]:
+                # It was not asked for the other one, which it may speak as before.
                 spoken = {**entry.known.eras, **spoken}
-            elif to_be_probed(entry.known, backend):
+            elif to_be_probed(entry, backend):
                 modern = await self._modern(entry, time.monotonic() - started)
                 if modern is not None:
                     await backend.link.close()
@@ -258,20 +259,21 @@ class Discovery:
                 )
 
 
-def listing_order(known: Capabilities | None) -> list[Era]:
-    """The newest era first if the last answer says that it is spoken, for its lists hold the most.
+def listing_order(entry: Entry) -> list[Era]:
+    """The newest era that the last answer says is spoken, for its lists hold the most.
 
-    Legacy first otherwise, which none answers with silence; so also after a failure: the backend may be
-    another by now.
+    As for an unknown one after a failure: the backend may be another by now.
     """
-    if known is not None and known.error is None and Era.MODERN.value in known.eras:
-        return [Era.MODERN, Era.LEGACY]
-    return [Era.LEGACY, Era.MODERN]
+    known = entry.known
+    if known is None or known.error is not None or not known.eras:
+        return opening_order(entry.tool)
+    return [Era.MODERN, Era.LEGACY] if Era.MODERN.value in known.eras else [Era.LEGACY, Era.MODERN]
 
 
-def to_be_probed(known: Capabilities | None, backend: Backend) -> bool:
+def to_be_probed(entry: Entry, backend: Backend) -> bool:
     """Whether a backend that answered in the legacy era has yet to be asked for the modern one."""
-    if backend.negotiated.era is Era.MODERN or listing_order(known)[0] is Era.MODERN:
+    known = entry.known
+    if backend.negotiated.era is Era.MODERN or listing_order(entry)[0] is Era.MODERN:
         return False
     same = known is not None and dict(known.server_info) == dict(backend.negotiated.server_info)
     return not same or known is None or known.error is not None

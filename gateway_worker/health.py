@@ -283,7 +283,7 @@ class Prober:
         """Ask an HTTP tool over a connection of the probe's own; neither it nor a session at the backend is left."""
         try:
             link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
-            backend = await start(entry.tool, link, listing_order(entry.known))
+            backend = await start(entry.tool, link, listing_order(entry))
         except GatewayError as error:
             return Finding(None, error.message)
         try:

@@ -47,6 +47,8 @@ CLIENT_INFO = {"name": "canalgate", "version": __version__}
 NO_CAPABILITIES: Mapping[str, Any] = {}
 ERA_REFUSALS = frozenset({400, 404, 405})
 """What an HTTP backend may answer to the opening of an era it does not speak."""
+ERA_PATIENCE = 5.0
+"""Seconds that a backend has to show whether it speaks the modern era, while the other one is still to be tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,28 +147,30 @@ async def connect(
 
     A legacy backend is told ``client_capabilities`` once for all; a modern one hears them with each request.
 
-    The legacy handshake is answered at once by every backend, silent ones are only silent to
-    ``server/discover``: so whoever does not know a backend asks in the order legacy, modern. Raises
-    :class:`TransportFailure`. The link is closed on failure.
+    Raises :class:`TransportFailure`. The link is closed on failure.
     """
     try:
         await link.open()
         refused: list[str] = []
-        for era in eras:
+        for number, era in enumerate(eras, 1):
+            last = number == len(eras)
             try:
-                negotiated = await (
-                    _initialize(link, client_capabilities) if era is Era.LEGACY else discover(link)
-                )
+                async with asyncio.timeout(None if last or era is Era.LEGACY else ERA_PATIENCE):
+                    negotiated = await (
+                        _initialize(link, client_capabilities) if era is Era.LEGACY else discover(link)
+                    )
             except RpcError as error:
                 refused.append(f"{era.value}: {error.error.get('message')}")
-                continue
             except StatusRefused as error:
                 # "HTTP: on 400/404/405 without a modern error body" the other era is tried (2026-07-28, Versioning).
-                if error.status not in ERA_REFUSALS:
+                # A legacy backend may also break at what it does not know, and answer its own era all the same.
+                if error.status not in ERA_REFUSALS and (last or era is Era.LEGACY):
                     raise
                 refused.append(f"{era.value}: {error.message}")
-                continue
-            return Backend(link, negotiated)
+            except TimeoutError:
+                refused.append(f"{era.value}: no answer within {ERA_PATIENCE:g} s")
+            else:
+                return Backend(link, negotiated)
         raise TransportFailure("the tool speaks no revision known here (" + "; ".join(refused) + ")")
     except BaseException:
         await link.close()

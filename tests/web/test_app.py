@@ -34,7 +34,8 @@ from tests.web.harness import (
     request,
 )
 
-PATHS = ["/mcp", "/servers/echo/mcp", "/livez", "/readyz", "/nowhere", "/"]
+DOORS = [f"{where}/{name}" for where in ("", "/servers/echo") for name in ("mcp", "sse", "messages", "ws")]
+PATHS = [*DOORS, "/livez", "/readyz", "/nowhere", "/"]
 
 
 def test_alive_is_alive(web: Web) -> None:

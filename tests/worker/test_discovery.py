@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from common.domain.ids import ToolId
-from common.domain.tool import Capabilities
+from common.domain.tool import Capabilities, HttpTransport, Tool
 from common.mcp.revisions import Era
 from common.processes import is_running
 from gateway_worker.discovery import list_all, listing_order
@@ -78,7 +78,10 @@ def test_the_eras_are_learnt(transport: str, speaks: str, eras: dict[str, str], 
             cluster.registry.put(tool)
             async with cluster.running():
                 known = await cluster.good(tool.id)
-        assert known.eras == eras
+        # Over HTTP the modern era is asked for first, and who speaks it is not asked for the other one.
+        assert known.eras == (
+            {"modern": eras["modern"]} if transport == "http" and "modern" in eras else eras
+        )
         assert known.server_info == {"name": "echo", "version": "1.0.0"}
         assert known.server_capabilities["tools"] == {"listChanged": True}
         assert known.attempts == 0
@@ -103,10 +106,10 @@ async def lists_in(server: HttpBackend, cluster: Cluster, wanted: list[str | Non
 
 
 def test_a_backend_of_both_eras_is_listed_in_the_modern_one(cluster: Cluster) -> None:
-    """Its newer schema holds the most; at the first time over the connection that asked for the era, later at once."""
+    """Its newer schema holds the most; over HTTP it is sent no handshake."""
     with echo_backend("both") as server:
         lists_in(server, cluster, ["2026-07-28", "2026-07-28"])
-        assert len(server.messages("initialize")) == 1
+        assert server.messages("initialize") == []
         assert len(server.messages("server/discover")) == 2
 
 
@@ -161,12 +164,9 @@ def test_a_backend_that_changes_its_eras(before: str, after: str, cluster: Clust
                     "remote",
                     what="the new server",
                 )
-        # A backend of both that drops one: the other era's callers are served by translation either way.
-        spoken = {"legacy", "modern"} if after == "both" and before != "modern" else {after}
-        allowed = [spoken, {"legacy", "modern"}] if before == "both" and after == "modern" else [spoken]
-        if before == "modern" and after == "both":
-            allowed = [{"modern"}, {"legacy", "modern"}]
-        assert set(known.eras) in allowed
+        # Who speaks the modern era is not asked for the other one; one that was known by that is asked for the newer.
+        both = {"legacy", "modern"} if before == "legacy" else {"modern"}
+        assert set(known.eras) == (both if after == "both" else {after})
 
     scenario()
 
@@ -220,8 +220,10 @@ async def test_a_list_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("eras", [None, [Era.LEGACY], [Era.MODERN], list(ERAS)])
-def test_the_order_for_listing(eras: list[Era] | None) -> None:
-    """Modern first where it is known to be spoken; all eras are tried, whatever is known."""
-    order = listing_order(entry_of(stdio_tool(), eras=eras).known)
+@pytest.mark.parametrize("http", [False, True])
+def test_the_order_for_listing(eras: list[Era] | None, http: bool) -> None:
+    """Modern first where it is known to be spoken, or where nothing is known over HTTP; all eras are tried."""
+    tool = Tool(id=ToolId("t"), transport=HttpTransport(url="http://h/mcp")) if http else stdio_tool()
+    order = listing_order(entry_of(tool, eras=eras))
     assert set(order) == set(ERAS)
-    assert (order[0] is Era.MODERN) == (eras is not None and Era.MODERN in eras)
+    assert (order[0] is Era.MODERN) == (http if eras is None else Era.MODERN in eras)

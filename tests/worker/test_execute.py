@@ -215,7 +215,7 @@ async def test_annotated_arguments_go_into_headers(worker: Workers) -> None:
     """For a modern HTTP backend whose schema, as discovered, asks for it; also for a legacy caller."""
     region = {"type": "string", "x-mcp-header": "Region"}
     definition = {"name": "echo", "inputSchema": {"type": "object", "properties": {"text": region}}}
-    with echo_backend() as server:
+    with echo_backend("modern") as server:
         entry = entry_of(http_tool(server.url), eras=[MODERN], definitions=[definition])
         async with worker(entry) as w:
             for era in ERAS:

@@ -12,6 +12,7 @@ import pytest
 
 from common.domain.errors import GatewayError, InvocationTimeout, SessionLimit, TransportFailure
 from common.domain.ids import ToolId
+from common.domain.tool import HttpTransport, Tool
 from common.mcp.revisions import Era
 from common.processes import ProcessGuard, is_running
 from common.store.client import Client, StoreAddress
@@ -101,9 +102,26 @@ async def test_the_eras_of_a_backend_that_speaks_both_are_two_sessions(desks: De
         ([], MODERN, [LEGACY, MODERN]),
     ],
 )
-def test_the_order_of_eras(known: list[Era] | None, preferred: Era, order: list[Era]) -> None:
+def test_the_order_of_eras_over_stdio(known: list[Era] | None, preferred: Era, order: list[Era]) -> None:
     """The caller's first if it is spoken; an unknown backend is asked legacy first."""
     assert era_order(entry_of(stdio_tool(), eras=known), preferred) == order
+
+
+@pytest.mark.parametrize(
+    ("known", "preferred", "order"),
+    [
+        (None, LEGACY, [MODERN, LEGACY]),
+        (None, MODERN, [MODERN, LEGACY]),
+        ([LEGACY], MODERN, [LEGACY]),
+        ([MODERN], LEGACY, [LEGACY, MODERN]),
+        ([MODERN], MODERN, [MODERN]),
+        ([LEGACY, MODERN], LEGACY, [LEGACY, MODERN]),
+    ],
+)
+def test_the_order_of_eras_over_http(known: list[Era] | None, preferred: Era, order: list[Era]) -> None:
+    """An unknown backend is asked modern first; one that speaks it may speak the caller's as well."""
+    tool = Tool(id=ToolId("t"), transport=HttpTransport(url="http://h/mcp"))
+    assert era_order(entry_of(tool, eras=known), preferred) == order
 
 
 # -- the start ------------------------------------------------------------------------------------------
@@ -374,7 +392,7 @@ async def test_a_changed_list_is_announced(desks: Desks) -> None:
         async with desks(announced=announced) as desk:
             await desk.ask(entry_of(stdio_tool()), invocation("list_changed"))
             await until(lambda: announced == [("local", "tools")], description="the stdio announcement")
-            remote = entry_of(http_tool(server.url))
+            remote = entry_of(http_tool(server.url), eras=[LEGACY])
             await desk.ask(remote, invocation("pid", tool="remote"))
             await until(lambda: server.by_verb("GET"), description="the standing stream")
             await desk.ask(remote, invocation("list_changed", tool="remote"))

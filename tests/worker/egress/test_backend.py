@@ -196,6 +196,46 @@ def test_a_refusal_without_json_rpc_means_another_era(status: str, guard: Proces
     scenario()
 
 
+def only_legacy(modern: str | None) -> Callable[[Connection, Request], None]:
+    """A legacy backend that answers what it does not know with this status, or not at all."""
+    result = {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "old"}}
+
+    def handle(connection: Connection, request: Request) -> None:
+        method = orjson.loads(request.body)["method"]
+        if method == "initialize":
+            connection.respond("200 OK", orjson.dumps(respond(request, result)))
+        elif method == "notifications/initialized":
+            connection.respond("202 Accepted", b"")
+        elif modern is not None:
+            connection.respond(modern, b"<p>no", "text/html")
+        else:
+            connection.hung_up(5.0)
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    "modern", ["400 Bad Request", "500 Internal Server Error", "422 Unprocessable Content", None]
+)
+def test_what_a_legacy_backend_does_at_the_modern_question_is_no_matter(
+    modern: str | None, guard: ProcessGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may break at it, or be silent: the legacy handshake is tried. Where that was not to be, it is the failure."""
+    monkeypatch.setattr("gateway_worker.egress.backend.ERA_PATIENCE", 0.2)
+
+    @on_loop
+    async def scenario() -> None:
+        with http_backend(only_legacy(modern)) as server:
+            async with opened(http_tool(server.url), guard, MODERN, LEGACY) as backend:
+                assert (backend.negotiated.era, backend.negotiated.version) == (LEGACY, "2025-06-18")
+            if modern is not None:
+                with pytest.raises(TransportFailure, match=modern[:3]):
+                    async with opened(http_tool(server.url), guard, MODERN):
+                        pass
+
+    scenario()
+
+
 @on_loop
 async def test_a_handshake_answered_with_a_modern_revision_means_that_era(guard: ProcessGuard) -> None:
     """Such a backend is spoken to, in the era it names."""
