@@ -201,9 +201,11 @@ def only_legacy(modern: str | None) -> Callable[[Connection, Request], None]:
     result = {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "old"}}
 
     def handle(connection: Connection, request: Request) -> None:
-        method = orjson.loads(request.body)["method"]
+        method = orjson.loads(request.body)["method"] if request.body else request.method
         if method == "initialize":
             connection.respond("200 OK", orjson.dumps(respond(request, result)))
+        elif method in ("GET", "DELETE"):
+            connection.respond("405 Method Not Allowed")
         elif method == "notifications/initialized":
             connection.respond("202 Accepted", b"")
         elif modern is not None:
