@@ -218,9 +218,14 @@ async def _initialize(link: Link, client_capabilities: Mapping[str, Any]) -> Neg
 
 async def discover(link: Link) -> Negotiated:
     """Ask ``server/discover``. Raises :class:`RpcError` if the backend does not know it."""
-    params = modern_params({}, version=LATEST_MODERN, client_info=CLIENT_INFO, client_capabilities={})
-    headers = modern_headers("server/discover", params, LATEST_MODERN)
-    result = await link.request("server/discover", params, headers=headers)
+    try:
+        result = await _discovered(link, LATEST_MODERN)
+    except RpcError as error:
+        # Whoever names revisions of this era speaks it: "select a mutually supported version and retry" (2026-07-28,
+        # "Versioning").
+        if (version := _named_version(error)) is None:
+            raise
+        result = await _discovered(link, version)
     offered = result.get("supportedVersions")
     common_versions = [v for v in MODERN_VERSIONS if isinstance(offered, list) and v in offered]
     if not common_versions:
@@ -228,6 +233,22 @@ async def discover(link: Link) -> Negotiated:
     if isinstance(link, HttpLink):
         link.era = Era.MODERN
     return _negotiated(Era.MODERN, common_versions[-1], result)
+
+
+async def _discovered(link: Link, version: str) -> dict[str, Any]:
+    params = modern_params({}, version=version, client_info=CLIENT_INFO, client_capabilities={})
+    return await link.request(
+        "server/discover", params, headers=modern_headers("server/discover", params, version)
+    )
+
+
+def _named_version(error: RpcError) -> str | None:
+    """The newest revision known here among those that a refusal of the version names; None for any other refusal."""
+    data = error.error.get("data")
+    supported = data.get("supported") if isinstance(data, dict) else None
+    if error.error.get("code") != UNSUPPORTED_VERSION or not isinstance(supported, list):
+        return None
+    return next((version for version in reversed(MODERN_VERSIONS) if version in supported), None)
 
 
 def _negotiated(era: Era, version: str, result: Mapping[str, Any]) -> Negotiated:

@@ -196,6 +196,31 @@ def test_a_refusal_without_json_rpc_means_another_era(status: str, guard: Proces
     scenario()
 
 
+def test_a_backend_that_names_its_revisions_is_asked_again(guard: ProcessGuard) -> None:
+    """In one that both know, and not in the other era."""
+    asked: list[str] = []
+
+    def handle(connection: Connection, request: Request) -> None:
+        asked.append(orjson.loads(request.body)["method"])
+        if len(asked) == 1:
+            data = {"supported": ["2099-01-01", "2026-07-28"], "requested": "2026-07-28"}
+            error = {"code": -32022, "message": "Unsupported protocol version", "data": data}
+            body = {"jsonrpc": "2.0", "id": orjson.loads(request.body)["id"], "error": error}
+            connection.respond("400 Bad Request", orjson.dumps(body))
+        else:
+            result = {"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {}}
+            connection.respond("200 OK", orjson.dumps(respond(request, result)))
+
+    @on_loop
+    async def scenario() -> None:
+        with http_backend(handle) as server:
+            async with opened(http_tool(server.url), guard, MODERN, LEGACY) as backend:
+                assert backend.negotiated.era is MODERN
+        assert asked == ["server/discover", "server/discover"]
+
+    scenario()
+
+
 def only_legacy(modern: str | None) -> Callable[[Connection, Request], None]:
     """A legacy backend that answers what it does not know with this status, or not at all."""
     result = {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "old"}}
