@@ -138,16 +138,20 @@ class RevisionReport:
     def told(self) -> str:
         """The score in words, without what is about an extension or OAuth, which the gateway does not offer."""
         groups = {"auth/": "OAuth", "tasks-": "tasks", "sep-2640-": "skills"}
-        expected = [scenario.name for scenario in self.required if scenario.outcome == "expected"]
-        left_out = [name for name in expected if name.startswith(tuple(groups))]
-        failing = [name for name in expected if name not in left_out]
+        expected = [scenario for scenario in self.required if scenario.outcome == "expected"]
+        left_out = [scenario.name for scenario in expected if scenario.name.startswith(tuple(groups))]
+        failing = [
+            scenario.name for scenario in expected if scenario.failed and scenario.name not in left_out
+        ]
         counted = len(self.required) - len(left_out)
         notes = [f"failing: {', '.join(failing)}"] if failing else []
         for prefix, group in groups.items():
             if number := sum(name.startswith(prefix) for name in left_out):
                 notes.append(f"not counted: {number} about {group}")
-        passed = [scenario for scenario in self.required if scenario.outcome in {"pass", "STALE"}]
-        return f"{len(passed)}/{counted}" + (f" ({'; '.join(notes)})" if notes else "")
+        unexpected = [scenario for scenario in self.required if scenario.outcome in {"FAIL", "SKIPPED"}]
+        return f"{counted - len(failing) - len(unexpected)}/{counted}" + (
+            f" ({'; '.join(notes)})" if notes else ""
+        )
 
     @property
     def as_expected(self) -> bool:
