@@ -32,6 +32,7 @@ from gateway_web.ingress.requests import SERVER_INFO, McpRequest
 
 log = structlog.get_logger(__name__)
 
+PROGRESS = "notifications/progress"
 LOOK = 0.5
 """Seconds between two looks at whether the client is still there."""
 EVENT_PREFIX, END = "c.", "end"
@@ -142,13 +143,21 @@ class CallStream:
     def _message(self, frame: Notification | ServerRequest | ExecutionResult) -> dict[str, Any]:
         self._place = END if isinstance(frame, ExecutionResult) else frame.place
         if isinstance(frame, Notification):
-            return dict(frame.message)
+            return self._notification(frame.message)
         if isinstance(frame, ServerRequest):
             if self._mcp.era is Era.MODERN:
                 return self.input_required(frame)
             return {"jsonrpc": "2.0", "id": frame.id, "method": frame.method, "params": dict(frame.params)}
         self._ended = True
         return result_message(frame, self._mcp.request.id, self._mcp.era, self._mcp.request.method)
+
+    def _notification(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A notification, under this request's progress token: the call may have begun with an earlier one's."""
+        meta = self._mcp.params.get("_meta")
+        token = meta.get("progressToken") if isinstance(meta, dict) else None
+        if token is None or self._mcp.era is Era.LEGACY or message.get("method") != PROGRESS:
+            return dict(message)
+        return {**message, "params": {**(message.get("params") or {}), "progressToken": token}}
 
     def input_required(self, asked: ServerRequest) -> dict[str, Any]:
         """The answer to a modern client that is asked something: its call waits for the client to come again.

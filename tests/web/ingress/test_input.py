@@ -116,6 +116,24 @@ def test_a_modern_client_comes_again_with_its_input(web: Web) -> None:
     assert body(retry(web, asked, {"q1": {"action": "decline"}}))["result"]["content"] == ["done"]
 
 
+def test_progress_after_the_input_has_the_token_of_the_retry(web: Web) -> None:
+    """The client knows the first one no more."""
+    web.worker.behaviour = asking
+    asked = required(web, meta={"progressToken": "first"})
+    call = web.worker.next_call()
+
+    def finish() -> None:
+        call.reply_to = waited_answer(call, call.invocation.id)["reply"]
+        call.notify("notifications/progress", progressToken="first", progress=1)
+        call.finish(answer({"content": []}))
+
+    with web.aside(finish):
+        response = retry(web, asked, {"q1": {"action": "accept"}}, meta={"progressToken": "second"})
+    progress, result = events(response.data)
+    assert progress["params"] == {"progressToken": "second", "progress": 1}
+    assert result["result"] == {"content": []}
+
+
 @pytest.mark.parametrize("responses", [{}, None, [], {"q1": 5}, {"other": {}}])
 def test_what_is_not_answered_is_asked_again(web: Web, responses: object) -> None:
     """Whatever came instead."""
