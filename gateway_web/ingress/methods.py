@@ -157,7 +157,7 @@ FORWARDED = frozenset(_FORWARDED)
 def _check_param_headers(entry: Entry, name: str, mcp: McpRequest) -> None:
     """``Mcp-Param-*`` headers must agree with the arguments where the schema asks for them."""
     definition = entry.definition(name)
-    if definition is None:
+    if definition is None or mcp.headers is None:
         return
     problem = check_mcp_param_headers(
         definition.get("inputSchema"), mcp.params.get("arguments") or {}, mcp.headers

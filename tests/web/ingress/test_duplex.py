@@ -149,6 +149,13 @@ def test_a_modern_client_needs_no_session(connect: Connect) -> None:
     assert talk.answer("ping")["result"] == {}
 
 
+def test_a_modern_request_needs_no_headers(connect: Connect) -> None:
+    """Not even for an argument that has to stand in one over HTTP: there are none here."""
+    talk = connect()
+    talk.ask_modern("tools/call", {"name": "echo__add", "arguments": {"a": 1, "region": "eu"}})
+    assert talk.next()["result"]["structuredContent"]["params"]["arguments"] == {"a": 1, "region": "eu"}
+
+
 def test_a_modern_call_that_needs_input_says_so(connect: Connect, web: Web) -> None:
     """As over HTTP."""
     web.worker.behaviour = asking
