@@ -22,11 +22,11 @@ SERVER_INFO = {"name": "canalgate", "version": __version__}
 class McpRequest:
     """A request that has passed the guards.
 
-    ``tool`` is the endpoint's tool, None at the aggregate. ``session`` exists in the legacy era only, and not yet for
-    ``initialize``. ``headers`` are those of a modern request over HTTP, which repeat what it says; None where there are
-    none. ``log_level`` is the least severity of log messages to send along; None sends none in the modern era, and all in
-    the legacy era. ``stateless`` is a legacy client that has no session and gets none. ``resumable`` says that the client
-    may come back to the stream of its answer.
+    ``tool`` is the endpoint's tool, None at the aggregate. ``session`` exists in the legacy era only, and not yet
+    for ``initialize``. ``headers`` are those of a modern request over HTTP, which repeat what it says; None where
+    there are none. ``log_level`` is the least severity of log messages to send along; None sends none in the modern
+    era, and all in the legacy era. ``stateless`` is a legacy client that has no session and gets none.
+    ``resumable`` says that the client may come back to the stream of its answer.
     """
 
     request: Request
