@@ -102,7 +102,7 @@ class Gateway:
         self.registry = Registry(self.client, self.keys)
         self.catalogue = Catalogue(self.client, self.keys)
         self.mcp_sessions = McpSessions(self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout)
-        self.cancellations = Cancellations(self.client, self.keys)
+        self.cancellations = Cancellations(self._hot, self.keys)
         self.listeners = Listeners()
         self.session_streams = SessionStreams(
             self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout

@@ -20,8 +20,9 @@ import structlog
 from common.domain.errors import InvocationCancelled, StoreUnavailable
 from common.domain.ids import InvocationId, McpSessionId
 from common.domain.invocation import Invocation
-from common.store.client import Client, store_errors
+from common.store.client import store_errors
 from common.store.keys import Keys
+from common.store.shared import SharedConnection
 
 log = structlog.get_logger(__name__)
 
@@ -55,8 +56,8 @@ class _Left:
 class Cancellations:
     """One instance a process. Degrades throughout: what Redis does not pass on, others do not hear of."""
 
-    def __init__(self, client: Client, keys: Keys) -> None:
-        self._client = client
+    def __init__(self, connection: SharedConnection, keys: Keys) -> None:
+        self._connection = connection
         self._keys = keys
         self._lock = threading.Lock()
         self._sessions: dict[McpSessionId, dict[InvocationId, Awaited]] = {}
@@ -131,17 +132,16 @@ class Cancellations:
         """Tell the workers that nobody waits for these calls any more; unheard, they run to their deadlines."""
         names = list(invocations)
         try:
-            with store_errors("cancelling calls"), self._client.pipeline(transaction=False) as pipe:
+            with store_errors("cancelling calls"):
                 for name in names:
-                    pipe.publish(self._keys.cancel_channel, name)
-                pipe.execute()
+                    self._connection.command("PUBLISH", self._keys.cancel_channel, name)
         except StoreUnavailable as error:
             log.warning("cancellation_not_sent", invocations=names, error=str(error))
 
     def _announce(self, notice: bytes) -> None:
         try:
             with store_errors("announcing a cancellation"):
-                self._client.publish(self._keys.cancel_request_channel, notice)
+                self._connection.command("PUBLISH", self._keys.cancel_request_channel, notice)
         except StoreUnavailable as error:
             log.warning("cancellation_not_announced", error=str(error))
             self.hear(notice)

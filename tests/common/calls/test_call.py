@@ -48,7 +48,7 @@ class Process:
         seconds, micros = client.time()
         clock.correct(seconds * 1000 + micros // 1000)
         place = CallPlace(
-            clock, self.hub, Cancellations(client, keys), RequestStates(shared, keys), self.streams
+            clock, self.hub, Cancellations(shared, keys), RequestStates(shared, keys), self.streams
         )
         invocation = Invocation(
             id=NAME,
