@@ -34,7 +34,7 @@ unit: $(READY) ## The tests beside the code, with a real Redis
 	$(PYTEST) tests -m "not e2e and not interop and not chaos_fast and not chaos_full" -q -n auto
 
 e2e: $(READY) ## Real gateway processes, real backends, real clients, kill -9
-	$(PYTEST) tests -m "e2e and not interop and not chaos_fast and not chaos_full" -q
+	$(PYTEST) tests -m "e2e and not interop and not chaos_fast and not chaos_full" -q -n 2
 
 interop: $(READY) ## Eleven clients, the reference servers and our own in each era, through one gateway (Node >= 22.19 is fetched from npm)
 	$(PYTEST) tests -m "interop and not chaos_fast and not chaos_full" -q

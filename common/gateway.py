@@ -7,8 +7,6 @@ is this API's first user, and has no other way to a tool.
 from __future__ import annotations
 
 import threading
-import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -16,30 +14,18 @@ from typing import Any, Self
 import orjson
 import structlog
 
-from common.calls.admission import (
-    Admission,
-    Admitted,
-    Order,
-    QueueAtBound,
-    QueueBounds,
-    SessionChanged,
-    SessionGone,
-    refusal_of,
-)
 from common.calls.call import Call, CallPlace
 from common.calls.call_stream import MOST_WAITS, CallStreams
 from common.calls.cancellation import Cancellations
 from common.calls.client_answers import ClientAnswers, answerer
-from common.calls.contract import new_invocation_id, task_message
-from common.calls.head import head_of
-from common.calls.leave import leave_of
+from common.calls.contract import new_invocation_id
+from common.calls.queueing import Queueing
 from common.calls.replies import Notification, ReplyHub
 from common.calls.request_state import UNUSABLE, RequestStates, WaitingCall
 from common.domain.errors import (
     Forbidden,
     GatewayError,
     InvalidRequest,
-    SessionNotFound,
     StoreUnavailable,
     ToolDisabled,
     ToolNotFound,
@@ -55,19 +41,16 @@ from common.registry.catalogue import Catalogue
 from common.registry.records import Entry
 from common.registry.registry import Registry
 from common.sessions.connections import Connections
-from common.sessions.mcp import GONE as SESSION_GONE
 from common.sessions.mcp import McpSessions
 from common.sessions.stream import Listeners, SessionStreams
 from common.settings import Settings
 from common.store.client import Client, StoreAddress, connect, store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
-from common.store.shared import UNKNOWN, SharedConnection
+from common.store.shared import SharedConnection
 
 log = structlog.get_logger(__name__)
 
-TELL_EVERY = 10.0
-"""Seconds between two lines in the log about the same full queue."""
 FIRST_READING = 2.0
 """Longest wait of a call, in seconds, for this process's first reading of the registry."""
 
@@ -95,9 +78,6 @@ class Gateway:
         self.keys = Keys(settings.redis.key_prefix)
         self.client: Client = connect(address)
         self._hot = SharedConnection(address)
-        self._admission = Admission(self._hot, self.keys)
-        self._told_full: dict[ToolId, float] = {}
-        self._doubtful: deque[tuple[InvocationId, int]] = deque(maxlen=10_000)
         self.clock = RedisClock()
         self.registry = Registry(self.client, self.keys)
         self.catalogue = Catalogue(self.client, self.keys)
@@ -107,7 +87,7 @@ class Gateway:
         self.session_streams = SessionStreams(
             self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout
         )
-        self.connections = Connections(self._hot, self.keys)
+        self.connections = Connections(self._hot, self.keys, write_timeout=settings.web.write_timeout)
         self.client_answers = ClientAnswers(self._hot, self.keys)
         self.request_states = RequestStates(self._hot, self.keys)
         self.hub = ReplyHub(
@@ -120,6 +100,9 @@ class Gateway:
             },
             on_tick=self._tick,
             on_subscribed=self.listeners.call_all,
+        )
+        self._queueing = Queueing(
+            self._hot, self.keys, settings, self.clock, self.mcp_sessions, reply=self.hub.channel
         )
         self._streams = CallStreams(self._hot, self.keys)
         self._place = CallPlace(self.clock, self.hub, self.cancellations, self.request_states, self._streams)
@@ -190,7 +173,7 @@ class Gateway:
         )
         self.cancellations.remember(call)
         try:
-            self._enqueue(call, entry)
+            self._queueing.put(call, entry)
         except BaseException:
             call.close()
             raise
@@ -324,72 +307,6 @@ class Gateway:
         waits = MOST_WAITS * tool.input_timeout if declared and interactive(declared) else 0.0
         return deadline + int((waits + self.settings.runtime.result_ttl) * 1000)
 
-    def _enqueue(self, call: Call, entry: Entry) -> None:
-        """Put the call on its tool's queue. Raises :class:`InvalidRequest` for what is no JSON.
-
-        A Redis that takes the message and whose answer is lost leaves us not knowing. The caller is told so
-        (STORE_UNAVAILABLE with ``outcome: unknown``, which is no invitation to try again). From then on the workers
-        are told, once a second until its deadline, that the call is taken back: one that takes it up after it has
-        heard that does not begin it.
-        """
-        tool, invocation = entry.tool, call.invocation
-        head = head_of(
-            invocation,
-            tool,
-            reply=self.hub.channel,
-            leave=leave_of(entry, invocation),
-            tenant_max_sessions=self.settings.max_sessions_of(invocation.caller.tenant),
-        )
-        try:
-            message = task_message(invocation, head, prefix=self.settings.redis.key_prefix)
-        except TypeError as error:
-            raise InvalidRequest(f"params cannot be written as JSON: {error}", field="params") from error
-        bounds = QueueBounds(max_length=tool.queue_max_length, max_age=tool.queue_max_age)
-        while True:
-            claim = None if call.session is None else self.mcp_sessions.claim(call.session)
-            try:
-                verdict = self._admission.admit(
-                    Order(
-                        queue=head.queue,
-                        message=message,
-                        bounds=bounds,
-                        session=claim,
-                        may_create=not entry.draining,
-                        circuit_probes=tool.circuit.probes,
-                    )
-                )
-            except StoreUnavailable as error:
-                if error.data.get("outcome") == UNKNOWN:
-                    self._doubtful.append((invocation.id, invocation.deadline))
-                raise
-            self.clock.correct(verdict.now)
-            match verdict:
-                case Admitted():
-                    return
-                case SessionGone():
-                    self.mcp_sessions.forget(invocation.mcp_session or "")
-                    raise SessionNotFound(SESSION_GONE)
-                case SessionChanged(record=record):
-                    if call.session is not None:
-                        call.session = self.mcp_sessions.relearn(call.session, record)
-                case _:
-                    if isinstance(verdict, QueueAtBound):
-                        self._tell_full(tool.id, verdict)
-                    raise refusal_of(verdict, tool.id, bounds)
-
-    def _tell_full(self, tool: ToolId, verdict: QueueAtBound) -> None:
-        """Log that calls of a tool are refused; once in a while, for there may be thousands."""
-        now = time.monotonic()
-        if now - self._told_full.get(tool, float("-inf")) >= TELL_EVERY:
-            self._told_full[tool] = now
-            log.warning(
-                "queue_full",
-                tool=tool,
-                waiting=verdict.length,
-                oldest_ms=verdict.age,
-                drained_per_second=verdict.drained,
-            )
-
     # -- cancellation -----------------------------------------------------------------------------------
 
     def answer(self, session: McpSession, name: str, response: Mapping[str, Any]) -> bool:
@@ -442,14 +359,7 @@ class Gateway:
         """About once a second: catch up with the registry, take back what may have been queued in vain."""
         self._refresh_catalogue()
         self.cancellations.expire(lambda deadline: self.clock.left(deadline) <= 0)
-        for _ in range(len(self._doubtful)):
-            invocation, deadline = self._doubtful[0]
-            with store_errors("taking a call back"):
-                self.client.publish(self.keys.cancel_channel, invocation)
-            # Nobody may have heard it: a worker that is not there yet, or not yet again.
-            self._doubtful.popleft()
-            if self.clock.left(deadline) > 0:
-                self._doubtful.append((invocation, deadline))
+        self._queueing.take_back()
 
     def _refresh_catalogue(self) -> None:
         if not self.clock.synchronised:

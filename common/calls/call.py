@@ -23,7 +23,7 @@ from common.calls.replies import (
 )
 from common.calls.request_state import RequestStates
 from common.domain.errors import InvocationCancelled, InvocationTimeout, StoreUnavailable
-from common.domain.invocation import Invocation, failed
+from common.domain.invocation import ExecutionResult, Invocation, failed
 from common.domain.session import McpSession
 from common.store.clock import RedisClock
 
@@ -49,7 +49,8 @@ class Call:
     """A call on its way. Read :meth:`next` until it gives an :class:`ExecutionResult`, then :meth:`close`.
 
     If its client may come back to its stream (``resumable_until``), frames have places, and none is left out or given
-    twice: what publish/subscribe lost is read from the log. From :meth:`hold` on it can be taken over.
+    twice: what publish/subscribe lost, or was dropped because too much lay unread, is read from the log, the last of it
+    before the result. From :meth:`hold` on it can be taken over. Of any other call what was dropped stays out.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Call:
         self._back = False
         self._waiting: deque[Frame] = deque()
         self._heard = place.hub.subscriptions
+        self._dropped = 0
         self._place = place
         self._waiter = waiter
         self._begun = time.monotonic()
@@ -172,12 +174,14 @@ class Call:
             return True
         if place is not None:
             return place > self._last + 1
+        if self._back or self._dropped != self._waiter.dropped:
+            return True
         # A request without a place is sent again: its first time may be in the log.
-        return self._back or (isinstance(frame, ServerRequest) and frame.id not in self._asked)
+        return isinstance(frame, ServerRequest) and frame.id not in self._asked
 
     def _catch_up(self, frame: Frame | None) -> bool:
         """Read what was missed; False if that has to wait. ``frame`` comes behind it."""
-        heard = self._place.hub.subscriptions
+        heard, dropped = self._place.hub.subscriptions, self._waiter.dropped
         try:
             logged = self._place.streams.read(self.invocation.id, self._last)
             if heard != self._heard and not logged:
@@ -189,8 +193,10 @@ class Call:
             if self._holder is not None:
                 raise
             return True  # nothing was handed out yet that it could be missing from
-        self._heard = heard
+        self._heard, self._dropped = heard, dropped
         self._follow(logged)
+        if logged and isinstance(frame, ExecutionResult):
+            self._give_up(logged[-1].place)
         return True
 
     def _follow(self, logged: Iterable[Logged]) -> None:
@@ -203,11 +209,17 @@ class Call:
         if place is not None:
             if place <= self._last:
                 return
-            if place > self._last + 1 and self._holder is not None:
-                self._waiting.append(self._lost(place - self._last - 1))
+            self._give_up(place - 1)
             self._last = place
         if self._is_new(frame):
             self._waiting.append(frame)
+
+    def _give_up(self, place: int) -> None:
+        """What is missing up to a place will not come any more: its client is told, if it was given anything."""
+        if place > self._last:
+            if self._holder is not None:
+                self._waiting.append(self._lost(place - self._last))
+            self._last = place
 
     def _lost(self, count: int) -> Notification:
         """What its client is told of frames that are not kept any more."""

@@ -38,18 +38,23 @@ MISSED_HEARTBEATS = 3
 """So many pings without any word from Redis, and the connection is taken for dead."""
 RETRY_FIRST, RETRY_MAX = 0.05, 1.0
 HEAL_BATCH = 200
-MOST_UNREAD = 10_000
-"""Frames that lie unread for one waiter; beyond that notifications are dropped, never requests or the result."""
+MOST_UNREAD, MOST_UNREAD_BYTES = 10_000, 4 * 1024 * 1024
+"""Frames that lie unread for one waiter, and bytes of notifications among them; beyond that notifications are dropped,
+never requests or the result."""
 LEAST_WAIT = 0.001
 """A socket takes no wait of no length: that would be "do not block"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """A JSON-RPC notification of the backend for one call; ``place`` is where it stands in the call's log, if there."""
+    """A JSON-RPC notification of the backend for one call; ``place`` is where it stands in the call's log, if there.
+
+    ``size`` is that of its frame, in bytes; 0 for our own.
+    """
 
     message: Mapping[str, Any]
     place: int | None = None
+    size: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +79,54 @@ Frame = Notification | ServerRequest | Moved | ExecutionResult
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """The place where one call's frames arrive. Exactly one result is delivered; later ones are dropped."""
+    """The place where one call's frames arrive. Exactly one result is delivered; later ones are dropped.
+
+    Notifications are put by one thread, and one reads: each has a count of its own, which no other writes.
+    """
 
     id: InvocationId
     frames: SimpleQueue[Frame] = field(default_factory=SimpleQueue)
     done: bool = False
+    dropped: int = 0
+    """Notifications that did not come because too much lay unread. None of them came behind the result."""
+    _asked: set[str] = field(default_factory=set)
+    _bytes_put: int = 0
+    _bytes_read: int = 0
 
     def put(self, frame: Frame) -> None:
-        """Deliver a frame."""
-        if self.done or (isinstance(frame, Notification) and self.frames.qsize() >= MOST_UNREAD):
+        """Deliver a frame. A request that is sent again is not delivered again, so repetitions do not pile up."""
+        if self.done:
             return
-        self.done = isinstance(frame, ExecutionResult)
+        if isinstance(frame, ExecutionResult):
+            self.done = True
+        elif not self._takes(frame):
+            return
         self.frames.put(frame)
 
     def get(self, timeout: float) -> Frame | None:
         """The next frame, or None after ``timeout`` seconds."""
         try:
-            return self.frames.get(timeout=max(0.0, timeout))
+            frame = self.frames.get(timeout=max(0.0, timeout))
         except Empty:
             return None
+        if isinstance(frame, Notification):
+            self._bytes_read += frame.size
+        return frame
+
+    def _takes(self, frame: Notification | ServerRequest | Moved) -> bool:
+        """Count a frame in, if it is to be delivered."""
+        if isinstance(frame, ServerRequest):
+            if frame.id in self._asked:
+                return False
+            self._asked.add(frame.id)
+        elif isinstance(frame, Notification):
+            # Its own size does not count: a large one has room where nothing else waits.
+            unread = self._bytes_put - self._bytes_read
+            if self.frames.qsize() >= MOST_UNREAD or unread >= MOST_UNREAD_BYTES:
+                self.dropped += 1
+                return False
+            self._bytes_put += frame.size
+        return True
 
 
 class ReplyHub:
@@ -279,7 +313,7 @@ def frame_from(data: bytes, place: int | None = None) -> Frame:
         return ServerRequest(**frame["request"], place=place)
     if "moved" in frame:
         return Moved(frame["moved"])
-    return Notification(frame["notification"], place)
+    return Notification(frame["notification"], place, len(data))
 
 
 @contextmanager

@@ -59,6 +59,7 @@ _PARAMS: Final = frozenset(
 )
 _REFERENCE_MEMBERS: Final = frozenset({"name", "type", "uri"})
 _FOLDED: Final = {name.casefold(): name for name in _PARAMS | _REFERENCE_MEMBERS}
+_WHITESPACE: Final = b" \t\r\n"
 _LONG_DIGITS: Final = re.compile(rb"[0-9]{19}")
 _NUMBER: Final = re.compile(rb"-?[0-9][0-9.eE+-]*")
 _NON_FINITE: Final = re.compile(r"NaN|Infinity")
@@ -150,7 +151,34 @@ def parse_message(raw: bytes) -> Message:
     Raises JsonRpcError: PARSE_ERROR as `strict_json`; INVALID_REQUEST for anything else that is not one
     message. The error's `request_id` is set where the id could be read.
     """
+    return _one_message(strict_json(raw))
+
+
+def is_batch(raw: bytes) -> bool:
+    """Whether a text, if it is JSON, is an array."""
+    return raw.lstrip(_WHITESPACE)[:1] == b"["
+
+
+def parse_batch(raw: bytes, most: int) -> list[Message | JsonRpcError]:
+    """Parse a batch of up to ``most`` messages (JSON-RPC 2.0, section 6), each as `parse_message` does; what is wrong
+    with one stands in its place.
+
+    Raises JsonRpcError as `strict_json`, and INVALID_REQUEST for a batch of none or of too many.
+    """
     body = strict_json(raw)
+    if type(body) is not list or not 0 < len(body) <= most:
+        raise JsonRpcError(INVALID_REQUEST, f"Invalid request: a batch has one to {most} messages")
+    return [_message_or_fault(element) for element in body]
+
+
+def _message_or_fault(body: Any) -> Message | JsonRpcError:
+    try:
+        return _one_message(body)
+    except JsonRpcError as error:
+        return error
+
+
+def _one_message(body: Any) -> Message:
     if type(body) is not dict:
         what = "batches are not supported" if type(body) is list else "the body must be a JSON object"
         raise JsonRpcError(INVALID_REQUEST, f"Invalid request: {what}")

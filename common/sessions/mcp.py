@@ -6,7 +6,7 @@ import hashlib
 import secrets
 from collections import OrderedDict
 from dataclasses import asdict, fields, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
@@ -123,6 +123,11 @@ class McpSessions:
     def relearn(self, session: McpSession, raw: bytes) -> McpSession:
         """Remember another record of the same session. Raises :class:`SessionNotFound` if it is another one's now."""
         return _owned(self.learn(session.id, raw), session.principal, session.tool)
+
+    def gone(self, session: McpSession) -> NoReturn:
+        """The store has no such session: remember it no longer. Raises :class:`SessionNotFound`."""
+        self.forget(session.id)
+        raise SessionNotFound(GONE)
 
     def forget(self, session_id: str) -> None:
         """Remember a session no longer."""

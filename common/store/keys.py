@@ -36,7 +36,8 @@ key                              type     lifetime                     owner and
 {p}:connection:<id>              string   lease, PX                    an open HTTP+SSE connection: whose it is, and at
                                                                        which endpoint (JSON)
 {p}:connection-inbox:<id>        list     the connection's             messages of its client for the web process that
-                                                                       holds it: at most 64
+                                                                       holds it: at most 64, and 8 MiB
+{p}:connection-bytes:<id>        string   the inbox's                  bytes of these messages
 {p}:watches:<tool>:<session>     hash     1 day after the last change  MCP session and URI of a resource that it watches
                                                                        at the tool session
 {p}:seal-key                     string   permanent                    the key of request states
@@ -212,6 +213,9 @@ class Keys:
 
     def connection_inbox(self, name: str) -> str:
         return f"{self.prefix}:connection-inbox:{encode_part(name)}"
+
+    def connection_bytes(self, name: str) -> str:
+        return f"{self.prefix}:connection-bytes:{encode_part(name)}"
 
     def watches(self, tool: ToolId, session: str) -> str:
         return f"{self.prefix}:watches:{encode_part(tool)}:{encode_part(session)}"

@@ -8,16 +8,14 @@ Source: 2024-11-05, "Transports", "HTTP with SSE"; 2025-11-25 and 2026-07-28, "C
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from common.domain.errors import GatewayError, StoreUnavailable, Throttled
+from common.domain.errors import GatewayError, InvalidRequest, StoreUnavailable, Throttled
 from common.domain.ids import ToolId
 from common.domain.invocation import Caller
 from common.domain.session import McpSession
@@ -31,18 +29,22 @@ from common.mcp.jsonrpc import (
     Notification,
     Request,
     dumps,
+    is_batch,
+    parse_batch,
     parse_message,
     result_response,
 )
 from common.mcp.revisions import LEGACY_VERSIONS, Era
+from common.sessions.stream import BEGINNING
 from gateway_web.ingress.answers import error_message
+from gateway_web.ingress.batch import BATCH_VERSION, MOST_MESSAGES
 from gateway_web.ingress.changes import ListDigests
 from gateway_web.ingress.methods import dispatch
 from gateway_web.ingress.outbox import Outbox
 from gateway_web.ingress.requests import McpRequest
 from gateway_web.ingress.sessions import open_session, take_aside
 from gateway_web.ingress.standing import SessionStream, subscribe
-from gateway_web.ingress.streams import CallStream
+from gateway_web.ingress.under_way import UnderWay
 
 log = structlog.get_logger(__name__)
 
@@ -50,16 +52,6 @@ MOST_REQUESTS = 200
 """Requests under way on one connection; more of them are refused."""
 AGAIN = 1.0
 """Seconds until a Redis that was away is asked again what a session is told."""
-
-
-@dataclass(eq=False, slots=True)
-class _Running:
-    """A request that is under way. What it still says after ``cancelled`` is not sent."""
-
-    messages: Iterator[dict[str, Any] | None]
-    let_go: Callable[[], None]
-    cancel: Callable[[], None]
-    cancelled: bool = False
 
 
 class Standing:
@@ -74,7 +66,10 @@ class Standing:
     def look(self) -> list[bytes] | None:
         """What is new; None if the session has ended. Degrades: without Redis nothing is, for now."""
         try:
-            place = self._stream.take_over(None) if self._place is None else self._place
+            place = self._place
+            if place is None:
+                self._stream.take_over()
+                place = BEGINNING
             found = self._stream.look(place)
         except StoreUnavailable as error:
             log.debug("session_stream_broke", error=error.message)
@@ -100,13 +95,35 @@ class Duplex:
         self._tool = tool
         self._session: McpSession | None = None
         self._standing: Standing | None = None
-        self._running: dict[str | int, _Running] = {}
+        self._under_way = UnderWay(self.outbox, silence=gateway.settings.web.ping_interval)
 
-    def hear(self, raw: bytes) -> None:
-        """Take one message of the client; what is wrong with it the client is told."""
+    def hear(self, raw: bytes, caller: Caller) -> None:
+        """Take a message of the client, or a batch of them; what is wrong with one the client is told.
+
+        It is run for ``caller``, whose scopes may differ from message to message. Raises :class:`InvalidRequest` if
+        that is another principal than the one the connection belongs to.
+        """
+        if caller.principal != self._caller.principal:
+            raise InvalidRequest("the caller is another one now")
+        self._caller = caller
+        try:
+            messages = self._parsed(raw)
+        except JsonRpcError as error:
+            self._send(error_message(error, error.request_id))
+            return
+        for message in messages:
+            self._hear(message)
+
+    def _parsed(self, raw: bytes) -> Sequence[Message | JsonRpcError]:
+        if is_batch(raw) and self._session is not None and self._session.version == BATCH_VERSION:
+            return parse_batch(raw, MOST_MESSAGES)
+        return [parse_message(raw)]
+
+    def _hear(self, message: Message | JsonRpcError) -> None:
         request_id: str | int | None = None
         try:
-            message = parse_message(raw)
+            if isinstance(message, JsonRpcError):
+                raise message
             if isinstance(message, Request):
                 request_id = message.id
                 self._request(message)
@@ -125,8 +142,7 @@ class Duplex:
         self.outbox.close()
         if self._standing is not None:
             self._standing.close()
-        for running in list(self._running.values()):
-            self._cancel(running)
+        self._under_way.cancel_all()
         session, self._session = self._session, None
         if session is not None:
             with suppress(StoreUnavailable):  # it ends by itself when nobody keeps it
@@ -135,9 +151,9 @@ class Duplex:
     # -- what comes -------------------------------------------------------------------------------------
 
     def _request(self, request: Request) -> None:
-        if request.id in self._running:
+        if request.id in self._under_way:
             raise JsonRpcError(INVALID_REQUEST, "Invalid request: a request with this id is under way")
-        if len(self._running) >= MOST_REQUESTS:
+        if len(self._under_way) >= MOST_REQUESTS:
             raise Throttled(
                 f"more than {MOST_REQUESTS} requests are under way on this connection", retry_after=1
             )
@@ -145,11 +161,11 @@ class Duplex:
         if mcp.era is Era.MODERN and request.method == "subscriptions/listen":
             self._gateway.authorise_tenant(mcp.caller)
             listening = subscribe(self._gateway, self._digests, mcp)
-            self._run(request.id, _Running(listening.messages(), listening.close, listening.close))
+            self._under_way.run(request.id, listening.messages(), listening.close, listening.close)
             return
         answer = dispatch(self._gateway, mcp)
         if isinstance(answer, Call):
-            self._run(request.id, self._answering(answer, mcp))
+            self._under_way.call(answer, mcp)
         elif mcp.era is Era.LEGACY and request.method == "initialize":
             self._session = open_session(self._gateway, mcp, answer)
             self._send(result_response(request.id, answer))
@@ -201,16 +217,9 @@ class Duplex:
             case Notification(
                 method="notifications/cancelled", params={"requestId": str() | int() as request_id}
             ):
-                running = self._running.get(request_id)
-                if running is not None:
-                    self._cancel(running)
+                self._under_way.cancel(request_id)
             case _ if self._session is not None:
                 take_aside(self._gateway, self._session, message)
-
-    @staticmethod
-    def _cancel(running: _Running) -> None:
-        running.cancelled = True
-        running.cancel()
 
     # -- what goes --------------------------------------------------------------------------------------
 
@@ -239,32 +248,3 @@ class Duplex:
 
     def _send(self, message: dict[str, Any]) -> bool:
         return self.outbox.put(dumps(message))
-
-    def _answering(self, call: Call, mcp: McpRequest) -> _Running:
-        stream = CallStream(call, mcp, lambda: self.outbox.closed)
-        silence = self._gateway.settings.web.ping_interval
-        return _Running(stream.messages(None, silence), stream.close, call.cancel)
-
-    def _run(self, request_id: str | int, running: _Running) -> None:
-        self._running[request_id] = running
-        self._start(self._answer, request_id, running)
-
-    def _start(self, target: Callable[..., None], *args: Any) -> None:
-        threading.Thread(target=target, args=args, name="duplex", daemon=True).start()
-
-    def _answer(self, request_id: str | int, running: _Running) -> None:
-        """Send what a request is answered with, up to its end."""
-        try:
-            for message in running.messages:
-                if running.cancelled or self.outbox.closed:
-                    break
-                if message is not None:
-                    self._send(message)
-        except JsonRpcError as error:
-            self._send(error_message(error, request_id))
-        except Exception:
-            log.exception("answer_broke")
-            self._send(error_message(JsonRpcError(INTERNAL_ERROR, "Internal error"), request_id))
-        finally:
-            del self._running[request_id]
-            running.let_go()

@@ -9,8 +9,10 @@ Source: 2024-11-05, "Transports", "HTTP with SSE".
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from urllib.parse import quote
 
 import structlog
@@ -19,7 +21,7 @@ from common.domain.errors import GatewayError, SessionNotFound, StoreUnavailable
 from common.domain.ids import ToolId
 from common.domain.invocation import Caller
 from common.gateway import Gateway
-from common.mcp.jsonrpc import JsonRpcError, parse_message
+from common.mcp.jsonrpc import JsonRpcError, is_batch, parse_batch, parse_message
 from common.mcp.revisions import Era
 from common.ports import IdentityResolver
 from common.sessions.connections import GONE, LEASE
@@ -27,6 +29,7 @@ from gateway_web import guards
 from gateway_web.http import HttpAnswer, HttpRequest
 from gateway_web.identity import identify
 from gateway_web.ingress.answers import error_answer, refusal_status
+from gateway_web.ingress.batch import MOST_MESSAGES
 from gateway_web.ingress.changes import ListDigests
 from gateway_web.ingress.duplex import AGAIN, Duplex
 from gateway_web.ingress.events import PING, STREAM_HEADERS, event
@@ -64,8 +67,11 @@ class HttpSse:
             if not name:
                 raise SessionNotFound(GONE)
             raw = http.body(self._gateway.settings.web.max_body_bytes)
-            parse_message(raw)
-            self._gateway.connections.post(name, caller.principal, tool, raw)
+            if is_batch(raw):
+                parse_batch(raw, MOST_MESSAGES)
+            else:
+                parse_message(raw)
+            self._gateway.connections.post(name, caller, tool, raw)
         except JsonRpcError as error:
             answer = error_answer(error, error.request_id, Era.LEGACY)
             answer.status = 400
@@ -91,15 +97,17 @@ class SseStream:
         self._address = f"{prefix}{place}/messages?session_id={self._name}"
         self._duplex = Duplex(gateway, digests, caller, tool)
         self._listener = gateway.listeners.listen(self._name)
+        self._keep_at = 0.0
 
     def events(self) -> Iterator[bytes]:
-        """The address to POST to, then every message for the client."""
+        """The address to POST to, then every message for the client. Keeps the connection known meanwhile."""
         ping = min(self._gateway.settings.web.ping_interval, LEASE / 3)
         threading.Thread(target=self._listen, args=(ping,), name="sse-inbox", daemon=True).start()
         try:
             yield event(self._address.encode(), kind="endpoint")
             for message in self._duplex.messages(ping):
                 yield PING if message is None else event(message)
+                self._keep(ping)
         finally:
             self.close()
 
@@ -111,21 +119,34 @@ class SseStream:
             self._connections.close(self._name)
 
     def _listen(self, ping: float) -> None:
-        """Take what the client POSTs, until the connection ends, and keep the connection known meanwhile."""
+        """Take what the client POSTs, until the connection ends."""
         outbox = self._duplex.outbox
         while not outbox.closed:
             try:
-                if not self._connections.keep(self._name):
-                    break  # a Redis that lost it: the client opens another one
-                while messages := self._connections.take(self._name):
-                    for message in messages:
-                        self._duplex.hear(message)
+                while not outbox.closed and (posted := self._connections.take(self._name)):
+                    for message, scopes in posted:
+                        self._duplex.hear(message, replace(self._caller, scopes=scopes))
             except StoreUnavailable as error:
                 log.debug("connection_inbox_unread", error=error.message)
                 outbox.wait_closed(AGAIN)
             else:
                 self._listener.wait(ping)
         self._duplex.close()
+
+    def _keep(self, pause: float) -> None:
+        """Keep the connection known, once in a while; if Redis has lost it, it ends, and the client opens another one.
+
+        The one that writes does it: the one that takes what is POSTed waits for as long as the client reads slowly.
+        """
+        if time.monotonic() < self._keep_at:
+            return
+        self._keep_at = time.monotonic() + pause
+        try:
+            if not self._connections.keep(self._name):
+                self._duplex.close()
+        except StoreUnavailable as error:
+            log.debug("connection_not_kept", error=error.message)
+            self._keep_at = time.monotonic() + AGAIN
 
 
 def _refused(error: GatewayError) -> HttpAnswer:

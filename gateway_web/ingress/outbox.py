@@ -23,7 +23,7 @@ class Outbox:
         self._messages: deque[bytes] = deque()
         self._changed = threading.Condition()
         self._nudged = False
-        self._closed = False
+        self._ending = self._closed = False
 
     @property
     def closed(self) -> bool:
@@ -35,7 +35,7 @@ class Outbox:
         with self._changed:
             while self._messages and self._bytes + len(message) > self._bound and not self._closed:
                 self._changed.wait()
-            if self._closed:
+            if self._closed or self._ending:
                 return False
             self._messages.append(message)
             self._bytes += len(message)
@@ -45,8 +45,12 @@ class Outbox:
     def get(self, seconds: float) -> bytes | None:
         """The next message; None if there was none within that time, after a :meth:`nudge`, or if :attr:`closed`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._messages or self._nudged or self._closed, seconds)
+            self._changed.wait_for(
+                lambda: self._messages or self._nudged or self._ending or self._closed, seconds
+            )
             nudged, self._nudged = self._nudged, False
+            if self._ending and not self._messages:
+                self._closed = True
             if nudged or self._closed or not self._messages:
                 return None
             message = self._messages.popleft()
@@ -64,6 +68,12 @@ class Outbox:
         """Wait until nothing is written any more; False after ``seconds``."""
         with self._changed:
             return self._changed.wait_for(lambda: self._closed, seconds)
+
+    def end(self) -> None:
+        """Take no message any more, and close when what waits is taken."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Write nothing any more; what waits is dropped, and nobody waits any longer."""

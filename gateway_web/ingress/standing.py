@@ -83,7 +83,7 @@ class SessionStream:
         finally:
             self.close()
 
-    def take_over(self, last_event_id: str | None) -> str:
+    def take_over(self, last_event_id: str | None = None) -> str:
         """Be the one that hands the stream out; returns the place to go on from. Raises :class:`StoreUnavailable`."""
         session = self._session.id
         self._streams.hold(session, self._holder)
@@ -151,8 +151,18 @@ def subscription(gateway: Gateway, digests: ListDigests, mcp: McpRequest) -> Htt
     """Answer ``subscriptions/listen``: its stream stands until the client hangs up."""
     listening = subscribe(gateway, digests, mcp)
     return HttpAnswer(
-        body=events_of(listening.messages()), headers=dict(STREAM_HEADERS), on_close=listening.close
+        body=_unless_it_breaks(events_of(listening.messages())),
+        headers=dict(STREAM_HEADERS),
+        on_close=listening.close,
     )
+
+
+def _unless_it_breaks(events: Iterator[bytes]) -> Iterator[bytes]:
+    """The events; when nothing more can be told the stream ends, and the client listens again."""
+    try:
+        yield from events
+    except GatewayError as error:
+        log.debug("subscription_broke", error=error.message)
 
 
 def subscribe(gateway: Gateway, digests: ListDigests, mcp: McpRequest) -> Subscription:
@@ -210,7 +220,10 @@ class Subscription:
                 self._gateway.end_session(session)
 
     def messages(self) -> Iterator[dict[str, Any] | None]:
-        """The acknowledgement of what is honoured, then each change; None when nothing changed for a while."""
+        """The acknowledgement of what is honoured, then each change; None when nothing changed for a while.
+
+        Raises :class:`GatewayError` when nothing more can be told: without Redis, or the session behind it.
+        """
         try:
             known, place = self._digests.of(self._mcp.tool), BEGINNING
             honoured: dict[str, Any] = {f"{kind}ListChanged": True for kind in self._kinds}
@@ -230,9 +243,6 @@ class Subscription:
                     yield self._told(told["method"], told.get("params", {}))
                 if not called:
                     yield None
-        except GatewayError as error:
-            # Without Redis, or without the session behind it, nothing more can be told: the client listens again.
-            log.debug("subscription_broke", error=error.message)
         finally:
             self.close()
 

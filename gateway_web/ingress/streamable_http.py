@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from common.domain.errors import GatewayError
 from common.domain.ids import ToolId
@@ -20,6 +22,8 @@ from common.mcp.jsonrpc import (
     Message,
     Notification,
     Request,
+    is_batch,
+    parse_batch,
     parse_message,
     result_response,
 )
@@ -29,7 +33,9 @@ from gateway_web import guards
 from gateway_web.http import HttpAnswer, HttpRequest
 from gateway_web.identity import identify
 from gateway_web.ingress.answers import error_answer, json_response, refusal_status
+from gateway_web.ingress.batch import BATCH_VERSION, MOST_MESSAGES, answer_batch
 from gateway_web.ingress.changes import ListDigests
+from gateway_web.ingress.disconnect import hung_up
 from gateway_web.ingress.methods import FORWARDED, dispatch
 from gateway_web.ingress.requests import McpRequest
 from gateway_web.ingress.resumption import rejoined_stream
@@ -62,7 +68,10 @@ class StreamableHttp:
         request_id: str | int | None = None
         try:
             caller = identify(self._resolver, http.facts())
-            message = self._message(http)
+            raw = self._body(http)
+            if is_batch(raw) and era is Era.LEGACY:
+                return self._batch(http, raw, caller, tool)
+            message = parse_message(raw)
             if isinstance(message, Request):
                 request_id = message.id
                 return self._request(http, message, caller, tool, era)
@@ -81,10 +90,10 @@ class StreamableHttp:
                 answer.status = refusal_status(error)
             return answer
 
-    def _message(self, http: HttpRequest) -> Message:
+    def _body(self, http: HttpRequest) -> bytes:
         guards.check_content_type(http.header("content-type"))
         guards.check_accept(http.header("accept"))
-        return parse_message(http.body(self._web.max_body_bytes))
+        return http.body(self._web.max_body_bytes)
 
     def _request(
         self, http: HttpRequest, message: Request, caller: Caller, tool: ToolId | None, era: Era
@@ -94,15 +103,40 @@ class StreamableHttp:
         if era is Era.MODERN and message.method == "subscriptions/listen":
             self._gateway.authorise_tenant(caller)
             return subscription(self._gateway, self._digests, mcp)
-        answer = dispatch(self._gateway, mcp)
+        mcp, answer = self._begun(mcp)
         if isinstance(answer, Call):
-            if answer.session is not None and answer.session is not mcp.session:
-                mcp = replace(mcp, session=answer.session, log_level=answer.session.log_level)
             return answer_call(answer, mcp, self._web, http.environ)
         headers = {}
         if mcp.era is Era.LEGACY and message.method == "initialize" and not mcp.stateless:
             headers["Mcp-Session-Id"] = open_session(self._gateway, mcp, answer).id
         return json_response(result_response(message.id, answer), headers=headers)
+
+    def _begun(self, mcp: McpRequest) -> tuple[McpRequest, Call | dict[str, Any]]:
+        """What answers a request, which is told of its session as the call found it."""
+        answer = dispatch(self._gateway, mcp)
+        if isinstance(answer, Call) and answer.session is not None and answer.session is not mcp.session:
+            mcp = replace(mcp, session=answer.session, log_level=answer.session.log_level)
+        return mcp, answer
+
+    def _batch(self, http: HttpRequest, raw: bytes, caller: Caller, tool: ToolId | None) -> HttpAnswer:
+        """Several messages at once, of a client whose revision has that."""
+        messages = parse_batch(raw, MOST_MESSAGES)
+        if self._web.stateless:
+            version = http.header(VERSION_HEADER) or ASSUMED_VERSION
+        else:
+            version = self._session(http, caller, tool).version
+        if version != BATCH_VERSION:
+            raise JsonRpcError(INVALID_REQUEST, f"Invalid request: batches are not supported in {version}")
+
+        def begin(request: Request) -> tuple[McpRequest, Call | dict[str, Any]]:
+            return self._begun(replace(self._legacy(http, request, caller, tool), resumable=False))
+
+        def aside(message: Message) -> None:
+            self._aside(http, message, caller, tool, Era.LEGACY)
+
+        return answer_batch(
+            messages, begin, aside, gone=partial(hung_up, http.environ), silence=self._web.ping_interval
+        )
 
     def _modern(self, http: HttpRequest, message: Request, caller: Caller, tool: ToolId | None) -> McpRequest:
         described = classify(message.method, message.params, http.headers)

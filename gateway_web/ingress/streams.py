@@ -25,7 +25,7 @@ from common.mcp.revisions import Era, at_least
 from common.mcp.translate import META_SERVER_INFO
 from common.settings import WebSettings
 from gateway_web.http import HttpAnswer
-from gateway_web.ingress.answers import json_response, result_answer, result_message
+from gateway_web.ingress.answers import error_message, json_response, result_answer, result_message
 from gateway_web.ingress.disconnect import hung_up
 from gateway_web.ingress.events import PING, POLLING_SINCE, STREAM_HEADERS, event, place_to_return
 from gateway_web.ingress.requests import SERVER_INFO, McpRequest
@@ -102,7 +102,10 @@ class CallStream:
                 return None
 
     def messages(self, first: Frame | None, silence: float) -> Iterator[dict[str, Any] | None]:
-        """What the client is sent, from ``first`` on and up to the call's end; None after ``silence`` seconds."""
+        """What the client is sent, from ``first`` on and up to the call's end; None after ``silence`` seconds.
+
+        Raises :class:`StoreUnavailable` if something was missed and cannot be read: it must not be left out.
+        """
         frame = first
         try:
             while not isinstance(frame, Moved):
@@ -111,16 +114,14 @@ class CallStream:
                 if self._ended:
                     return
                 frame = self.next(silence)
-        except StoreUnavailable as error:
-            # What was missed cannot be read, and must not be left out: the client comes back for it.
-            log.info("call_stream_broke", error=error.message)
         finally:
             self.close()
 
     def events(self, first: Frame | None, web: WebSettings, *, after: int | None = None) -> Iterator[bytes]:
         """The messages as events, with ids if the client may come back.
 
-        It has come back for what is behind the place ``after``, if that is given.
+        It has come back for what is behind the place ``after``, if that is given. Without Redis one that may come back
+        is left to do so; to any other one that is the end.
         """
         version = self._mcp.version
         held = after is not None or self._call.hold()
@@ -129,13 +130,18 @@ class CallStream:
             silence, end = min(silence, web.stream_max_age), time.monotonic() + web.stream_max_age
         if held:
             yield place_to_return(version, event_id(self._call.invocation.id, after or 0))
-        for message in self.messages(first, silence):
-            if message is None:
-                yield PING
-            else:
-                yield event(dumps(message), name=self._event_id() if held else None)
-            if time.monotonic() >= end:
-                return
+        try:
+            for message in self.messages(first, silence):
+                if message is None:
+                    yield PING
+                else:
+                    yield event(dumps(message), name=self._event_id() if held else None)
+                if time.monotonic() >= end:
+                    return
+        except StoreUnavailable as error:
+            log.info("call_stream_broke", error=error.message)
+            if not held:
+                yield event(dumps(error_message(error, self._mcp.request.id)))
 
     def _event_id(self) -> str | None:
         return None if self._place is None else event_id(self._call.invocation.id, self._place)

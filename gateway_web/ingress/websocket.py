@@ -11,6 +11,8 @@ import binascii
 import re
 from _thread import start_new_thread
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 from flask import Blueprint, Flask, g, request
 from flask.typing import ResponseReturnValue
@@ -54,16 +56,45 @@ more memory than all the rest of a connection, and a small message may become a 
 _TOKENS = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\s*,\s*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 
 
-class BareThread:
-    """A thread as far as the library asks for one; Python's own takes as much memory as a stack of gevent's."""
+class ReadingThread:
+    """The thread with which the library reads; Python's own takes as much memory as a stack of gevent's.
+
+    It reads when there is somebody for the messages, and does not end without the connection.
+    """
 
     def __init__(self, target: Callable[[], None]) -> None:
+        """Within the request that asks for the upgrade."""
         self.name = ""
         self._target = target
+        self._wire: Wire = g.wire
+        g.reading = self
 
     def start(self) -> None:
-        """Begin."""
-        start_new_thread(self._target, ())
+        """As the library calls it; nobody is there yet."""
+
+    def begin(self) -> None:
+        """Read."""
+        start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        try:
+            self._target()
+        finally:
+            self._wire.close()
+
+
+class Heard:
+    """What the library sets, on its thread, when it has read a message.
+
+    It is taken there: a client that sends faster than its messages are taken has to wait, and nothing piles up.
+    """
+
+    take: Callable[[], None] | None = None
+
+    def set(self) -> None:
+        """A message was read, or the connection has ended."""
+        if self.take is not None:
+            self.take()
 
 
 class WebSocketDoor:
@@ -82,7 +113,8 @@ class WebSocketDoor:
             "receive_bytes": RECEIVE_BYTES,
             "ping_interval": self._web.ping_interval,
             "max_message_size": self._web.max_body_bytes,
-            "thread_class": BareThread,
+            "thread_class": ReadingThread,
+            "event_class": Heard,
         }
         blueprint, sock = Blueprint("websocket", __name__), Sock()
 
@@ -126,52 +158,47 @@ class WebSocketDoor:
     # -- after it ---------------------------------------------------------------------------------------
 
     def _serve(self, ws: Server, tool: str | None = None) -> None:
-        """Until either side ends the connection."""
-        wire: Wire = g.wire
+        """Write what there is for the client, until either side ends the connection."""
         facts: RequestFacts = g.facts
-        wire.unread = ws.input_buffer
         caller = identify(self._resolver, facts)
         duplex = Duplex(self._gateway, self._digests, caller, None if tool is None else ToolId(tool))
-        start_new_thread(_write, (ws, duplex, self._web.ping_interval))
         try:
-            while (message := ws.receive()) is not None:
-                wire.taken()
-                if not isinstance(message, str):
-                    _close(ws, CloseReason.UNSUPPORTED_DATA, "messages are text")
-                    return
-                if identify(self._resolver, facts).principal != caller.principal:
-                    raise InvalidRequest("the caller is another one now")
-                duplex.hear(message.encode())
-                del message
-        except ConnectionClosed:
+            g.wire.on_close(duplex.outbox.close)
+            ws.event.take = partial(self._take, ws, duplex, facts)
+            g.reading.begin()
+            for message in duplex.messages(self._web.ping_interval):
+                if message is not None:  # the library pings
+                    ws.send(message.decode())
+                del message  # it would be kept until the next one, by each quiet connection
+        except (ConnectionClosed, LocalProtocolError, OSError):
             pass
-        except GatewayError as error:
-            _close(ws, CloseReason.POLICY_VIOLATION, error.message)
         finally:
             duplex.close()
-            wire.let_go()
+            _close(ws, CloseReason.NORMAL_CLOSURE, "the session has ended")
+
+    def _take(self, ws: Server, duplex: Duplex, facts: RequestFacts) -> None:
+        """Take what was read. Raises OSError, which ends the connection, for what no connection goes on after."""
+        while ws.connected and ws.input_buffer:
+            # Its pong may be behind its messages; who sends them is alive.
+            ws.pong_received = True
+            message = ws.input_buffer.pop(0)
+            if not isinstance(message, str):
+                raise _closed(ws, CloseReason.UNSUPPORTED_DATA, "messages are text")
+            try:
+                duplex.hear(message.encode(), identify(self._resolver, facts))
+            except GatewayError as error:
+                raise _closed(ws, CloseReason.POLICY_VIOLATION, error.message) from None
 
 
-def _write(ws: Server, duplex: Duplex, silence: float) -> None:
-    """Write what there is for the client, until the connection ends."""
-    for message in duplex.messages(silence):
-        if message is None:
-            continue  # the library pings
-        try:
-            ws.send(message.decode())
-        except (ConnectionClosed, LocalProtocolError, OSError):
-            break
-        del message  # it would be kept until the next one, by each quiet connection
-    _close(ws, CloseReason.NORMAL_CLOSURE, "the session has ended")
+def _closed(ws: Server, reason: CloseReason, words: str) -> OSError:
+    _close(ws, reason, words)
+    return ConnectionAbortedError(words)
 
 
 def _close(ws: Server, reason: CloseReason, words: str) -> None:
-    """End a connection, if it stands, and wake whoever waits for its messages."""
-    try:
+    """Say that a connection ends, if it stands."""
+    with suppress(ConnectionClosed, LocalProtocolError, OSError):
         ws.close(reason, words[:100])
-    except (ConnectionClosed, LocalProtocolError, OSError):
-        ws.connected = False
-    ws.event.set()
 
 
 def upgrade_required() -> HttpAnswer:

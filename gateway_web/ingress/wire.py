@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Sized
+from collections.abc import Callable
 from contextlib import suppress
 
 from common.sockets import send_whole
 
-MOST_UNREAD = 64
-"""Messages that were read and not taken; while there are more, nothing is read."""
-
 
 class Wire:
-    """Writes are whole, one at a time, and within ``write_timeout`` seconds, or the connection is at its end.
-
-    A client that sends faster than its messages are taken has to wait.
-    """
+    """Writes are whole, one at a time, and within ``write_timeout`` seconds, or the connection is at its end."""
 
     def __init__(self, sock: socket.socket, *, write_timeout: float) -> None:
-        self.unread: Sized = ()
-        """The messages that were read and not taken."""
         # A copy: the server has bounds on its own for the time that a request takes to come.
         self._socket = sock.dup()
         self._writing = threading.Lock()
-        self._room: threading.Event | None = None
-        self._ended = False
+        self._on_close: Callable[[], None] | None = None
+        self._closed = False
         self._socket.settimeout(write_timeout)
+
+    def on_close(self, do: Callable[[], None]) -> None:
+        """What to do when the socket is closed, by whomever and for whatever reason; at once if it is."""
+        self._on_close = do
+        if self._closed:
+            do()
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -46,28 +44,16 @@ class Wire:
 
     def recv(self, most: int) -> bytes:
         """Some bytes; none at the end of the connection."""
-        while len(self.unread) > MOST_UNREAD and not self._ended:
-            self._room = threading.Event()
-            if len(self.unread) > MOST_UNREAD and not self._ended:
-                self._room.wait()
         return self._socket.recv(most)
 
-    def taken(self) -> None:
-        """A message was taken."""
-        if self._room is not None:
-            self._room.set()
-
-    def let_go(self) -> None:
-        """No message is taken any more."""
-        self._ended = True
-        self.taken()
-
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket, and say so."""
         self._end()
         self._socket.close()
+        self._closed = True
+        if self._on_close is not None:
+            self._on_close()
 
     def _end(self) -> None:
-        self.let_go()
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)

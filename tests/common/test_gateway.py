@@ -501,7 +501,7 @@ def test_a_call_that_was_admitted_just_before_the_end_of_its_session_is_cancelle
     worker.behaviour = silent
     session = known(here)
     heard = threading.Event()
-    hear, admit = here.cancellations.hear, here._admission.admit
+    hear, admit = here.cancellations.hear, here._queueing._admission.admit
 
     def hear_and_tell(notice: bytes) -> None:
         hear(notice)
@@ -515,7 +515,7 @@ def test_a_call_that_was_admitted_just_before_the_end_of_its_session_is_cancelle
         assert heard.wait(5)
         return verdict
 
-    monkeypatch.setattr(here._admission, "admit", admitted_then_ended)
+    monkeypatch.setattr(here._queueing._admission, "admit", admitted_then_ended)
     with begun(here, session=session) as call:
         assert is_cancelled(call)
     wait_until(lambda: worker.cancelled == [call.invocation.id], description="the workers are told")

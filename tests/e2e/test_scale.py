@@ -30,8 +30,7 @@ SECONDS = float(os.environ.get("SCALE_SECONDS") or (600.0 if FULL else 3.0))
 """How long they stand."""
 PINGS = 1000 if FULL else 50
 SLOWEST = 0.020
-MOST_BYTES = {"streams": 64 * 1024, "websockets": 96 * 1024}
-"""A WebSocket has three greenlets where a stream has one."""
+MOST_BYTES = 64 * 1024
 WRITE_TIMEOUT = 2.0
 SETTINGS = {"web": {"write_timeout": WRITE_TIMEOUT, "ping_interval": 15.0 if FULL else 1.0}}
 HOT = 20
@@ -90,7 +89,7 @@ def test_idle_clients_cost_little_and_nobody_waits(
             print(f"pings: {shown(took)}; before: {shown(quiet)}")
             assert [member for member in found.members if not member.stands] == []
             assert web.num_fds() - files > count - 5
-            assert each <= MOST_BYTES[kind]
+            assert each <= MOST_BYTES
             await left_alone_beside_the_deaf(gateway, found)
             if FULL:
                 assert p99(took) <= SLOWEST

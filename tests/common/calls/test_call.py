@@ -66,9 +66,11 @@ class Process:
         self._client, self._keys = client, keys
         self.call = Call(place, invocation, self.hub.expect(NAME), None, input_timeout=1.0)
 
-    def progress(self, number: int) -> None:
+    def progress(self, number: int, *, padding: int = 0) -> None:
         """The worker sends a notification."""
-        self._send(notification_payload("notifications/progress", {"progress": number}))
+        self._send(
+            notification_payload("notifications/progress", {"progress": number, "message": "x" * padding})
+        )
 
     def ask(self, name: str, *, again: bool = False) -> None:
         """The worker asks the client something."""
@@ -212,6 +214,71 @@ def test_what_is_not_kept_any_more_is_told_of(start: Start, monkeypatch: pytest.
     second.call.rejoin(1)
     first.finish()
     assert second.heard() == ["2 earlier messages of this call are no longer kept", 4, 5, "end"]
+
+
+def test_what_was_dropped_before_the_end_is_read_from_the_log(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that reads slowly is given all of it, and then the result."""
+    monkeypatch.setattr(replies, "MOST_UNREAD", 3)
+    process = start()
+    assert process.call.hold()
+    for number in range(1, 6):
+        process.progress(number)
+    process.finish()
+    wait_until(lambda: process.call._waiter.done, description="the result has come")
+    assert process.heard() == [1, 2, 3, 4, 5, "end"]
+
+
+def test_what_was_dropped_is_given_without_waiting_for_what_comes(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as all is read that was not dropped."""
+    monkeypatch.setattr(replies, "MOST_UNREAD", 2)
+    process = start()
+    assert process.call.hold()
+    for number in range(1, 5):
+        process.progress(number)
+    wait_until(lambda: process.call._waiter.dropped == 2, description="two are dropped")
+    found = [process.call.next(5) for _ in range(2)]
+    found += [process.call.next(0), process.call.next(0), process.call.next(0)]
+    assert [frame.place for frame in found[:4] if isinstance(frame, Notification)] == [1, 2, 3, 4]
+    assert found[4] is None
+
+
+def test_what_was_dropped_and_is_not_kept_is_told_of_before_the_end(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By number, also if it is the last of all."""
+    monkeypatch.setattr(replies, "MOST_UNREAD", 2)
+    monkeypatch.setattr(call_stream, "MOST_FRAMES", 2)
+    monkeypatch.setattr(call_stream, "MOST_BYTES", 250)
+    process = start()
+    assert process.call.hold()
+    for number in (1, 2, 3, 4, 5):
+        process.progress(number)
+    process.progress(6, padding=200)
+    process.finish()
+    wait_until(lambda: process.call._waiter.done, description="the result has come")
+    lost = "{} earlier messages of this call are no longer kept".format
+    assert process.heard() == [1, 2, lost(2), 5, lost(1), "end"]
+
+
+def test_an_end_behind_what_was_dropped_and_cannot_be_read_is_not_given(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client comes back for both."""
+    monkeypatch.setattr(replies, "MOST_UNREAD", 1)
+    process = start()
+    assert process.call.hold()
+    process.progress(1)
+    process.progress(2)
+    process.finish()
+    wait_until(lambda: process.call._waiter.done, description="the result has come")
+    monkeypatch.setattr(process.streams, "read", unreadable)
+    assert isinstance(process.call.next(5), Notification)
+    with pytest.raises(StoreUnavailable):
+        process.call.next(5)
 
 
 def test_a_redis_that_forgot_the_log_gives_places_again(

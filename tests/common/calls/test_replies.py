@@ -149,6 +149,51 @@ def test_who_does_not_read_lets_no_notifications_pile_up(
     assert found[3:] == [ServerRequest("q", "ping", {}), answer({}), None]
 
 
+def test_who_does_not_read_lets_no_bytes_pile_up(
+    start: Start, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large notifications are dropped long before there are many; what is read makes room."""
+    monkeypatch.setattr(replies, "MOST_UNREAD_BYTES", 10_000)
+    hub = start()
+    waiter = hub.expect(named("1"))
+
+    for first in (0, 5):
+        for number in range(first, first + 5):
+            client.publish(hub.channel, notification_frame("1", "n", {"n": number, "x": "x" * 4000}))
+        client.publish(hub.channel, server_request_frame("1", f"q{first}", "ping", {"x": "x" * 20_000}))
+        wait_until(lambda: waiter.frames.qsize() == 4, description="three of them, and the request")
+        found = [waiter.get(0) for _ in range(4)]
+        kept = [f.message["params"]["n"] for f in found if isinstance(f, Notification)]
+        assert kept == [first, first + 1, first + 2]
+        assert isinstance(found[3], ServerRequest)
+    client.publish(hub.channel, result_frame("1", answer({"x": "x" * 20_000})))
+    assert isinstance(waiter.get(5), ExecutionResult)
+
+
+def test_one_large_notification_is_not_dropped(
+    start: Start, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing else waits, its size is no reason."""
+    monkeypatch.setattr(replies, "MOST_UNREAD_BYTES", 10)
+    hub = start()
+    waiter = hub.expect(named("1"))
+    for _ in range(2):
+        client.publish(hub.channel, notification_frame("1", "n", {"x": "x" * 100}))
+        assert isinstance(waiter.get(5), Notification)
+    assert waiter.dropped == 0
+
+
+def test_a_request_that_is_repeated_lies_there_once(start: Start, client: Client) -> None:
+    """The worker repeats it until it is answered, also while its client does not read."""
+    hub = start()
+    waiter = hub.expect(named("1"))
+    for name in ("q", "q", "r", "q"):
+        client.publish(hub.channel, server_request_frame("1", name, "ping", {}))
+    client.publish(hub.channel, result_frame("1", answer({})))
+    frames = [waiter.get(5) for _ in range(3)]
+    assert frames == [ServerRequest("q", "ping", {}), ServerRequest("r", "ping", {}), answer({})]
+
+
 def test_a_thousand_wait_at_once(start: Start, client: Client) -> None:
     """Threads that block each get their own answer."""
     hub = start()
@@ -399,13 +444,16 @@ def test_a_reader_without_redis_begins_anew(start: Start, client: Client) -> Non
 
 
 def test_closing_is_quick_and_repeatable(start: Start) -> None:
-    """It takes a heartbeat at most."""
+    """It takes a heartbeat at most; others' hubs go on."""
+    start()
+    before = set(threading.enumerate())
     hub = start()
+    (own,) = (t for t in threading.enumerate() if t.name == "replies" and t not in before)
     begun = time.monotonic()
     hub.close()
     hub.close()
     assert time.monotonic() - begun < 1
-    assert not [thread for thread in threading.enumerate() if thread.name == "replies"]
+    assert not own.is_alive()
     assert not hub.listening
 
 

@@ -52,6 +52,7 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "client_answer": ("a:b/c",),
     "connection": ("a:b/c",),
     "connection_inbox": ("a:b/c",),
+    "connection_bytes": ("a:b/c",),
     "answer_channel": (NodeId("celery@host:1:2"),),
 }
 SOURCES = [

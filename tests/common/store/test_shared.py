@@ -218,19 +218,28 @@ def test_it_uses_the_database_and_user_of_the_address(redis_server: RedisServer,
     assert " user=guest " in info
 
 
-def test_closing_closes_the_connection(redis_server: RedisServer, raw: Redis) -> None:
+def readers() -> set[threading.Thread]:
+    """The threads that read answers, of whoever's connections."""
+    return {thread for thread in threading.enumerate() if thread.name == "redis-answers"}
+
+
+def test_closing_closes_the_connection(
+    shared: SharedConnection, redis_server: RedisServer, raw: Redis
+) -> None:
     """At once, with its thread; twice is no error; closing one that was never used is none either."""
+    shared.command("PING")  # another one's, which goes on: it is not looked at
+    before = readers()
     connection = SharedConnection(StoreAddress(url=redis_server.url()))
     mine = connection.command("CLIENT", "ID")
+    own = readers() - before
+    assert own
     connection.close()
     connection.close()
     wait_until(
         lambda: str(mine) not in {found["id"] for found in raw.client_list()}, description="it is closed"
     )
-    wait_until(
-        lambda: not [thread for thread in threading.enumerate() if thread.name == "redis-answers"],
-        description="its reader has ended",
-    )
+    wait_until(lambda: not own & readers(), description="its reader has ended")
+    assert shared.command("PING") == b"PONG"
     SharedConnection(StoreAddress(url=redis_server.url())).close()
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NoReturn
 
+import orjson
 import pytest
 
-from common.domain.ids import ToolId
-from common.domain.invocation import answer
+from common.domain.errors import StoreUnavailable
+from common.domain.ids import ClientId, TenantId, ToolId
+from common.domain.invocation import Caller, answer
+from common.ports import RequestFacts
+from common.settings import IdentitySettings
+from gateway_web.ingress.changes import ListDigests
+from gateway_web.ingress.duplex import Standing
+from gateway_web.ingress.standing import SessionStream
 from tests.support.fake_worker import TakenCall
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
@@ -221,6 +228,98 @@ def test_a_subscription_stands_until_it_is_cancelled(door: str, serve: Serve) ->
         assert (found := talk.next()).get("id") == 2, found
         talk.peer.close()
         wait_until(lambda: len(web.gateway.listeners) == 0, description="the connection is let go of")
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_subscription_that_breaks_is_answered(
+    door: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client hears that nothing more will be told; its connection stands."""
+    web = serve(web={"ping_interval": 0.2})
+    wanted = {"toolsListChanged": True, "resourceSubscriptions": ["note://a"]}
+    with listening(web) as place:
+        talk = Talk(DOORS[door](place))
+        talk.ask_modern("subscriptions/listen", {"notifications": wanted}, "sub")
+        assert talk.next()["method"] == "notifications/subscriptions/acknowledged"
+        monkeypatch.setattr(web.gateway.session_streams, "read", away)
+        broken = talk.next()
+        assert (broken["id"], broken["error"]["data"]["code"]) == ("sub", "STORE_UNAVAILABLE")
+        monkeypatch.undo()
+        talk.ask_modern("server/discover", None, 2)
+        assert talk.next()["id"] == 2
+        talk.peer.close()
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_call_whose_question_cannot_be_kept_is_answered(
+    door: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the reason: the client could not answer it."""
+    web = serve()
+    web.worker.behaviour = asking
+    monkeypatch.setattr(web.gateway.request_states, "seal", away)
+    with listening(web) as place:
+        talk = Talk(DOORS[door](place))
+        talk.ask_modern("tools/call", CALL, 3)
+        broken = talk.next()
+        assert (broken["id"], broken["error"]["data"]["code"]) == (3, "STORE_UNAVAILABLE")
+        talk.peer.close()
+
+
+def away(*_: object, **__: object) -> NoReturn:
+    """A Redis that is not there."""
+    raise StoreUnavailable("away for a moment")
+
+
+def test_a_session_is_told_what_came_before_its_connection_looked_first(web: Web) -> None:
+    """It may be told something as soon as it is there."""
+    session = web.gateway.mcp_sessions.create(
+        principal="p", version="2025-11-25", tool=None, client_info={}, client_capabilities={}
+    )
+    told = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+    web.gateway.session_streams.append(session.id, told)
+    standing = Standing(SessionStream(web.gateway, ListDigests(web.gateway), session))
+    found = standing.look()
+    standing.close()
+    assert found is not None
+    assert [orjson.loads(message) for message in found] == [told]
+
+
+class Scoped:
+    """A resolver whose scopes come with the headers."""
+
+    scopes = frozenset({"first"})
+
+    def __init__(self, settings: IdentitySettings) -> None:
+        """As the port says."""
+
+    def resolve(self, request: RequestFacts) -> Caller:
+        """Always the same principal."""
+        return Caller(tenant=TenantId("default"), client=ClientId("c"), scopes=Scoped.scopes)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_message_has_the_scopes_of_whoever_sent_it(
+    door: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those that the connection was opened with."""
+    web = serve(identity={"resolver": f"{__name__}:Scoped"}, tenants={"allow_unlisted": True})
+    seen: list[frozenset[str]] = []
+
+    def behaviour(call: TakenCall) -> None:
+        seen.append(call.invocation.caller.scopes)
+        call.finish(answer({}))
+
+    web.worker.behaviour = behaviour
+    sent = [frozenset({"first"}), frozenset({"second", "third"}), frozenset[str]()]
+    with listening(web) as place:
+        talk = Talk(DOORS[door](place))
+        for scopes in sent:
+            monkeypatch.setattr(Scoped, "scopes", scopes)
+            talk.ask_modern("tools/call", CALL)
+            assert "result" in (found := talk.next()), found
+        talk.peer.close()
+    assert seen == sent
 
 
 def test_requests_before_initialize_are_refused(connect: Connect) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 
 import orjson
 import pytest
 
+from common.domain.invocation import Caller
 from common.gateway import Gateway
 from common.sessions import connections
 from common.store.client import StoreAddress
 from gateway_web.app import create_app
+from gateway_web.ingress.duplex import Duplex
 from tests.support.redis import RedisServer
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait import wait_until
@@ -165,6 +168,25 @@ def test_a_holder_that_does_not_keep_up_is_spared(
     monkeypatch.undo()
     for _ in range(connections.MOST_WAITING):
         assert peer.next()["id"] == 1
+
+
+def test_a_connection_is_kept_while_its_messages_are_taken_slowly(
+    web: Web, peer: SsePeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever takes them may wait for a client that reads slowly."""
+    held, hear = threading.Event(), Duplex.hear
+
+    def slowly(duplex: Duplex, raw: bytes, caller: Caller) -> None:
+        held.wait(60)
+        hear(duplex, raw, caller)
+
+    monkeypatch.setattr(Duplex, "hear", slowly)
+    peer.raw(PING)
+    key = web.gateway.keys.connection(peer.address.rpartition("=")[2])
+    web.gateway.client.pexpire(key, 5_000)
+    wait_until(lambda: web.gateway.client.pttl(key) > 50_000, description="its lease is renewed")
+    held.set()
+    assert peer.next()["id"] == 1
 
 
 def test_a_redis_that_is_away_is_waited_for(

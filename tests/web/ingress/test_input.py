@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 import pytest
 
 from common.calls.client_answers import answerer
+from common.domain.errors import StoreUnavailable
 from common.domain.invocation import answer
 from tests.support.fake_worker import TakenCall
 from tests.support.wait import wait_until
-from tests.web.harness import Web, body, error, events
+from tests.web.harness import META, Web, body, error, events
 
 CALL = {"name": "echo__add", "arguments": {"a": 1}}
 FORM = {"message": "What?", "requestedSchema": {"type": "object"}}
@@ -188,3 +189,22 @@ def test_on_a_stream_that_has_begun_the_input_is_asked_for_at_its_end(web: Web) 
     web.worker.next_call().finish(answer({}))
     web.nothing_waits()
     assert orjson.dumps(found[-1]["result"]["_meta"])
+
+
+def test_on_a_stream_that_has_begun_a_question_that_cannot_be_kept_is_an_error_at_its_end(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A modern client cannot come back for what it missed."""
+
+    def behaviour(call: TakenCall) -> None:
+        call.notify("notifications/message", level="error", data="so far")
+        asking(call)
+
+    def away(*_: object, **__: object) -> NoReturn:
+        raise StoreUnavailable("away for a moment")
+
+    web.worker.behaviour = behaviour
+    monkeypatch.setattr(web.gateway.request_states, "seal", away)
+    found = events(web.modern("tools/call", CALL, meta={META + "logLevel": "info"}).data)
+    assert found[0]["params"]["data"] == "so far"
+    assert found[-1]["error"]["data"]["code"] == "STORE_UNAVAILABLE"

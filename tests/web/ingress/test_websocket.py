@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import socket
+import struct
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 
 import orjson
 import pytest
@@ -16,6 +18,8 @@ from common.domain.ids import ClientId, TenantId
 from common.domain.invocation import Caller, answer
 from common.ports import RequestFacts
 from common.settings import IdentitySettings
+from gateway_web.ingress.duplex import Duplex
+from gateway_web.ingress.outbox import Outbox
 from tests.support.fake_worker import TakenCall
 from tests.support.wait import wait_until
 from tests.web.harness import INITIALIZE, Serve, Web, request
@@ -236,10 +240,83 @@ def test_a_client_that_floods_has_to_wait(serve: Serve) -> None:
     web = serve()
     with listening(web) as place, open_socket(place) as sock:
         sock.sendall(b"".join(frame(request("ping", None, number)) for number in range(2000)))
-        received, wanted = b"", b'"id":1999'
+        received, wanted = b"", b'"id":1999,"result":{}}'
         while wanted not in received:
             piece = sock.recv(65536)
             assert piece, received[-100:]
             received += piece
     assert received.count(b'"result":{}') == 2000
     wait_until(lambda: web.gateway.hub.waiting == 0, description="nothing stays")
+
+
+def test_a_client_that_leaves_without_reading_is_let_go_of(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when what waits for it had filled up, and whoever takes its messages waits for room."""
+    outboxes: list[Outbox] = []
+
+    def small() -> Outbox:
+        outboxes.append(Outbox(bound=1000))
+        return outboxes[-1]
+
+    monkeypatch.setattr("gateway_web.ingress.duplex.Outbox", small)
+    with listening(web := serve()) as place, open_socket(place) as sock:
+        sock.sendall(frame(request("initialize", INITIALIZE)))
+        sock.settimeout(1)
+        with suppress(TimeoutError):
+            while True:
+                sock.sendall(frame(request("tools/list")))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        sock.close()
+        wait_until(lambda: len(web.gateway.listeners) == 0, description="it is let go of")
+        assert outboxes[0].closed
+
+
+def test_a_message_that_is_too_large_ends_the_connection_in_the_midst_of_a_write(serve: Serve) -> None:
+    """The library wakes its reader before the connection has ended, and never again."""
+    web = serve(web={"ping_interval": 30, "max_body_bytes": 2000})
+    calls: list[TakenCall] = []
+    web.worker.behaviour = calls.append
+    with listening(web) as place, open_socket(place) as sock:
+        sock.sendall(frame(request("initialize", INITIALIZE)))
+        sock.sendall(frame(request("tools/call", CALL, 1)))
+        wait_until(lambda: calls, description="it calls")
+        calls[0].finish(answer({"content": ["x" * 8_000_000]}))
+        while b"xxx" not in sock.recv(1000):
+            pass  # it is not being written yet
+        sock.sendall(frame({"x": "x" * 3000}))
+        while sock.recv(65536):
+            pass
+        wait_until(lambda: len(web.gateway.listeners) == 0, description="it is let go of")
+
+
+def test_a_client_whose_messages_wait_need_not_answer_pings(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pong is behind them."""
+    hear = Duplex.hear
+
+    def slowly(duplex: Duplex, raw: bytes, caller: Caller) -> None:
+        never.wait(0.01)
+        hear(duplex, raw, caller)
+
+    never = threading.Event()
+    monkeypatch.setattr(Duplex, "hear", slowly)
+    with listening(serve(web={"ping_interval": 0.1})) as place, closing(WebSocketPeer(place)) as peer:
+        for _ in range(300):
+            peer.raw(PING)
+        for _ in range(300):
+            assert peer.next()["id"] == 1
+
+
+def test_nothing_is_read_before_what_came_earlier_is_taken(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing piles up here for a client that floods."""
+    held = threading.Event()
+    monkeypatch.setattr(Duplex, "hear", lambda *_: held.wait(60))
+    with listening(serve()) as place, open_socket(place) as sock:
+        sock.settimeout(1)
+        with pytest.raises(TimeoutError):
+            sock.sendall(frame({"x": "x" * 1000}) * 16_000)
+        held.set()

@@ -1,0 +1,115 @@
+"""Requests of one client that are under way together, and whose answers go out as they are ready."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from common.domain.errors import GatewayError
+from common.gateway import Call
+from common.mcp.jsonrpc import INTERNAL_ERROR, JsonRpcError, dumps
+from gateway_web.ingress.answers import error_message
+from gateway_web.ingress.outbox import Outbox
+from gateway_web.ingress.requests import McpRequest
+from gateway_web.ingress.streams import CallStream
+
+log = structlog.get_logger(__name__)
+
+RequestId = str | int
+
+
+@dataclass(eq=False, slots=True)
+class _Running:
+    """What it still says after ``cancelled`` is not sent."""
+
+    messages: Iterator[dict[str, Any] | None]
+    let_go: Callable[[], None]
+    cancel: Callable[[], None]
+    cancelled: bool = False
+
+
+class UnderWay:
+    """Each has a thread of its own, which fills the outbox."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        silence: float,
+        gone: Callable[[], bool] | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        """``silence`` is how many seconds a call may say nothing until its client is looked after.
+
+        ``gone`` tells whether the client has gone; without it one has when its outbox is closed. ``on_end`` is called
+        after each request that has been answered, or cancelled.
+        """
+        self._outbox = outbox
+        self._silence = silence
+        self._gone = gone or (lambda: outbox.closed)
+        self._on_end = on_end
+        self._running: dict[RequestId, _Running] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __contains__(self, request_id: RequestId) -> bool:
+        return request_id in self._running
+
+    def call(self, call: Call, mcp: McpRequest) -> None:
+        """Send what a call says, up to its end."""
+        stream = CallStream(call, mcp, self._gone)
+        self.run(mcp.request.id, stream.messages(None, self._silence), stream.close, call.cancel)
+
+    def run(
+        self,
+        request_id: RequestId,
+        messages: Iterator[dict[str, Any] | None],
+        let_go: Callable[[], None],
+        cancel: Callable[[], None],
+    ) -> None:
+        """Send the messages, and let go of what is behind them; ``cancel`` ends that early."""
+        running = _Running(messages, let_go, cancel)
+        self._running[request_id] = running
+        threading.Thread(
+            target=self._answer, args=(request_id, running), name="under-way", daemon=True
+        ).start()
+
+    def cancel(self, request_id: RequestId) -> None:
+        """The client wants no answer any more."""
+        running = self._running.get(request_id)
+        if running is not None:
+            running.cancelled = True
+            running.cancel()
+
+    def cancel_all(self) -> None:
+        """The client has gone."""
+        for request_id in list(self._running):
+            self.cancel(request_id)
+
+    def _answer(self, request_id: RequestId, running: _Running) -> None:
+        """Send what a request is answered with, up to its end, which is an answer in any case."""
+        try:
+            for message in running.messages:
+                if running.cancelled or self._outbox.closed:
+                    break
+                if message is not None:
+                    self._outbox.put(dumps(message))
+        except (JsonRpcError, GatewayError) as error:
+            self._fail(request_id, running, error)
+        except Exception:
+            log.exception("answer_broke")
+            self._fail(request_id, running, JsonRpcError(INTERNAL_ERROR, "Internal error"))
+        finally:
+            del self._running[request_id]
+            running.let_go()
+            if self._on_end is not None:
+                self._on_end()
+
+    def _fail(self, request_id: RequestId, running: _Running, error: JsonRpcError | GatewayError) -> None:
+        if not running.cancelled:
+            self._outbox.put(dumps(error_message(error, request_id)))
