@@ -25,6 +25,7 @@ from common.mcp.jsonrpc import INTERNAL_ERROR
 from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
+from common.store.scripts import script
 from gateway_worker.delivery import Held
 from gateway_worker.egress.link import RpcError
 from gateway_worker.frames import frame_command
@@ -41,6 +42,7 @@ KEPT = 60.0
 """Seconds for which a request is answerable beyond the time that its client has."""
 LARGEST = 1 << 20
 """Bytes of a request's params; a larger one is refused."""
+_TAKEN = script("client_answer_taken").source
 
 
 @dataclass(slots=True, kw_only=True)
@@ -134,22 +136,32 @@ class Asking:
             task.add_done_callback(self._tasks.discard)
 
     async def _look(self, names: list[str]) -> None:
+        """Deliver each answer that can be read. It is taken away only then, so it may be read and delivered twice."""
         try:
-            with store_errors("reading clients' answers"):
-                found = await asyncio.gather(
-                    *(self._redis.command("GETDEL", self._keys.client_answer(name)) for name in names)
-                )
-        except StoreUnavailable as error:
-            log.warning("answers_not_read", error=str(error))
-            return
+            found = await asyncio.gather(*map(self._read, names))
         finally:
             self._looking.difference_update(names)
         for name, raw in zip(names, found, strict=True):
             if raw is not None:
+                # First: whoever lays the same one again between the two is told by what is sent behind it.
+                self._outbox.put(("EVAL", _TAKEN, 1, self._keys.client_answer(name), raw))
                 self._answered(name, orjson.loads(raw))
 
+    async def _read(self, name: str) -> bytes | None:
+        """The answer that lies there. Degrades: without Redis there is none, and the next look may find it."""
+        try:
+            with store_errors("reading a client's answer"):
+                raw: bytes | None = await self._redis.command("GET", self._keys.client_answer(name))
+        except StoreUnavailable as error:
+            log.warning("answer_not_read", error=str(error))
+            return None
+        return raw
+
     def _answered(self, name: str, answer: Mapping[str, Any]) -> None:
-        """``reply``: the channel of whoever waits for the call from now on; ``response``: what the client said."""
+        """``reply``: the channel of whoever waits for the call from now on; ``response``: what the client said.
+
+        The same answer a second time changes nothing; whoever took the call over is asked the same once more.
+        """
         waiting = self._waiting.get(name)
         held = self._calls.get(name) if waiting is None else waiting.held
         response, reply = answer.get("response"), answer.get("reply")

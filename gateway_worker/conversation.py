@@ -14,6 +14,7 @@ from common.mcp.jsonrpc import INTERNAL_ERROR, METHOD_NOT_FOUND
 from gateway_worker.asking import Asking
 from gateway_worker.delivery import Held
 from gateway_worker.egress.link import RpcError
+from gateway_worker.turns import Stay
 
 MOST_OPEN = 20
 """Requests that may wait for one call's client at a time; more of them are refused."""
@@ -77,6 +78,8 @@ class Conversation:
         self._clock = clock
         self._seconds = seconds
         self._declared = declared_by(invocation)
+        self.stay = Stay()
+        """The call's at the backend."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def close(self) -> None:

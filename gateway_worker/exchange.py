@@ -19,6 +19,7 @@ from gateway_worker.delivery import Held
 from gateway_worker.egress.backend import Backend
 from gateway_worker.egress.link import OnNotification, RpcError
 from gateway_worker.tool_session import ToolSession
+from gateway_worker.turns import Stay
 
 MOST_ROUNDS = 10
 """Times that a backend may ask for input before it answers (the SDK's own bound)."""
@@ -49,7 +50,10 @@ async def watched(session: ToolSession, invocation: Invocation) -> dict[str, Any
         raise InvalidRequest("params.uri must be a string", field="params.uri")
     if watcher is None:
         raise InvalidRequest("only an MCP session can watch a resource", field="mcp_session")
-    await session.watch(watcher, uri, wanted=invocation.method == "resources/subscribe")
+    if invocation.method == "resources/subscribe":
+        await session.watch(watcher, invocation.caller.principal, uri)
+    else:
+        await session.unwatch(watcher, uri)
     return {}
 
 
@@ -66,10 +70,18 @@ async def exchange(
     ``requestState``. Raises :class:`RpcError` for a backend that never has enough.
     """
     params, ask = invocation.params, None if conversation is None else conversation.ask
+    stay = Stay() if conversation is None else conversation.stay
     for _ in range(MOST_ROUNDS):
+        stay.begin()
         raw = await backend.call(
-            invocation.method, params, headers=headers, on_notification=on_notification, on_request=ask
+            invocation.method,
+            params,
+            headers=headers,
+            on_notification=on_notification,
+            on_request=ask,
+            on_settled=stay.settled,
         )
+        stay.settled()
         modern = era_of_version(invocation.version) is Era.MODERN
         if raw.get("resultType") != "input_required" or modern:
             return raw

@@ -105,7 +105,7 @@ class Sessions:
         preferred = era_of_version(version)
         key = self._key(claim, entry, preferred, profile)
         session = self._sessions.get(key)
-        if session is not None and (session.ended or session.claim is not claim or session.too_old):
+        if session is not None and (session.ended or session.claim is not claim or _worn(session)):
             self._replace(session)
             session = None
         if session is None:
@@ -231,7 +231,7 @@ class Sessions:
         if session.ended or session.claim.lost:
             self._dismiss(session, LOST)
         else:
-            self.retire(session, "too old" if session.too_old else "claimed anew")
+            self.retire(session, _worn(session) or "claimed anew")
 
     def _make_room(self) -> None:
         """End the idlest session if there are as many as may be. Raises :class:`SessionLimit` if none is idle."""
@@ -270,3 +270,12 @@ class Sessions:
                 self._on_list_changed(tool, found[1])
 
         return heard
+
+
+def _worn(session: ToolSession) -> str:
+    """Why the session gets no further call, though its backend is there; empty if it does.
+
+    One that is in doubt costs its callers its state, so it goes only when there is one to whom a new one is of use.
+    """
+    reasons = (("too old", session.too_old), ("in doubt", session.in_doubt))
+    return next((why for why, holds in reasons if holds), "")

@@ -33,6 +33,8 @@ from gateway_worker.watches import MOST_WATCHES, UPDATED, Watches
 
 log = structlog.get_logger(__name__)
 
+PRUNE_TIME = 5.0
+"""Seconds that a backend has to take note of what nobody watches any more."""
 LOST = "lost"
 """Why a session ended whose link broke or whose process died."""
 
@@ -61,6 +63,8 @@ class ToolSession:
         """``tell`` hears when the session has been opened and when it was closed."""
         self.watches = watches
         self._ears: Ears | None = None
+        self._watching = asyncio.Lock()
+        """Held while it changes what is watched: two changes at once would undo each other at the backend."""
         self._tell = tell
         self.key = key
         self.tool = tool
@@ -103,7 +107,8 @@ class ToolSession:
         if self.turns is None:
             yield
             return
-        async with self.turns.turn(group):
+        async with self.turns.turn(group) as stay:
+            conversation.stay = stay
             self._conversations.setdefault(group, []).append(conversation)
             try:
                 yield
@@ -126,25 +131,41 @@ class ToolSession:
             with contextlib.suppress(RpcError):
                 await backend.request("logging/setLevel", {"level": level})
 
-    async def watch(self, watcher: McpSessionId, uri: str, *, wanted: bool) -> None:
-        """Have an MCP session told of updates of a resource, or no longer. Raises what the backend says against it."""
-        ears = self._ears
-        if ears is None or (wanted and self.watches.full):
-            raise RpcError(
-                {"code": INTERNAL_ERROR, "message": f"more than {MOST_WATCHES} resources are watched"}
-            )
-        if wanted:
-            await ears.watch(dict.fromkeys([*self.watches.uris, uri]))
-            self.watches.add(watcher, uri)
-        else:
+    async def watch(self, watcher: McpSessionId, principal: str, uri: str) -> None:
+        """Have an MCP session of this principal told of updates of a resource.
+
+        Raises what the backend says against it, and :class:`RpcError` beyond the bounds.
+        """
+        async with self._watching:
+            if self.watches.has(watcher, uri):
+                return
+            if self._ears is None or self.watches.full(principal):
+                words = f"more than {MOST_WATCHES} resources are watched"
+                raise RpcError({"code": INTERNAL_ERROR, "message": words})
+            # First, since an update may come together with the backend's answer.
+            self.watches.add(watcher, principal, uri)
+            try:
+                await self._ears.also(uri)
+            except BaseException:
+                self.watches.remove(watcher, uri)
+                raise
+
+    async def unwatch(self, watcher: McpSessionId, uri: str) -> None:
+        """Have it told no longer. Raises what the backend says against it."""
+        async with self._watching:
             self.watches.remove(watcher, uri)
-            await ears.watch(self.watches.uris)
+            if self._ears is not None:
+                await self._ears.only(self.watches.uris)
 
     async def prune_watches(self) -> None:
-        """Hear no more of what only ended MCP sessions watched."""
-        if self._ears is not None and await self.watches.prune():
-            with contextlib.suppress(RpcError, GatewayError):
-                await self._ears.watch(self.watches.uris)
+        """Hear no more of what only ended MCP sessions watched. A backend that is silent keeps nobody waiting long."""
+        if self._ears is None or self._watching.locked():
+            return
+        async with self._watching:
+            if await self.watches.prune():
+                with contextlib.suppress(RpcError, GatewayError, TimeoutError):
+                    async with asyncio.timeout(PRUNE_TIME):
+                        await self._ears.only(self.watches.uris)
 
     def _heard(self, on_event: OnNotification, method: str, params: dict[str, Any]) -> None:
         if method == UPDATED:
@@ -156,8 +177,11 @@ class ToolSession:
         """A request of the backend that names no call: it is for the youngest of the only client that it can be for."""
         if self.turns is None:
             return await refuse_request(method, params)
-        conversation = self._conversations[self.turns.asker()][-1]
-        return await conversation.ask(method, params)
+        conversations = self._conversations.get(self.turns.asker())
+        if conversations is None:
+            # Its turn has come, but it has not come in yet: it cannot have been the cause of the question.
+            raise RpcError({"code": INTERNAL_ERROR, "message": "no call is here that this could belong to"})
+        return await conversations[-1].ask(method, params)
 
     @property
     def opened(self) -> Backend | None:
@@ -188,6 +212,11 @@ class ToolSession:
         """Whether it has lived for ``max_session_age``."""
         age = self.tool.max_session_age
         return age is not None and time.monotonic() - self.begun >= age
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether its backend's questions are refused for a call that was given up."""
+        return self.turns is not None and self.turns.in_doubt
 
     async def close(self) -> None:
         """Let the owner task close the link, and wait for it. A start under way is given up."""

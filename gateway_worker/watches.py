@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 UPDATED = "notifications/resources/updated"
 MOST_WATCHES = 1000
+"""Of one principal at one tool session, over all its MCP sessions: who uses up its own leaves the others theirs."""
+MOST_OF_ALL = 5000
 """Of one tool session."""
 
 
@@ -45,7 +47,8 @@ class Watches:
         self._store = store
         self._tool = tool
         self._key = store.keys.watches(tool, session)
-        self._by_uri: dict[str, set[McpSessionId]] = {}
+        self._by_uri: dict[str, dict[McpSessionId, str]] = {}
+        """Who watches each resource, and the principal behind each of them."""
 
     def __len__(self) -> int:
         return len(self._by_uri)
@@ -55,34 +58,38 @@ class Watches:
         """What is watched."""
         return list(self._by_uri)
 
-    @property
-    def full(self) -> bool:
-        """Whether no more can be watched."""
-        return sum(map(len, self._by_uri.values())) >= MOST_WATCHES
+    def has(self, watcher: McpSessionId, uri: str) -> bool:
+        """Whether the session watches the resource."""
+        return watcher in self._by_uri.get(uri, ())
+
+    def full(self, principal: str) -> bool:
+        """Whether nothing more can be watched for this principal."""
+        principals = [found for watchers in self._by_uri.values() for found in watchers.values()]
+        return len(principals) >= MOST_OF_ALL or principals.count(principal) >= MOST_WATCHES
 
     async def restore(self) -> None:
         """Take up what the session's last incarnation had. Degrades: without Redis nothing is."""
         try:
             with store_errors("reading the watches of a tool session"):
-                fields = await self._store.redis.command("HKEYS", self._key)
+                found = await self._store.redis.command("HGETALL", self._key)
         except StoreUnavailable as error:
             log.warning("watches_not_read", tool=self._tool, error=str(error))
             return
-        for field in fields:
+        for field, principal in zip(found[::2], found[1::2], strict=True):
             watcher, _, uri = field.decode().partition(" ")
-            self._by_uri.setdefault(uri, set()).add(McpSessionId(watcher))
+            self._by_uri.setdefault(uri, {})[McpSessionId(watcher)] = principal.decode()
 
-    def add(self, watcher: McpSessionId, uri: str) -> None:
-        """A session watches a resource."""
-        self._by_uri.setdefault(uri, set()).add(watcher)
+    def add(self, watcher: McpSessionId, principal: str, uri: str) -> None:
+        """A session of this principal watches a resource."""
+        self._by_uri.setdefault(uri, {})[watcher] = principal
         self._store.outbox.put(
-            ("HSET", self._key, f"{watcher} {uri}", "1"), ("EXPIRE", self._key, WATCHES_TTL)
+            ("HSET", self._key, f"{watcher} {uri}", principal), ("EXPIRE", self._key, WATCHES_TTL)
         )
 
     def remove(self, watcher: McpSessionId, uri: str) -> None:
         """It does so no longer."""
-        watchers = self._by_uri.get(uri, set())
-        watchers.discard(watcher)
+        watchers = self._by_uri.get(uri, {})
+        watchers.pop(watcher, None)
         if not watchers:
             self._by_uri.pop(uri, None)
         self._store.outbox.put(("HDEL", self._key, f"{watcher} {uri}"))
@@ -102,13 +109,16 @@ class Watches:
         gone = {watcher for watcher, record in zip(watchers, alive, strict=True) if record is None}
         before = len(self._by_uri)
         for uri, found in list(self._by_uri.items()):
-            for watcher in found & gone:
+            for watcher in found.keys() & gone:
                 self.remove(watcher, uri)
         self._store.outbox.put(("EXPIRE", self._key, WATCHES_TTL))
         return len(self._by_uri) < before
 
     def heard(self, params: Mapping[str, Any]) -> None:
-        """A resource was updated, or a part of one (2025-11-25, "Resources": the URI may be a sub-resource's)."""
+        """A resource was updated, or a part of one (2025-11-25, "Resources": the URI may be a sub-resource's).
+
+        An update that is heard twice is told twice: whoever watches reads the resource once more.
+        """
         uri = params.get("uri")
         if not isinstance(uri, str):
             return

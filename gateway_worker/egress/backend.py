@@ -35,6 +35,7 @@ from gateway_worker.egress.link import (
     LinkLost,
     OnNotification,
     OnRequest,
+    OnSettled,
     RpcError,
     StatusRefused,
     always_open,
@@ -82,6 +83,7 @@ class Backend:
         headers: Mapping[str, str] = NO_HEADERS,
         on_notification: OnNotification | None = None,
         on_request: OnRequest | None = None,
+        on_settled: OnSettled | None = None,
     ) -> dict[str, Any]:
         """Forward a caller's request and return the backend's result as it is.
 
@@ -94,6 +96,7 @@ class Backend:
             headers={**headers, **routing},
             on_notification=on_notification,
             on_request=on_request,
+            on_settled=on_settled,
         )
 
     async def request(

@@ -28,6 +28,7 @@ from gateway_worker.egress.link import (
     LinkLost,
     OnNotification,
     OnRequest,
+    OnSettled,
     ProgressTokens,
     RpcError,
     StatusRefused,
@@ -127,6 +128,7 @@ class HttpLink:
         headers: Mapping[str, str] = NO_HEADERS,
         on_notification: OnNotification | None = None,
         on_request: OnRequest | None = None,
+        on_settled: OnSettled | None = None,  # noqa: ARG002 - a late answer would come on a stream that is closed
     ) -> dict[str, Any]:
         """Send a request and wait for its result."""
         if self.closed.is_set():

@@ -16,6 +16,9 @@ OnNotification = Callable[[str, dict[str, Any]], None]
 OnRequest = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 """Asked method and params of a backend's own request; gives its result, or raises :class:`RpcError`."""
 
+OnSettled = Callable[[], None]
+"""Called on the event loop; must not block."""
+
 Gate = Callable[[], bool]
 """Whether anything may be written to a backend at this moment. It is asked right before each write, so it is cheap."""
 
@@ -96,12 +99,15 @@ class Link(Protocol):
         headers: Mapping[str, str] = NO_HEADERS,
         on_notification: OnNotification | None = None,
         on_request: OnRequest | None = None,
+        on_settled: OnSettled | None = None,
     ) -> dict[str, Any]:
         """Send a request and wait for its result.
 
         ``headers`` are for HTTP alone. ``on_request`` is asked what the backend asks on this request's own stream; over
-        stdio nothing tells whose a request of the backend is. A cancelled wait tells the backend so. Raises
-        :class:`RpcError` for the backend's error answer, :class:`LinkLost` and :class:`ResponseTooLarge` otherwise.
+        stdio nothing tells whose a request of the backend is. A cancelled wait tells the backend so. ``on_settled`` is
+        for stdio alone, and called as soon as the backend is known not to be at it any more: when it has answered, also
+        behind the end of a cancelled wait, or never had the request. Raises :class:`RpcError` for the backend's error
+        answer, :class:`LinkLost` and :class:`ResponseTooLarge` otherwise.
         """
 
     async def notify(

@@ -23,6 +23,7 @@ from gateway_worker.egress.link import (
     LinkLost,
     OnNotification,
     OnRequest,
+    OnSettled,
     ProgressTokens,
     RpcError,
     always_open,
@@ -40,6 +41,8 @@ STDERR_SHOWN = 5
 
 EXIT_GRACE = 0.5
 """Seconds for reading what a child wrote before its end, when a descendant of it holds the pipe open."""
+MOST_LATE = 1000
+"""Requests that were given up of whose answers somebody is told; the oldest are forgotten."""
 ASIDE_LIMIT = 16 << 20
 """Bytes of answers and cancellations that may wait for a child to read them before none is added any more."""
 
@@ -105,6 +108,8 @@ class StdioLink:
         self.noise = 0
         self._ids = itertools.count(1)
         self._pending: dict[int, tuple[asyncio.Future[dict[str, Any]], OnNotification | None]] = {}
+        self._late: dict[int, OnSettled] = {}
+        """Who wants to know of an answer that comes behind the end of its wait."""
         self._tokens = ProgressTokens()
         self._asked = Asked(self._respond, gate)
         self._slot: Slot | None = None
@@ -145,6 +150,7 @@ class StdioLink:
         headers: Mapping[str, str] = NO_HEADERS,  # noqa: ARG002 - the Link's signature
         on_notification: OnNotification | None = None,
         on_request: OnRequest | None = None,  # noqa: ARG002 - the Link's signature
+        on_settled: OnSettled | None = None,
     ) -> dict[str, Any]:
         """Send a request and wait for its result."""
         if self.closed.is_set():
@@ -152,7 +158,7 @@ class StdioLink:
         request_id = next(self._ids)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._pending[request_id] = (future, on_notification)
-        line, heard = None, self._heard
+        heard, at_work = self._heard, False
         try:
             outgoing = self._tokens.outgoing(request_id, params)
             message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": outgoing}
@@ -160,14 +166,27 @@ class StdioLink:
             return await future
         except asyncio.CancelledError:
             self._hangs = self._hangs or heard == self._heard
-            if line is not None and not self._out.take_back(line):
+            at_work = not self._out.take_back(line)
+            if at_work:
                 self._cancel(method, request_id)
             raise
         finally:
             if future.done() and not future.cancelled():
                 future.exception()  # the link may have closed while the request still waited to be written
+                at_work = False
             del self._pending[request_id]
             self._tokens.done(request_id)
+            if on_settled is not None:
+                self._ended(request_id, on_settled, at_work=at_work)
+
+    def _ended(self, request_id: int, on_settled: OnSettled, *, at_work: bool) -> None:
+        """Nobody waits for it any more. What a backend never answers is not remembered for ever."""
+        if not at_work:
+            on_settled()
+            return
+        if len(self._late) >= MOST_LATE:
+            del self._late[next(iter(self._late))]
+        self._late[request_id] = on_settled
 
     async def notify(
         self,
@@ -355,6 +374,9 @@ class StdioLink:
         request_id = message.get("id")
         # True and 1.0 equal 1, and are nobody's id.
         entry = self._pending.get(request_id) if type(request_id) is int else None
+        if entry is None and type(request_id) is int and (settled := self._late.pop(request_id, None)):
+            settled()
+            return
         if entry is None or entry[0].done():
             self.noise += 1
             return

@@ -67,15 +67,15 @@ class SessionDesk:
         held = next((claim for claim in mine if claim.releasing is None), None)
         return held.token if held is not None else next(self._tokens)
 
-    def take(self, call: Invocation, entry: Entry) -> ToolSession:
-        """The session for a call."""
+    def take(self, call: Invocation, entry: Entry, profile: str = "") -> ToolSession:
+        """The session for a call; with a ``profile``, of one whose client can be asked."""
         name = session_of(entry.tool, call.caller, call.mcp_session)
         token = self.token(entry.id, name)
         claim = self.claims.find(entry.id, name, token) or self.claims.find(
             entry.id, name, next(self._tokens)
         )
         assert claim is not None
-        return self.sessions.take(claim, entry, call.version)
+        return self.sessions.take(claim, entry, call.version, profile)
 
     async def ask(self, entry: Entry, call: Invocation) -> str:
         """Make a call and return its text."""

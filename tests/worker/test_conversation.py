@@ -13,11 +13,13 @@ from redis import Redis
 
 from common.calls.client_answers import ClientAnswers, answerer
 from common.calls.contract import task_message
+from common.domain.errors import StoreUnavailable
 from common.domain.ids import InvocationId
 from common.domain.invocation import Invocation
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
+from common.store.scripts import script
 from common.store.shared import SharedConnection
 from gateway_worker import asking as asking_module
 from gateway_worker.asking import Asking
@@ -153,6 +155,112 @@ async def test_an_answer_of_which_nothing_was_heard_is_found(
         assert await here.give(call, request["id"], {"result": {}})
         assert await question == {}
         conversation.close()
+
+
+@on_loop
+async def test_an_answer_is_delivered_though_the_reading_of_another_failed(
+    address: StoreAddress, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection broke between them; the other is found by the next look."""
+    monkeypatch.setattr(Asking, "hear", lambda *_: None)
+    async with place(address, keys, client) as here, asyncio.timeout(20) as limit:
+        call = call_of()
+        conversation = Conversation(here.asking, here.hold(call), call, CallClock(limit), seconds=10)
+        questions = [asyncio.create_task(conversation.ask("sampling/createMessage", {})) for _ in range(3)]
+        names = [(await here.asked())[1]["id"] for _ in questions]
+        broken = {keys.client_answer(names[1])}
+        command = PipelinedConnection.command
+
+        async def breaks(redis: PipelinedConnection, *words: Any) -> Any:
+            if broken & set(words):
+                raise StoreUnavailable("the connection to Redis broke")
+            return await command(redis, *words)
+
+        monkeypatch.setattr(PipelinedConnection, "command", breaks)
+        for number, name in enumerate(names):
+            assert await here.give(call, name, {"result": {"n": number}})
+        assert [await questions[0], await questions[2]] == [{"n": 0}, {"n": 2}]
+        broken.clear()
+        assert await questions[1] == {"n": 1}
+        conversation.close()
+        gone = [keys.client_answer(name) for name in names]
+        await until(lambda: not client.exists(*gone), description="the answers to be taken away")
+
+
+@on_loop
+async def test_an_answer_whose_reading_broke_is_not_lost(
+    address: StoreAddress, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis did what it was told, and that was not heard: whatever that was, the answer lies there still."""
+    monkeypatch.setattr(Asking, "hear", lambda *_: None)
+    async with place(address, keys, client) as here, asyncio.timeout(20) as limit:
+        call = call_of()
+        conversation = Conversation(here.asking, here.hold(call), call, CallClock(limit), seconds=10)
+        question = asyncio.create_task(conversation.ask("sampling/createMessage", {}))
+        _, request = await here.asked()
+        command, lost = PipelinedConnection.command, []
+
+        async def loses_one(redis: PipelinedConnection, *words: Any) -> Any:
+            found = await command(redis, *words)
+            if keys.client_answer(request["id"]) in words and found and not lost:
+                lost.append(found)
+                raise StoreUnavailable("the connection to Redis broke")
+            return found
+
+        monkeypatch.setattr(PipelinedConnection, "command", loses_one)
+        assert await here.give(call, request["id"], {"result": {"n": 1}})
+        assert await question == {"n": 1}
+        assert lost
+        conversation.close()
+
+
+@on_loop
+async def test_an_answer_that_is_read_twice_counts_once(
+    address: StoreAddress, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lies there until it is taken away. Whoever takes a call over is asked once more, by the same id."""
+    async with place(address, keys, client) as here, asyncio.timeout(20) as limit:
+        call = call_of()
+        held = here.hold(call)
+        conversation = Conversation(here.asking, held, call, CallClock(limit), seconds=10)
+        questions = [asyncio.create_task(conversation.ask("sampling/createMessage", {})) for _ in range(2)]
+        first, second = [(await here.asked())[1]["id"] for _ in questions]
+        kept: list[Any] = []
+        put = here.asking._outbox.put
+
+        def keeps(*commands: Any) -> None:
+            taken = [c for c in commands if c[0] == "EVAL"]
+            kept.extend(taken)
+            put(*(c for c in commands if c[0] != "EVAL"))
+
+        monkeypatch.setattr(here.asking._outbox, "put", keeps)
+        assert await here.give(call, first, {"result": {"n": 1}})
+        assert await questions[0] == {"n": 1}
+        assert await here.give(call, call.id, None, reply=ELSEWHERE)
+        for _ in range(2):
+            channel, request = await here.asked()
+            assert (channel, request["id"]) == (ELSEWHERE, second)
+        assert await here.give(call, second, {"result": {"n": 2}})
+        assert await questions[1] == {"n": 2}
+        conversation.close()
+        put(*kept)
+
+
+@on_loop
+async def test_a_second_taking_over_is_not_swept_away_with_the_first(
+    address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """It was laid in the place of the first, after that was read and before it was taken away."""
+    async with place(address, keys, client) as here:
+        name = keys.client_answer("x")
+        source = script("client_answer_taken").source
+        client.set(name, b"second")
+        here.asking._outbox.put(("EVAL", source, 1, name, b"first"))
+        await here.asking._outbox.flushed(5)
+        assert client.get(name) == b"second"
+        here.asking._outbox.put(("EVAL", source, 1, name, b"second"))
+        await here.asking._outbox.flushed(5)
+        assert not client.exists(name)
 
 
 @on_loop

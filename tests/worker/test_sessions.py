@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,11 @@ from common.mcp.revisions import Era
 from common.processes import ProcessGuard, is_running
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
+from gateway_worker.conversation import Conversation
+from gateway_worker.egress.link import RpcError
 from gateway_worker.egress.stdio import StdioLink
 from gateway_worker.tool_session import ToolSession, era_order, usable
+from gateway_worker.turns import Stay
 from tests.support.aio import on_loop, until
 from tests.support.backends import (
     EchoLog,
@@ -32,6 +36,7 @@ from tests.support.backends import (
 from tests.worker.session_desk import SessionDesk, session_desk, swept
 
 LEGACY, MODERN = Era.LEGACY, Era.MODERN
+PROFILE = '{"roots":{}}'
 
 
 Desks = Callable[..., AbstractAsyncContextManager[SessionDesk]]
@@ -328,6 +333,72 @@ async def test_an_old_session_gets_no_further_call(desks: Desks) -> None:
         assert second != first
         assert await slow == "slept 0.6 s"
         await until(lambda: not is_running(first), description="the old child to end")
+
+
+class Talk(Conversation):
+    """One whose client answers everything by nothing."""
+
+    def __init__(self) -> None:
+        self.stay = Stay()
+
+    async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Nobody is asked."""
+        return {}
+
+
+async def given_up(session: ToolSession, group: str) -> None:
+    """A call whose client can be asked is cancelled while the backend is at it."""
+    with suppress(asyncio.CancelledError):
+        async with session.talking(group, conversation := Talk()):
+            conversation.stay.begin()
+            raise asyncio.CancelledError
+
+
+@on_loop
+async def test_a_session_in_doubt_gets_no_further_call(desks: Desks) -> None:
+    """Only when a question was refused for a call that was given up; calls under way go on."""
+    async with desks() as desk:
+        entry = entry_of(stdio_tool())
+        session = desk.take(invocation("pid"), entry, PROFILE)
+        await usable(session, 20)
+        await given_up(session, "a")
+        assert desk.take(invocation("pid"), entry, PROFILE) is session
+        async with session.talking("b", Talk()):
+            with pytest.raises(RpcError):
+                await session._asked("roots/list", {})
+            successor = desk.take(invocation("pid"), entry, PROFILE)
+            assert successor is not session
+            assert not session.ended
+        for _ in range(2):
+            desk.sessions.give(session)
+        await until(lambda: session.ended, description="the old one to end")
+        assert session.why == "in doubt"
+        await usable(successor, 20)
+        async with successor.talking("b", Talk()):
+            assert await successor._asked("roots/list", {}) == {}
+        desk.sessions.give(successor)
+
+
+@on_loop
+async def test_a_call_that_has_its_turn_but_is_not_there_yet_is_asked_nothing(desks: Desks) -> None:
+    """What the backend asks at this moment is of the call before it."""
+    async with desks() as desk:
+        session = desk.take(invocation("pid"), entry_of(stdio_tool()), PROFILE)
+        await usable(session, 20)
+        assert session.turns is not None
+        session.turns.one_at_a_time = True
+
+        async def comes() -> None:
+            async with session.talking("b", Talk()):
+                pass
+
+        async with session.talking("a", Talk()):
+            task = asyncio.create_task(comes())
+            await until(lambda: session.turns is not None and session.turns._waiting, description="the wait")
+        with pytest.raises(RpcError, match="no call"):
+            await session._asked("roots/list", {})
+        await task
+        desk.sessions.give(session)
 
 
 @on_loop

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from common.domain.errors import ResponseTooLarge
 from common.mcp.revisions import Era
 from common.processes import ProcessGuard, is_running
+from gateway_worker.egress import stdio as stdio_module
 from gateway_worker.egress.backend import connect
 from gateway_worker.egress.link import LinkLost, RpcError
 from gateway_worker.egress.stdio import _Lines
@@ -171,6 +173,74 @@ def test_a_cancelled_call_is_cancelled_at_the_child(era: Era, guard: ProcessGuar
             assert text_of(await backend.request("tools/call", call("echo", text="on"))) == "on"
 
     scenario()
+
+
+ANSWERS = """
+if m['method'] == 'initialize':
+    info = {'name': 'late', 'version': '1'}
+    say(id=m['id'], result={'protocolVersion': '2025-11-25', 'capabilities': {}, 'serverInfo': info})
+elif m['method'] == 'answered':
+    say(id=m['id'], result=m['params'])
+elif m['method'] == 'deaf':
+    time.sleep(60)
+"""
+LATE = """
+elif m['method'] == 'notifications/cancelled':
+    say(id=m['params']['requestId'], **%s)
+"""
+
+
+@pytest.mark.parametrize("answer", ["{'result': {}}", "{'error': {'code': 0, 'message': 'cancelled'}}"])
+def test_a_late_answer_settles_a_call_that_was_given_up(answer: str, guard: ProcessGuard) -> None:
+    """Once, and whatever it says. It is no noise: somebody waited for it."""
+
+    @on_loop
+    async def scenario() -> None:
+        settled: list[str] = []
+        async with connected(scripted(ANSWERS.rstrip() + LATE % answer), guard) as (backend, link):
+            work = backend.call("given up", {}, on_settled=lambda: settled.append("late"))
+            task = asyncio.create_task(work)
+            await backend.call("answered", {}, on_settled=lambda: settled.append("in time"))
+            assert settled == ["in time"]
+            task.cancel()
+            await until(lambda: "late" in settled, description="the late answer")
+            await asyncio.wait([task])
+            await backend.call("answered", {})
+            assert settled == ["in time", "late"]
+            assert link.noise == 0
+
+    scenario()
+
+
+@on_loop
+async def test_a_call_that_was_never_written_is_settled(guard: ProcessGuard) -> None:
+    """It waited for a child that does not read; the one before it was written, in part at least."""
+    settled: list[str] = []
+    async with connected(scripted(ANSWERS), guard) as (backend, link):
+        tasks = [
+            asyncio.create_task(backend.call(method, params, on_settled=partial(settled.append, method)))
+            for method, params in (("deaf", {}), ("half", {"text": "x" * 1_000_000}), ("unsent", {}))
+        ]
+        await until(lambda: 0 < link.waiting_input < 1_000_000, description="a full pipe")
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert settled == ["unsent"]
+
+
+@on_loop
+async def test_what_is_never_answered_is_forgotten_some_day(
+    guard: ProcessGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backend may cost us no memory by its silence."""
+    monkeypatch.setattr(stdio_module, "MOST_LATE", 3)
+    async with connected(scripted(ANSWERS), guard) as (backend, link):
+        for _ in range(10):
+            task = asyncio.create_task(backend.call("given up", {}, on_settled=lambda: None))
+            await backend.call("answered", {})
+            task.cancel()
+            await asyncio.wait([task])
+        assert len(link._late) == 3
 
 
 @on_loop

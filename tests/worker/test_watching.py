@@ -1,0 +1,335 @@
+"""What a tool session watches at its backend, while many begin and end watching at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from common.domain.ids import McpSessionId, ToolId
+from common.mcp.revisions import Era
+from common.store.client import Client, StoreAddress
+from common.store.keys import Keys
+from common.store.pipelined import PipelinedConnection
+from gateway_worker import ears as ears_module
+from gateway_worker import tool_session as session_module
+from gateway_worker import watches as watches_module
+from gateway_worker.claims import Claim
+from gateway_worker.ears import MOST_STREAMS, Ears
+from gateway_worker.egress.backend import Backend, Negotiated
+from gateway_worker.egress.link import OnNotification, RpcError, refuse_request
+from gateway_worker.outbox import Outbox
+from gateway_worker.tool_session import SessionKey, ToolSession
+from gateway_worker.watches import UPDATED, Watches, WatchStore
+from tests.support.aio import on_loop, until
+from tests.support.backends import ERAS, stdio_tool
+
+ONE, OTHER = McpSessionId("one"), McpSessionId("other")
+A, B, BAD = "note://a", "note://b", "note://bad"
+
+
+class Resources:
+    """A link to a backend whose resources can be watched; it answers in a later turn of the loop.
+
+    ``watched`` is what it tells of now. ``silent`` are methods that it does not answer, ``mute`` is whether it
+    acknowledges no stream.
+    """
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+        self.on_notification: OnNotification = lambda _method, _params: None
+        self.on_request = refuse_request
+        self.noise = 0
+        self.silent: set[str] = set()
+        self.mute = False
+        self.sent: list[tuple[str, Any]] = []
+        self._subscribed: set[str] = set()
+        self._streams: list[list[str]] = []
+
+    @property
+    def watched(self) -> set[str]:
+        """Of which resources it tells."""
+        return self._subscribed.union(*self._streams)
+
+    @property
+    def streams(self) -> int:
+        """On how many streams it tells."""
+        return len(self._streams)
+
+    async def open(self) -> None:
+        """It is."""
+
+    async def close(self) -> None:
+        """It needs no end."""
+
+    async def notify(self, method: str, params: dict[str, Any], **_: Any) -> None:
+        """It does not care."""
+
+    async def request(
+        self,
+        method: str,
+        params: dict[str, Any],
+        *,
+        on_notification: OnNotification | None = None,
+        **_: Any,
+    ) -> dict[str, Any]:
+        """What a backend does."""
+        self.sent.append((method, params.get("uri")))
+        for _turn in range(3):
+            await asyncio.sleep(0)
+        if method in self.silent:
+            await asyncio.Event().wait()
+        if method == "subscriptions/listen":
+            await self._listened(params["notifications"].get("resourceSubscriptions", []), on_notification)
+        if params.get("uri") == BAD:
+            raise RpcError({"code": -32002, "message": "no such resource"})
+        if method == "resources/subscribe":
+            self._subscribed.add(params["uri"])
+            self.on_notification(UPDATED, {"uri": params["uri"]})
+        elif method == "resources/unsubscribe":
+            self._subscribed.discard(params["uri"])
+        return {}
+
+    async def _listened(self, uris: list[str], on_notification: OnNotification | None) -> None:
+        if BAD in uris:
+            raise RpcError({"code": -32002, "message": "no such resource"})
+        self._streams.append(uris)
+        try:
+            if on_notification is not None and not self.mute:
+                on_notification("notifications/subscriptions/acknowledged", {})
+            await asyncio.Event().wait()
+        finally:
+            self._streams.remove(uris)
+
+
+class Place:
+    """A tool session at that backend, and what Redis has of it."""
+
+    def __init__(self, link: Resources, session: ToolSession, watches: Watches, client: Client) -> None:
+        self.link, self.session, self.watches = link, session, watches
+        self._client = client
+
+    async def watch(self, watcher: McpSessionId, uri: str, principal: str = "p") -> None:
+        """As a call does."""
+        await self.session.watch(watcher, principal, uri)
+
+    def told(self, keys: Keys, watcher: McpSessionId) -> int:
+        """How many updates a session was told of."""
+        return int(self._client.xlen(keys.session_stream(watcher)))
+
+
+@asynccontextmanager
+async def place(era: Era, address: StoreAddress, keys: Keys, client: Client) -> AsyncIterator[Place]:
+    """An open session; nobody watches anything."""
+    redis = PipelinedConnection(address)
+    outbox = Outbox(redis, keys, result_ttl=60)
+    writes = asyncio.create_task(outbox.run())
+    watches = Watches(WatchStore(redis, keys, outbox, session_idle=60), ToolId("local"), "s")
+    key = SessionKey(ToolId("local"), "s", 1, era)
+    session = ToolSession(key, stdio_tool(), Claim(ToolId("local"), "s", 1), lambda *_: None, watches)
+    link = Resources()
+    link.on_notification = lambda _method, params: watches.heard(params)
+    backend = Backend(link, negotiated(era, {"resources": {"subscribe": True}}))
+    session._ears = Ears(backend, lambda *_: None)
+    try:
+        yield Place(link, session, watches, client)
+        await outbox.flushed(5)
+    finally:
+        session._ears.close()
+        writes.cancel()
+        await asyncio.wait([writes])
+        await redis.aclose()
+
+
+def negotiated(era: Era, capabilities: Mapping[str, Any]) -> Negotiated:
+    """What a backend of that era says of itself."""
+    version = {Era.LEGACY: "2025-11-25", Era.MODERN: "2026-07-28"}[era]
+    return Negotiated(era=era, version=version, server_info={}, capabilities=capabilities, instructions=None)
+
+
+@pytest.fixture(params=ERAS)
+def era(request: pytest.FixtureRequest) -> Era:
+    """Each era of a backend."""
+    found: Era = request.param
+    return found
+
+
+def test_many_that_begin_at_once_are_all_heard(
+    era: Era, address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """None takes the place of another; at the end there is one stream at most."""
+
+    @on_loop
+    async def scenario() -> None:
+        async with place(era, address, keys, client) as here:
+            uris = [f"note://{n}" for n in range(8)]
+            await asyncio.gather(*(here.watch(ONE, uri) for uri in uris))
+            assert set(here.watches.uris) == here.link.watched == set(uris)
+            await until(lambda: here.link.streams <= 1, description="the streams before to end")
+
+    scenario()
+
+
+def test_an_end_beside_a_beginning_leaves_what_is_wanted(
+    era: Era, address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """In either order."""
+
+    @on_loop
+    async def scenario() -> None:
+        async with place(era, address, keys, client) as here:
+            await here.watch(ONE, A)
+            await asyncio.gather(here.session.unwatch(ONE, A), here.watch(OTHER, A))
+            assert here.link.watched == {A}
+            await asyncio.gather(here.watch(ONE, A), here.session.unwatch(OTHER, A), here.watch(ONE, B))
+            await until(lambda: here.link.streams <= 1, description="the streams before to end")
+            assert here.link.watched == {A, B}
+            await asyncio.gather(here.session.unwatch(ONE, A), here.session.unwatch(ONE, B))
+            await until(lambda: not here.link.watched, description="nothing to be watched")
+            assert not here.watches
+
+    scenario()
+
+
+@on_loop
+async def test_a_new_stream_is_there_before_the_old_one_ends(
+    address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """So no update is lost between them."""
+    async with place(Era.MODERN, address, keys, client) as here:
+        await here.watch(ONE, A)
+        others = asyncio.gather(*(here.watch(OTHER, f"note://{n}") for n in range(5)))
+        while not others.done():
+            assert A in here.link.watched
+            await asyncio.sleep(0)
+
+
+@on_loop
+async def test_a_backend_that_acknowledges_nothing_has_few_streams(
+    address: StoreAddress, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was there before is kept beside the new one, but not without a bound."""
+    monkeypatch.setattr(ears_module, "ACKNOWLEDGED_WITHIN", 0.01)
+    async with place(Era.MODERN, address, keys, client) as here:
+        here.link.mute = True
+        uris = [f"note://{n}" for n in range(8)]
+        for uri in uris:
+            await here.watch(ONE, uri)
+        await until(lambda: here.link.streams == MOST_STREAMS, description="the oldest to end")
+        assert here.link.watched == set(uris)
+
+
+def test_what_the_backend_refuses_costs_nobody_else_anything(
+    era: Era, address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """Who asked for it is told, and watches nothing; what was watched before still is, and more can be."""
+
+    @on_loop
+    async def scenario() -> None:
+        async with place(era, address, keys, client) as here:
+            await here.watch(ONE, A)
+            for _ in range(4):
+                with pytest.raises(RpcError, match="no such"):
+                    await here.watch(OTHER, BAD)
+            assert here.watches.uris == [A]
+            assert here.link.watched == {A}
+            await here.watch(OTHER, B)
+            assert here.link.watched == {A, B}
+
+    scenario()
+
+
+def test_a_resource_that_is_gone_does_not_deafen_the_next_incarnation(
+    era: Era, address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """Of what its last one watched, it hears what there is."""
+
+    @on_loop
+    async def scenario() -> None:
+        async with place(era, address, keys, client) as here:
+            assert here.session._ears is not None
+            await here.session._ears.open([A, BAD, B])
+            assert here.link.watched == {A, B}
+
+    scenario()
+
+
+@on_loop
+async def test_an_update_together_with_the_answer_is_told(
+    address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """From the backend's answer on, the watcher counts on it."""
+    async with place(Era.LEGACY, address, keys, client) as here:
+        await here.watch(ONE, A)
+        await until(lambda: here.told(keys, ONE) == 1, description="the update")
+
+
+@on_loop
+async def test_an_end_that_was_given_up_half_way_is_no_obstacle(
+    address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """Whether the backend has heard it is not known, so whoever begins anew is subscribed anew."""
+    async with place(Era.LEGACY, address, keys, client) as here:
+        await here.watch(ONE, A)
+        here.link.silent.add("resources/unsubscribe")
+        ending = asyncio.create_task(here.session.unwatch(ONE, A))
+        await until(lambda: ("resources/unsubscribe", A) in here.link.sent, description="the request")
+        ending.cancel()
+        await asyncio.wait([ending])
+        await here.watch(OTHER, A)
+        assert here.link.sent[-1] == ("resources/subscribe", A)
+
+
+@on_loop
+async def test_a_silent_backend_keeps_the_pruning_for_a_moment_only(
+    address: StoreAddress, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is done for all sessions one after the other. While somebody waits for the backend, it is left for later."""
+    monkeypatch.setattr(session_module, "PRUNE_TIME", 0.05)
+    async with place(Era.LEGACY, address, keys, client) as here:
+        await here.watch(ONE, A)
+        here.link.silent.update({"resources/subscribe", "resources/unsubscribe"})
+        stuck = asyncio.create_task(here.watch(OTHER, B))
+        await until(lambda: ("resources/subscribe", B) in here.link.sent, description="the request")
+        await asyncio.wait_for(here.session.prune_watches(), 5)
+        assert A in here.watches.uris
+        stuck.cancel()
+        with suppress(asyncio.CancelledError):
+            await stuck
+        await asyncio.wait_for(here.session.prune_watches(), 5)
+        assert not here.watches
+
+
+@on_loop
+async def test_who_uses_up_its_own_leaves_the_others_theirs(
+    address: StoreAddress, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over all MCP sessions of a principal; what it watches already, and ending it, count against nothing."""
+    monkeypatch.setattr(watches_module, "MOST_WATCHES", 2)
+    monkeypatch.setattr(watches_module, "MOST_OF_ALL", 3)
+    async with place(Era.LEGACY, address, keys, client) as here:
+        await here.watch(ONE, A)
+        await here.watch(OTHER, B)
+        with pytest.raises(RpcError, match="more than"):
+            await here.watch(ONE, B)
+        await here.watch(ONE, A)
+        await here.watch(McpSessionId("third"), A, "q")
+        with pytest.raises(RpcError, match="more than"):
+            await here.watch(McpSessionId("third"), B, "q")
+        await here.session.unwatch(OTHER, B)
+        await here.watch(McpSessionId("third"), B, "q")
+
+
+@on_loop
+async def test_whose_it_is_outlives_the_session(address: StoreAddress, client: Client, keys: Keys) -> None:
+    """The next incarnation counts as this one did."""
+    async with place(Era.LEGACY, address, keys, client) as here:
+        await here.watch(ONE, A, "p")
+        await until(lambda: client.exists(keys.watches(ToolId("local"), "s")), description="the record")
+    async with place(Era.LEGACY, address, keys, client) as here:
+        await here.watches.restore()
+        assert here.watches.has(ONE, A)
+        assert here.watches._by_uri == {A: {ONE: "p"}}
