@@ -12,15 +12,18 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from email.utils import formatdate
 from typing import Any
 
 import gevent
 import structlog
+from gevent.server import StreamServer
 from gunicorn import util
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import ConfigurationProblem, InvalidHeader
+from gunicorn.workers import ggevent
 from gunicorn.workers.ggevent import GeventWorker
 
 from common.settings import WebSettings
@@ -34,6 +37,20 @@ log = structlog.get_logger(__name__)
 _BARE = {"CONTENT-TYPE": "CONTENT_TYPE", "CONTENT-LENGTH": "CONTENT_LENGTH"}
 _SAFE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 """What a header may hold: nothing that would end it."""
+
+
+class Listener(StreamServer):  # type: ignore[misc]
+    """Takes what stands in the listening socket's queue before it closes: Linux would reset those connections.
+
+    Their clients had connected while this was a server that takes calls.
+    """
+
+    def close(self) -> None:
+        """Serve those that have connected, and listen no more."""
+        with suppress(OSError):  # one of them hung up again
+            while not (self.closed or self.full()) and (connected := self.do_read()) is not None:
+                self.do_handle(*connected)
+        super().close()
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -61,6 +78,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
             or os.environ.get("SCRIPT_NAME")
             or any(hook.value is not hook.default for hook in hooks)
         )
+
+    def run(self) -> None:
+        """Serve, until told to end."""
+        ggevent.StreamServer = Listener
+        super().run()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection, which may not be slower than the settings say."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -229,3 +232,29 @@ def test_a_path_that_is_not_below_the_named_one_is_the_clients_fault(
         assert ours.recv(100).startswith(b"HTTP/1.1 400 Bad Request\r\n")
     worker.tmp.close()
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_whoever_has_connected_is_served_though_the_listener_closes() -> None:
+    """Nobody had accepted them yet. A second closing is no error."""
+    program = """
+    import socket
+    from gevent import socket as cooperative
+    from gevent.pool import Pool
+    from gateway_web.gunicorn_worker import Listener
+
+    def serve(client, address):
+        client.sendall(b"served")
+        client.close()
+
+    pool, bound = Pool(100), cooperative.socket()
+    bound.bind(("127.0.0.1", 0))
+    bound.listen(100)
+    server = Listener(bound, serve, spawn=pool)
+    server.start()
+    clients = [socket.create_connection(bound.getsockname()) for _ in range(20)]
+    server.close()
+    pool.join()
+    assert [client.recv(10) for client in clients] == [b"served"] * 20
+    server.close()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60)
