@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -269,8 +270,11 @@ async def test_no_nonsense_on_a_stream_ends_it_or_answers_a_call() -> None:
 async def test_nonsense_on_the_standing_stream_does_not_end_it() -> None:
     """What comes after it is heard."""
 
+    listens = threading.Event()
+
     def stand(connection: Connection, _: Request) -> None:
         connection.start_stream()
+        assert listens.wait(10)
         for nonsense in NONSENSE:
             event(connection, nonsense)
         event(connection, notification("notifications/tools/list_changed"))
@@ -282,6 +286,7 @@ async def test_nonsense_on_the_standing_stream_does_not_end_it() -> None:
     with served(stand, verbs=("GET",)) as server:
         async with connected(server) as (_, link):
             link.on_notification = lambda method, _: heard.append(method)
+            listens.set()
             await until(lambda: "notifications/tools/list_changed" in heard, description="the announcement")
         assert len(server.by_verb("GET")) == 1
 
