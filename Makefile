@@ -34,7 +34,8 @@ unit: $(READY) ## The tests beside the code, with a real Redis
 	$(PYTEST) tests -m "not e2e and not interop and not chaos_fast and not chaos_full" -q -n auto
 
 e2e: $(READY) ## Real gateway processes, real backends, real clients, kill -9
-	$(PYTEST) tests -m "e2e and not interop and not chaos_fast and not chaos_full" -q -n 2
+	$(PYTEST) tests -m "e2e and not alone and not interop and not chaos_fast and not chaos_full" -q -n 2
+	$(PYTEST) tests -m "e2e and alone and not interop" -q
 
 interop: $(READY) ## Eleven clients, the reference servers and our own in each era, through one gateway (Node >= 22.19 is fetched from npm)
 	$(PYTEST) tests -m "interop and not chaos_fast and not chaos_full" -q

@@ -59,6 +59,7 @@ def test_progress_streams_while_the_call_runs(gateway: RunningGateway, open_clie
     assert '"result"' in events[-1]
 
 
+@pytest.mark.alone
 def test_two_hundred_slow_calls_run_at_once(gateway: RunningGateway) -> None:
     """200 calls of one second each, on one worker process and one child, take less than two seconds together."""
     client = modern(gateway.tool_url("local"))

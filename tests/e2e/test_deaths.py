@@ -19,7 +19,7 @@ from tests.support.servers.gateway import RunningGateway, running_gateway
 from tests.support.servers.process import server_command
 from tests.support.wait import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(120)]
 BACK_WITHIN = 5.0
 
 
