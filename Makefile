@@ -16,7 +16,7 @@ help: ## Show the verbs
 
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(FITS)' || { echo "Python 3.11 or later with venv is needed (Debian: apt install python3-venv); name it: make PYTHON=/path/to/python3.12 ..."; exit 1; }
-	@echo "installing into $(VENV) (once)"
+	@echo "installing into $(VENV) (once; a minute or two)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -26,7 +26,7 @@ demo: $(READY) ## Start the gateway with demo tools, make real calls through it,
 	@$(BIN)/python examples/demo.py
 
 up: $(READY) ## Run the gateway here, with canalgate.yaml if there is one
-	@$(BIN)/canalgate up
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/canalgate up
 
 test: lint type unit e2e interop ## Everything that must pass: checks, tests, end to end
 

@@ -87,7 +87,7 @@ class Gateway:
         self.session_streams = SessionStreams(
             self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout
         )
-        self.connections = Connections(self._hot, self.keys, write_timeout=settings.web.write_timeout)
+        self.connections = Connections(self._hot, self.keys)
         self.client_answers = ClientAnswers(self._hot, self.keys)
         self.request_states = RequestStates(self._hot, self.keys)
         self.hub = ReplyHub(
@@ -356,7 +356,8 @@ class Gateway:
         return Readiness(redis=True, replies=self.hub.listening, tools=known, workers=int(workers))
 
     def _tick(self) -> None:
-        """About once a second: catch up with the registry, take back what may have been queued in vain."""
+        """About once a second: keep connections, catch up with the registry, take back what may be queued in vain."""
+        self.connections.keep()
         self._refresh_catalogue()
         self.cancellations.expire(lambda deadline: self.clock.left(deadline) <= 0)
         self._queueing.take_back()

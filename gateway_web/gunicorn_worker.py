@@ -12,7 +12,6 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from email.utils import formatdate
 from typing import Any
 
@@ -47,9 +46,16 @@ class Listener(StreamServer):  # type: ignore[misc]
 
     def close(self) -> None:
         """Serve those that have connected, and listen no more."""
-        with suppress(OSError):  # one of them hung up again
-            while not (self.closed or self.full()) and (connected := self.do_read()) is not None:
-                self.do_handle(*connected)
+        while not (self.closed or self.full()):
+            try:
+                connected = self.do_read()
+            except ConnectionError:
+                continue  # it hung up again
+            except OSError:
+                break
+            if connected is None:
+                break
+            self.do_handle(*connected)
         super().close()
 
 

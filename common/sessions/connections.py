@@ -7,6 +7,8 @@ Source: 2024-11-05, "Transports", "HTTP with SSE".
 from __future__ import annotations
 
 import secrets
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import orjson
@@ -19,16 +21,24 @@ from common.store.keys import Keys
 from common.store.shared import SharedConnection
 
 LEASE = 60.0
-"""Seconds after which a connection is gone that its holder does not keep, beyond the time that one write may take."""
+"""Seconds after which a connection is gone whose process does not keep it."""
+KEEP_EVERY = LEASE / 3
+"""Seconds between two times that a process keeps its connections."""
 MOST_WAITING, MOST_WAITING_BYTES = 64, 8 * 1024 * 1024
 """Messages that may wait for the holder, and bytes of all of them; one that waits alone may be larger."""
 GONE = "this session does not exist or has ended; open the event stream again"
+_LEASE_MS = int(LEASE * 1000)
 _TAKEN_AT_ONCE = 16
+_KEPT_AT_ONCE = 200
 
 
 class Posted(NamedTuple):
-    """A message of the client, and the scopes of the one who sent it: the same principal may come with others."""
+    """A message of the client, and the scopes of the one who sent it: the same principal may come with others.
 
+    ``number`` grows from one to the next.
+    """
+
+    number: int
     message: bytes
     scopes: frozenset[str]
 
@@ -36,28 +46,44 @@ class Posted(NamedTuple):
 class Connections:
     """One a process. Fails closed: without Redis no message is handed on, and its sender is told so.
 
-    A connection ends with its stream, so what its holder has not taken by then is no loss.
+    A connection ends with its stream, so what its holder has not taken by then is no loss. The process keeps all that
+    it holds, whatever their streams are busy with: :meth:`keep` is to be called again and again.
     """
 
-    def __init__(self, connection: SharedConnection, keys: Keys, *, write_timeout: float) -> None:
-        """``write_timeout`` is how many seconds a holder may be busy with one write to the client."""
-        self._lease_ms = int((LEASE + write_timeout) * 1000)
+    def __init__(self, connection: SharedConnection, keys: Keys) -> None:
         self._connection = connection
         self._keys = keys
+        self._held: dict[str, Callable[[], None]] = {}
+        self._keep_at = 0.0
 
-    def open(self, principal: str, tool: ToolId | None) -> str:
-        """Make a connection known under an unguessable name. Raises :class:`StoreUnavailable`."""
+    def open(self, principal: str, tool: ToolId | None, on_lost: Callable[[], None]) -> str:
+        """Make a connection known under an unguessable name.
+
+        ``on_lost`` is called if Redis loses it. Raises :class:`StoreUnavailable`.
+        """
         name = secrets.token_urlsafe(24)
         with store_errors("opening a connection"):
             self._connection.command(
-                "SET", self._keys.connection(name), _owner(principal, tool), "PX", self._lease_ms
+                "SET", self._keys.connection(name), _owner(principal, tool), "PX", _LEASE_MS
             )
+        self._held[name] = on_lost
         return name
 
-    def keep(self, name: str) -> bool:
-        """Keep it for another lease; False if it is gone. Raises :class:`StoreUnavailable`."""
-        with store_errors("keeping a connection"):
-            return bool(self._connection.command("PEXPIRE", self._keys.connection(name), self._lease_ms))
+    def keep(self) -> None:
+        """Keep all that are held here for another lease, when it is time. Raises :class:`StoreUnavailable`."""
+        if time.monotonic() < self._keep_at:
+            return
+        held = list(self._held)
+        for first in range(0, len(held), _KEPT_AT_ONCE):
+            names = held[first : first + _KEPT_AT_ONCE]
+            with store_errors("keeping connections"):
+                gone = self._connection.run(
+                    "connections_keep", [self._keys.connection(name) for name in names], [_LEASE_MS]
+                )
+            for place in gone:
+                if (on_lost := self._held.pop(names[place], None)) is not None:
+                    on_lost()
+        self._keep_at = time.monotonic() + KEEP_EVERY
 
     def post(self, name: str, caller: Caller, tool: ToolId | None, message: bytes) -> None:
         """Hand a message to the holder.
@@ -70,7 +96,7 @@ class Connections:
             _owner(caller.principal, tool),
             b"%b\n%b" % (orjson.dumps(sorted(caller.scopes)), message),
             MOST_WAITING,
-            self._lease_ms,
+            _LEASE_MS,
             self._keys.session_stream_channel,
             name,
             MOST_WAITING_BYTES,
@@ -83,14 +109,20 @@ class Connections:
             bounds = f"{MOST_WAITING} messages, or {MOST_WAITING_BYTES} bytes,"
             raise Throttled(f"more than {bounds} would wait on this connection", retry_after=1)
 
-    def take(self, name: str) -> list[Posted]:
-        """Some of the messages that wait for the holder, in order. Raises :class:`StoreUnavailable`."""
+    def take(self, name: str, heard: int) -> list[Posted]:
+        """Some of the messages behind the one with the number ``heard``, in order; up to that one they are forgotten.
+
+        Raises :class:`StoreUnavailable`; nothing is lost then, for they are forgotten by the next call alone.
+        """
         with store_errors("taking messages of a connection"):
-            found: list[bytes] = self._connection.run("connection_take", self._inbox(name), [_TAKEN_AT_ONCE])
+            found: list[bytes] = self._connection.run(
+                "connection_take", self._inbox(name), [_TAKEN_AT_ONCE, heard]
+            )
         return [_posted(raw) for raw in found]
 
     def close(self, name: str) -> None:
         """It has ended. Raises :class:`StoreUnavailable`."""
+        self._held.pop(name, None)
         with store_errors("ending a connection"):
             self._connection.command("DEL", self._keys.connection(name), *self._inbox(name))
 
@@ -100,8 +132,8 @@ class Connections:
 
 
 def _posted(raw: bytes) -> Posted:
-    scopes, _, message = raw.partition(b"\n")
-    return Posted(message, frozenset(orjson.loads(scopes)))
+    number, scopes, message = raw.split(b"\n", 2)
+    return Posted(int(number), message, frozenset(orjson.loads(scopes)))
 
 
 def _owner(principal: str, tool: ToolId | None) -> bytes:

@@ -37,7 +37,7 @@ key                              type     lifetime                     owner and
                                                                        which endpoint (JSON)
 {p}:connection-inbox:<id>        list     the connection's             messages of its client for the web process that
                                                                        holds it: at most 64, and 8 MiB
-{p}:connection-bytes:<id>        string   the inbox's                  bytes of these messages
+{p}:connection-bytes:<id>        hash     the inbox's                  bytes of these messages, number of the last
 {p}:watches:<tool>:<session>     hash     1 day after the last change  MCP session and URI of a resource that it watches
                                                                        at the tool session
 {p}:seal-key                     string   permanent                    the key of request states

@@ -9,7 +9,7 @@ Source: 2024-11-05, "Transports", "HTTP with SSE"; 2025-11-25 and 2026-07-28, "C
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -216,7 +216,7 @@ class Duplex:
         match message:
             case Notification(
                 method="notifications/cancelled", params={"requestId": str() | int() as request_id}
-            ):
+            ) if not isinstance(request_id, bool):
                 self._under_way.cancel(request_id)
             case _ if self._session is not None:
                 take_aside(self._gateway, self._session, message)
@@ -224,27 +224,38 @@ class Duplex:
     # -- what goes --------------------------------------------------------------------------------------
 
     def messages(self, silence: float) -> Iterator[bytes | None]:
-        """What goes to the client, until the connection ends; None when there was nothing for ``silence`` seconds."""
+        """What goes to the client, until the connection ends; None when nothing went for ``silence`` seconds.
+
+        However much goes, the session is looked after within that time: looking keeps it alive.
+        """
+        spoken = looked = time.monotonic()
         while not self.outbox.closed:
-            looked = time.monotonic()
-            message = self.outbox.get(AGAIN if self._standing and self._standing.failed else silence)
+            wait = AGAIN if self._standing and self._standing.failed else silence
+            message = self.outbox.get(min(wait, max(0.0, spoken + silence - time.monotonic())))
             if message is not None:
                 yield message
                 del message  # a quiet connection keeps nothing of it
-                continue
-            yield from self._told()
-            if time.monotonic() - looked >= silence:
+                spoken = time.monotonic()
+                if spoken - looked < silence:
+                    continue
+            looked = time.monotonic()
+            if (yield from self._told()):
+                spoken = time.monotonic()
+            if time.monotonic() - spoken >= silence:
                 yield None
+                spoken = time.monotonic()
 
-    def _told(self) -> Iterator[bytes]:
-        """What the session is told outside its requests. When it has ended, so has the connection."""
-        if self._standing is None:
-            return
-        found = self._standing.look()
+    def _told(self) -> Generator[bytes, None, bool]:
+        """What the session is told outside its requests, and whether there was any.
+
+        When the session has ended, so has the connection.
+        """
+        found = [] if self._standing is None else self._standing.look()
         if found is None:
             self.close()
-            return
+            return False
         yield from found
+        return bool(found)
 
     def _send(self, message: dict[str, Any]) -> bool:
         return self.outbox.put(dumps(message))

@@ -9,7 +9,6 @@ Source: 2024-11-05, "Transports", "HTTP with SSE".
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -24,7 +23,7 @@ from common.gateway import Gateway
 from common.mcp.jsonrpc import JsonRpcError, is_batch, parse_batch, parse_message
 from common.mcp.revisions import Era
 from common.ports import IdentityResolver
-from common.sessions.connections import GONE, LEASE
+from common.sessions.connections import GONE
 from gateway_web import guards
 from gateway_web.http import HttpAnswer, HttpRequest
 from gateway_web.identity import identify
@@ -92,22 +91,22 @@ class SseStream:
         self._connections = gateway.connections
         self._caller = caller
         self._tool = tool
-        self._name = self._connections.open(caller.principal, tool)
+        self._duplex = Duplex(gateway, digests, caller, tool)
+        # A client whose connection Redis has lost opens another one; what it POSTs would get lost.
+        self._name = self._connections.open(caller.principal, tool, self._duplex.close)
         place = "" if tool is None else f"/servers/{quote(tool, safe='')}"
         self._address = f"{prefix}{place}/messages?session_id={self._name}"
-        self._duplex = Duplex(gateway, digests, caller, tool)
         self._listener = gateway.listeners.listen(self._name)
-        self._keep_at = 0.0
+        self._heard = 0
 
     def events(self) -> Iterator[bytes]:
-        """The address to POST to, then every message for the client. Keeps the connection known meanwhile."""
-        ping = min(self._gateway.settings.web.ping_interval, LEASE / 3)
+        """The address to POST to, then every message for the client."""
+        ping = self._gateway.settings.web.ping_interval
         threading.Thread(target=self._listen, args=(ping,), name="sse-inbox", daemon=True).start()
         try:
             yield event(self._address.encode(), kind="endpoint")
             for message in self._duplex.messages(ping):
                 yield PING if message is None else event(message)
-                self._keep(ping)
         finally:
             self.close()
 
@@ -121,32 +120,23 @@ class SseStream:
     def _listen(self, ping: float) -> None:
         """Take what the client POSTs, until the connection ends."""
         outbox = self._duplex.outbox
-        while not outbox.closed:
-            try:
-                while not outbox.closed and (posted := self._connections.take(self._name)):
-                    for message, scopes in posted:
-                        self._duplex.hear(message, replace(self._caller, scopes=scopes))
-            except StoreUnavailable as error:
-                log.debug("connection_inbox_unread", error=error.message)
-                outbox.wait_closed(AGAIN)
-            else:
-                self._listener.wait(ping)
-        self._duplex.close()
-
-    def _keep(self, pause: float) -> None:
-        """Keep the connection known, once in a while; if Redis has lost it, it ends, and the client opens another one.
-
-        The one that writes does it: the one that takes what is POSTed waits for as long as the client reads slowly.
-        """
-        if time.monotonic() < self._keep_at:
-            return
-        self._keep_at = time.monotonic() + pause
         try:
-            if not self._connections.keep(self._name):
-                self._duplex.close()
-        except StoreUnavailable as error:
-            log.debug("connection_not_kept", error=error.message)
-            self._keep_at = time.monotonic() + AGAIN
+            while not outbox.closed:
+                try:
+                    self._take_all()
+                except StoreUnavailable as error:
+                    log.debug("connection_inbox_unread", error=error.message)
+                    outbox.wait_closed(AGAIN)
+                else:
+                    self._listener.wait(ping)
+        finally:
+            self._duplex.close()
+
+    def _take_all(self) -> None:
+        while not self._duplex.outbox.closed and (posted := self._connections.take(self._name, self._heard)):
+            for number, message, scopes in posted:
+                self._duplex.hear(message, replace(self._caller, scopes=scopes))
+                self._heard = number
 
 
 def _refused(error: GatewayError) -> HttpAnswer:

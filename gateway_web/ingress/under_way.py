@@ -106,9 +106,11 @@ class UnderWay:
             self._fail(request_id, running, JsonRpcError(INTERNAL_ERROR, "Internal error"))
         finally:
             del self._running[request_id]
-            running.let_go()
-            if self._on_end is not None:
-                self._on_end()
+            try:
+                running.let_go()
+            finally:
+                if self._on_end is not None:
+                    self._on_end()
 
     def _fail(self, request_id: RequestId, running: _Running, error: JsonRpcError | GatewayError) -> None:
         if not running.cancelled:

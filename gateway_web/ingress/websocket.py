@@ -179,6 +179,9 @@ class WebSocketDoor:
     def _take(self, ws: Server, duplex: Duplex, facts: RequestFacts) -> None:
         """Take what was read. Raises OSError, which ends the connection, for what no connection goes on after."""
         while ws.connected and ws.input_buffer:
+            if duplex.outbox.closed:
+                # The library takes a connection for open again that we have closed, when its client goes on.
+                raise ConnectionAbortedError("the connection has ended")
             # Its pong may be behind its messages; who sends them is alive.
             ws.pong_received = True
             message = ws.input_buffer.pop(0)

@@ -24,14 +24,14 @@ SCOPES = len(b"[]\n")
 @pytest.fixture
 def connections(address: StoreAddress, keys: Keys, client: Client) -> Iterator[Connections]:
     shared = SharedConnection(address)
-    yield Connections(shared, keys, write_timeout=10.0)
+    yield Connections(shared, keys)
     shared.close()
 
 
 @pytest.fixture
 def name(connections: Connections) -> str:
     """An open connection."""
-    return connections.open(ME.principal, ECHO)
+    return connections.open(ME.principal, ECHO, lambda: None)
 
 
 def post(connections: Connections, name: str, size: int, *, what: bytes = b"x") -> None:
@@ -39,12 +39,44 @@ def post(connections: Connections, name: str, size: int, *, what: bytes = b"x") 
     connections.post(name, ME, ECHO, what * (size - SCOPES))
 
 
+def take(connections: Connections, name: str) -> list[bytes]:
+    """Some of what waits, which is forgotten then."""
+    found = connections.take(name, 0)
+    if found:
+        connections.take(name, found[-1].number)
+    return [posted.message for posted in found]
+
+
 def taken(connections: Connections, name: str) -> list[bytes]:
     """All that waits."""
     found: list[bytes] = []
-    while some := connections.take(name):
-        found += [posted.message for posted in some]
+    while some := take(connections, name):
+        found += some
     return found
+
+
+def test_what_was_not_heard_is_given_again(connections: Connections, name: str) -> None:
+    """Whoever took it may not have got it."""
+    for message in (b"a", b"b", b"c"):
+        connections.post(name, ME, ECHO, message)
+    first = connections.take(name, 0)
+    assert [posted.message for posted in first] == [b"a", b"b", b"c"]
+    assert connections.take(name, 0) == first
+    assert connections.take(name, first[0].number) == first[1:]
+    assert connections.take(name, first[2].number) == []
+    connections.post(name, ME, ECHO, b"d")
+    assert [posted.message for posted in connections.take(name, first[2].number)] == [b"d"]
+
+
+def test_numbers_grow_even_if_the_last_one_was_lost(
+    connections: Connections, name: str, client: Client, keys: Keys
+) -> None:
+    """Or what comes later would be taken for heard."""
+    connections.post(name, ME, ECHO, b"a")
+    (first,) = connections.take(name, 0)
+    client.delete(keys.connection_bytes(name))
+    connections.post(name, ME, ECHO, b"b")
+    assert [posted.message for posted in connections.take(name, first.number)] == [b"b"]
 
 
 def test_messages_are_taken_in_their_order(connections: Connections, name: str) -> None:
@@ -53,7 +85,7 @@ def test_messages_are_taken_in_their_order(connections: Connections, name: str) 
     for message in sent:
         connections.post(name, ME, ECHO, message)
     assert taken(connections, name) == sent
-    assert connections.take(name) == []
+    assert take(connections, name) == []
 
 
 def test_only_its_own_client_finds_a_connection(connections: Connections, name: str) -> None:
@@ -61,7 +93,7 @@ def test_only_its_own_client_finds_a_connection(connections: Connections, name: 
     for caller, tool in ((YOU, ECHO), (ME, None), (ME, ToolId("other"))):
         with pytest.raises(SessionNotFound):
             connections.post(name, caller, tool, b"x")
-    assert connections.take(name) == []
+    assert take(connections, name) == []
 
 
 def test_so_many_messages_wait_at_most(connections: Connections, name: str) -> None:
@@ -70,7 +102,7 @@ def test_so_many_messages_wait_at_most(connections: Connections, name: str) -> N
         post(connections, name, 10)
     with pytest.raises(Throttled):
         post(connections, name, 10)
-    connections.take(name)
+    take(connections, name)
     post(connections, name, 10)
 
 
@@ -85,7 +117,7 @@ def test_so_many_bytes_wait_at_most(
     with pytest.raises(Throttled) as refused:
         post(connections, name, 4)
     assert refused.value.data["retry_after"] == 1
-    assert [posted.message[:1] for posted in connections.take(name)] == [b"a"]
+    assert [message[:1] for message in take(connections, name)] == [b"a"]
     post(connections, name, 60, what=b"c")
     with pytest.raises(Throttled):
         post(connections, name, 4)
@@ -130,7 +162,7 @@ def test_what_waits_lives_no_longer_than_its_connection(
     """It has a lifetime, also while some of it is taken; the end of the connection takes it along."""
     for _ in range(20):
         post(connections, name, 10)
-    connections.take(name)
+    take(connections, name)
     lease = client.pttl(keys.connection(name))
     inbox = [keys.connection_inbox(name), keys.connection_bytes(name)]
     assert all(0 < client.pttl(key) <= lease + 1000 for key in inbox)

@@ -148,6 +148,9 @@ def _reading(
     top = json.JSONDecoder(object_pairs_hook=Pairs if folded else hook, parse_constant=no_constant).decode(
         message.decode()
     )
+    if type(top) is list:  # an object may be a list of its members
+        # A batch (2025-03-26) reads as its messages, which are all the same in what we send.
+        top = top[0] if top and all(element == top[0] for element in top) else None
     if folded:
         # Only what the protocol names is read into a struct; what is called may have names of its own in any case.
         top = _folded(top, depth=3)

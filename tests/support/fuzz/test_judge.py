@@ -37,6 +37,15 @@ def test_what_is_the_same_is_the_same() -> None:
     assert differences(http(request(aggregate, path="/mcp")), told()) == []
 
 
+@pytest.mark.parametrize("batch", [f"[{GOOD}]", f"[{GOOD},{GOOD}]"])
+def test_a_batch_reads_as_its_messages(batch: str) -> None:
+    """Of which the backend gets one at a time."""
+    assert differences(http(request(batch)), told()) == []
+    assert differences(http(request(batch)), told(GOOD.replace('"see"', '"other"')))
+    assert differences(http(request("[]")), told())
+    assert differences(http(request(batch.replace('"name":"see"', '"name":"see","name":"x"'))), told())
+
+
 @pytest.mark.parametrize(
     "line",
     [

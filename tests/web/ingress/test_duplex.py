@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn
 
 import orjson
@@ -15,12 +17,12 @@ from common.domain.invocation import Caller, answer
 from common.ports import RequestFacts
 from common.settings import IdentitySettings
 from gateway_web.ingress.changes import ListDigests
-from gateway_web.ingress.duplex import Standing
+from gateway_web.ingress.duplex import Duplex, Standing
 from gateway_web.ingress.standing import SessionStream
 from tests.support.fake_worker import TakenCall
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
-from tests.web.harness import META, MODERN, SHARED, Serve, Web, serving
+from tests.web.harness import INITIALIZE, META, MODERN, SHARED, Serve, Web, request, serving
 from tests.web.ingress.test_input import FORM, asking, waited_answer
 from tests.web.peers import DOORS, Talk, listening
 
@@ -394,3 +396,81 @@ def test_what_breaks_inside_is_an_answer(connect: Connect, monkeypatch: pytest.M
     assert refused == {"jsonrpc": "2.0", "id": 9, "error": {"code": -32603, "message": "Internal error"}}
     monkeypatch.undo()
     assert talk.answer("ping", None, 10)["result"] == {}
+
+
+ME = Caller(tenant=TenantId("default"), client=ClientId("default"))
+
+
+@contextmanager
+def again_and_again(do: Callable[[], object]) -> Iterator[None]:
+    """Do something a hundred times a second, beside what is done within."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.wait(0.01):
+            do()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        worker.join()
+
+
+def test_silence_is_told_whatever_wakes_the_connection(web: Web) -> None:
+    """Changes of the registry wake all, and have nothing for it: its client is to hear that it stands."""
+    duplex = Duplex(web.gateway, ListDigests(web.gateway), ME, None)
+    messages = duplex.messages(0.1)
+    with again_and_again(duplex.outbox.nudge), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(next, messages).result(10) is None
+        assert pool.submit(next, messages).result(10) is None
+    duplex.close()
+
+
+def test_silence_is_told_while_redis_is_away(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked again and again meanwhile, more often than silence is told."""
+    monkeypatch.setattr("gateway_web.ingress.duplex.AGAIN", 0.02)
+    duplex = opened(web)
+    monkeypatch.setattr(web.gateway.session_streams, "holds", away)
+    messages = (message for message in duplex.messages(0.2) if message is None)
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(2):
+            assert pool.submit(next, messages).result(10) is None
+    monkeypatch.undo()
+    duplex.close()
+
+
+def test_a_busy_connection_keeps_its_session(web: Web) -> None:
+    """Also one whose client only listens, to a call that says something all the time."""
+    before = web.gateway.client.keys("*:mcp-session:*")
+    duplex = opened(web)
+    (key,) = set(web.gateway.client.keys("*:mcp-session:*")) - set(before)
+    web.gateway.client.pexpire(key, 10_000)
+    with again_and_again(lambda: duplex.outbox.put(b"{}")):
+        for _ in duplex.messages(0.1):
+            if web.gateway.client.pttl(key) > 20_000:
+                break
+    duplex.close()
+
+
+def opened(web: Web) -> Duplex:
+    """A connection with a session."""
+    duplex = Duplex(web.gateway, ListDigests(web.gateway), ME, None)
+    duplex.hear(orjson.dumps(request("initialize", INITIALIZE, "init")), ME)
+    return duplex
+
+
+def test_an_id_is_not_taken_for_another_of_the_same_value(connect: Connect, web: Web) -> None:
+    """``true`` is no id, although it equals 1."""
+    taken: list[TakenCall] = []
+    web.worker.behaviour = taken.append
+    talk = connect()
+    talk.ask_modern("tools/call", CALL, 1)
+    wait_until(lambda: taken, description="the call runs")
+    talk.tell("notifications/cancelled", {"requestId": True})
+    talk.ask_modern("server/discover", None, 2)
+    assert talk.next()["id"] == 2
+    taken[0].finish(answer({"content": []}))
+    assert talk.next()["id"] == 1

@@ -9,10 +9,12 @@ from contextlib import closing
 import orjson
 import pytest
 
+from common.domain.errors import StoreUnavailable
 from common.domain.invocation import Caller
 from common.gateway import Gateway
 from common.sessions import connections
 from common.store.client import StoreAddress
+from common.store.shared import UNKNOWN
 from gateway_web.app import create_app
 from gateway_web.ingress.duplex import Duplex
 from tests.support.redis import RedisServer
@@ -22,6 +24,12 @@ from tests.web.harness import OWN, Serve, Web, request
 from tests.web.peers import SsePeer, Talk, listening
 
 PING = orjson.dumps(request("ping"))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections are kept ten times a second."""
+    monkeypatch.setattr(connections, "KEEP_EVERY", 0.1)
 
 
 @pytest.fixture
@@ -159,7 +167,7 @@ def test_a_holder_that_does_not_keep_up_is_spared(
 ) -> None:
     """The sender hears when to try again; what waits is not lost."""
     name = peer.address.rpartition("=")[2]
-    monkeypatch.setattr(web.gateway.connections, "take", lambda _: [])
+    monkeypatch.setattr(web.gateway.connections, "take", lambda *_: [])
     for _ in range(connections.MOST_WAITING):
         peer.raw(PING)
     refused = peer.post(PING)
@@ -187,6 +195,28 @@ def test_a_connection_is_kept_while_its_messages_are_taken_slowly(
     wait_until(lambda: web.gateway.client.pttl(key) > 50_000, description="its lease is renewed")
     held.set()
     assert peer.next()["id"] == 1
+
+
+def test_messages_whose_answer_from_redis_is_lost_are_heard_all_the_same(
+    web: Web, peer: SsePeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once: they were accepted."""
+    take, lost = web.gateway.connections.take, threading.Event()
+
+    def losing(name: str, heard: int) -> list[connections.Posted]:
+        found = take(name, heard)
+        if found and not lost.is_set():
+            lost.set()
+            raise StoreUnavailable("the connection to Redis broke", outcome=UNKNOWN)
+        return found
+
+    monkeypatch.setattr("gateway_web.ingress.http_sse.AGAIN", 0.05)
+    monkeypatch.setattr(web.gateway.connections, "take", losing)
+    peer.raw(PING)
+    assert peer.next()["id"] == 1
+    assert lost.is_set()
+    peer.raw(orjson.dumps(request("ping", None, 2)))
+    assert peer.next()["id"] == 2
 
 
 def test_a_redis_that_is_away_is_waited_for(

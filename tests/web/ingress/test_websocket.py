@@ -22,7 +22,7 @@ from gateway_web.ingress.duplex import Duplex
 from gateway_web.ingress.outbox import Outbox
 from tests.support.fake_worker import TakenCall
 from tests.support.wait import wait_until
-from tests.web.harness import INITIALIZE, Serve, Web, request
+from tests.web.harness import INITIALIZE, META_FIELDS, Serve, Web, request
 from tests.web.peers import Talk, WebSocketPeer, listening
 
 CALL = {"name": "echo__add", "arguments": {}}
@@ -320,3 +320,31 @@ def test_nothing_is_read_before_what_came_earlier_is_taken(
         with pytest.raises(TimeoutError):
             sock.sendall(frame({"x": "x" * 1000}) * 16_000)
         held.set()
+
+
+def test_nothing_is_heard_behind_the_end(serve: Serve) -> None:
+    """A client that goes on after the close frame: its calls would run, and nobody would answer them."""
+    web = serve(web={"ping_interval": 30})
+    taken: list[TakenCall] = []
+    web.worker.behaviour = taken.append
+    with listening(web) as place, open_socket(place) as sock:
+        sock.sendall(frame(request("initialize", INITIALIZE)))
+        session = wait_until(
+            lambda: web.gateway.client.keys("*:mcp-session:*"),
+            description="the session is there",
+        )
+        web.gateway.client.delete(*session)
+        web.gateway.listeners.call_all()
+        while b"\x88" not in sock.recv(4096):
+            pass  # not closed yet
+        for number in range(20):
+            with suppress(OSError):
+                sock.sendall(frame(request("tools/call", {**CALL, "_meta": META_FIELDS}, number)))
+        while True:
+            try:
+                if not sock.recv(4096):
+                    break
+            except ConnectionError:
+                break
+    wait_until(lambda: len(web.gateway.listeners) == 0, description="it is let go of")
+    assert taken == []
