@@ -40,7 +40,7 @@ def profile_for(held: Held, tool: Tool, invocation: Invocation) -> str:
     return profile_of(declared)
 
 
-async def watched(session: ToolSession, invocation: Invocation) -> dict[str, Any]:
+async def watched(session: ToolSession, invocation: Invocation, stay: Stay) -> dict[str, Any]:
     """Have the call's MCP session told of updates of a resource, or no longer; the backend is told what concerns it.
 
     Raises :class:`RpcError` for the backend's error, :class:`InvalidRequest` for what is no such request.
@@ -51,9 +51,9 @@ async def watched(session: ToolSession, invocation: Invocation) -> dict[str, Any
     if watcher is None:
         raise InvalidRequest("only an MCP session can watch a resource", field="mcp_session")
     if invocation.method == "resources/subscribe":
-        await session.watch(watcher, invocation.caller.principal, uri)
+        await session.watch(watcher, invocation.caller.principal, uri, stay)
     else:
-        await session.unwatch(watcher, uri)
+        await session.unwatch(watcher, uri, stay)
     return {}
 
 
@@ -61,6 +61,7 @@ async def exchange(
     backend: Backend,
     invocation: Invocation,
     conversation: Conversation | None,
+    stay: Stay,
     headers: Mapping[str, str],
     on_notification: OnNotification,
 ) -> dict[str, Any]:
@@ -70,18 +71,16 @@ async def exchange(
     ``requestState``. Raises :class:`RpcError` for a backend that never has enough.
     """
     params, ask = invocation.params, None if conversation is None else conversation.ask
-    stay = Stay() if conversation is None else conversation.stay
     for _ in range(MOST_ROUNDS):
-        stay.begin()
-        raw = await backend.call(
-            invocation.method,
-            params,
-            headers=headers,
-            on_notification=on_notification,
-            on_request=ask,
-            on_settled=stay.settled,
-        )
-        stay.settled()
+        with stay.sending() as settled:
+            raw = await backend.call(
+                invocation.method,
+                params,
+                headers=headers,
+                on_notification=on_notification,
+                on_request=ask,
+                on_settled=settled,
+            )
         modern = era_of_version(invocation.version) is Era.MODERN
         if raw.get("resultType") != "input_required" or modern:
             return raw

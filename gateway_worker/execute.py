@@ -49,6 +49,7 @@ from gateway_worker.node import Node
 from gateway_worker.param_headers import ParamHeaders
 from gateway_worker.sessions import Sessions
 from gateway_worker.tool_session import ToolSession, first_era, usable
+from gateway_worker.turns import Stay
 
 log = structlog.get_logger(__name__)
 
@@ -252,12 +253,13 @@ class Executor:
             opened = time.monotonic()
             progress.stage, held.at_backend = Progress.BACKEND, True
             headers = self._param_headers.of(entry, invocation) if backend.routed_by_headers else NO_HEADERS
+            stay = Stay() if conversation is None else conversation.stay
             if (level := log_level_of(invocation)) is not None:
-                await session.set_log_level(level)
+                await session.set_log_level(level, stay)
             if invocation.method in WATCHING:
-                raw = await watched(session, invocation)
+                raw = await watched(session, invocation, stay)
             else:
-                raw = await exchange(backend, invocation, conversation, headers, on_notification)
+                raw = await exchange(backend, invocation, conversation, stay, headers, on_notification)
         stages = {"session": (opened - started) * 1000, "backend": (time.monotonic() - opened) * 1000}
         return answer(translated(raw, invocation, backend), stages=stages)
 

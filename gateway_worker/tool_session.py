@@ -28,7 +28,7 @@ from gateway_worker.ears import Ears
 from gateway_worker.egress.backend import Backend, make_link, start
 from gateway_worker.egress.link import Gate, LinkLost, OnNotification, RpcError, refuse_request
 from gateway_worker.egress.stdio import StdioLink
-from gateway_worker.turns import Turns
+from gateway_worker.turns import Stay, Turns
 from gateway_worker.watches import MOST_WATCHES, UPDATED, Watches
 
 log = structlog.get_logger(__name__)
@@ -117,7 +117,7 @@ class ToolSession:
                 if not self._conversations[group]:
                     del self._conversations[group]
 
-    async def set_log_level(self, level: str | None) -> None:
+    async def set_log_level(self, level: str | None, stay: Stay) -> None:
         """Have a legacy backend send log messages of this severity, if it does not yet: others may want more.
 
         A modern one hears it with each request. Degrades: a backend that refuses sends what it likes.
@@ -128,16 +128,20 @@ class ToolSession:
             return
         self._log_level = level
         if "logging" in backend.negotiated.capabilities:
-            with contextlib.suppress(RpcError):
-                await backend.request("logging/setLevel", {"level": level})
+            with contextlib.suppress(RpcError), stay.sending() as settled:
+                await backend.request("logging/setLevel", {"level": level}, on_settled=settled)
 
-    async def watch(self, watcher: McpSessionId, principal: str, uri: str) -> None:
+    async def watch(self, watcher: McpSessionId, principal: str, uri: str, stay: Stay) -> None:
         """Have an MCP session of this principal told of updates of a resource.
 
-        Raises what the backend says against it, and :class:`RpcError` beyond the bounds.
+        Raises what the backend says against it, :class:`RpcError` beyond the bounds, and :class:`LinkLost` if the
+        session was replaced meanwhile: it is to be done again, with the one in its place.
         """
         async with self._watching:
             if self.watches.has(watcher, uri):
+                # Once more: the record of what was taken up may have been taken back since by the one before.
+                self.watches.add(watcher, principal, uri)
+                self._check_kept()
                 return
             if self._ears is None or self.watches.full(principal):
                 words = f"more than {MOST_WATCHES} resources are watched"
@@ -145,17 +149,30 @@ class ToolSession:
             # First, since an update may come together with the backend's answer.
             self.watches.add(watcher, principal, uri)
             try:
-                await self._ears.also(uri)
+                await self._ears.also(uri, stay)
+                if not self.watches.has(watcher, uri):
+                    # Dropped meanwhile, for an earlier request for it that was refused late; this one was not.
+                    self.watches.add(watcher, principal, uri)
+                self._check_kept()
             except BaseException:
                 self.watches.remove(watcher, uri)
                 raise
 
-    async def unwatch(self, watcher: McpSessionId, uri: str) -> None:
-        """Have it told no longer. Raises what the backend says against it."""
+    async def unwatch(self, watcher: McpSessionId, uri: str, stay: Stay) -> None:
+        """Have it told no longer. Raises what the backend says against it, and :class:`LinkLost` as :meth:`watch`."""
         async with self._watching:
             self.watches.remove(watcher, uri)
             if self._ears is not None:
-                await self._ears.only(self.watches.uris)
+                await self._ears.only(self.watches.uris, stay)
+            self._check_kept()
+
+    def _check_kept(self) -> None:
+        """Its next incarnation may have read what is watched before this was written.
+
+        Raises :class:`LinkLost` then. That it was not sent holds: the backend that counts has heard nothing of it.
+        """
+        if self.why or self.ended:
+            raise LinkLost("the tool's session was replaced meanwhile", unsent=True)
 
     async def prune_watches(self) -> None:
         """Hear no more of what only ended MCP sessions watched. A backend that is silent keeps nobody waiting long."""
@@ -165,7 +182,7 @@ class ToolSession:
             if await self.watches.prune():
                 with contextlib.suppress(RpcError, GatewayError, TimeoutError):
                     async with asyncio.timeout(PRUNE_TIME):
-                        await self._ears.only(self.watches.uris)
+                        await self._ears.only(self.watches.uris, Stay())
 
     def _heard(self, on_event: OnNotification, method: str, params: dict[str, Any]) -> None:
         if method == UPDATED:
@@ -241,7 +258,7 @@ class ToolSession:
         try:
             backend.link.on_notification = partial(self._heard, on_event)
             backend.link.on_request = self._asked
-            self._ears = ears = Ears(backend, partial(self._heard, on_event))
+            self._ears = ears = Ears(backend, partial(self._heard, on_event), self.watches.drop)
             await self.watches.restore()
             await ears.open(self.watches.uris)
             self._ready.set_result(backend)

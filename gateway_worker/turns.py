@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 from common.mcp.jsonrpc import INTERNAL_ERROR
-from gateway_worker.egress.link import LinkLost, RpcError
+from gateway_worker.egress.link import AnswerTooLarge, LinkLost, OnSettled, RpcError
 
 AMBIGUOUS = "several clients have calls here, and nothing tells whose this is (affinity: mcp_session keeps them apart)"
 MOST_GIVEN_UP = 100
@@ -32,19 +32,42 @@ class Stay:
     """A call's time at a backend, and behind its end whether the backend may still be at it."""
 
     def __init__(self) -> None:
-        self.at_work = False
-        """Whether the backend may be at a request of the call."""
+        self._requests: set[object] = set()
         self.on_settled: Callable[[], None] = _nothing
+        """Called when the last request of a call that was given up is settled."""
 
-    def begin(self) -> None:
-        """A request is sent."""
-        self.at_work = True
+    @property
+    def at_work(self) -> bool:
+        """Whether the backend may be at a request of the call."""
+        return bool(self._requests)
 
-    def settled(self) -> None:
-        """The backend is certainly not at it any more: it answered, or never had it."""
-        if self.at_work:
-            self.at_work = False
-            self.on_settled()
+    @contextmanager
+    def sending(self) -> Iterator[OnSettled]:
+        """Send one request within it; everything that a call sends is sent so.
+
+        The backend counts as being at it until it is certainly not any more: it answered, in whatever form, or never
+        had it. What else tells of that calls what is yielded, as often as it likes, also behind the end.
+        """
+        request = object()
+        settled = partial(self._settled, request)
+        self._requests.add(request)
+        try:
+            yield settled
+        except (RpcError, AnswerTooLarge):
+            settled()
+            raise
+        except LinkLost as error:
+            if error.unsent or error.answered:
+                settled()
+            raise
+        else:
+            settled()
+
+    def _settled(self, request: object) -> None:
+        if request in self._requests:
+            self._requests.remove(request)
+            if not self._requests:
+                self.on_settled()
 
 
 class Turns:
@@ -67,20 +90,16 @@ class Turns:
     async def turn(self, group: str) -> AsyncIterator[Stay]:
         """Be at the backend for a call of this group.
 
-        A call that leaves without the backend's word, cancelled or at its deadline, may be at work there until its
-        stay is settled: for ever, if it never is.
+        A call that leaves, in whatever way, with a request that is not settled is given up: it may be at work there
+        until it is settled, for ever if it never is.
         """
         await self._enter(group)
         stay = Stay()
         try:
             yield stay
-        except RpcError:
-            raise
-        except BaseException as error:
-            if stay.at_work and not (isinstance(error, LinkLost) and error.unsent):
-                self._give_up(group, stay)
-            raise
         finally:
+            if stay.at_work:
+                self._give_up(group, stay)
             self._leave(group)
 
     def asker(self) -> str:

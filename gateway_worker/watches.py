@@ -6,6 +6,7 @@ It stands in Redis as well, for the session's next incarnation to take up. Whoev
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,20 @@ MOST_WATCHES = 1000
 """Of one principal at one tool session, over all its MCP sessions: who uses up its own leaves the others theirs."""
 MOST_OF_ALL = 5000
 """Of one tool session."""
+_WITH_PARTS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/*[^/]")
+"""A URI that can have sub-resources: a scheme, and something that it names."""
+
+
+def _is_of(uri: str, watched: str) -> bool:
+    """Whether an update of ``uri`` is one of what is watched: that itself, or a sub-resource of it.
+
+    A session may be shared, so what merely begins alike, or a scheme alone, is no watch on what others have there.
+    """
+    if uri == watched:
+        return True
+    if not _WITH_PARTS.match(watched) or not uri.startswith(watched):
+        return False
+    return watched.endswith("/") or uri[len(watched)] == "/"
 
 
 class WatchStore:
@@ -94,6 +109,11 @@ class Watches:
             self._by_uri.pop(uri, None)
         self._store.outbox.put(("HDEL", self._key, f"{watcher} {uri}"))
 
+    def drop(self, uri: str) -> None:
+        """Nobody watches the resource any more: the backend does not tell of it."""
+        for watcher in list(self._by_uri.get(uri, ())):
+            self.remove(watcher, uri)
+
     async def prune(self) -> bool:
         """Forget sessions that have ended; whether a resource is watched by nobody any more."""
         watchers = sorted({watcher for found in self._by_uri.values() for watcher in found})
@@ -128,7 +148,7 @@ class Watches:
             "params": {k: v for k, v in params.items() if k != "_meta"},
         }
         watchers = {
-            watcher for watched, found in self._by_uri.items() if uri.startswith(watched) for watcher in found
+            watcher for watched, found in self._by_uri.items() if _is_of(uri, watched) for watcher in found
         }
         for watcher in sorted(watchers):
             self._store.outbox.put(

@@ -100,10 +100,15 @@ class Backend:
         )
 
     async def request(
-        self, method: str, params: Mapping[str, Any], *, on_notification: OnNotification | None = None
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        *,
+        on_notification: OnNotification | None = None,
+        on_settled: OnSettled | None = None,
     ) -> dict[str, Any]:
         """Send a request of this gateway's own."""
-        return await self.call(method, params, on_notification=on_notification)
+        return await self.call(method, params, on_notification=on_notification, on_settled=on_settled)
 
     def _prepared(self, method: str, params: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, str]]:
         """The params in the backend's era, and the headers that go with them."""

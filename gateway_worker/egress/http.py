@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import re
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -23,6 +24,7 @@ from gateway_worker.egress.http1 import ConnectionLost, Response
 from gateway_worker.egress.http_pool import HttpClient
 from gateway_worker.egress.link import (
     NO_HEADERS,
+    AnswerTooLarge,
     Gate,
     GateShut,
     LinkLost,
@@ -50,6 +52,10 @@ LISTENING_WITHIN = 1.0
 """Seconds that a backend has to open the stream of what belongs to no request, before the first call goes on."""
 _OF_NO_REQUEST = ("/list_changed", "resources/updated")
 """Ends of the names of notifications that belong to no call, on whatever stream they come."""
+_AN_ANSWER = re.compile(
+    r'\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*|"id"\s*:\s*\d+\s*,\s*)*"(?:result|error)"\s*:'
+)
+"""How a message begins that is certainly no notification and no request."""
 
 
 def _ignore(_method: str, _params: dict[str, Any]) -> None:
@@ -198,10 +204,20 @@ class HttpLink:
             if message["method"] == "initialize":
                 self._begin_session(response.headers.get(SESSION_ID))
             if kind == JSON:
-                return _result(_answer_to(message["id"], _parsed(await response.body(self._max_bytes))))
+                return _result(_answer_to(message["id"], await self._answered(response)))
             if kind == EVENT_STREAM:
                 return await self._streamed(response, message["id"])
-        raise LinkLost(f"the tool's URL answered with {kind or 'no content type'}, which is no MCP")
+            # Any other status of success may say that the backend has just begun.
+            answered = response.status == 200
+        what = kind or "no content type"
+        raise LinkLost(f"the tool's URL answered with {what}, which is no MCP", answered=answered)
+
+    async def _answered(self, response: Response) -> dict[str, Any]:
+        try:
+            raw = await response.body(self._max_bytes)
+        except ResponseTooLarge as error:
+            raise AnswerTooLarge(error.message) from error
+        return _parsed(raw, answered=True)
 
     async def _post(self, message: dict[str, Any], headers: Mapping[str, str]) -> Response:
         return await self._client.send("POST", self._fields.extended(headers), orjson.dumps(message))
@@ -254,12 +270,17 @@ class HttpLink:
         """Handle events up to the answer to ``request_id``; None if the stream ends before."""
         _refuse_encoded(stream)
         parser = EventParser(limit=self._max_bytes)
-        while data := await stream.read():
-            for event in parser.feed(data):
-                place.pass_by(event)
-                answer = self._event(event, request_id)
-                if answer is not None:
-                    return answer
+        try:
+            while data := await stream.read():
+                for event in parser.feed(data):
+                    place.pass_by(event)
+                    answer = self._event(event, request_id)
+                    if answer is not None:
+                        return answer
+        except ResponseTooLarge as error:
+            if _AN_ANSWER.match(parser.beginning):
+                raise AnswerTooLarge(error.message) from error
+            raise
         return None
 
     async def _resumed(self, place: _Place) -> Response:
@@ -383,13 +404,13 @@ def _seconds(retry_after: str | None) -> int | None:
     return int(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else None
 
 
-def _parsed(raw: bytes) -> dict[str, Any]:
+def _parsed(raw: bytes, *, answered: bool = False) -> dict[str, Any]:
     try:
         message = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise LinkLost("the tool's answer is no JSON") from error
+        raise LinkLost("the tool's answer is no JSON", answered=answered) from error
     if not isinstance(message, dict):
-        raise LinkLost("the tool's answer is no JSON-RPC message")
+        raise LinkLost("the tool's answer is no JSON-RPC message", answered=answered)
     return message
 
 
@@ -405,5 +426,5 @@ def _result(message: dict[str, Any]) -> dict[str, Any]:
     if isinstance(error, dict):
         raise RpcError(error)
     if not isinstance(result, dict):
-        raise LinkLost("the tool's answer has neither a result nor an error object")
+        raise LinkLost("the tool's answer has neither a result nor an error object", answered=True)
     return result

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from common.domain.errors import TransportFailure
+from common.domain.errors import ResponseTooLarge, TransportFailure
 from common.mcp.inbound import META_PREFIX
 from common.mcp.jsonrpc import METHOD_NOT_FOUND
 
@@ -23,6 +23,8 @@ Gate = Callable[[], bool]
 """Whether anything may be written to a backend at this moment. It is asked right before each write, so it is cheap."""
 
 NO_HEADERS: Mapping[str, str] = {}
+INTERMEDIARIES = frozenset({502, 504})
+"""Statuses that a proxy gives of its own; the backend behind it may be at the request still."""
 
 
 def always_open() -> bool:
@@ -48,12 +50,16 @@ class RpcError(Exception):
 class LinkLost(TransportFailure):
     """The way to the backend broke. ``unsent`` is True only if certainly no byte of the request went out.
 
+    ``answered`` is True only if the backend has certainly answered, with what is of no use.
     ``detail`` is for operators and never for callers: the end of the process's standard error.
     """
 
-    def __init__(self, message: str, *, unsent: bool = False, detail: str = "", **data: Any) -> None:
+    def __init__(
+        self, message: str, *, unsent: bool = False, answered: bool = False, detail: str = "", **data: Any
+    ) -> None:
         super().__init__(message, **data)
         self.unsent = unsent
+        self.answered = answered
         self.detail = detail
 
 
@@ -71,9 +77,16 @@ class StatusRefused(LinkLost):
         what = "redirects" if 300 <= status < 400 else "answered"
         more = "; give its final URL" if what == "redirects" else ""
         super().__init__(
-            f"the tool's URL {what} with status {status}{more}", retry_after=retry_after, http_status=status
+            f"the tool's URL {what} with status {status}{more}",
+            answered=status not in INTERMEDIARIES,
+            retry_after=retry_after,
+            http_status=status,
         )
         self.status = status
+
+
+class AnswerTooLarge(ResponseTooLarge):
+    """The bound was exceeded by what is certainly the answer to the request: the backend is done with it."""
 
 
 class Link(Protocol):
@@ -107,7 +120,7 @@ class Link(Protocol):
         stdio nothing tells whose a request of the backend is. A cancelled wait tells the backend so. ``on_settled`` is
         for stdio alone, and called as soon as the backend is known not to be at it any more: when it has answered, also
         behind the end of a cancelled wait, or never had the request. Raises :class:`RpcError` for the backend's error
-        answer, :class:`LinkLost` and :class:`ResponseTooLarge` otherwise.
+        answer, :class:`LinkLost` and :class:`ResponseTooLarge` (:class:`AnswerTooLarge`) otherwise.
         """
 
     async def notify(

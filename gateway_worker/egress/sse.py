@@ -10,6 +10,8 @@ from common.domain.errors import ResponseTooLarge
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 FIELD_ROOM = 64
 """What a line may have beyond the bound on its data: the field's name."""
+BEGINNING = 200
+"""Characters that are shown of an event that has not ended."""
 RETRY_DIGITS = 9
 """More are no time (30 years), and Python refuses to read thousands of them."""
 
@@ -40,6 +42,12 @@ class EventParser:
         self._id: str | None = None
         self._retry: int | None = None
 
+    @property
+    def beginning(self) -> str:
+        """How the data of the event that has not ended begins, also where that was found too large."""
+        whole = self._data[0] if self._data else self._rest[:BEGINNING].decode("utf-8", "replace")
+        return whole.removeprefix("data:")[:BEGINNING].lstrip()
+
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         """The events that ``chunk`` completes. Raises :class:`ResponseTooLarge` for one above the bound.
 
@@ -61,6 +69,7 @@ class EventParser:
         if field == b"data":
             self._size += len(raw) + (1 if self._data else 0)
             if self._size > self._limit:
+                self._data.append(value)
                 raise ResponseTooLarge("the tool sent an event above the bound (runtime.max_result_bytes)")
             self._data.append(value)
         elif field == b"event":

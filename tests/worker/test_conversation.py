@@ -247,6 +247,34 @@ async def test_an_answer_that_is_read_twice_counts_once(
 
 
 @on_loop
+async def test_an_answer_is_taken_away_before_what_it_causes_is_sent(
+    address: StoreAddress, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who lays the same one again between the two would have it taken away unread, and be told of nothing."""
+    async with place(address, keys, client) as here, asyncio.timeout(20) as limit:
+        call = call_of()
+        conversation = Conversation(here.asking, here.hold(call), call, CallClock(limit), seconds=10)
+        question = asyncio.create_task(conversation.ask("sampling/createMessage", {}))
+        _, request = await here.asked()
+        put = here.asking._outbox.put
+        sent: list[Any] = []
+
+        def noted(*commands: Any) -> None:
+            sent.extend(command[0] for command in commands)
+            put(*commands)
+
+        monkeypatch.setattr(here.asking._outbox, "put", noted)
+        assert await here.give(call, call.id, None, reply=ELSEWHERE)
+        channel, _ = await here.asked()
+        assert channel == ELSEWHERE
+        assert sent[0] == "EVAL"
+        assert len(sent) > 1
+        assert await here.give(call, request["id"], {"result": {}})
+        await question
+        conversation.close()
+
+
+@on_loop
 async def test_a_second_taking_over_is_not_swept_away_with_the_first(
     address: StoreAddress, client: Client, keys: Keys
 ) -> None:

@@ -17,10 +17,11 @@ import pytest
 from common.calls.contract import task_message
 from common.calls.head import session_of
 from common.domain.errors import ErrorCode, SessionLimit, Status, StoreUnavailable
-from common.domain.ids import queue_of
+from common.domain.ids import McpSessionId, queue_of
 from common.domain.invocation import ExecutionResult, Invocation
 from common.domain.rules import Retry
 from common.domain.tool import Tool, ToolState
+from common.mcp.inbound import META_CLIENT_CAPABILITIES, META_LOG_LEVEL
 from common.mcp.revisions import Era
 from common.processes import ProcessGuard, is_running
 from common.registry.records import Entry
@@ -31,7 +32,8 @@ from gateway_worker import node as node_module
 from gateway_worker.asking import Asking
 from gateway_worker.claims import NotOwner
 from gateway_worker.delivery import Held, Taken
-from gateway_worker.egress.link import LinkLost
+from gateway_worker.egress.link import LinkLost, RpcError
+from gateway_worker.egress.stdio import StdioLink
 from gateway_worker.execute import Executor
 from gateway_worker.journey import Journey
 from gateway_worker.message import read_message
@@ -118,6 +120,47 @@ def worker(guard: ProcessGuard, address: StoreAddress, client: Client, keys: Key
 def code(result: ExecutionResult) -> ErrorCode | None:
     """The failure's code; None for an answer."""
     return None if result.answered or result.failure is None else result.failure.code
+
+
+# -- who may be asked -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", ["tools/call", "resources/subscribe", "logging/setLevel"])
+def test_whatever_a_call_sends_may_be_given_up(
+    sent: str, worker: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the backend then asks may be for the one who left, so no other client is asked."""
+    request, at_backend = StdioLink.request, asyncio.Event()
+
+    async def silent(link: StdioLink, method: str, params: dict[str, Any], **options: Any) -> dict[str, Any]:
+        if method != sent:
+            return await request(link, method, params, **options)
+        at_backend.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    @on_loop
+    async def scenario() -> None:
+        async with worker(entry_of(stdio_tool(), eras=[LEGACY])) as w:
+            meta = {META_CLIENT_CAPABILITIES: {"elicitation": {}}, META_LOG_LEVEL: "debug"}
+            call = invocation("echo", meta=meta)
+            if sent == "resources/subscribe":
+                params = {"_meta": meta, "uri": "note://a"}
+                call = replace(call, method=sent, params=params, mcp_session=McpSessionId("one"))
+            held = w.hold(call)
+            held.head = held.head._replace(reply="test:reply:web")
+            monkeypatch.setattr(StdioLink, "request", silent)
+            running = asyncio.create_task(w.executor.run(held, call, lambda *_: None))
+            await asyncio.wait_for(at_backend.wait(), 20)
+            turns = w.sessions.all()[0].turns
+            assert turns is not None
+            running.cancel()
+            assert code(await running) is ErrorCode.INVOCATION_CANCELLED
+            async with turns.turn("another"):
+                with pytest.raises(RpcError):
+                    turns.asker()
+
+    scenario()
 
 
 # -- answers --------------------------------------------------------------------------------------------

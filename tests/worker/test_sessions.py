@@ -350,8 +350,8 @@ async def given_up(session: ToolSession, group: str) -> None:
     """A call whose client can be asked is cancelled while the backend is at it."""
     with suppress(asyncio.CancelledError):
         async with session.talking(group, conversation := Talk()):
-            conversation.stay.begin()
-            raise asyncio.CancelledError
+            with conversation.stay.sending():
+                raise asyncio.CancelledError
 
 
 @on_loop

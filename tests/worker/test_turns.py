@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway_worker.egress.link import LinkLost, RpcError
-from gateway_worker.turns import MOST_GIVEN_UP, Stay, Turns
+from common.domain.errors import GatewayError, ResponseTooLarge
+from gateway_worker.egress.link import AnswerTooLarge, LinkLost, OnSettled, RpcError, StatusRefused
+from gateway_worker.turns import MOST_GIVEN_UP, Turns
 from tests.support.aio import on_loop
 
 
@@ -21,14 +22,14 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def given_up(turns: Turns, group: str, error: BaseException | None = None) -> Stay:
-    """A call that left while the backend was at it."""
+async def given_up(turns: Turns, group: str, error: BaseException | None = None) -> OnSettled:
+    """A call that left while the backend was at it; gives what tells that it is not any more."""
     error = error or asyncio.CancelledError()
     with suppress(type(error)):
         async with turns.turn(group) as stay:
-            stay.begin()
-            raise error
-    return stay
+            with stay.sending() as settled:
+                raise error
+    return settled
 
 
 async def through(turns: Turns, group: str) -> None:
@@ -94,7 +95,8 @@ def test_a_call_that_the_backend_never_had_is_over(error: BaseException) -> None
         with suppress(type(error)):
             async with turns.turn("a") as stay:
                 if isinstance(error, LinkLost):
-                    stay.begin()
+                    with stay.sending():
+                        raise error
                 raise error
         async with turns.turn("b"):
             assert turns.asker() == "b"
@@ -106,14 +108,14 @@ def test_a_call_that_the_backend_never_had_is_over(error: BaseException) -> None
 async def test_a_late_answer_ends_the_doubt() -> None:
     """Of each call of the group; that of one leaves the others."""
     turns = Turns()
-    stays = [await given_up(turns, "a") for _ in range(2)]
+    late = [await given_up(turns, "a") for _ in range(2)]
     async with turns.turn("b"):
-        for stay in stays:
+        for settled in late:
             with pytest.raises(RpcError):
                 turns.asker()
             assert turns.in_doubt
-            stay.settled()
-            stay.settled()
+            settled()
+            settled()
         assert turns.asker() == "b"
     assert not turns.in_doubt
 
@@ -138,15 +140,15 @@ async def test_only_a_refused_question_makes_a_doubt() -> None:
 async def test_the_memory_of_what_was_given_up_is_bounded() -> None:
     """Beyond it nobody's question is certain until the last of them is over."""
     turns = Turns()
-    stays = [await given_up(turns, f"g{n}") for n in range(MOST_GIVEN_UP + 10)]
+    late = [await given_up(turns, f"g{n}") for n in range(MOST_GIVEN_UP + 10)]
     assert len(turns._given_up) == MOST_GIVEN_UP + 1
-    for stay in stays[:MOST_GIVEN_UP]:
-        stay.settled()
+    for settled in late[:MOST_GIVEN_UP]:
+        settled()
     async with turns.turn("a"):
         with pytest.raises(RpcError):
             turns.asker()
-        for stay in stays[MOST_GIVEN_UP:]:
-            stay.settled()
+        for settled in late[MOST_GIVEN_UP:]:
+            settled()
         assert turns.asker() == "a"
 
 
@@ -156,10 +158,71 @@ async def test_a_call_that_the_backend_ended_is_over() -> None:
     turns = Turns()
     await through(turns, "a")
     with suppress(RpcError):
-        async with turns.turn("a"):
-            raise RpcError({})
+        async with turns.turn("a") as stay:
+            with stay.sending():
+                raise RpcError({})
     async with turns.turn("b"):
         assert turns.asker() == "b"
+
+
+@pytest.mark.parametrize(
+    ("error", "over"),
+    [
+        (StatusRefused(500), True),
+        (StatusRefused(502), False),
+        (StatusRefused(504), False),
+        (AnswerTooLarge("x"), True),
+        (ResponseTooLarge("x"), False),
+        (LinkLost("no JSON", answered=True), True),
+        (LinkLost("broke"), False),
+    ],
+)
+def test_an_answer_of_no_use_is_the_backends_word(error: GatewayError, over: bool) -> None:
+    """What need not be its answer is not: a proxy's status, something else that was too large, a broken way."""
+
+    @on_loop
+    async def scenario() -> None:
+        turns = Turns()
+        await given_up(turns, "a", error)
+        async with turns.turn("b"):
+            if over:
+                assert turns.asker() == "b"
+            else:
+                with pytest.raises(RpcError):
+                    turns.asker()
+        assert turns.in_doubt is not over
+
+    scenario()
+
+
+@on_loop
+async def test_a_request_that_was_left_behind_counts_however_the_call_ends() -> None:
+    """Also one that ends well; and what settles one request settles no other."""
+    turns = Turns()
+    async with turns.turn("a") as stay:
+        with stay.sending() as first:
+            pass
+        with suppress(TimeoutError), stay.sending() as second:
+            raise TimeoutError
+        first()
+    async with turns.turn("b"):
+        with pytest.raises(RpcError):
+            turns.asker()
+        second()
+        assert turns.asker() == "b"
+
+
+@on_loop
+async def test_a_doubt_that_has_ended_is_none_of_the_next_call_that_is_given_up() -> None:
+    """That one has cost no question."""
+    turns = Turns()
+    settled = await given_up(turns, "a")
+    async with turns.turn("b"):
+        with pytest.raises(RpcError):
+            turns.asker()
+    settled()
+    await given_up(turns, "a")
+    assert not turns.in_doubt
 
 
 @on_loop

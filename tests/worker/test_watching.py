@@ -18,11 +18,13 @@ from gateway_worker import ears as ears_module
 from gateway_worker import tool_session as session_module
 from gateway_worker import watches as watches_module
 from gateway_worker.claims import Claim
+from gateway_worker.conversation import Conversation
 from gateway_worker.ears import MOST_STREAMS, Ears
 from gateway_worker.egress.backend import Backend, Negotiated
-from gateway_worker.egress.link import OnNotification, RpcError, refuse_request
+from gateway_worker.egress.link import LinkLost, OnNotification, RpcError, refuse_request
 from gateway_worker.outbox import Outbox
 from gateway_worker.tool_session import SessionKey, ToolSession
+from gateway_worker.turns import Stay, Turns
 from gateway_worker.watches import UPDATED, Watches, WatchStore
 from tests.support.aio import on_loop, until
 from tests.support.backends import ERAS, stdio_tool
@@ -35,7 +37,7 @@ class Resources:
     """A link to a backend whose resources can be watched; it answers in a later turn of the loop.
 
     ``watched`` is what it tells of now. ``silent`` are methods that it does not answer, ``mute`` is whether it
-    acknowledges no stream.
+    acknowledges no stream, ``patience`` the seconds that it takes to refuse one.
     """
 
     def __init__(self) -> None:
@@ -45,6 +47,7 @@ class Resources:
         self.noise = 0
         self.silent: set[str] = set()
         self.mute = False
+        self.patience = 0.0
         self.sent: list[tuple[str, Any]] = []
         self._subscribed: set[str] = set()
         self._streams: list[list[str]] = []
@@ -95,6 +98,7 @@ class Resources:
 
     async def _listened(self, uris: list[str], on_notification: OnNotification | None) -> None:
         if BAD in uris:
+            await asyncio.sleep(self.patience)
             raise RpcError({"code": -32002, "message": "no such resource"})
         self._streams.append(uris)
         try:
@@ -112,9 +116,13 @@ class Place:
         self.link, self.session, self.watches = link, session, watches
         self._client = client
 
+    async def unwatch(self, watcher: McpSessionId, uri: str) -> None:
+        """As a call does."""
+        await self.session.unwatch(watcher, uri, Stay())
+
     async def watch(self, watcher: McpSessionId, uri: str, principal: str = "p") -> None:
         """As a call does."""
-        await self.session.watch(watcher, principal, uri)
+        await self.session.watch(watcher, principal, uri, Stay())
 
     def told(self, keys: Keys, watcher: McpSessionId) -> int:
         """How many updates a session was told of."""
@@ -132,8 +140,9 @@ async def place(era: Era, address: StoreAddress, keys: Keys, client: Client) -> 
     session = ToolSession(key, stdio_tool(), Claim(ToolId("local"), "s", 1), lambda *_: None, watches)
     link = Resources()
     link.on_notification = lambda _method, params: watches.heard(params)
-    backend = Backend(link, negotiated(era, {"resources": {"subscribe": True}}))
-    session._ears = Ears(backend, lambda *_: None)
+    backend = Backend(link, negotiated(era, {"resources": {"subscribe": True}, "logging": {}}))
+    session._ready.set_result(backend)
+    session._ears = Ears(backend, lambda *_: None, watches.drop)
     try:
         yield Place(link, session, watches, client)
         await outbox.flushed(5)
@@ -182,12 +191,12 @@ def test_an_end_beside_a_beginning_leaves_what_is_wanted(
     async def scenario() -> None:
         async with place(era, address, keys, client) as here:
             await here.watch(ONE, A)
-            await asyncio.gather(here.session.unwatch(ONE, A), here.watch(OTHER, A))
+            await asyncio.gather(here.unwatch(ONE, A), here.watch(OTHER, A))
             assert here.link.watched == {A}
-            await asyncio.gather(here.watch(ONE, A), here.session.unwatch(OTHER, A), here.watch(ONE, B))
+            await asyncio.gather(here.watch(ONE, A), here.unwatch(OTHER, A), here.watch(ONE, B))
             await until(lambda: here.link.streams <= 1, description="the streams before to end")
             assert here.link.watched == {A, B}
-            await asyncio.gather(here.session.unwatch(ONE, A), here.session.unwatch(ONE, B))
+            await asyncio.gather(here.unwatch(ONE, A), here.unwatch(ONE, B))
             await until(lambda: not here.link.watched, description="nothing to be watched")
             assert not here.watches
 
@@ -275,7 +284,7 @@ async def test_an_end_that_was_given_up_half_way_is_no_obstacle(
     async with place(Era.LEGACY, address, keys, client) as here:
         await here.watch(ONE, A)
         here.link.silent.add("resources/unsubscribe")
-        ending = asyncio.create_task(here.session.unwatch(ONE, A))
+        ending = asyncio.create_task(here.unwatch(ONE, A))
         await until(lambda: ("resources/unsubscribe", A) in here.link.sent, description="the request")
         ending.cancel()
         await asyncio.wait([ending])
@@ -319,7 +328,7 @@ async def test_who_uses_up_its_own_leaves_the_others_theirs(
         await here.watch(McpSessionId("third"), A, "q")
         with pytest.raises(RpcError, match="more than"):
             await here.watch(McpSessionId("third"), B, "q")
-        await here.session.unwatch(OTHER, B)
+        await here.unwatch(OTHER, B)
         await here.watch(McpSessionId("third"), B, "q")
 
 
@@ -333,3 +342,160 @@ async def test_whose_it_is_outlives_the_session(address: StoreAddress, client: C
         await here.watches.restore()
         assert here.watches.has(ONE, A)
         assert here.watches._by_uri == {A: {ONE: "p"}}
+
+
+class Talk(Conversation):
+    """One whose client says who it is."""
+
+    def __init__(self, who: str) -> None:
+        self.stay, self._who = Stay(), who
+
+    async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """It is asked."""
+        return {"from": self._who}
+
+
+@pytest.mark.parametrize("method", ["resources/subscribe", "resources/unsubscribe", "logging/setLevel"])
+def test_what_was_given_up_beside_the_calls_own_request_is_asked_of_nobody_else(
+    method: str, address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """The backend is still at a request of the one who left."""
+
+    @on_loop
+    async def scenario() -> None:
+        async with place(Era.LEGACY, address, keys, client) as here:
+            session, leaving = here.session, Talk("a")
+            session.turns = Turns(one_at_a_time=True)
+            await here.watch(ONE, A)
+            here.link.silent.add(method)
+
+            async def call() -> None:
+                async with session.talking("a", leaving):
+                    if method == "resources/subscribe":
+                        await session.watch(ONE, "p", B, leaving.stay)
+                    elif method == "resources/unsubscribe":
+                        await session.unwatch(ONE, A, leaving.stay)
+                    else:
+                        await session.set_log_level("debug", leaving.stay)
+
+            before = len(here.link.sent)
+            task = asyncio.create_task(call())
+            await until(lambda: len(here.link.sent) > before, description="the request")
+            assert here.link.sent[-1][0] == method
+            task.cancel()
+            await asyncio.wait([task])
+            async with session.talking("b", Talk("b")):
+                with pytest.raises(RpcError):
+                    await session._asked("elicitation/create", {})
+            async with session.talking("a", Talk("a")):
+                assert await session._asked("elicitation/create", {}) == {"from": "a"}
+
+    scenario()
+
+
+@pytest.fixture
+def slow_refusals(monkeypatch: pytest.MonkeyPatch) -> float:
+    """How long a backend takes to refuse, when nobody waits so long."""
+    monkeypatch.setattr(ears_module, "ACKNOWLEDGED_WITHIN", 0.02)
+    monkeypatch.setattr(ears_module, "LISTEN_PAUSE", 0.02)
+    return 0.1
+
+
+@on_loop
+async def test_what_is_refused_late_deafens_nobody(
+    address: StoreAddress, client: Client, keys: Keys, slow_refusals: float
+) -> None:
+    """It is watched no longer, also in Redis; what was asked for together with it is heard."""
+    async with place(Era.MODERN, address, keys, client) as here:
+        here.link.patience = slow_refusals
+        await here.watch(ONE, A)
+        others = [f"note://{n}" for n in range(2 * MOST_STREAMS)]
+        for uri in [BAD, B, *others]:
+            await here.watch(OTHER, uri)
+            assert A in here.link.watched
+        good = {A, B, *others}
+        await until(lambda: here.link.watched == good, description="all that is not refused")
+        await until(lambda: here.link.streams == 1, description="the streams before to end")
+        assert set(here.watches.uris) == good
+        field = f"{OTHER} {BAD}"
+        record = keys.watches(ToolId("local"), "s")
+        await until(lambda: not client.hexists(record, field), description="the record to go")
+        asked = len(here.link.sent)
+        await here.watch(OTHER, "note://last")
+        assert here.link.watched == {*good, "note://last"}
+        assert len(here.link.sent) == asked + 1
+
+
+@on_loop
+async def test_the_next_incarnation_hears_what_there_is_though_it_is_refused_late(
+    address: StoreAddress, client: Client, keys: Keys, slow_refusals: float
+) -> None:
+    """As where the backend refuses at once."""
+    async with place(Era.MODERN, address, keys, client) as here:
+        assert here.session._ears is not None
+        here.link.patience = slow_refusals
+        await here.session._ears.open([A, BAD, B])
+        await until(lambda: here.link.watched == {A, B}, description="those that there are")
+
+
+@pytest.mark.parametrize(
+    ("watched", "updated", "told"),
+    [
+        ("note://a", "note://a", True),
+        ("note://a", "note://a/part", True),
+        ("note://a/", "note://a/part", True),
+        ("note://a", "note://ab", False),
+        ("note://a", "note://", False),
+        ("n", "note://a", False),
+        ("note:", "note://a", False),
+        ("note:/", "note://a", False),
+        ("note://", "note://a", False),
+        ("", "note://a", False),
+        ("n", "n/a", False),
+        ("n", "n", True),
+    ],
+)
+def test_a_watch_is_of_the_resource_and_its_parts(
+    watched: str, updated: str, told: bool, address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """Not of all whose URIs begin alike: those may be other clients'."""
+
+    @on_loop
+    async def scenario() -> None:
+        async with place(Era.LEGACY, address, keys, client) as here:
+            here.watches.add(ONE, "p", watched)
+            here.watches.add(OTHER, "q", updated)
+            here.watches.heard({"uri": updated})
+            await until(lambda: here.told(keys, OTHER) == 1, description="the update")
+            assert here.told(keys, ONE) == told
+
+    scenario()
+
+
+@on_loop
+async def test_a_watch_on_a_session_that_was_replaced_meanwhile_is_made_anew(
+    address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """Its next incarnation may know nothing of it, so the call is to be sent again, to that one."""
+    async with place(Era.LEGACY, address, keys, client) as here:
+        await here.watch(ONE, A)
+        here.session.why = "in doubt"
+        for work in (here.watch(ONE, A), here.watch(ONE, B), here.unwatch(ONE, A)):
+            with pytest.raises(LinkLost, match="replaced") as caught:
+                await work
+            assert caught.value.unsent
+        assert not here.watches
+
+
+@on_loop
+async def test_what_was_taken_up_is_on_record_again_when_it_is_asked_for(
+    address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """The session before may have taken the record back since."""
+    async with place(Era.LEGACY, address, keys, client) as here:
+        await here.watch(ONE, A)
+        record = keys.watches(ToolId("local"), "s")
+        await until(lambda: client.exists(record), description="the record")
+        client.delete(record)
+        await here.watch(ONE, A)
+        await until(lambda: client.exists(record), description="the record again")

@@ -14,7 +14,7 @@ import pytest
 
 from common.domain.errors import ResponseTooLarge
 from common.mcp.revisions import Era
-from gateway_worker.egress.link import LinkLost
+from gateway_worker.egress.link import AnswerTooLarge, LinkLost
 from tests.support.aio import on_loop
 from tests.support.servers.http_wire import Connection, Request
 from tests.worker.egress.http_links import (
@@ -81,8 +81,10 @@ def test_an_answer_above_the_bound(answer: Answer) -> None:
         before = us.memory_info().rss
         with served(answer) as server:
             async with connected(server, max_bytes=1 << 20) as (backend, _):
-                with pytest.raises(ResponseTooLarge, match="max_result_bytes"):
+                with pytest.raises(ResponseTooLarge, match="max_result_bytes") as caught:
                     await backend.request("tools/call", call("echo", text="x"))
+                # What else is too large may have been a notification, with the answer still to come.
+                assert isinstance(caught.value, AnswerTooLarge) is (answer in (announced, chunked))
                 assert (await backend.request("ping", {})) == {}
         assert us.memory_info().rss - before < 24 << 20
 
@@ -109,8 +111,37 @@ def test_an_answer_of_exactly_the_bound(kind: str) -> None:
             async with connected(server, max_bytes=100_000) as (backend, _):
                 assert len((await backend.request("tools/call", call("x")))["x"]) > 99_900
             async with connected(server, max_bytes=99_999) as (backend, _):
-                with pytest.raises(ResponseTooLarge):
+                with pytest.raises(AnswerTooLarge):
                     await backend.request("tools/call", call("x"))
+
+    scenario()
+
+
+@pytest.mark.parametrize(
+    ("begins", "is_answer"),
+    [
+        ('{"jsonrpc":"2.0","id":1,"result":{"x":"', True),
+        ('{ "error": {"x":"', True),
+        ('{"method":"notifications/message","params":{"result":{"x":"', False),
+        ('{"jsonrpc":"2.0","id":1,"method":"elicitation/create","params":{"x":"', False),
+    ],
+)
+@pytest.mark.parametrize("lines", [1, 2])
+def test_whether_an_event_above_the_bound_is_the_answer(begins: str, is_answer: bool, lines: int) -> None:
+    """Its first characters tell; the backend is at the request still if it is something else."""
+
+    def large(connection: Connection, _: Request) -> None:
+        connection.start_stream()
+        raw_event(connection, "".join([f"data: {begins}", *["x" * 150_000 + "\ndata: "] * lines]))
+        connection.end_stream()
+
+    @on_loop
+    async def scenario() -> None:
+        with served(large) as server:
+            async with connected(server, max_bytes=lines * 100_000) as (backend, _):
+                with pytest.raises(ResponseTooLarge) as caught:
+                    await backend.request("tools/call", call("x"))
+                assert isinstance(caught.value, AnswerTooLarge) is is_answer
 
     scenario()
 
