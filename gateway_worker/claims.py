@@ -21,7 +21,7 @@ from gateway_worker.node import Node
 
 log = structlog.get_logger(__name__)
 
-RELEASE_AGAIN = 0.5
+ASK_AGAIN, RELEASE_AGAIN = 0.1, 0.5
 RETURN_STEP = 200
 _LIMITS: Mapping[bytes, Literal["tool", "tenant"]] = {b"tool_limit": "tool", b"tenant_limit": "tenant"}
 
@@ -108,12 +108,11 @@ class Claims:
         return not claim.lost and self._node.may_act
 
     async def confirm(self, tool: ToolId, session: str, caps: Caps = _NO_CAPS) -> Claim:
-        """Ask Redis for the session again, behind a release that is under way.
+        """Ask Redis for the session again, behind a release that is under way; it waits for Redis.
 
         All who ask for a session at once get one answer, and who gives up waiting takes it from nobody; a claim that
-        nobody waits for any more is freed. Raises :class:`NotOwner` if a living other has it by now,
-        :class:`SessionLimit` if it is nobody's and a cap keeps it from being created, :class:`StoreUnavailable` without
-        an answer: should Redis have made the node the owner all the same, that is found out, and undone, later.
+        nobody waits for any more is freed. Raises :class:`NotOwner` if a living other has it by now, or the node was
+        declared dead meanwhile, and :class:`SessionLimit` if it is nobody's and a cap keeps it from being created.
         """
         while True:
             asking = self._asking.get((tool, session)) or self._ask(tool, session, caps)
@@ -134,18 +133,14 @@ class Claims:
         if (tool, session) not in self._claims and (tool, session) not in self._asking:
             self._ask(tool, session, _NO_CAPS)
 
-    def _ask(self, tool: ToolId, session: str, caps: Caps, *, patient: bool = False) -> _Asking:
-        work = (self._settled if patient else self._confirmed)(tool, session, caps)
+    def _ask(self, tool: ToolId, session: str, caps: Caps) -> _Asking:
+        work = self._confirmed(tool, session, caps)
         asking = self._asking[tool, session] = _Asking(asyncio.create_task(work, name="session-asked-for"))
-        asking.task.add_done_callback(partial(self._answered, tool, session, caps, asking))
+        asking.task.add_done_callback(partial(self._answered, tool, session, asking))
         return asking
 
-    def _answered(
-        self, tool: ToolId, session: str, caps: Caps, asking: _Asking, task: asyncio.Task[Claim]
-    ) -> None:
+    def _answered(self, tool: ToolId, session: str, asking: _Asking, _: asyncio.Task[Claim]) -> None:
         del self._asking[tool, session]
-        if not task.cancelled() and isinstance(task.exception(), StoreUnavailable):
-            self._ask(tool, session, caps, patient=True)
         self._free_unwanted(asking)
 
     def _free_unwanted(self, asking: _Asking) -> None:
@@ -159,11 +154,7 @@ class Claims:
             claim = self._claims.get((tool, session))
             if claim is not None and claim.releasing is not None:
                 await asyncio.wait([claim.releasing])
-            node = self._node.id
-            token = await self._reclaim(tool, session, caps)
-            if token is None or node != self._node.id:
-                # What was given to an incarnation that is dead by now, its rescue takes back.
-                raise NotOwner
+            token = await self._reclaimed(tool, session, caps)
             claim = self._claims.get((tool, session))
             if claim is None or claim.releasing is None:
                 break
@@ -172,15 +163,19 @@ class Claims:
             return claim
         return self._put(tool, session, token)
 
-    async def _settled(self, tool: ToolId, session: str, caps: Caps) -> Claim:
+    async def _reclaimed(self, tool: ToolId, session: str, caps: Caps) -> int:
         """Ask until Redis answers, since it may have heard a question whose answer was lost."""
         node = self._node.id
         while node == self._node.id:
-            await asyncio.sleep(RELEASE_AGAIN)
             try:
-                return await self._confirmed(tool, session, caps)
+                token = await self._reclaim(tool, session, caps)
             except StoreUnavailable:
+                await asyncio.sleep(ASK_AGAIN)
                 continue
+            if token is not None and node == self._node.id:
+                return token
+            break
+        # What was given to an incarnation that is dead by now, its rescue takes back.
         raise NotOwner
 
     def enter(self, claim: Claim) -> None:

@@ -42,13 +42,14 @@ QUEUE = "tool.echo"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one call ended for its caller: the text it got, or the code of the error."""
+    """How one call ended for its caller: the text it got, or the code of the error and what it said."""
 
     sent: str
     text: str | None
     code: str | None
     seconds: float
     unknown: bool = False
+    said: str = ""
 
     @property
     def good(self) -> bool:
@@ -93,7 +94,8 @@ class Rig:
             assert got == answered, (text, got)
             return Outcome(text, got, None, seconds)
         data = answer["error"].get("data") or {}
-        return Outcome(text, None, data.get("code"), seconds, unknown=data.get("outcome") == "unknown")
+        unknown = data.get("outcome") == "unknown"
+        return Outcome(text, None, data.get("code"), seconds, unknown=unknown, said=str(answer["error"]))
 
     def works(self) -> bool:
         """Whether a call is answered now."""
@@ -203,7 +205,7 @@ class Load:
 
     def require_each_once(self, *accepted: str) -> None:
         """No call lost and none run twice; errors only of the ``accepted`` codes, and what they say is true."""
-        assert self.codes().keys() <= set(accepted), self.codes()
+        assert [outcome for outcome in self.outcomes if not outcome.good and outcome.code not in accepted] == []
         assert all(outcome.seconds < ENDED_WITHIN for outcome in self.outcomes)
         ran = self._rig.executions()
         wrong = [

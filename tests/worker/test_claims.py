@@ -15,6 +15,7 @@ from common.domain.ids import NodeId, ToolId, queue_of
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
+from common.store.scripts import script
 from gateway_worker import claims
 from gateway_worker.claims import Caps, Claim, Claims, NotOwner
 from gateway_worker.node import Node
@@ -244,15 +245,28 @@ class TestWhoAsksAndWhoWaits:
         scenario()
 
     @on_loop
+    async def test_it_asks_until_redis_answers(self, client: Client, proxy: TcpProxy, keys: Keys) -> None:
+        """A broken connection says nothing about the session: whoever wants it waits for one that stands."""
+        async with owning(through(proxy), client, keys) as one:
+            await one.claims.confirm(TOOL, "t:warm")
+            proxy.cut_at(script("session_reclaim").sha.encode(), times=3)
+            claim = await one.claims.confirm(TOOL, SESSION)
+            assert proxy.sprung == 3
+            assert one.owner() == (one.node.id, claim.token)
+
+    @on_loop
     async def test_a_claim_whose_answer_was_lost_is_not_kept(
         self, client: Client, proxy: TcpProxy, keys: Keys
     ) -> None:
-        """Redis made the node the owner, and it never heard so: it asks again, and frees it."""
+        """Redis made the node the owner, and it never heard so: it asks again, and frees what nobody wants by then."""
         async with owning(through(proxy), client, keys) as one:
             await one.claims.confirm(TOOL, "t:warm")
             proxy.swallow_next_reply()
-            with pytest.raises(StoreUnavailable):
-                await one.claims.confirm(TOOL, SESSION)
+            asking = asyncio.create_task(one.claims.confirm(TOOL, SESSION))
+            await until(lambda: one.owner() is not None, description="Redis to have heard it")
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
             assert one.owner() is not None
             assert await one.claims.released(5)
             assert one.owner() is None

@@ -16,7 +16,7 @@ import pytest
 
 from common.calls.contract import task_message
 from common.calls.head import session_of
-from common.domain.errors import ErrorCode, SessionLimit, Status, StoreUnavailable
+from common.domain.errors import ErrorCode, SessionLimit, Status
 from common.domain.ids import McpSessionId, queue_of
 from common.domain.invocation import ExecutionResult, Invocation
 from common.domain.rules import Retry
@@ -648,7 +648,7 @@ async def test_a_second_attempt_looks_for_its_claim_again(
         assert len(echo_log.received("tools/call")) == 1
 
 
-@pytest.mark.parametrize("why", ["disabled", "limit", "no store"])
+@pytest.mark.parametrize("why", ["disabled", "limit"])
 def test_what_keeps_a_second_attempt_from_beginning_does_not_hide_the_first(
     why: str, worker: Workers, echo_log: EchoLog
 ) -> None:
@@ -660,13 +660,9 @@ def test_what_keeps_a_second_attempt_from_beginning_does_not_hide_the_first(
         async with worker(entry_of(tool)) as w:
             await w.ready()
             (session,) = w.sessions.all()
-            refusals = {
-                "limit": SessionLimit("too many", reason="tool"),
-                "no store": StoreUnavailable("Redis cannot be reached"),
-            }
 
             async def refused(*_: object) -> None:
-                raise refusals[why]
+                raise SessionLimit("too many", reason="tool")
 
             async def broken(*_: object, **__: object) -> None:
                 if why == "disabled":
