@@ -205,7 +205,8 @@ class Load:
 
     def require_each_once(self, *accepted: str) -> None:
         """No call lost and none run twice; errors only of the ``accepted`` codes, and what they say is true."""
-        assert [outcome for outcome in self.outcomes if not outcome.good and outcome.code not in accepted] == []
+        failed = [outcome for outcome in self.outcomes if not outcome.good]
+        assert [outcome for outcome in failed if outcome.code not in accepted] == []
         assert all(outcome.seconds < ENDED_WITHIN for outcome in self.outcomes)
         ran = self._rig.executions()
         wrong = [
