@@ -302,14 +302,19 @@ def fail_closed(history: History, _rules: Rules) -> Iterator[Violation]:
 
 
 def lost_in_time(history: History, rules: Rules) -> Iterator[Violation]:
-    """WORKER_LOST comes in time, counted from the death, or the freeze, of the worker that had the call."""
-    got = history.got()
+    """WORKER_LOST comes in time, counted from the death, or the freeze, of the worker that had the call.
+
+    With leave it may have gone on to another worker that died before a backend saw it: then the last death counts.
+    """
+    got, sent = history.got(), {call.call: call for call in history.sent}
     sessions = {opened.marker: opened for opened in history.opened if opened.marker is not None}
     for end in history.ended:
         if end.code != "WORKER_LOST":
             continue
         for arrival in got.get(end.call, []):
             death = _death(history.faults, sessions.get(arrival.marker or ""), arrival, end)
+            if death is not None and end.call in sent and sent[end.call].leave:
+                death = max(_ended_workers(history.faults, death.at, end.at), key=lambda fault: fault.at)
             if death is not None and end.at - death.at > rules.lost_within:
                 text = f"WORKER_LOST {end.at - death.at:.1f} s after {death.process} had its {death.what}"
                 yield Violation(invariant="lost_in_time", text=text, call=end.call)
@@ -318,17 +323,16 @@ def lost_in_time(history: History, rules: Rules) -> Iterator[Violation]:
 def _death(faults: Sequence[Fault], session: Opened | None, arrival: Seen, end: Ended) -> Fault | None:
     if session is None:
         return None
-    return next(
-        (
-            fault
-            for fault in faults
-            if fault.kind == "worker"
-            and fault.what in {"kill", "stop"}
-            and fault.pid in session.ancestors
-            and arrival.at <= fault.at <= end.at
-        ),
-        None,
-    )
+    ended = _ended_workers(faults, arrival.at, end.at)
+    return next((fault for fault in ended if fault.pid in session.ancestors), None)
+
+
+def _ended_workers(faults: Sequence[Fault], since: float, until: float) -> list[Fault]:
+    return [
+        fault
+        for fault in faults
+        if fault.kind == "worker" and fault.what in {"kill", "stop"} and since <= fault.at <= until
+    ]
 
 
 CHECKS: tuple[Check, ...] = (

@@ -261,6 +261,15 @@ def test_lost_in_time() -> None:
         assert named(replace(late, faults=[fault(what, 1.0, pid=8)])) == []
 
 
+def test_lost_in_time_with_leave() -> None:
+    """A call that may run again goes on to another worker; if that one dies too, the time runs from then."""
+    faults = [fault("kill", 1.0), fault("kill", 9.0, pid=8)]
+    late = replace(sound(), ended=[ended("c1", 14.0, "error", code="WORKER_LOST")], faults=faults)
+    assert named(replace(late, sent=[sent("c1", leave=True)])) == []
+    assert named(replace(late, sent=[sent("c1", leave=True)], faults=faults[:1])) == ["lost_in_time"]
+    assert named(late) == ["lost_in_time"]
+
+
 def test_nobody_ends_by_itself() -> None:
     """A process that the harness has not ended."""
     assert named(replace(sound(), exits=[{"process": "worker0", "kind": "worker", "status": 70}])) == [
