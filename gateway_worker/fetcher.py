@@ -6,6 +6,7 @@ What a worker cannot start at once stays in its queue, for other workers and for
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -70,6 +71,7 @@ class Fetcher:
         self._next_tag = 1
         self._names: dict[bytes, str] = {}
         self._look = asyncio.Event()
+        self._allowed = asyncio.Event()
         self._ripe: dict[str, str] = {}
         """Lists that may hold a message, each with the queue whose tool it is for."""
         self._looked_at = self._everywhere_at = float("-inf")
@@ -169,6 +171,10 @@ class Fetcher:
         if self._ripe or self._uncertain:
             self._look.set()
 
+    def allow(self) -> None:
+        """What kept the fetches away is over: a pause ends at once."""
+        self._allowed.set()
+
     async def run(self) -> None:
         """Fetch until paused. Redis away: again after a growing pause, until it is there."""
         delay = RETRY_FIRST
@@ -183,7 +189,10 @@ class Fetcher:
                 except StoreUnavailable as error:
                     log.warning("fetch_waits", cause=repr(error.__cause__))
                     self.wake()
-                    await asyncio.sleep(delay)
+                    self._allowed.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(delay):
+                            await self._allowed.wait()
                     delay = min(delay * 2, RETRY_MAX)
         finally:
             self._polling.cancel()

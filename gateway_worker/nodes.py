@@ -47,6 +47,9 @@ class Cluster(Protocol):
     def confirmed(self, moment: float) -> None:
         """A beat sent at that moment (monotonic seconds) counts: Redis was not restarted before it."""
 
+    def may_fetch(self) -> None:
+        """Messages may be fetched again; said once behind each time in which they might not."""
+
 
 class Nodes:
     """Renews the lease once a second. Redis away: the lease runs out; whether it was taken is seen afterwards."""
@@ -66,6 +69,8 @@ class Nodes:
         self._run_id: bytes | None = None
         self._epoch = -1
         self._served_from = float("-inf")
+        self._kept_away = True
+        """Whether nothing may have been fetched since the cluster was last told that it may."""
         self.beating = asyncio.Event()
         self._last_beat = float("-inf")
         self._beating_since = float("-inf")
@@ -79,6 +84,7 @@ class Nodes:
             except StoreUnavailable as error:
                 log.warning("node_not_renewed", node=self._node.id, cause=repr(error.__cause__))
                 self._node.doubt()
+                self._kept_away = True
                 # The sooner it is back, the sooner calls go on.
                 pause = AWAY
             await asyncio.sleep(pause)
@@ -133,6 +139,10 @@ class Nodes:
         self._cluster.confirmed(sent)
         self._node.confirm(sent)
         self.beating.set()
+        if self._kept_away:
+            self._kept_away = False
+            wait = max(0.0, self._served_from - time.monotonic())
+            asyncio.get_running_loop().call_later(wait, self._cluster.may_fetch)
 
     async def _look_at_server(self, epoch: int) -> None:
         """Find out whether this is still the server as it was, or one that was restarted.
@@ -155,6 +165,7 @@ class Nodes:
         self._run_id = info[b"run_id"]
         # One more connection within the wait must not cut it short.
         self._served_from = max(self._served_from, time.monotonic() + wait)
+        self._kept_away = True
         self._epoch = epoch
 
     async def _declare(self) -> None:

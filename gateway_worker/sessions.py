@@ -43,9 +43,9 @@ PING_TIME = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keeping:
-    """What decides whether a session is kept: the present version of its tool, and whether this worker serves it."""
+    """What decides whether a session is kept: the present definition of its tool, and whether this worker serves it."""
 
-    version_of: Callable[[ToolId], int | None]
+    digest_of: Callable[[ToolId], str | None]
     serves: Callable[[ToolId], bool]
 
 
@@ -88,9 +88,9 @@ class Sessions:
 
     def open_backend(self, tool: ToolId) -> Backend | None:
         """An open backend of the tool as it is defined at present, the least busy one, if there is one."""
-        version = self._keeping.version_of(tool)
+        digest = self._keeping.digest_of(tool)
         for session in sorted(self._sessions.values(), key=lambda session: session.in_flight):
-            current = session.key.tool == tool and session.key.version == version
+            current = session.key.tool == tool and session.key.digest == digest
             if current and not session.ended and (backend := session.opened) is not None:
                 return backend
         return None
@@ -121,7 +121,7 @@ class Sessions:
 
     def _key(self, claim: Claim, entry: Entry, preferred: Era, profile: str) -> SessionKey:
         """The key of the session that callers of an era use; one that lives stays theirs, whatever is learnt since."""
-        key = SessionKey(claim.tool, claim.session, entry.registered.version, preferred, profile)
+        key = SessionKey(claim.tool, claim.session, entry.registered.digest, preferred, profile)
         known = entry.known
         if key in self._sessions or known is None or not known.eras:
             return key
@@ -217,7 +217,7 @@ class Sessions:
         tool = session.key.tool
         reasons = (
             ("handed over", self._handed_over(tool)),
-            ("definition changed", self._keeping.version_of(tool) != session.key.version),
+            ("definition changed", self._keeping.digest_of(tool) != session.key.digest),
             ("too old", session.too_old),
             ("idle", session.idle_for > session.tool.idle_timeout),
         )

@@ -42,13 +42,14 @@ LOST = "lost"
 class SessionKey(NamedTuple):
     """Which session of the directory, and with what.
 
-    A changed definition is another one here, as is another era, and another ``profile``: what a legacy backend may ask
+    A changed definition (its ``digest``: a registry that was lost and written again counts its versions anew) is
+    another one here, as is another era, and another ``profile``: what a legacy backend may ask
     of the clients of a session it is told once, when the session begins (``profile_of``).
     """
 
     tool: ToolId
     session: str
-    version: int
+    digest: str
     era: Era
     profile: str = ""
 

@@ -52,7 +52,6 @@ GUARD_GRACE = 1.0
 """Seconds between SIGTERM and SIGKILL for the children of a worker that died."""
 GUARD_LOOK = 1.0
 """Seconds between two looks whether the reapers live."""
-"""Seconds to wait until a message without a head that a dead node held is on its way."""
 
 
 class Worker:
@@ -210,7 +209,7 @@ class Worker:
         return Sessions(
             self.guard,
             self.claims,
-            Keeping(version_of=self._version_of, serves=self._serves),
+            Keeping(digest_of=self._digest_of, serves=self._serves),
             max_sessions=self._settings.worker.max_sessions,
             max_bytes=self._settings.runtime.max_result_bytes,
             watch_store=WatchStore(
@@ -267,9 +266,9 @@ class Worker:
         )
         return Calls(place, executor, host, self._settings)
 
-    def _version_of(self, tool: ToolId) -> int | None:
+    def _digest_of(self, tool: ToolId) -> str | None:
         entry = self.catalogue.get(tool)
-        return None if entry is None else entry.registered.version
+        return None if entry is None else entry.registered.digest
 
     def _serves(self, tool: ToolId) -> bool:
         return queue_of(tool) in self._queues()
@@ -369,6 +368,10 @@ class Worker:
         """Redis was not restarted before then: what it took long before is safe."""
         self.calls.begun.confirmed(moment)
         self.outbox.confirmed(moment)
+
+    def may_fetch(self) -> None:
+        """What kept the node from fetching is over."""
+        self.fetcher.allow()
 
     async def _take_over(self, node: NodeId, tag: str, message: bytes) -> bool:
         """A message without a head that a dead node held: nothing of it was begun, so it begins here.

@@ -266,10 +266,15 @@ def changed_fields(before: Tool, after: Tool) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredTool:
-    """A tool as the registry holds it. ``version`` grows with each change of the definition."""
+    """A tool as the registry holds it.
+
+    ``version`` grows with each change of the definition; ``digest`` tells one definition from another, also where
+    versions began anew since the registry was lost.
+    """
 
     tool: Tool
     version: int
+    digest: str
     origin: Origin
 
 

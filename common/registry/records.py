@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -88,7 +89,10 @@ def definition_from_json(raw: bytes, version: int) -> RegisteredTool:
     """Inverse of :func:`definition_to_json`."""
     record: dict[str, Any] = orjson.loads(raw)
     return RegisteredTool(
-        tool=tool_from_wire(record["tool"]), version=version, origin=Origin(record["origin"])
+        tool=tool_from_wire(record["tool"]),
+        version=version,
+        digest=hashlib.sha256(raw).hexdigest(),
+        origin=Origin(record["origin"]),
     )
 
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,12 +22,11 @@ from common.domain.tool import (
     Capabilities,
     HttpTransport,
     Origin,
-    RegisteredTool,
     StdioTransport,
     Tool,
 )
 from common.mcp.revisions import LATEST_LEGACY, LATEST_MODERN, Era
-from common.registry.records import Entry
+from common.registry.records import Entry, definition_from_json, definition_to_json
 from tests.support.servers import http_wire
 from tests.support.servers.echo_core import EchoServer
 from tests.support.servers.echo_http import HttpServer
@@ -205,9 +204,8 @@ def entry_of(
             eras={era.value: VERSIONS[era] for era in eras},
             tools=tuple(definitions),
         )
-    return Entry(
-        registered=RegisteredTool(tool=tool, version=version, origin=Origin.RUNTIME), capabilities=known
-    )
+    registered = definition_from_json(definition_to_json(tool, Origin.RUNTIME), version)
+    return Entry(registered=replace(registered, tool=tool), capabilities=known)
 
 
 class FixedCatalogue:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +47,9 @@ class FakeCluster:
         self.begun: list[InvocationId] = []
         self.beats: list[float] = []
         self.unavailable = False
+        self.may_fetch_from: Callable[[], int | None] = lambda: None
+        self.fetching: list[int | None] = []
+        """Over which connection might be fetched each time that the node said so."""
 
     def fenced(self) -> None:
         """The node begins anew under another name."""
@@ -66,6 +69,10 @@ class FakeCluster:
     def confirmed(self, moment: float) -> None:
         """A beat counts."""
         self.beats.append(moment)
+
+    def may_fetch(self) -> None:
+        """What kept the node from fetching is over."""
+        self.fetching.append(self.may_fetch_from())
 
 
 @dataclass(slots=True)

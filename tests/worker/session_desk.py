@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from common.calls.head import session_of
@@ -25,14 +25,17 @@ from tests.support.backends import MAX_BYTES, text_of
 
 
 class SessionDesk:
-    """Sessions, their claims, and the calls that use them. ``serves`` says whether the worker serves a tool."""
+    """Sessions, their claims, and the calls that use them.
+
+    ``serves`` says whether the worker serves a tool, ``present`` are the digests of the tools' present definitions:
+    those of the entries that were used last.
+    """
 
     def __init__(
         self,
         guard: ProcessGuard,
         address: StoreAddress,
         keys: Keys,
-        versions: Mapping[str, int | None],
         announced: list[tuple[ToolId, str]],
         max_sessions: int,
     ) -> None:
@@ -41,10 +44,11 @@ class SessionDesk:
         self.redis = PipelinedConnection(address)
         self.claims = Claims(self.node, self.redis, keys)
         self.serves = True
+        self.present: dict[ToolId, str] = {}
         self.sessions = Sessions(
             guard,
             self.claims,
-            Keeping(version_of=versions.get, serves=lambda _: self.serves),
+            Keeping(digest_of=self.present.get, serves=lambda _: self.serves),
             max_sessions=max_sessions,
             max_bytes=MAX_BYTES,
             watch_store=WatchStore(
@@ -70,6 +74,7 @@ class SessionDesk:
     def take(self, call: Invocation, entry: Entry, profile: str = "") -> ToolSession:
         """The session for a call; with a ``profile``, of one whose client can be asked."""
         name = session_of(entry.tool, call.caller, call.mcp_session)
+        self.present[entry.id] = entry.registered.digest
         token = self.token(entry.id, name)
         claim = self.claims.find(entry.id, name, token) or self.claims.find(
             entry.id, name, next(self._tokens)
@@ -97,16 +102,14 @@ async def session_desk(
     address: StoreAddress,
     keys: Keys,
     *,
-    versions: Mapping[str, int | None] | None = None,
     announced: list[tuple[ToolId, str]] | None = None,
     max_sessions: int = 1000,
 ) -> AsyncIterator[SessionDesk]:
-    """Closed at the end; ``versions`` are those of the tools' present definitions."""
+    """Closed at the end."""
     desk = SessionDesk(
         guard,
         address,
         keys,
-        versions if versions is not None else {"local": 1, "remote": 1},
         announced if announced is not None else [],
         max_sessions,
     )

@@ -346,6 +346,25 @@ async def test_queues_that_a_full_fetch_did_not_reach_are_next(
 
 
 @on_loop
+async def test_a_pause_ends_when_what_it_waits_for_is_there(
+    client: Client, address: StoreAddress, keys: Keys, raw: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pauses grow while nothing may be fetched; the last one must not keep calls waiting behind that."""
+    monkeypatch.setattr(fetcher, "RETRY_FIRST", 60.0)
+    slots = Slots(1)
+    async with running(address, keys, slots, "tool.a") as fetching:
+        await until(lambda: not fetching._look.is_set() and not fetching._ripe, description="empty queues")
+        store, slots.store = slots.store, None
+        push(raw, "tool.a", 1)
+        with capture_logs() as logs:
+            fetching.wake()
+            await until(lambda: any(entry["event"] == "fetch_waits" for entry in logs), description="a pause")
+        slots.store = store
+        fetching.allow()
+        await until(lambda: len(slots.started) == 1, description="the call")
+
+
+@on_loop
 async def test_a_queue_that_is_no_list_is_logged_and_harms_no_other(
     client: Client, address: StoreAddress, keys: Keys, raw: Redis
 ) -> None:

@@ -146,6 +146,24 @@ async def test_a_restart_is_told_although_redis_still_lists_the_node(
         assert cluster.told == ["forgotten"]
 
 
+@on_loop
+async def test_it_is_said_when_fetching_may_go_on(
+    client: Client, address: StoreAddress, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, behind the wait after a restart: nobody has to look for the moment."""
+    monkeypatch.setattr(module, "QUARANTINE", 0.2)
+    async with beating_by_hand(address, keys) as (nodes, cluster, _):
+        cluster.may_fetch_from = lambda: nodes.fetch_epoch
+        restarted(nodes)
+        await nodes.beat()
+        await nodes.beat()
+        said = len(cluster.fetching)
+        assert nodes.fetch_epoch is None
+        await until(lambda: len(cluster.fetching) > said, description="the word")
+        await nodes.beat()
+        assert cluster.fetching[said:] == [nodes.fetch_epoch]
+
+
 @pytest.mark.parametrize("how", ["restarted", "emptied"])
 def test_a_beat_counts_when_all_is_put_right(
     how: str, client: Client, address: StoreAddress, keys: Keys, raw: Redis, monkeypatch: pytest.MonkeyPatch

@@ -196,14 +196,12 @@ def quick_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
 @on_loop
 async def test_a_changed_definition_is_a_new_session(desks: Desks) -> None:
     """Calls under way end on the old one, which then goes; new ones get the new one at once."""
-    versions: dict[str, int | None] = {"local": 1}
-    async with desks(versions=versions) as desk:
-        old, new = entry_of(stdio_tool(), version=1), entry_of(stdio_tool(), version=2)
+    async with desks() as desk:
+        old, new = entry_of(stdio_tool(), version=1), entry_of(stdio_tool(max_sessions=7), version=2)
         async with swept(desk):
             first = int(await desk.ask(old, invocation("pid")))
             slow = asyncio.create_task(desk.ask(old, invocation("sleep", {"seconds": 0.6})))
             await asyncio.sleep(0)
-            versions["local"] = 2
             second = int(await desk.ask(new, invocation("pid")))
             assert second != first
             assert await slow == "slept 0.6 s"
@@ -213,10 +211,29 @@ async def test_a_changed_definition_is_a_new_session(desks: Desks) -> None:
 
 
 @on_loop
+async def test_the_same_definition_is_the_same_session(desks: Desks) -> None:
+    """A registry that was lost and written again counts its versions anew: that ends no session."""
+    async with desks() as desk, swept(desk):
+        old, new = entry_of(stdio_tool(), version=7), entry_of(stdio_tool(), version=1)
+        first = await desk.ask(old, invocation("pid"))
+        assert await desk.ask(new, invocation("pid")) == first
+
+
+@on_loop
+async def test_another_definition_of_the_same_version_is_another_session(desks: Desks) -> None:
+    """Versions that began anew may meet those from before."""
+    async with desks() as desk:
+        old, new = entry_of(stdio_tool()), entry_of(stdio_tool(max_sessions=7))
+        first = await desk.ask(old, invocation("pid"))
+        assert await desk.ask(new, invocation("pid")) != first
+
+
+@on_loop
 async def test_the_sessions_of_a_removed_tool_end(desks: Desks) -> None:
     """So do those of one that is registered no more."""
-    async with desks(versions={}) as desk:
+    async with desks() as desk:
         pid = int(await desk.ask(entry_of(stdio_tool()), invocation("pid")))
+        desk.present.clear()
         async with swept(desk):
             await until(lambda: not is_running(pid), description="the child to end")
         assert len(desk) == 0

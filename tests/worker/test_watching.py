@@ -136,7 +136,7 @@ async def place(era: Era, address: StoreAddress, keys: Keys, client: Client) -> 
     outbox = Outbox(redis, keys, result_ttl=60)
     writes = asyncio.create_task(outbox.run())
     watches = Watches(WatchStore(redis, keys, outbox, session_idle=60), ToolId("local"), "s")
-    key = SessionKey(ToolId("local"), "s", 1, era)
+    key = SessionKey(ToolId("local"), "s", "digest", era)
     session = ToolSession(key, stdio_tool(), Claim(ToolId("local"), "s", 1), lambda *_: None, watches)
     link = Resources()
     link.on_notification = lambda _method, params: watches.heard(params)
