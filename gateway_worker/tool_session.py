@@ -140,7 +140,7 @@ class ToolSession:
         async with self._watching:
             if self.watches.has(watcher, uri):
                 # Once more: the record of what was taken up may have been taken back since by the one before.
-                self.watches.add(watcher, principal, uri)
+                await self.watches.added(watcher, principal, uri)
                 self._check_kept()
                 return
             if self._ears is None or self.watches.full(principal):
@@ -150,9 +150,9 @@ class ToolSession:
             self.watches.add(watcher, principal, uri)
             try:
                 await self._ears.also(uri, stay)
-                if not self.watches.has(watcher, uri):
-                    # Dropped meanwhile, for an earlier request for it that was refused late; this one was not.
-                    self.watches.add(watcher, principal, uri)
+                # Once more: it may have been dropped meanwhile, for an earlier request that was refused late; and
+                # who takes the session's place from here on must find it on record.
+                await self.watches.added(watcher, principal, uri)
                 self._check_kept()
             except BaseException:
                 self.watches.remove(watcher, uri)
@@ -167,7 +167,7 @@ class ToolSession:
             self._check_kept()
 
     def _check_kept(self) -> None:
-        """Its next incarnation may have read what is watched before this was written.
+        """Its next incarnation may have read what is watched before this was written, which has happened by now.
 
         Raises :class:`LinkLost` then. That it was not sent holds: the backend that counts has heard nothing of it.
         """
