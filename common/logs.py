@@ -93,7 +93,9 @@ class Rarely:
         self._now = now
         self._told: dict[str, _Told] = {}
 
-    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    def __call__(
+        self, _logger: Any, _method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
         """The event. Raises :class:`structlog.DropEvent` for one that is left out."""
         name = event.get("event")
         if name not in TRIED_AGAIN:

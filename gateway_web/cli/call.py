@@ -110,7 +110,10 @@ def say_hint(what: str, wanted: str, known: list[str], *, given: str | None = No
 
 
 def _names(client: GatewayClient, *, of_tools: bool = False) -> list[str]:
-    """What is listed at an endpoint; ``of_tools``: the tools that the names there begin with. Empty without an answer."""
+    """What is listed at an endpoint; ``of_tools``: the tools that the names there begin with.
+
+    Degrades: empty without an answer.
+    """
     try:
         listed = client.request("tools/list", {})["tools"]
     except GatewayError:

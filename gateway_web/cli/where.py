@@ -56,7 +56,8 @@ class Store:
 def store(config: Path | None) -> Store:
     """Redis as the settings say, else as the gateway that runs from this state directory says.
 
-    Raises :class:`~common.domain.errors.ConfigurationError` for settings that are not valid, :class:`StoreUnavailable` if neither says any.
+    Raises :class:`~common.domain.errors.ConfigurationError` for settings that are not valid, and
+    :class:`StoreUnavailable` if neither says any.
     """
     settings = load(config)
     url = None if settings.redis.url is None else str(settings.redis.url)
