@@ -15,6 +15,7 @@ import structlog
 from common.domain.audit import EventKind
 from common.domain.errors import GatewayError, InternalError, InvocationTimeout
 from common.domain.ids import McpSessionId, ToolId
+from common.domain.invocation import Invocation
 from common.domain.rules import Affinity
 from common.domain.tool import HttpTransport, Tool
 from common.mcp.inbound import LOG_LEVELS
@@ -35,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 PRUNE_TIME = 5.0
 """Seconds that a backend has to take note of what nobody watches any more."""
+MOST_ROOTED = 1000
+"""MCP sessions whose roots a backend was given that are remembered; of more the earliest are told of no change."""
 LOST = "lost"
 """Why a session ended whose link broke or whose process died."""
 
@@ -77,6 +80,8 @@ class ToolSession:
         # An operator chooses that affinity for a tool that asks.
         asks = tool.affinity is Affinity.MCP_SESSION
         self.turns = Turns(one_at_a_time=asks) if key.profile else None
+        self.rooted: dict[McpSessionId, str] = {}
+        """The MCP sessions whose roots the backend was given, the newest last, and the principal behind each."""
         self._log_level: str | None = None
         self._conversations: dict[str, list[Conversation]] = {}
         self.why = ""
@@ -102,20 +107,39 @@ class ToolSession:
         )
 
     @contextlib.asynccontextmanager
-    async def talking(self, group: str, conversation: Conversation) -> AsyncIterator[None]:
-        """Be at the backend with a call whose client can be asked; ``group`` is that of :class:`Turns`."""
+    async def talking(
+        self, group: str, conversation: Conversation, *, aside: bool = False
+    ) -> AsyncIterator[None]:
+        """Be at the backend with a call whose client can be asked; ``group`` is that of :class:`Turns`.
+
+        ``aside``: with none. While a call of the group is there, what is asked is for that.
+        """
         if self.turns is None:
             yield
             return
         async with self.turns.turn(group) as stay:
-            conversation.stay = stay
-            self._conversations.setdefault(group, []).append(conversation)
+            conversation.stay, conversation.gave_roots = stay, self._note_roots
+            there = self._conversations.setdefault(group, [])
+            there.insert(0 if aside else len(there), conversation)
             try:
                 yield
             finally:
                 self._conversations[group].remove(conversation)
                 if not self._conversations[group]:
                     del self._conversations[group]
+
+    @property
+    def hears_roots(self) -> bool:
+        """Whether the backend was told that it is told of changed roots."""
+        return bool(orjson.loads(self.key.profile or "{}").get("roots", {}).get("listChanged"))
+
+    def _note_roots(self, invocation: Invocation) -> None:
+        client = invocation.mcp_session
+        if client is not None:
+            self.rooted.pop(client, None)
+            self.rooted[client] = invocation.caller.principal
+            while len(self.rooted) > MOST_ROOTED:
+                del self.rooted[next(iter(self.rooted))]
 
     async def set_log_level(self, level: str | None, stay: Stay) -> None:
         """Have a legacy backend send log messages of this severity, if it does not yet: others may want more.
