@@ -68,6 +68,9 @@ class CallClock:
 class Conversation:
     """Of one call, with the client that made it."""
 
+    only: str | None = None
+    """The one method that it is for; None for whatever is asked."""
+
     def __init__(
         self, asking: Asking, held: Held, invocation: Invocation, clock: CallClock, *, seconds: float
     ) -> None:

@@ -37,7 +37,9 @@ ANSWERED_WITHIN = 5.0
 
 
 class RootsTalk(Conversation):
-    """With a client that makes no call: it is asked for its roots alone."""
+    """With a client outside its calls: it is asked for its roots alone."""
+
+    only = ROOTS
 
     def __init__(self, asking: Asking, session: McpSessionId, principal: str) -> None:
         self._asking = asking
@@ -136,7 +138,7 @@ class RootsNews:
             # What it asks now names no call: it is certain only while nobody else is there.
             session.turns.one_at_a_time = True
             talk = RootsTalk(self._asking, client, principal)
-            async with session.talking(client, talk, aside=True):
+            async with session.talking(client, talk):
                 await backend.link.notify(CHANGED, {})
                 await talk.over()
         except GatewayError as error:

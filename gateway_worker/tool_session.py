@@ -107,20 +107,14 @@ class ToolSession:
         )
 
     @contextlib.asynccontextmanager
-    async def talking(
-        self, group: str, conversation: Conversation, *, aside: bool = False
-    ) -> AsyncIterator[None]:
-        """Be at the backend with a call whose client can be asked; ``group`` is that of :class:`Turns`.
-
-        ``aside``: with none. While a call of the group is there, what is asked is for that.
-        """
+    async def talking(self, group: str, conversation: Conversation) -> AsyncIterator[None]:
+        """Be at the backend with a call whose client can be asked; ``group`` is that of :class:`Turns`."""
         if self.turns is None:
             yield
             return
         async with self.turns.turn(group) as stay:
             conversation.stay, conversation.gave_roots = stay, self._note_roots
-            there = self._conversations.setdefault(group, [])
-            there.insert(0 if aside else len(there), conversation)
+            self._conversations.setdefault(group, []).append(conversation)
             try:
                 yield
             finally:
@@ -215,14 +209,19 @@ class ToolSession:
             on_event(method, params)
 
     async def _asked(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """A request of the backend that names no call: it is for the youngest of the only client that it can be for."""
+        """A request of the backend that names no call: it is for the youngest of the only client that it can be for.
+
+        If one of that client's is there for nothing but such requests, it is for that.
+        """
         if self.turns is None:
             return await refuse_request(method, params)
         conversations = self._conversations.get(self.turns.asker())
         if conversations is None:
             # Its turn has come, but it has not come in yet: it cannot have been the cause of the question.
             raise RpcError({"code": INTERNAL_ERROR, "message": "no call is here that this could belong to"})
-        return await conversations[-1].ask(method, params)
+        meant = [found for found in conversations if found.only == method]
+        others = [found for found in conversations if found.only is None]
+        return await (meant or others or conversations)[-1].ask(method, params)
 
     @property
     def opened(self) -> Backend | None:

@@ -204,6 +204,30 @@ async def test_nothing_else_is_asked_then(address: StoreAddress, client: Client,
 
 
 @on_loop
+async def test_a_call_of_the_client_that_is_there_takes_nothing_of_it(
+    address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """It may end before the client has answered. What else is asked meanwhile is the call's."""
+    async with place(address, keys, client) as at, asyncio.timeout(20) as limit:
+        at.link.asks = [ROOTS, "elicitation/create"]
+        at.listen()
+        at.session._note_roots(of_one())
+        call = of_one()
+        conversation = Conversation(at.here.asking, at.here.hold(call), call, CallClock(limit), seconds=10)
+        async with at.session.talking(ONE, conversation):
+            at.changed()
+            name = await at.asked()
+            _, request = await at.here.asked()
+            assert request["method"] == "elicitation/create"
+            assert await at.here.give(call, request["id"], {"result": {"action": "accept"}})
+            await until(lambda: at.link.answers, description="the call's answer")
+        conversation.close()
+        assert await at.answer(name)
+        await until(lambda: len(at.link.answers) == 2, description="the roots")
+        assert at.link.answers == [{"action": "accept"}, NEW]
+
+
+@on_loop
 async def test_changes_while_a_backend_is_told_are_one_more(
     address: StoreAddress, client: Client, keys: Keys
 ) -> None:
