@@ -107,6 +107,7 @@ def test_the_client_is_asked_whatever_either_speaks(
     scenario()
 
 
+@pytest.mark.filterwarnings("ignore:The roots capability is deprecated")
 def test_a_backend_that_was_given_roots_hears_that_they_are_others_now(gateway: RunningGateway) -> None:
     """And asks for them, outside any call; they come by the client's standing stream."""
 
