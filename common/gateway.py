@@ -316,6 +316,11 @@ class Gateway:
         """
         return self.client_answers.give(answerer(session.id, session.principal), name, response)
 
+    def roots_changed(self, session: McpSessionId) -> None:
+        """Tell the workers that a client's roots are others now. Raises :class:`StoreUnavailable`."""
+        with store_errors("passing on that roots have changed"):
+            self._hot.command("PUBLISH", self.keys.roots_channel, session)
+
     def cancel_request(self, session: McpSessionId, request_id: str | int) -> None:
         """Cancel a request of an MCP session, whichever web process waits for it.
 

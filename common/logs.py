@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 from logging.handlers import WatchedFileHandler
 from typing import Any
 
@@ -11,6 +14,23 @@ import structlog
 
 from common.settings import LoggingSettings
 
+TRIED_AGAIN = frozenset(
+    {
+        "answer_not_read",
+        "discovery_interrupted",
+        "fetch_waits",
+        "node_not_renewed",
+        "replies_disconnected",
+        "replies_wait",
+        "strays_wait",
+        "sweep_interrupted",
+    }
+)
+"""Events that come several times a second while Redis is away, from whatever tries again until it is back."""
+TOLD_EVERY = 60.0
+"""Seconds between two lines about one of them."""
+OVER_AFTER = 10.0
+"""Seconds of silence after which one is news again."""
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -30,6 +50,7 @@ def configure(settings: LoggingSettings, *, process: str, file: str | None = Non
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            Rarely(),
             *shared,
             structlog.processors.format_exc_info,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
@@ -59,6 +80,46 @@ def configure(settings: LoggingSettings, *, process: str, file: str | None = Non
     # One line a request from the HTTP client would say what our own lines say better.
     logging.getLogger("httpx").setLevel(max(level, logging.WARNING))
     logging.getLogger("httpcore").setLevel(max(level, logging.WARNING))
+
+
+class Rarely:
+    """A processor that leaves out repetitions of :data:`TRIED_AGAIN`: the first is written, then one a minute.
+
+    That one says in ``left_out`` how many were not. An outage is thus seen when it begins, and fills no disk.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """``now`` is a clock, in seconds."""
+        self._now = now
+        self._told: dict[str, _Told] = {}
+
+    def __call__(
+        self, _logger: Any, _method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        """The event. Raises :class:`structlog.DropEvent` for one that is left out."""
+        name = event.get("event")
+        if name not in TRIED_AGAIN:
+            return event
+        now, told = self._now(), self._told.get(name)
+        if told is None or now - told.last >= OVER_AFTER:
+            self._told[name] = _Told(written=now, last=now)
+            return event
+        told.last = now
+        if now - told.written < TOLD_EVERY:
+            told.left_out += 1
+            raise structlog.DropEvent
+        event["left_out"] = told.left_out
+        told.written, told.left_out = now, 0
+        return event
+
+
+@dataclass(slots=True)
+class _Told:
+    """When an event was written, and when it came last, in seconds of the clock."""
+
+    written: float
+    last: float
+    left_out: int = 0
 
 
 def _named(process: str) -> Any:

@@ -20,8 +20,10 @@ import structlog
 from common.calls.client_answers import answerer
 from common.calls.contract import notification_payload, server_request_payload
 from common.domain.errors import StoreUnavailable
+from common.domain.ids import McpSessionId
 from common.domain.invocation import Invocation
 from common.mcp.jsonrpc import INTERNAL_ERROR
+from common.sessions.stream import told
 from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
@@ -42,12 +44,20 @@ KEPT = 60.0
 """Seconds for which a request is answerable beyond the time that its client has."""
 LARGEST = 1 << 20
 """Bytes of a request's params; a larger one is refused."""
+MOST_CALLS, MOST_BYTES = 200, 64 << 20
+"""Calls of one principal that wait for their clients at a time on a worker, and bytes of what they ask. Each holds a
+slot of the worker, for as long as ``input_timeout`` lets it, though nobody may come back."""
+CANCELLED = "notifications/cancelled"
+DEFAULT_SESSION_IDLE = 1800.0
 _TAKEN = script("client_answer_taken").source
 
 
 @dataclass(slots=True, kw_only=True)
 class _Waiting:
-    held: Held
+    """``held`` is None where no call is, and the request stands on the client's standing stream."""
+
+    held: Held | None
+    principal: str
     asked: str
     payload: bytes
     life: int
@@ -60,7 +70,17 @@ class _Waiting:
 class Asking:
     """One a worker. Belongs to its event loop."""
 
-    def __init__(self, node: Node, redis: PipelinedConnection, keys: Keys, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        node: Node,
+        redis: PipelinedConnection,
+        keys: Keys,
+        outbox: Outbox,
+        *,
+        session_idle: float = DEFAULT_SESSION_IDLE,
+    ) -> None:
+        """``session_idle`` is how long an MCP session that says nothing is kept, in seconds."""
+        self._session_idle_ms = int(session_idle * 1000)
         self._node = node
         self._redis = redis
         self._keys = keys
@@ -76,14 +96,16 @@ class Asking:
         """Ask the call's client; its response, with ``result`` or ``error``. Waits as long as it is let.
 
         ``seconds`` is how long the answer can be given. A request that is not answered is taken back at the client.
-        Raises :class:`RpcError` for one that is too large.
+        Raises :class:`RpcError` for one that is too large, and beyond the bounds of the principal.
         """
         name = secrets.token_urlsafe(16)
         payload = server_request_payload(name, method, params)
         if len(payload) > LARGEST:
             raise RpcError({"code": INTERNAL_ERROR, "message": f"the request has more than {LARGEST} bytes"})
+        self._check_room(held, invocation.caller.principal, len(payload))
         waiting = _Waiting(
             held=held,
+            principal=invocation.caller.principal,
             asked=answerer(invocation.mcp_session, invocation.caller.principal),
             payload=payload,
             life=int((seconds + KEPT) * 1000),
@@ -99,6 +121,53 @@ class Asking:
             self._outbox.put(("UNLINK", self._keys.server_request(name)))
             if not waiting.answer.done() or waiting.answer.cancelled():
                 self._take_back(held, name)
+
+    async def ask_session(
+        self,
+        session: McpSessionId,
+        principal: str,
+        method: str,
+        params: Mapping[str, Any],
+        *,
+        seconds: float,
+    ) -> Mapping[str, Any]:
+        """Ask an MCP session that makes no call, on its standing stream; otherwise as :meth:`ask`."""
+        name = secrets.token_urlsafe(16)
+        message = {"jsonrpc": "2.0", "id": name, "method": method, "params": dict(params)}
+        payload = orjson.dumps(message)
+        if len(payload) > LARGEST:
+            raise RpcError({"code": INTERNAL_ERROR, "message": f"the request has more than {LARGEST} bytes"})
+        waiting = _Waiting(
+            held=None,
+            principal=principal,
+            asked=answerer(session, principal),
+            payload=payload,
+            life=int((seconds + KEPT) * 1000),
+            answer=asyncio.get_running_loop().create_future(),
+            again_at=float("inf"),
+        )
+        self._waiting[name] = waiting
+        try:
+            self._record(name, waiting)
+            self._outbox.put(*told(self._keys, session, message, idle_ms=self._session_idle_ms))
+            return await waiting.answer
+        finally:
+            del self._waiting[name]
+            self._outbox.put(("UNLINK", self._keys.server_request(name)))
+            if not waiting.answer.done() or waiting.answer.cancelled():
+                cancelled = {"jsonrpc": "2.0", "method": CANCELLED, "params": _unneeded(name)}
+                self._outbox.put(*told(self._keys, session, cancelled, idle_ms=self._session_idle_ms))
+
+    def _check_room(self, held: Held, principal: str, size: int) -> None:
+        """Raises :class:`RpcError`, for the backend, if too much waits for this principal's clients."""
+        found = [waiting for waiting in self._waiting.values() if waiting.principal == principal]
+        calls = {waiting.held.head.id for waiting in found if waiting.held is not None}
+        if len(calls) >= MOST_CALLS and held.head.id not in calls:
+            words = f"{MOST_CALLS} calls of this client wait for its answers"
+            raise RpcError({"code": INTERNAL_ERROR, "message": words})
+        if sum(len(waiting.payload) for waiting in found) + size > MOST_BYTES:
+            words = f"more than {MOST_BYTES} bytes of requests wait for this client's answers"
+            raise RpcError({"code": INTERNAL_ERROR, "message": words})
 
     def forget(self, held: Held) -> None:
         """The call has ended."""
@@ -179,15 +248,23 @@ class Asking:
 
     def _tell(self, name: str, waiting: _Waiting) -> None:
         """The records first, or an answer might come before it can be given."""
-        record = f"{waiting.asked}\n{self._keys.answer_channel(self._node.id)}"
-        head = waiting.held.head
-        for known in (name, head.id):
-            self._outbox.put(("SET", self._keys.server_request(known), record, "PX", waiting.life))
+        if waiting.held is None:
+            return  # what stands on a stream is kept there
+        self._record(name, waiting)
+        self._record(waiting.held.head.id, waiting)
         self._outbox.put(frame_command(self._keys, waiting.held, waiting.payload, again=waiting.told))
         waiting.told = True
 
+    def _record(self, name: str, waiting: _Waiting) -> None:
+        """Who may answer to that id, and which worker waits for it."""
+        record = f"{waiting.asked}\n{self._keys.answer_channel(self._node.id)}"
+        self._outbox.put(("SET", self._keys.server_request(name), record, "PX", waiting.life))
+
     def _take_back(self, held: Held, name: str) -> None:
         """The client need not answer any more (2025-11-25, "Cancellation")."""
-        params = {"requestId": name, "reason": "the tool no longer waits for the answer"}
-        payload = notification_payload("notifications/cancelled", params)
+        payload = notification_payload(CANCELLED, _unneeded(name))
         self._outbox.put_notification(frame_command(self._keys, held, payload))
+
+
+def _unneeded(name: str) -> dict[str, Any]:
+    return {"requestId": name, "reason": "the tool no longer waits for the answer"}

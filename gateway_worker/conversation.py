@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,6 +68,9 @@ class CallClock:
 class Conversation:
     """Of one call, with the client that made it."""
 
+    only: str | None = None
+    """The one method that it is for; None for whatever is asked."""
+
     def __init__(
         self, asking: Asking, held: Held, invocation: Invocation, clock: CallClock, *, seconds: float
     ) -> None:
@@ -80,6 +83,8 @@ class Conversation:
         self._declared = declared_by(invocation)
         self.stay = Stay()
         """The call's at the backend."""
+        self.gave_roots: Callable[[Invocation], None] = lambda _: None
+        """Called when the backend was given the client's roots."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def close(self) -> None:
@@ -106,6 +111,8 @@ class Conversation:
             raise RpcError(error)
         if not isinstance(result, dict):
             raise _error(INTERNAL_ERROR, "the client answered with neither a result nor an error")
+        if method == "roots/list":
+            self.gave_roots(self._invocation)
         return result
 
     async def _response(self, method: str, params: dict[str, Any]) -> Mapping[str, Any]:

@@ -18,7 +18,14 @@ import structlog
 
 from common.domain.errors import GatewayError, StoreUnavailable, TransportFailure
 from common.domain.ids import NodeId, ToolId
-from common.domain.tool import LISTS, Capabilities, Quarantined, capabilities_from_wire
+from common.domain.tool import (
+    LISTS,
+    Capabilities,
+    Quarantined,
+    StdioTransport,
+    Tool,
+    capabilities_from_wire,
+)
 from common.mcp.client_capabilities import EVERY
 from common.mcp.jsonrpc import METHOD_NOT_FOUND
 from common.mcp.listings import LISTINGS
@@ -162,7 +169,7 @@ class Discovery:
         except RpcError as error:
             found = self._failure(entry, begun, f"the tool refused: {error}")
         except GatewayError as error:
-            found = self._failure(entry, begun, operator_words(error))
+            found = self._failure(entry, begun, operator_words(error, entry.tool))
         except Exception:
             log.exception("discovery_broke", tool=entry.id)
             found = self._failure(entry, begun, "the worker failed; its log names the tool")
@@ -279,10 +286,13 @@ def to_be_probed(entry: Entry, backend: Backend) -> bool:
     return not same or known is None or known.error is not None
 
 
-def operator_words(error: GatewayError) -> str:
-    """The error with what only operators are shown."""
+def operator_words(error: GatewayError, tool: Tool) -> str:
+    """The error with what only operators are shown: a child's last words, or what the network said."""
     detail = error.detail if isinstance(error, LinkLost) else ""
-    return f"{error.message}; its standard error ends: {detail}" if detail else error.message
+    if not detail:
+        return error.message
+    said = "its standard error ends: " if isinstance(tool.transport, StdioTransport) else ""
+    return f"{error.message}; {said}{detail}"
 
 
 async def all_lists(

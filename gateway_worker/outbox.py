@@ -57,6 +57,13 @@ class _Notification(tuple[str | bytes | int, ...]):
     __slots__ = ()
 
 
+class InPlace(tuple[str | bytes | int, ...]):  # noqa: SLOT001 - a tuple of any length has no slots
+    """A command that keeps its place among those about its key, also if it looks like an acknowledgement."""
+
+    taken: asyncio.Future[None] | None = None
+    """Done when Redis has taken it, if somebody waits for that."""
+
+
 class _Finish(tuple[str | bytes | int, ...]):  # noqa: SLOT001 - a tuple of any length has no slots
     """One ``finish.lua`` for several calls of one incarnation of the node."""
 
@@ -99,6 +106,16 @@ class Outbox:
         if self._open and not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._write)
+
+    async def written(self, command: Command) -> None:
+        """Queue a command, in its place, and wait until Redis has taken it. Whoever gives up takes nothing back.
+
+        Raises :class:`StoreUnavailable` if Redis never will.
+        """
+        waited_for = InPlace(command)
+        waited_for.taken = asyncio.get_running_loop().create_future()
+        self.put(waited_for)
+        await waited_for.taken
 
     def put_notification(self, command: Command) -> None:
         """Queue a notification frame; beyond the bounds it is dropped and counted: a result never is."""
@@ -211,7 +228,7 @@ class Outbox:
         while self._commands and taken < MAX_BATCH and size < MAX_BATCH_BYTES:
             command = self._commands.popleft()
             taken += 1
-            if command[0] == "HDEL":
+            if _acknowledges(command):
                 acknowledged.setdefault(command[1], []).extend(command[2:])
                 continue
             if isinstance(command, End | BareEnd):
@@ -281,11 +298,15 @@ class Outbox:
             if not isinstance(answer, CommandRefused):
                 if isinstance(command, _Finish):
                     self._tell(command, answer)
+                elif isinstance(command, InPlace):
+                    _settle(command, None)
                 continue
             if str(answer).startswith(TRANSIENT):
                 again.append(command)
             else:
                 log.error("reply_refused", command=str(command[0]), error=str(answer))
+                if isinstance(command, InPlace):
+                    _settle(command, StoreUnavailable("Redis refused what was to be recorded"))
         return again
 
     def _broken(self) -> None:
@@ -305,7 +326,21 @@ class Outbox:
 
 def _is_end(command: Command) -> bool:
     """Whether it ends calls, or acknowledges messages."""
-    return isinstance(command, _Finish) or command[0] == "HDEL"
+    return isinstance(command, _Finish) or _acknowledges(command)
+
+
+def _acknowledges(command: Command) -> bool:
+    return command[0] == "HDEL" and not isinstance(command, InPlace)
+
+
+def _settle(command: InPlace, error: StoreUnavailable | None) -> None:
+    """Tell whoever waits for it, if somebody still does."""
+    if command.taken is None or command.taken.done():
+        return
+    if error is None:
+        command.taken.set_result(None)
+    else:
+        command.taken.set_exception(error)
 
 
 def _size(command: Command) -> int:

@@ -15,6 +15,7 @@ import structlog
 from common.domain.audit import EventKind
 from common.domain.errors import GatewayError, InternalError, InvocationTimeout
 from common.domain.ids import McpSessionId, ToolId
+from common.domain.invocation import Invocation
 from common.domain.rules import Affinity
 from common.domain.tool import HttpTransport, Tool
 from common.mcp.inbound import LOG_LEVELS
@@ -35,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 PRUNE_TIME = 5.0
 """Seconds that a backend has to take note of what nobody watches any more."""
+MOST_ROOTED = 1000
+"""MCP sessions whose roots a backend was given that are remembered; of more the earliest are told of no change."""
 LOST = "lost"
 """Why a session ended whose link broke or whose process died."""
 
@@ -78,6 +81,8 @@ class ToolSession:
         # An operator chooses that affinity for a tool that asks.
         asks = tool.affinity is Affinity.MCP_SESSION
         self.turns = Turns(one_at_a_time=asks) if key.profile else None
+        self.rooted: dict[McpSessionId, str] = {}
+        """The MCP sessions whose roots the backend was given, the newest last, and the principal behind each."""
         self._log_level: str | None = None
         self._conversations: dict[str, list[Conversation]] = {}
         self.why = ""
@@ -109,7 +114,7 @@ class ToolSession:
             yield
             return
         async with self.turns.turn(group) as stay:
-            conversation.stay = stay
+            conversation.stay, conversation.gave_roots = stay, self._note_roots
             self._conversations.setdefault(group, []).append(conversation)
             try:
                 yield
@@ -117,6 +122,19 @@ class ToolSession:
                 self._conversations[group].remove(conversation)
                 if not self._conversations[group]:
                     del self._conversations[group]
+
+    @property
+    def hears_roots(self) -> bool:
+        """Whether the backend was told that it is told of changed roots."""
+        return bool(orjson.loads(self.key.profile or "{}").get("roots", {}).get("listChanged"))
+
+    def _note_roots(self, invocation: Invocation) -> None:
+        client = invocation.mcp_session
+        if client is not None:
+            self.rooted.pop(client, None)
+            self.rooted[client] = invocation.caller.principal
+            while len(self.rooted) > MOST_ROOTED:
+                del self.rooted[next(iter(self.rooted))]
 
     async def set_log_level(self, level: str | None, stay: Stay) -> None:
         """Have a legacy backend send log messages of this severity, if it does not yet: others may want more.
@@ -141,7 +159,7 @@ class ToolSession:
         async with self._watching:
             if self.watches.has(watcher, uri):
                 # Once more: the record of what was taken up may have been taken back since by the one before.
-                self.watches.add(watcher, principal, uri)
+                await self.watches.added(watcher, principal, uri)
                 self._check_kept()
                 return
             if self._ears is None or self.watches.full(principal):
@@ -151,9 +169,9 @@ class ToolSession:
             self.watches.add(watcher, principal, uri)
             try:
                 await self._ears.also(uri, stay)
-                if not self.watches.has(watcher, uri):
-                    # Dropped meanwhile, for an earlier request for it that was refused late; this one was not.
-                    self.watches.add(watcher, principal, uri)
+                # Once more: it may have been dropped meanwhile, for an earlier request that was refused late; and
+                # who takes the session's place from here on must find it on record.
+                await self.watches.added(watcher, principal, uri)
                 self._check_kept()
             except BaseException:
                 self.watches.remove(watcher, uri)
@@ -168,7 +186,7 @@ class ToolSession:
             self._check_kept()
 
     def _check_kept(self) -> None:
-        """Its next incarnation may have read what is watched before this was written.
+        """Its next incarnation may have read what is watched before this was written, which has happened by now.
 
         Raises :class:`LinkLost` then. That it was not sent holds: the backend that counts has heard nothing of it.
         """
@@ -192,14 +210,19 @@ class ToolSession:
             on_event(method, params)
 
     async def _asked(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """A request of the backend that names no call: it is for the youngest of the only client that it can be for."""
+        """A request of the backend that names no call: it is for the youngest of the only client that it can be for.
+
+        If one of that client's is there for nothing but such requests, it is for that.
+        """
         if self.turns is None:
             return await refuse_request(method, params)
         conversations = self._conversations.get(self.turns.asker())
         if conversations is None:
             # Its turn has come, but it has not come in yet: it cannot have been the cause of the question.
             raise RpcError({"code": INTERNAL_ERROR, "message": "no call is here that this could belong to"})
-        return await conversations[-1].ask(method, params)
+        meant = [found for found in conversations if found.only == method]
+        others = [found for found in conversations if found.only is None]
+        return await (meant or others or conversations)[-1].ask(method, params)
 
     @property
     def opened(self) -> Backend | None:

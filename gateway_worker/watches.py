@@ -6,6 +6,7 @@ It stands in Redis as well, for the session's next incarnation to take up. Whoev
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +19,7 @@ from common.sessions.stream import told
 from common.store.client import store_errors
 from common.store.keys import WATCHES_TTL, Keys
 from common.store.pipelined import PipelinedConnection
-from gateway_worker.outbox import Outbox
+from gateway_worker.outbox import Command, InPlace, Outbox
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +28,8 @@ MOST_WATCHES = 1000
 """Of one principal at one tool session, over all its MCP sessions: who uses up its own leaves the others theirs."""
 MOST_OF_ALL = 5000
 """Of one tool session."""
+RECORDED_WITHIN = 5.0
+"""Seconds that Redis has to take the record of a watch."""
 _WITH_PARTS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/*[^/]")
 """A URI that can have sub-resources: a scheme, and something that it names."""
 
@@ -96,10 +99,25 @@ class Watches:
 
     def add(self, watcher: McpSessionId, principal: str, uri: str) -> None:
         """A session of this principal watches a resource."""
+        self._store.outbox.put(*self._record(watcher, principal, uri))
+
+    async def added(self, watcher: McpSessionId, principal: str, uri: str) -> None:
+        """As :meth:`add`, and it is on record when this returns, for every incarnation of the session to come.
+
+        Fails closed: raises :class:`StoreUnavailable` if it is not within :data:`RECORDED_WITHIN`.
+        """
+        record, lifetime = self._record(watcher, principal, uri)
+        try:
+            async with asyncio.timeout(RECORDED_WITHIN):
+                await self._store.outbox.written(record)
+        except TimeoutError:
+            raise StoreUnavailable("the watch could not be recorded: Redis does not answer") from None
+        self._store.outbox.put(lifetime)
+
+    def _record(self, watcher: McpSessionId, principal: str, uri: str) -> tuple[Command, Command]:
+        """The commands that put it on record; from the first one's writing on it is known here, too."""
         self._by_uri.setdefault(uri, {})[watcher] = principal
-        self._store.outbox.put(
-            ("HSET", self._key, f"{watcher} {uri}", principal), ("EXPIRE", self._key, WATCHES_TTL)
-        )
+        return ("HSET", self._key, f"{watcher} {uri}", principal), ("EXPIRE", self._key, WATCHES_TTL)
 
     def remove(self, watcher: McpSessionId, uri: str) -> None:
         """It does so no longer."""
@@ -107,7 +125,8 @@ class Watches:
         watchers.pop(watcher, None)
         if not watchers:
             self._by_uri.pop(uri, None)
-        self._store.outbox.put(("HDEL", self._key, f"{watcher} {uri}"))
+        # In its place: whoever ends a watch and begins it again must find it on record.
+        self._store.outbox.put(InPlace(("HDEL", self._key, f"{watcher} {uri}")))
 
     def drop(self, uri: str) -> None:
         """Nobody watches the resource any more: the backend does not tell of it."""

@@ -40,6 +40,7 @@ from gateway_worker.node import Node
 from gateway_worker.nodes import Nodes
 from gateway_worker.outbox import Outbox
 from gateway_worker.removed import RemovedQueues
+from gateway_worker.roots import RootsNews
 from gateway_worker.sessions import Keeping, Sessions
 from gateway_worker.sweep import GOODBYE, PROCESS_GONE, Sweeper, fence_script
 from gateway_worker.telemetry import TaskSignals
@@ -90,10 +91,13 @@ class Worker:
         self._dead_letters = DeadLetterBox(keys, self.outbox, result_ttl=settings.runtime.result_ttl)
         self._nodes = Nodes(self.node, self._redis, keys, self._clock, self)
         self.claims = Claims(self.node, self._redis, keys)
-        self.asking = Asking(self.node, self._redis, keys, self.outbox)
+        self.asking = Asking(
+            self.node, self._redis, keys, self.outbox, session_idle=settings.web.session_idle_timeout
+        )
         self.look_at_registry = asyncio.Event()
         self.discovery = self._discovery()
         self.sessions = self._make_sessions()
+        self._roots = RootsNews(self.sessions.all, self.asking, self._redis, keys)
         self.prober = self._make_prober()
         self.calls = self._make_calls(hostname, host, signals)
         self.fetcher = Fetcher(
@@ -287,6 +291,7 @@ class Worker:
                     keys.registry_channel: lambda _: self.look_at_registry.set(),
                     keys.cancel_channel: self.calls.cancel,
                     keys.answer_channel(node): self.asking.hear,
+                    keys.roots_channel: self._roots.hear,
                 },
                 on_subscribed=self._look_at_everything,
             )

@@ -22,6 +22,7 @@ from common.calls.replies import (
     frame_from,
 )
 from common.calls.request_state import RequestStates
+from common.calls.unread import SharedBound
 from common.domain.errors import InvocationCancelled, InvocationTimeout, StoreUnavailable
 from common.domain.invocation import ExecutionResult, Invocation, failed
 from common.domain.session import McpSession
@@ -250,6 +251,10 @@ class Call:
     def abandon(self, error: InvocationCancelled) -> None:
         """Give this side its end; the worker is not told."""
         self._waiter.put(failed(error))
+
+    def share(self, bound: SharedBound) -> None:
+        """What lies unread of this call counts against this bound as well, until it is closed."""
+        self._waiter.share(bound)
 
     def leave(self) -> None:
         """The caller hung up and has not taken the call back: until its deadline its session may still do that."""

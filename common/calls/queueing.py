@@ -40,6 +40,8 @@ TELL_EVERY = 10.0
 """Seconds between two lines in the log about the same full queue."""
 MOST_DOUBTFUL = 10_000
 """So many calls are taken back at a time that may be queued in vain; of more the earliest run."""
+TOLD_AT_ONCE = 1000
+"""So many of them the workers are told of in one step."""
 
 
 class SessionRecords(Protocol):
@@ -115,16 +117,19 @@ class Queueing:
     def take_back(self) -> None:
         """Tell the workers of calls that may be queued in vain; to be called again and again, until their deadlines.
 
-        A worker that takes one up after it has heard that does not begin it. Raises :class:`StoreUnavailable`.
+        Each time of the next :data:`TOLD_AT_ONCE`, in one step: replies wait meanwhile. A worker that takes one up
+        after it has heard that does not begin it. Raises :class:`StoreUnavailable`.
         """
-        for _ in range(len(self._doubtful)):
-            invocation, deadline = self._doubtful[0]
-            with store_errors("taking a call back"):
-                self._connection.command("PUBLISH", self._keys.cancel_channel, invocation)
+        step = [self._doubtful.popleft() for _ in range(min(len(self._doubtful), TOLD_AT_ONCE))]
+        if not step:
+            return
+        try:
+            with store_errors("taking calls back"):
+                channel, names = self._keys.cancel_channel, [invocation for invocation, _ in step]
+                self._connection.run("publish_all", [channel], names)
+        finally:
             # Nobody may have heard it: a worker that is not there yet, or not yet again.
-            self._doubtful.popleft()
-            if self._clock.left(deadline) > 0:
-                self._doubtful.append((invocation, deadline))
+            self._doubtful.extend(found for found in step if self._clock.left(found[1]) > 0)
 
     def _message(self, invocation: Invocation, entry: Entry) -> bytes:
         head = head_of(

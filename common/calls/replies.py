@@ -22,6 +22,7 @@ import orjson
 import structlog
 
 from common.calls.contract import wire_of_record
+from common.calls.unread import SharedBound
 from common.domain.errors import StoreUnavailable
 from common.domain.ids import InvocationId
 from common.domain.invocation import ExecutionResult, result_from_wire
@@ -59,12 +60,13 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class ServerRequest:
-    """A request of the backend that the call's client is to answer; ``id`` is ours, ``place`` as above."""
+    """A request of the backend that the call's client is to answer; ``id`` is ours, ``place`` and ``size`` as above."""
 
     id: str
     method: str
     params: Mapping[str, Any]
     place: int | None = None
+    size: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,8 @@ Frame = Notification | ServerRequest | Moved | ExecutionResult
 class Waiter:
     """The place where one call's frames arrive. Exactly one result is delivered; later ones are dropped.
 
-    Notifications are put by one thread, and one reads: each has a count of its own, which no other writes.
+    Notifications are put by one thread, and one reads: each has a count of its own, which no other writes. What was
+    read last counts as unread until the next is read: it may still be on its way to the client.
     """
 
     id: InvocationId
@@ -89,40 +92,71 @@ class Waiter:
     done: bool = False
     dropped: int = 0
     """Notifications that did not come because too much lay unread. None of them came behind the result."""
+    shared: SharedBound | None = None
+    """What its call's client may leave unread of all its calls."""
     _asked: set[str] = field(default_factory=set)
     _bytes_put: int = 0
     _bytes_read: int = 0
+    _others_put: int = 0
+    """Bytes of requests and of the result, which count for ``shared`` alone."""
+    _others_read: int = 0
+    _in_hand: int = 0
+    _result_size: int = 0
 
-    def put(self, frame: Frame) -> None:
-        """Deliver a frame. A request that is sent again is not delivered again, so repetitions do not pile up."""
+    @property
+    def unread_bytes(self) -> int:
+        """Of all frames, with the one that was read last."""
+        unread = self._bytes_put - self._bytes_read + self._others_put - self._others_read
+        return unread + self._in_hand
+
+    def share(self, bound: SharedBound) -> None:
+        """From now on what lies here counts against this bound as well; until :meth:`ReplyHub.forget`."""
+        self.shared = bound
+        bound.add(self)
+
+    def put(self, frame: Frame, size: int = 0) -> None:
+        """Deliver a frame. A request that is sent again is not delivered again, so repetitions do not pile up.
+
+        ``size`` is that of a result, in bytes.
+        """
         if self.done:
             return
         if isinstance(frame, ExecutionResult):
             self.done = True
+            self._result_size = size
+            if size:
+                self._others_put += size
         elif not self._takes(frame):
             return
         self.frames.put(frame)
 
     def get(self, timeout: float) -> Frame | None:
         """The next frame, or None after ``timeout`` seconds."""
+        self._in_hand = 0
         try:
             frame = self.frames.get(timeout=max(0.0, timeout))
         except Empty:
             return None
         if isinstance(frame, Notification):
+            self._in_hand = frame.size
             self._bytes_read += frame.size
+        elif not isinstance(frame, Moved):
+            self._in_hand = self._result_size if isinstance(frame, ExecutionResult) else frame.size
+            self._others_read += self._in_hand
         return frame
 
     def _takes(self, frame: Notification | ServerRequest | Moved) -> bool:
         """Count a frame in, if it is to be delivered."""
         if isinstance(frame, ServerRequest):
-            if frame.id in self._asked:
+            if frame.id in self._asked or (self.shared is not None and self.shared.full):
                 return False
             self._asked.add(frame.id)
+            self._others_put += frame.size
         elif isinstance(frame, Notification):
             # Its own size does not count: a large one has room where nothing else waits.
             unread = self._bytes_put - self._bytes_read
-            if self.frames.qsize() >= MOST_UNREAD or unread >= MOST_UNREAD_BYTES:
+            full = self.frames.qsize() >= MOST_UNREAD or unread >= MOST_UNREAD_BYTES
+            if full or (self.shared is not None and self.shared.full):
                 self.dropped += 1
                 return False
             self._bytes_put += frame.size
@@ -197,6 +231,8 @@ class ReplyHub:
 
     def forget(self, waiter: Waiter) -> None:
         """Deregister a waiter: later frames for it are dropped. Other waiters of its call stay."""
+        if waiter.shared is not None:
+            waiter.shared.remove(waiter)
         more = self._more.get(waiter.id, [])
         if self._waiters.get(waiter.id) is waiter:
             if more:
@@ -282,9 +318,9 @@ class ReplyHub:
             waiter = self._waiters.get(InvocationId(name.decode()))
             if waiter is not None:
                 found = frame_from(frame)
-                waiter.put(found)
+                waiter.put(found, len(frame))
                 for other in self._more.get(waiter.id, ()):
-                    other.put(found)
+                    other.put(found, len(frame))
 
     def _heal(self, waiters: list[Waiter]) -> None:
         """Read the result keys of ``waiters`` and deliver what is there."""
@@ -310,7 +346,7 @@ def frame_from(data: bytes, place: int | None = None) -> Frame:
     if "result" in frame:
         return result_from_wire(frame["result"])
     if "request" in frame:
-        return ServerRequest(**frame["request"], place=place)
+        return ServerRequest(**frame["request"], place=place, size=len(data))
     if "moved" in frame:
         return Moved(frame["moved"])
     return Notification(frame["notification"], place, len(data))

@@ -28,12 +28,17 @@ EVERY: Final[Mapping[str, Any]] = {name: {part: {} for part in parts} for name, 
 
 
 def interactive(declared: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a client's capabilities lets servers ask it: known parts alone, so that there are few such profiles."""
+    """What of a client's capabilities lets servers ask it: known parts alone, so that there are few such profiles.
+
+    With them goes whether it tells when its roots change, since a backend that is not told so need not listen for it.
+    """
     found: dict[str, Any] = {}
     for name, parts in _FLAGS.items():
         has = declared.get(name)
         if isinstance(has, dict):
             found[name] = {part: {} for part in parts if isinstance(has.get(part), dict)}
+            if name == "roots" and has.get("listChanged") is True:
+                found[name] = {"listChanged": True}
     return found
 
 

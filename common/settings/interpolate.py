@@ -28,7 +28,11 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interpolated:
-    """The tree with every good reference replaced, and what was wrong with the others."""
+    """The tree with every good reference replaced, and what was wrong with the others.
+
+    In the place of a variable that is not set stands a word, so that what is around it can still be examined: nothing
+    would be an empty text, or one that ends with a space. A tree with faults is never used.
+    """
 
     tree: Any
     faults: tuple[Fault, ...]
@@ -82,7 +86,7 @@ class _Walk:
             self.fault(
                 path, f"the environment variable {name} is not set: set it, or write ${{{name}:-default}}"
             )
-            return ""
+            return f"unset-{name}"
         return value
 
     def fault(self, path: KeyPath, message: str) -> None:

@@ -25,6 +25,9 @@ _CROSS_CHECKED = ("web", "host")
 _CROSS_READ = (_CROSS_CHECKED, ("identity", "resolver"))
 """The setting that the one rule across sections is about, and all that it reads."""
 
+_CLIENTS_KEYS = frozenset({"mcpServers", "mcp_servers", "mcpservers", "servers", "mcp"})
+"""What MCP clients call, in their files, what is ``tools`` here."""
+
 _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("identity", "api_keys"): ApiKey,
     ("tenants", "listed"): TenantSettings,
@@ -133,7 +136,8 @@ class _Assembly:
         if tools is None:
             return {}
         if not isinstance(tools, dict):
-            self.report(("tools",), "tools must be a mapping of names to tools")
+            if ("tools",) not in self.unset:
+                self.report(("tools",), "tools must be a mapping of names to tools")
             return {}
         return tools
 
@@ -159,9 +163,9 @@ class _Assembly:
         except ValidationError as error:
             faults = error.errors()
             for found in faults:
-                if found["loc"] not in self.unset:
-                    self.report(found["loc"] or _CROSS_CHECKED, _sentence(found))
-            self._cross_check(sections, {found["loc"][:2] for found in faults})
+                if found["loc"] and found["loc"] not in self.unset:
+                    self.report(found["loc"], _sentence(found))
+            self._cross_check(sections, {found["loc"][:2] for found in faults if found["loc"]})
             return None
 
     def _cross_check(self, sections: dict[str, Any], faulty: set[KeyPath]) -> None:
@@ -169,7 +173,7 @@ class _Assembly:
         given: dict[str, Any] = {}
         for section, key in _CROSS_READ:
             values = sections.get(section, {})
-            if not isinstance(values, dict) or (section, key) in faulty:
+            if not isinstance(values, dict) or (section, key) in faulty | self.unset:
                 return
             given[section] = {key: values[key]} if key in values else {}
         try:
@@ -212,5 +216,10 @@ def _homes(key: str) -> tuple[str, ...]:
 
 
 def _home_of(key: str) -> str:
+    if key in _CLIENTS_KEYS:
+        return (
+            "; servers stand under 'tools' here, in the same shape: rename the key, or have a client's file "
+            "translated by `canalgate import FILE --into canalgate.yaml`"
+        )
     homes = _homes(key)
     return f"; did you mean '{homes[0]}'?" if homes else nearest(key, [*SECTIONS, "tools"])

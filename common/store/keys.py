@@ -285,5 +285,9 @@ class Keys:
         return f"{self.prefix}:cancel"
 
     @property
+    def roots_channel(self) -> str:
+        return f"{self.prefix}:roots"
+
+    @property
     def cancel_request_channel(self) -> str:
         return f"{self.prefix}:cancel-request"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import orjson
 import typer
 
-from common.domain.errors import ConfigurationError
-from gateway_web.cli.client import GatewayClient
-from gateway_web.cli.output import Exit, out, say_json
-from gateway_web.cli.where import tool_endpoint
+from common.domain.errors import ConfigurationError, GatewayError, ToolNotFound
+from common.mcp.naming import SEPARATOR
+from gateway_web.cli.client import GatewayClient, RefusedByGateway
+from gateway_web.cli.output import Exit, err, for_terminal, out, say_json
+from gateway_web.cli.where import endpoint, tool_endpoint
+
+MOST_NAMES = 20
+"""So many names are told to whoever gave none of them."""
 
 UrlOption = Annotated[
     str | None, typer.Option("--url", envvar="CANALGATE_URL", help="The gateway's address.")
@@ -36,9 +41,20 @@ def call(
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,  # noqa: FBT002
 ) -> None:
     """Call one MCP tool of a backend through the gateway."""
-    client = GatewayClient(tool_endpoint(url, tool), request_headers(token, header), timeout=timeout)
-    params = {"name": name, "arguments": _arguments(client, name, arguments or [])}
-    result = client.request("tools/call", params, name=name)
+    headers = request_headers(token, header)
+    client = GatewayClient(tool_endpoint(url, tool), headers, timeout=timeout)
+    try:
+        params = {"name": name, "arguments": _arguments(client, name, arguments or [])}
+        result = client.request("tools/call", params, name=name)
+    except RefusedByGateway as error:
+        if error.data.get("code") == ToolNotFound.code:
+            everywhere = GatewayClient(endpoint(url), headers, timeout=timeout)
+            say_hint("tool", tool, _names(everywhere, of_tools=True))
+        else:
+            say_hint("MCP tool", name.removeprefix(f"{tool}{SEPARATOR}"), _names(client), given=name)
+        raise
+    if result.get("isError") is True:
+        say_hint("MCP tool", name.removeprefix(f"{tool}{SEPARATOR}"), _names(client), given=name)
     if as_json:
         say_json(result)
     else:
@@ -79,6 +95,31 @@ def _arguments(client: GatewayClient, name: str, given: list[str]) -> dict[str, 
             kind = (properties.get(key) or {}).get("type", "string")
             arguments[key] = value if kind == "string" else _json(key, value)
     return arguments
+
+
+def say_hint(what: str, wanted: str, known: list[str], *, given: str | None = None) -> None:
+    """Say on standard error that a name is none of those known, and which may be meant; nothing if it is one."""
+    given = wanted if given is None else given
+    if not known or given in known:
+        return
+    near = get_close_matches(wanted, known, n=1)
+    shown = sorted(known)[:MOST_NAMES]
+    more = "" if len(known) == len(shown) else f", and {len(known) - len(shown)} more"
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(shown)}{more}"
+    err.print(for_terminal(f"no {what} {given!r} is offered; {hint}"))
+
+
+def _names(client: GatewayClient, *, of_tools: bool = False) -> list[str]:
+    """What is listed at an endpoint; ``of_tools``: the tools that the names there begin with.
+
+    Degrades: empty without an answer.
+    """
+    try:
+        listed = client.request("tools/list", {})["tools"]
+    except GatewayError:
+        return []
+    names = [str(offer.get("name")) for offer in listed]
+    return list(dict.fromkeys(name.partition(SEPARATOR)[0] for name in names)) if of_tools else names
 
 
 def _json(key: str, value: str) -> Any:

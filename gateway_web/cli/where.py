@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.domain.errors import ConfigurationError
+from common.domain.errors import StoreUnavailable
 from common.settings import Settings, load
 from common.store.client import Client, StoreAddress, connect
 from common.store.keys import Keys
@@ -54,13 +54,17 @@ class Store:
 
 
 def store(config: Path | None) -> Store:
-    """Redis as the settings say, else as the gateway that runs from this state directory says."""
+    """Redis as the settings say, else as the gateway that runs from this state directory says.
+
+    Raises :class:`~common.domain.errors.ConfigurationError` for settings that are not valid, and
+    :class:`StoreUnavailable` if neither says any.
+    """
     settings = load(config)
     url = None if settings.redis.url is None else str(settings.redis.url)
     if url is None:
         running = running_instance(state_dir_path(os.environ))
         if running is None:
-            raise ConfigurationError(
+            raise StoreUnavailable(
                 "no gateway runs from this state directory and redis.url is not set: start one with "
                 "`canalgate up`, or name its Redis in CANALGATE_REDIS__URL",
                 field="redis.url",

@@ -44,7 +44,7 @@ from gateway_web.ingress.outbox import Outbox
 from gateway_web.ingress.requests import McpRequest
 from gateway_web.ingress.sessions import open_session, take_aside
 from gateway_web.ingress.standing import SessionStream, subscribe
-from gateway_web.ingress.under_way import UnderWay
+from gateway_web.ingress.under_way import MOST_UNREAD, UnderWay
 
 log = structlog.get_logger(__name__)
 
@@ -156,6 +156,11 @@ class Duplex:
         if len(self._under_way) >= MOST_REQUESTS:
             raise Throttled(
                 f"more than {MOST_REQUESTS} requests are under way on this connection", retry_after=1
+            )
+        if self._under_way.full:
+            raise Throttled(
+                f"more than {MOST_UNREAD >> 20} MiB wait to be read on this connection: read it, then ask again",
+                retry_after=1,
             )
         mcp = self._described(request)
         if mcp.era is Era.MODERN and request.method == "subscriptions/listen":

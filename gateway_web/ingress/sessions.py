@@ -33,3 +33,5 @@ def take_aside(gateway: Gateway, session: McpSession, message: Message) -> None:
             method="notifications/cancelled", params={"requestId": str() | int() as request_id}
         ) if not isinstance(request_id, bool):
             gateway.cancel_request(session.id, request_id)
+        case Notification(method="notifications/roots/list_changed"):
+            gateway.roots_changed(session.id)

@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from common.calls.unread import SharedBound
 from common.domain.errors import GatewayError
 from common.gateway import Call
 from common.mcp.jsonrpc import INTERNAL_ERROR, JsonRpcError, dumps
@@ -18,6 +19,9 @@ from gateway_web.ingress.requests import McpRequest
 from gateway_web.ingress.streams import CallStream
 
 log = structlog.get_logger(__name__)
+
+MOST_UNREAD = 16 * 1024 * 1024
+"""Bytes of the calls of one connection that may wait to be handed out, beside what waits in its outbox."""
 
 RequestId = str | int
 
@@ -53,6 +57,12 @@ class UnderWay:
         self._gone = gone or (lambda: outbox.closed)
         self._on_end = on_end
         self._running: dict[RequestId, _Running] = {}
+        self._unread = SharedBound(MOST_UNREAD)
+
+    @property
+    def full(self) -> bool:
+        """Whether as much waits to be handed out as may (:data:`MOST_UNREAD`): the client does not read."""
+        return self._unread.full
 
     def __len__(self) -> int:
         return len(self._running)
@@ -62,6 +72,7 @@ class UnderWay:
 
     def call(self, call: Call, mcp: McpRequest) -> None:
         """Send what a call says, up to its end."""
+        call.share(self._unread)
         stream = CallStream(call, mcp, self._gone)
         self.run(mcp.request.id, stream.messages(None, self._silence), stream.close, call.cancel)
 

@@ -51,7 +51,8 @@ class LinkLost(TransportFailure):
     """The way to the backend broke. ``unsent`` is True only if certainly no byte of the request went out.
 
     ``answered`` is True only if the backend has certainly answered, with what is of no use.
-    ``detail`` is for operators and never for callers: the end of the process's standard error.
+    ``detail`` is for operators and never for callers: the end of the process's standard error, or, over HTTP, what the
+    network said.
     """
 
     def __init__(

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+
+from common.logs import OVER_AFTER, TOLD_EVERY, Rarely
 
 PROGRAM = """
 import logging, sys, warnings
@@ -98,3 +101,42 @@ def test_a_file_instead_of_standard_error(tmp_path: Path) -> None:
     assert "first" in (tmp_path / "w.log.1").read_text()
     assert "second" in file.read_text()
     assert "\x1b" not in file.read_text()
+
+
+def test_what_is_tried_again_and_again_is_told_once_and_then_rarely() -> None:
+    """A Redis that is away is seen at once, and fills no disk; the next outage is news again."""
+    now = 0.0
+    rarely = Rarely(lambda: now)
+
+    def told(event: str = "replies_wait") -> dict[str, Any] | None:
+        try:
+            return dict(rarely(None, "warning", {"event": event}))
+        except structlog.DropEvent:
+            return None
+
+    assert told() == {"event": "replies_wait"}
+    assert told("node_not_renewed") == {"event": "node_not_renewed"}
+    while (now := now + 1.0) < TOLD_EVERY:
+        assert told() is None
+    assert told() == {"event": "replies_wait", "left_out": TOLD_EVERY - 1}
+    now += 1.0
+    assert told() is None
+    now += OVER_AFTER
+    assert told() == {"event": "replies_wait"}
+    assert [told("call_recovered") for _ in range(2)] == [{"event": "call_recovered"}] * 2
+
+
+def test_a_process_without_redis_does_not_flood_its_log() -> None:
+    """One line of each event, from the logger as it is set up."""
+    program = """
+    import structlog
+    from common.logs import configure
+    from common.settings import LoggingSettings
+    configure(LoggingSettings(), process="w1")
+    for n in range(100):
+        structlog.get_logger("a").warning("replies_wait", n=n)
+    structlog.get_logger("a").warning("other")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert [line.split("] ")[1].split()[0] for line in done.stderr.splitlines()] == ["replies_wait", "other"]

@@ -49,7 +49,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway
         yield found
 
 
-def client(gateway: RunningGateway, tool: str, mode: str, name: str = "me", **without: None) -> Client:
+def client(gateway: RunningGateway, tool: str, mode: str, name: str = "me", **without: Any) -> Client:
     """A client that answers whatever it is asked with its name."""
 
     async def elicit(_context: Any, _params: Any) -> ElicitResult:
@@ -103,6 +103,30 @@ def test_the_client_is_asked_whatever_either_speaks(
         wanted = {"both": {"elicitation", "sampling"}, "nothing": set()}.get(question, {question})
         assert answers.keys() == wanted
         assert {said(name, answers) for name in wanted} <= {"me"}
+
+    scenario()
+
+
+@pytest.mark.filterwarnings("ignore:The roots capability is deprecated")
+def test_a_backend_that_was_given_roots_hears_that_they_are_others_now(gateway: RunningGateway) -> None:
+    """And asks for them, outside any call; they come by the client's standing stream."""
+
+    @on_loop
+    async def scenario() -> None:
+        now = "old"
+
+        async def roots(_context: Any) -> ListRootsResult:
+            return ListRootsResult(roots=[Root(uri=f"file:///{now}")])
+
+        async with client(gateway, "apart", "legacy", list_roots_callback=roots) as reached:
+            assert said("roots", await told(reached, "roots")) == "old"
+            now = "new"
+            known: set[str] = set()
+            while not known:  # its standing stream may not be there yet
+                await reached.session.send_roots_list_changed()
+                found = (await told(reached, "known"))["roots"]
+                known = {answer["roots"][0]["uri"] for answer in found if "roots" in answer}
+            assert known == {"file:///new"}
 
     scenario()
 

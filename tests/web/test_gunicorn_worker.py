@@ -258,3 +258,36 @@ def test_whoever_has_connected_is_served_though_the_listener_closes() -> None:
     server.close()
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60)
+
+
+def test_a_listener_that_closes_takes_no_more_than_it_may_serve() -> None:
+    """The end must not wait for those that are served, nor take more than ``web.connections`` of them."""
+    program = """
+    import gevent, socket
+    from gevent import socket as cooperative
+    from gevent.event import Event
+    from gevent.pool import Pool
+    from gateway_web.gunicorn_worker import Listener
+
+    served, done = [], Event()
+
+    def serve(client, address):
+        served.append(client)
+        done.wait()
+        client.close()
+
+    pool, bound = Pool(2), cooperative.socket()
+    bound.bind(("127.0.0.1", 0))
+    bound.listen(100)
+    server = Listener(bound, serve, spawn=pool)
+    server.start()
+    clients = [socket.create_connection(bound.getsockname()) for _ in range(5)]
+    with gevent.Timeout(10):
+        server.close()
+    gevent.sleep(0)
+    assert len(served) == 2, served
+    done.set()
+    pool.join()
+    assert len(served) == 2, served
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60)

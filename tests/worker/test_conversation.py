@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -14,7 +15,7 @@ from redis import Redis
 from common.calls.client_answers import ClientAnswers, answerer
 from common.calls.contract import task_message
 from common.domain.errors import StoreUnavailable
-from common.domain.ids import InvocationId
+from common.domain.ids import ClientId, InvocationId
 from common.domain.invocation import Invocation
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
@@ -464,3 +465,84 @@ def test_who_may_answer_is_told_apart() -> None:
     """A session's id is no principal."""
     assert answerer(None, "x") != answerer("x", "y")  # type: ignore[arg-type]
     assert InvocationId("x")
+
+
+@on_loop
+async def test_calls_of_one_principal_that_wait_for_their_clients_are_bounded(
+    address: StoreAddress, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of others as many may wait, one call may ask more than once, and an answer makes room."""
+    monkeypatch.setattr(asking_module, "MOST_CALLS", 1)
+    async with place(address, keys, client) as here:
+        first, second = call_of(), replace(call_of(), id=InvocationId("second"))
+        other = replace(
+            call_of(),
+            id=InvocationId("other"),
+            caller=replace(first.caller, client=ClientId("somebody else")),
+        )
+        held = {call.id: here.hold(call) for call in (first, second, other)}
+
+        def ask(call: Invocation) -> asyncio.Task[Any]:
+            work = here.asking.ask(held[call.id], call, "sampling/createMessage", {}, seconds=10)
+            return asyncio.create_task(work)
+
+        waiting = [ask(first), ask(first), ask(other)]
+        names = [(await here.asked())[1]["id"] for _ in waiting]
+        with pytest.raises(RpcError, match="1 calls of this client wait"):
+            await ask(second)
+        for name in names[:2]:
+            assert await here.give(first, name, {"result": {}})
+        await asyncio.gather(*waiting[:2])
+        waiting.append(ask(second))
+        await here.asked()
+        for task in waiting[2:]:
+            task.cancel()
+        await asyncio.wait(waiting)
+        for call in held.values():
+            here.asking.forget(call)
+
+
+@on_loop
+async def test_what_waits_for_one_principal_is_bounded_in_bytes(
+    address: StoreAddress, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all its calls together."""
+    monkeypatch.setattr(asking_module, "MOST_BYTES", 1000)
+    async with place(address, keys, client) as here:
+        call = call_of()
+        held = here.hold(call)
+        large = {"text": "x" * 600}
+        first = asyncio.create_task(here.asking.ask(held, call, "sampling/createMessage", large, seconds=10))
+        await here.asked()
+        with pytest.raises(RpcError, match="more than 1000 bytes"):
+            await here.asking.ask(held, call, "sampling/createMessage", large, seconds=10)
+        first.cancel()
+        await asyncio.wait([first])
+        here.asking.forget(held)
+
+
+@on_loop
+async def test_an_answer_is_taken_away_before_it_is_acted_upon(
+    address: StoreAddress, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever took the call over is sent what is still open behind that: laid again before it, an answer is new."""
+    async with place(address, keys, client) as here:
+        call = call_of()
+        held = here.hold(call)
+        question = asyncio.create_task(here.asking.ask(held, call, "sampling/createMessage", {}, seconds=10))
+        await here.asked()
+        sent: list[Any] = []
+        put = Outbox.put
+
+        def seen(outbox: Outbox, *commands: Any) -> None:
+            sent.extend(commands)
+            put(outbox, *commands)
+
+        monkeypatch.setattr(Outbox, "put", seen)
+        assert await here.give(call, call.id, reply=ELSEWHERE)
+        assert (await here.asked())[0] == ELSEWHERE
+        words = [command[0] for command in sent]
+        assert words.index("EVAL") < words.index("PUBLISH")
+        question.cancel()
+        await asyncio.wait([question])
+        here.asking.forget(held)

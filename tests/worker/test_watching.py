@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from common.domain.errors import StoreUnavailable
 from common.domain.ids import McpSessionId, ToolId
 from common.mcp.revisions import Era
 from common.store.client import Client, StoreAddress
@@ -115,6 +116,17 @@ class Place:
     def __init__(self, link: Resources, session: ToolSession, watches: Watches, client: Client) -> None:
         self.link, self.session, self.watches = link, session, watches
         self._client = client
+        self.outbox = watches._store.outbox
+
+    async def hold_writes(self) -> None:
+        """Nothing is written to Redis any more."""
+        await until(lambda: self.outbox._open, description="the outbox to have found Redis")
+        self.outbox._open = False
+
+    def write(self) -> None:
+        """It is again."""
+        self.outbox._open = True
+        self.outbox._write()
 
     async def unwatch(self, watcher: McpSessionId, uri: str) -> None:
         """As a call does."""
@@ -499,3 +511,70 @@ async def test_what_was_taken_up_is_on_record_again_when_it_is_asked_for(
         client.delete(record)
         await here.watch(ONE, A)
         await until(lambda: client.exists(record), description="the record again")
+
+
+@on_loop
+async def test_a_watch_succeeds_when_it_is_on_record(
+    address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """Else a session that takes the place right behind the success would not know of it."""
+    async with place(Era.LEGACY, address, keys, client) as here:
+        record = keys.watches(ToolId("local"), "s")
+        for uri in (A, B, A):
+            await here.watch(ONE, uri)
+            assert client.hexists(record, f"{ONE} {uri}")
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_session_that_is_replaced_before_the_record_makes_no_success(
+    known: bool, address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """The one in its place has read the records already: the watch is made anew there."""
+
+    @on_loop
+    async def scenario() -> None:
+        async with place(Era.LEGACY, address, keys, client) as here:
+            if known:
+                await here.watch(ONE, A)
+            await here.hold_writes()
+            watching = asyncio.create_task(here.watch(ONE, A))
+            await until(lambda: A in here.link.watched, description="the backend to tell of it")
+            for _turn in range(10):
+                await asyncio.sleep(0)
+            here.session.why = "retired"
+            here.write()
+            with pytest.raises(LinkLost, match="replaced"):
+                await asyncio.wait_for(watching, 5)
+
+    scenario()
+
+
+@on_loop
+async def test_a_watch_that_redis_does_not_record_is_refused(
+    address: StoreAddress, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a bound, and then nothing is watched."""
+    monkeypatch.setattr(watches_module, "RECORDED_WITHIN", 0.05)
+    async with place(Era.LEGACY, address, keys, client) as here:
+        await here.hold_writes()
+        with pytest.raises(StoreUnavailable, match="recorded"):
+            await asyncio.wait_for(here.watch(ONE, A), 5)
+        assert not here.watches
+        here.write()
+
+
+@on_loop
+async def test_an_end_and_a_new_beginning_keep_their_order(
+    address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """Also in one write: what is watched now is on record, and what is not is not."""
+    async with place(Era.LEGACY, address, keys, client) as here:
+        for uri in (A, B):
+            here.watches.add(ONE, "p", uri)
+        await here.hold_writes()
+        here.watches.remove(ONE, A)
+        here.watches.add(ONE, "p", A)
+        here.watches.remove(ONE, B)
+        here.write()
+        assert await here.outbox.flushed(5)
+        assert client.hkeys(keys.watches(ToolId("local"), "s")) == [f"{ONE} {A}".encode()]

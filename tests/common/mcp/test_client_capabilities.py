@@ -36,10 +36,11 @@ def test_what_is_missing(
 
 def test_profiles() -> None:
     """Clients that can be asked for the same are alike, whatever else they declare, in whatever order."""
-    one = {"sampling": {}, "roots": {"listChanged": True}, "experimental": {"x": {}}}
+    one = {"sampling": {}, "roots": {"listChanged": 1}, "experimental": {"x": {}}}
     other = {"roots": {"listChanged": False}, "sampling": {"vendor": {"x": 1}}, "tasks": {}}
     assert profile_of(one) == profile_of(other) == '{"roots":{},"sampling":{}}'
     assert profile_of({"experimental": {}, "sampling": None}) == ""
+    assert profile_of({"roots": {"listChanged": True, "x": {}}}) == '{"roots":{"listChanged":true}}'
     parts = {
         "elicitation": {"url": {"x": 1}, "form": {}, "new": {}},
         "sampling": {"tools": {}, "context": True},

@@ -171,6 +171,36 @@ def test_a_reference_that_stands_for_nothing_is_told_once(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "tools: {a: {url: 'https://x/mcp', headers: {Authorization: 'Bearer ${T}'}}}",
+        "tools: {a: {command: 'x', args: ['${T}'], env: {}}}",
+        "tools: '${T}'",
+        "web: {host: '${T}'}",
+        "redis: {url: 'redis://:${T}@host:6379/0'}",
+        "identity: {resolver: api_key, api_keys: [{key: '${T}', tenant: t, client: c}]}",
+    ],
+)
+def test_what_is_around_a_reference_that_stands_for_nothing_is_no_second_mistake(
+    file: Path, text: str
+) -> None:
+    """The header would be a good one if the variable were set."""
+    file.write_text(text)
+    message = refusal(file, {})
+    assert message.splitlines()[0] == "the configuration is not valid (1 problem):"
+    assert "variable T is not set" in message
+
+
+@pytest.mark.parametrize("key", ["mcpServers", "mcp_servers", "servers"])
+def test_the_key_of_a_client_s_file_says_where_servers_stand(file: Path, key: str) -> None:
+    """Whoever pastes an ``mcp.json`` is told how to go on."""
+    file.write_text(f"{key}: {{a: {{command: x}}}}")
+    message = refusal(file, {})
+    assert f"unknown key '{key}'; servers stand under 'tools' here" in message
+    assert "canalgate import" in message
+
+
+@pytest.mark.parametrize(
     ("text", "hint"),
     [
         ("wbe: {}", "unknown key 'wbe'; did you mean 'web'?"),

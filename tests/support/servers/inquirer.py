@@ -3,7 +3,8 @@
 ``python inquirer.py legacy|modern``. Its tools are the names of what it asks for: ``elicitation``, ``sampling``,
 ``roots``, ``both`` (the first two at once) and ``nothing``. Each answers with what it was told, as JSON, and ``who`` of
 its arguments. ``hold`` answers when the file named by ``path`` is there. ``touch`` says that the resource ``uri`` was
-updated, if somebody asked to be told; ``heard`` tells who asked.
+updated, if somebody asked to be told; ``heard`` tells who asked. When it hears that roots have changed it asks for
+them, and ``known`` tells what it was told then.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _write = threading.Lock()
 _subscribed: set[str] = set()
 _listening: dict[Any, list[str]] = {}
 _answers: dict[str, Any] = {}
+_known: list[Any] = []
 _answered = threading.Condition()
 
 
@@ -104,6 +106,8 @@ def tools_call(message: dict[str, Any]) -> None:
         if names and params.get("requestState") != "kept by " + names[0]:
             send({"id": message["id"], "error": {"code": -32602, "message": "another state"}})
             return
+    if params["name"] == "known":
+        found = {"roots": list(_known)}
     if params["name"] == "heard":
         found = {"uris": sorted(_subscribed.union(*_listening.values()))}
     told = {"who": arguments.get("who"), "told": found}
@@ -135,7 +139,9 @@ def request(message: dict[str, Any]) -> None:
     elif method == "tools/list":
         schema = {"type": "object", "properties": {"who": {"type": "string"}}}
         result = {
-            "tools": [{"name": name, "inputSchema": schema} for name in (*ASKED, "hold", "touch", "heard")],
+            "tools": [
+                {"name": name, "inputSchema": schema} for name in (*ASKED, "hold", "touch", "heard", "known")
+            ],
             **cache,
         }
     elif method == "resources/list":
@@ -158,6 +164,11 @@ def request(message: dict[str, Any]) -> None:
     send({"id": message["id"], "result": result})
 
 
+def roots_changed() -> None:
+    """Ask for them, outside any call."""
+    _known.append(asked_of_client(f"changed-{time.monotonic_ns()}", "roots"))
+
+
 def main() -> None:
     """Until the end of the input."""
     for line in sys.stdin:
@@ -166,6 +177,8 @@ def main() -> None:
             request(message)
         elif message.get("method") == "notifications/cancelled":
             _listening.pop(message["params"]["requestId"], None)
+        elif message.get("method") == "notifications/roots/list_changed":
+            threading.Thread(target=roots_changed, daemon=True).start()
         elif "method" not in message:
             with _answered:
                 _answers[message["id"]] = message.get("result") or {"error": message.get("error")}

@@ -72,6 +72,12 @@ def test_each_code_is_produced(place: Canalgate, code: int, words: tuple[str, ..
 def test_without_redis_the_code_is_that_of_nobody_there(
     place: Canalgate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As without a gateway."""
+    """As without a gateway: neither one that runs here, nor a Redis that is named."""
     monkeypatch.setenv("CANALGATE_REDIS__URL", "unix:///nonexistent/redis.sock")
     assert place("tools").exit_code == Exit.UNREACHABLE
+    monkeypatch.delenv("CANALGATE_REDIS__URL")
+    monkeypatch.setenv("CANALGATE_STATE_DIR", str(Path.cwd() / "nobody"))
+    done = place("tools")
+    assert done.exit_code == Exit.UNREACHABLE
+    assert done.output.startswith("error: no gateway runs from this state directory")
+    assert "None" not in done.output

@@ -67,7 +67,7 @@ def test_the_list_shows_how_a_tool_stands(
     )
     assert (told["sessions"], told["waiting"], told["in_flight"]) == (2, 1, 7)
     shown = canalgate("tools").stdout
-    for word in ("degraded, draining", "degraded 1500 ms", "tripped", "it eats data; it is slow"):
+    for word in ("degraded, draining", "degraded, 1500 ms", "tripped", "it eats data; it is slow"):
         assert word in shown
     assert SECRET not in shown
 
@@ -113,7 +113,7 @@ def test_a_tool_of_which_little_is_known(canalgate: Canalgate, registry: Registr
     assert (told["state"], told["draining"], told["health"]) == ("disabled", False, None)
     assert (told["circuit"]["state"], told["circuit"]["tripped"]) == ("closed", False)
     assert (told["sessions"], told["waiting"], told["in_flight"]) == (0, 0, 0)
-    assert "disabled" in canalgate("tools").stdout
+    assert "disabled  not probed  closed" in canalgate("tools").stdout
 
 
 def test_an_open_circuit_says_when_it_is_tried_again(

@@ -120,7 +120,7 @@ def test_import_adds_to_a_file_and_export_gives_an_entry(tmp_path: Path) -> None
     [
         (("import", "no-such-file.json"), Exit.USAGE),
         (("export", "--for", "emacs"), Exit.USAGE),
-        (("tools",), Exit.USAGE),
+        (("tools",), Exit.UNREACHABLE),
         (("call", "a", "b", "--url", "http://127.0.0.1:9"), Exit.UNREACHABLE),
         (("call", "a", "b", "notapair", "--url", "http://127.0.0.1:9"), Exit.UNREACHABLE),
         (("call", "a", "b", "--header", "nocolon"), Exit.USAGE),

@@ -182,3 +182,19 @@ def test_on_a_connection_of_both_directions(door: str, serve: Serve) -> None:
         assert second["error"]["code"] == -32600
         assert third["result"]["tools"]
         talk.peer.close()
+
+
+def test_nobody_can_come_back_to_the_stream_of_a_batch(web: Web) -> None:
+    """It is several calls' at once: none of them keeps a log for that, and no event has an id."""
+    taken: list[TakenCall] = []
+
+    def behaviour(call: TakenCall) -> None:
+        taken.append(call)
+        call.notify("notifications/progress", progressToken="p", progress=1)
+        call.finish(answer({}))
+
+    web.worker.behaviour = behaviour
+    response = send(web, opened(web), [request("tools/call", CALL, 1), request("tools/call", CALL, 2)])
+    assert by_id(events(response.data)).keys() == {1, 2}
+    assert b"id: " not in response.data
+    assert [call.invocation.resumable_until for call in taken] == [None, None]

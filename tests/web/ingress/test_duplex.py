@@ -14,10 +14,12 @@ import pytest
 from common.domain.errors import StoreUnavailable
 from common.domain.ids import ClientId, TenantId, ToolId
 from common.domain.invocation import Caller, answer
+from common.domain.session import McpSession
 from common.ports import RequestFacts
 from common.settings import IdentitySettings
 from gateway_web.ingress.changes import ListDigests
 from gateway_web.ingress.duplex import Duplex, Standing
+from gateway_web.ingress.sessions import open_session
 from gateway_web.ingress.standing import SessionStream
 from tests.support.fake_worker import TakenCall
 from tests.support.redis import RedisServer
@@ -474,3 +476,87 @@ def test_an_id_is_not_taken_for_another_of_the_same_value(connect: Connect, web:
     assert talk.next()["id"] == 2
     taken[0].finish(answer({"content": []}))
     assert talk.next()["id"] == 1
+
+
+def test_a_client_that_goes_while_its_session_begins_leaves_none(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end came before there was a session to end."""
+    before, listeners = set(web.gateway.client.keys("*:mcp-session:*")), len(web.gateway.listeners)
+    duplex = Duplex(web.gateway, ListDigests(web.gateway), ME, None)
+
+    def begin(*words: Any) -> McpSession:
+        duplex.close()
+        return open_session(*words)
+
+    monkeypatch.setattr("gateway_web.ingress.duplex.open_session", begin)
+    duplex.hear(orjson.dumps(request("initialize", INITIALIZE, "init")), ME)
+    assert set(web.gateway.client.keys("*:mcp-session:*")) == before
+    assert len(web.gateway.listeners) == listeners
+
+
+def test_what_lies_unread_is_bounded_for_all_calls_of_a_connection(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that does not read, with many calls: what they say is dropped, what is asked waits, results come."""
+    monkeypatch.setattr("gateway_web.ingress.under_way.MOST_UNREAD", 2000)
+    taken: list[TakenCall] = []
+    web.worker.behaviour = taken.append
+    duplex = opened(web)
+    duplex.outbox._bound = 1
+    for number in (1, 2):
+        duplex.hear(orjson.dumps(request("tools/call", CALL, number)), ME)
+    wait_until(lambda: len(taken) == 2, description="both calls run")
+    first, second = sorted(taken, key=lambda call: str(call.invocation.request_id))
+    for _ in range(4):
+        first.notify("notifications/progress", text="x" * 600)
+    waiter = web.gateway.hub._waiters[second.invocation.id]
+    wait_until(lambda: duplex._under_way.full, description="the bound to be reached")
+    second.notify("notifications/progress", text="y")
+    wait_until(lambda: waiter.dropped == 1, description="the other call's to be dropped")
+    who = f"session:{second.invocation.mcp_session}"
+    second.ask("q", "elicitation/create", who=who, **FORM)
+    second.notify("notifications/progress", text="z")
+    wait_until(lambda: waiter.dropped == 2, description="the question to have been heard")
+    assert not waiter._asked
+    first.finish(answer({"n": 1}))
+    with web.aside(lambda: duplex.hear(orjson.dumps(request("tools/call", CALL, 3)), ME)):
+        found: dict[Any, Any] = {}
+        said = 0
+        while found.keys() != {"init", 1, 3}:
+            message = orjson.loads(duplex.outbox.get(10) or b"{}")
+            said += "method" in message
+            if "id" in message:
+                found[message["id"]] = message
+    assert found[3]["error"]["data"]["code"] == "RATE_LIMITED"
+    assert found[1]["result"] == {"n": 1}
+    assert 3 <= said <= 4  # what was let in before the bound was reached
+    wait_until(lambda: not duplex._under_way.full, description="room again")
+    second.ask("q", "elicitation/create", who=who, **FORM)
+    assert orjson.loads(duplex.outbox.get(10) or b"{}")["method"] == "elicitation/create"
+    second.finish(answer({"n": 2}))
+    assert orjson.loads(duplex.outbox.get(10) or b"{}")["result"] == {"n": 2}
+    second.over()
+    duplex.close()
+
+
+@pytest.mark.parametrize("identity", ["a b", '1 {"result":1}', ""])
+def test_an_id_is_any_text(connect: Connect, web: Web, identity: str) -> None:
+    """As by Streamable HTTP; of a call that says something, and of one that is taken back."""
+
+    def behaviour(call: TakenCall) -> None:
+        call.notify("notifications/progress", progressToken=identity, progress=1)
+        if web.worker.taken[0] is call:
+            call.finish(answer({"content": []}))
+
+    web.worker.behaviour = behaviour
+    talk = connect()
+    talk.initialize()
+    for _ in range(2):
+        talk.ask("tools/call", CALL, identity)
+        assert talk.next()["params"] == {"progressToken": identity, "progress": 1}
+        if len(web.worker.taken) == 1:
+            assert talk.next() == {"jsonrpc": "2.0", "id": identity, "result": {"content": []}}
+    talk.tell("notifications/cancelled", {"requestId": identity})
+    wait_until(lambda: web.worker.cancelled, description="the worker is told")
+    assert talk.answer("ping", None, 2)["id"] == 2

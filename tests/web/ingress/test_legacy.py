@@ -597,3 +597,36 @@ def test_what_is_less_severe_than_wanted_is_left_out(web: Web, session: str) -> 
 def test_an_unknown_level_is_refused(web: Web, session: str, params: dict[str, Any]) -> None:
     """As invalid params."""
     assert error(web.legacy(session, "logging/setLevel", params)) == (200, -32602)
+
+
+@pytest.mark.parametrize("identity", ["a b", " ", "", '1 {"result":1}', "x\ny", "é 💡", "7", 7])
+@pytest.mark.parametrize("modern", [False, True])
+def test_an_id_is_any_text(web: Web, session: str, modern: bool, identity: str | int) -> None:
+    """It comes back as it was, behind what the call says; also on a stream, where the frames of calls are."""
+
+    def behaviour(call: TakenCall) -> None:
+        assert call.invocation.request_id == identity or modern
+        call.notify("notifications/progress", progressToken=identity, progress=1)
+        call.finish(answer({"content": []}))
+
+    web.worker.behaviour = behaviour
+    meta = {"progressToken": identity}
+    response = (
+        web.modern("tools/call", CALL, id=identity, meta=meta)
+        if modern
+        else web.legacy(session, "tools/call", {**CALL, "_meta": meta}, id=identity)
+    )
+    progress, result = events(response.data)
+    assert (progress["params"]["progressToken"], result["id"]) == (identity, identity)
+    assert result["result"]["content"] == []
+
+
+@pytest.mark.parametrize("identity", ["a b", '1 {"result":1}', ""])
+def test_a_call_of_any_id_is_cancelled(web: Web, session: str, identity: str) -> None:
+    """By that very id."""
+    web.worker.behaviour = lambda _: None
+    with web.aside(lambda: web.legacy(session, "tools/call", CALL, id=identity)):
+        call = web.worker.next_call()
+        cancel = notification("notifications/cancelled", {"requestId": identity})
+        assert web.post(cancel, headers={"Mcp-Session-Id": session}).status_code == 202
+        wait_until(lambda: call.invocation.id in web.worker.cancelled, description="the worker is told")

@@ -8,18 +8,23 @@ import struct
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
+from types import SimpleNamespace
+from typing import cast
 
 import orjson
 import pytest
-from simple_websocket import ConnectionClosed
+from simple_websocket import ConnectionClosed, Server
 
 from common.domain.errors import Unauthenticated
 from common.domain.ids import ClientId, TenantId
 from common.domain.invocation import Caller, answer
 from common.ports import RequestFacts
 from common.settings import IdentitySettings
+from gateway_web.identity import load_resolver
+from gateway_web.ingress.changes import ListDigests
 from gateway_web.ingress.duplex import Duplex
 from gateway_web.ingress.outbox import Outbox
+from gateway_web.ingress.websocket import WebSocketDoor
 from tests.support.fake_worker import TakenCall
 from tests.support.wait import wait_until
 from tests.web.harness import INITIALIZE, META_FIELDS, Serve, Web, request
@@ -348,3 +353,17 @@ def test_nothing_is_heard_behind_the_end(serve: Serve) -> None:
                 break
     wait_until(lambda: len(web.gateway.listeners) == 0, description="it is let go of")
     assert taken == []
+
+
+def test_a_connection_that_has_ended_takes_no_message(web: Web) -> None:
+    """What was read before the end and not taken is nobody's any more; the end was said already."""
+    heard: list[bytes] = []
+    ws = SimpleNamespace(connected=False, input_buffer=["{}"], pong_received=False)
+    duplex = SimpleNamespace(outbox=Outbox(), hear=lambda raw, _caller: heard.append(raw))
+    door = WebSocketDoor(web.gateway, load_resolver(web.gateway.settings.identity), ListDigests(web.gateway))
+    facts = RequestFacts(headers={}, remote_address="127.0.0.1", path="/ws")
+    door._take(cast("Server", ws), cast("Duplex", duplex), facts)
+    assert (heard, ws.input_buffer) == ([], ["{}"])
+    ws.connected = True
+    door._take(cast("Server", ws), cast("Duplex", duplex), facts)
+    assert (heard, ws.input_buffer) == ([b"{}"], [])

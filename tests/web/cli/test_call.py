@@ -1,0 +1,114 @@
+"""``canalgate call``: what it says of names that nobody has, and ``canalgate doctor`` beside a web process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from common.domain.invocation import answer
+from gateway_web.cli.app import cli
+from gateway_web.cli.output import Exit
+from tests.support.fake_worker import TakenCall
+from tests.web.harness import Serve, Web
+
+FAILS = {"content": [{"type": "text", "text": "Unknown tool"}], "isError": True}
+
+
+def unknown_tool(call: TakenCall) -> None:
+    """What most backends say of a name that they do not have."""
+    call.finish(answer(FAILS, duration_ms=1.0, stages={}))
+
+
+@pytest.fixture
+def web(serve: Serve) -> Web:
+    """A web process whose backends know nothing."""
+    found = serve()
+    found.worker.behaviour = unknown_tool
+    return found
+
+
+@pytest.fixture
+def server(web: Web) -> Iterator[BaseWSGIServer]:
+    """The same, on a port."""
+    found = make_server("127.0.0.1", 0, web.app, threaded=True)
+    thread = threading.Thread(target=found.serve_forever)
+    thread.start()
+    yield found
+    found.shutdown()
+    thread.join()
+    found.server_close()
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory and a state directory of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CANALGATE_STATE_DIR", str(tmp_path / "state"))
+
+
+def call(server: BaseWSGIServer, *words: str) -> Result:
+    """Call through that gateway."""
+    return CliRunner().invoke(cli, ["call", *words, "--url", f"http://127.0.0.1:{server.port}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "hint"),
+    [
+        (("ecko", "add"), Exit.REFUSED, "no tool 'ecko' is offered; did you mean 'echo'?"),
+        (("ecko", "add", "a=1"), Exit.REFUSED, "no tool 'ecko' is offered; did you mean 'echo'?"),
+        (("zzz", "add"), Exit.REFUSED, "no tool 'zzz' is offered; there are echo, "),
+        (("echo", "ad"), Exit.FAILED, "no MCP tool 'ad' is offered; did you mean 'add'?"),
+        (("echo", "echo__add"), Exit.FAILED, "no MCP tool 'echo__add' is offered; did you mean 'add'?"),
+        (("echo", "zzz"), Exit.FAILED, "no MCP tool 'zzz' is offered; there are add, sub__tract"),
+    ],
+)
+def test_a_name_that_nobody_has_brings_the_nearest(
+    server: BaseWSGIServer, words: tuple[str, ...], code: Exit, hint: str
+) -> None:
+    """Or those that there are; beside what was answered."""
+    done = call(server, *words)
+    assert (done.exit_code, hint in done.stderr) == (code, True), done.output
+    assert "Unknown tool" in done.stdout or "is registered (TOOL_NOT_FOUND)" in done.stderr
+
+
+def test_a_call_that_fails_for_another_reason_has_no_hint(server: BaseWSGIServer) -> None:
+    """Its name is known; and where nothing is listed, nothing is known of names."""
+    for words in (("echo", "add"), ("unasked", "add")):
+        done = call(server, *words)
+        assert (done.exit_code, done.stderr) == (Exit.FAILED, "")
+
+
+def test_the_doctor_knows_a_web_process_of_ours(
+    server: BaseWSGIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which has the port of the settings, as it should."""
+    monkeypatch.setenv("CANALGATE_WEB__PORT", str(server.port))
+    done = CliRunner().invoke(cli, ["doctor"])
+    assert f"ok   port: 127.0.0.1:{server.port}: a web process of Canalgate answers there" in done.output
+    assert "it misses: workers" in done.output
+
+
+def test_the_doctor_finds_anybody_else_at_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that answers, with something else."""
+
+    def other(_environ: object, start: object) -> list[bytes]:
+        start("200 OK", [("Content-Type", "application/json")])  # type: ignore[operator]
+        return [b'{"ready": true}']
+
+    server = make_server("127.0.0.1", 0, other, threaded=True)  # type: ignore[arg-type]
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        monkeypatch.setenv("CANALGATE_WEB__PORT", str(server.port))
+        done = CliRunner().invoke(cli, ["doctor"])
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert done.exit_code == Exit.FAILED
+    assert f"bad  port: cannot listen on 127.0.0.1:{server.port}" in done.output
