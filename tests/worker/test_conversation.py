@@ -519,30 +519,3 @@ async def test_what_waits_for_one_principal_is_bounded_in_bytes(
         first.cancel()
         await asyncio.wait([first])
         here.asking.forget(held)
-
-
-@on_loop
-async def test_an_answer_is_taken_away_before_it_is_acted_upon(
-    address: StoreAddress, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever took the call over is sent what is still open behind that: laid again before it, an answer is new."""
-    async with place(address, keys, client) as here:
-        call = call_of()
-        held = here.hold(call)
-        question = asyncio.create_task(here.asking.ask(held, call, "sampling/createMessage", {}, seconds=10))
-        await here.asked()
-        sent: list[Any] = []
-        put = Outbox.put
-
-        def seen(outbox: Outbox, *commands: Any) -> None:
-            sent.extend(commands)
-            put(outbox, *commands)
-
-        monkeypatch.setattr(Outbox, "put", seen)
-        assert await here.give(call, call.id, reply=ELSEWHERE)
-        assert (await here.asked())[0] == ELSEWHERE
-        words = [command[0] for command in sent]
-        assert words.index("EVAL") < words.index("PUBLISH")
-        question.cancel()
-        await asyncio.wait([question])
-        here.asking.forget(held)

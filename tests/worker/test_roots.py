@@ -191,6 +191,25 @@ async def test_nobody_is_asked_who_does_not_listen(address: StoreAddress, client
 
 
 @on_loop
+async def test_calls_of_others_are_not_there_meanwhile(
+    address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """Also where they have never taken turns before: the question to come would be nobody's."""
+    async with place(address, keys, client) as at:
+        turns = at.session.turns
+        assert turns is not None
+        assert not turns.one_at_a_time
+        at.listen()
+        at.session._note_roots(of_one())
+        async with at.session.talking("other", Conversation.__new__(Conversation)):
+            at.changed()
+            await until(lambda: turns._waiting, description="its turn to be waited for")
+            assert at.link.heard == 0
+        assert await at.answer(await at.asked())
+        await until(lambda: at.link.answers == [NEW], description="the new roots")
+
+
+@on_loop
 async def test_nothing_else_is_asked_then(address: StoreAddress, client: Client, keys: Keys) -> None:
     """It belongs to no call."""
     async with place(address, keys, client) as at:
