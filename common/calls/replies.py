@@ -249,11 +249,18 @@ class ReplyHub:
         return waiter.id not in self._more
 
     def recover(self, waiter: Waiter) -> None:
-        """Read the call's result key, in case its reply was lost. Degrades: without Redis nothing is found."""
-        try:
-            self._heal([waiter])
-        except StoreUnavailable as error:
-            log.warning("reply_not_recovered", invocation=waiter.id, error=str(error))
+        """Read the call's result key, in case its reply was lost. Degrades: without Redis nothing is found.
+
+        What lost the reply may have made the connection deaf too, so that it is noticed only now: a second try is over
+        another one.
+        """
+        for _ in range(2):
+            try:
+                self._heal([waiter])
+            except StoreUnavailable as error:
+                log.warning("reply_not_recovered", invocation=waiter.id, error=str(error))
+            else:
+                return
 
     def _run(self) -> None:
         delay = RETRY_FIRST

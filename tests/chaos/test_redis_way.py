@@ -6,6 +6,7 @@ import statistics
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -19,6 +20,8 @@ from tests.support.tcp_proxy import TcpProxy
 
 ROUND_TRIPS = 6
 """The most round trips to Redis, one after the other, that a call may take in both programs."""
+TOOLS = tuple(replace(tool, fields={**tool.fields, "request_timeout": 30.0}) for tool in USUAL)
+"""Time enough for several connections that fell silent, one after the other: no call ends by its deadline."""
 ALL = frozenset({"web0", "web1", "worker0", "worker1"})
 CODES = ("STORE_UNAVAILABLE", "WORKER_LOST", "unopened")
 """Ends that a broken way to Redis explains: also of a client that could not open its session meanwhile."""
@@ -31,7 +34,7 @@ def cluster(scene: Scene) -> Cluster:
     The proxy holds back one piece after the other, so an answer may take twice the delay: longer than the 2 s that the
     other scenes give Redis.
     """
-    return scene.start(Plan(tools=USUAL, proxied=ALL, settings={"redis": {"socket_timeout": 5.0}}))
+    return scene.start(Plan(tools=TOOLS, proxied=ALL, settings={"redis": {"socket_timeout": 5.0}}))
 
 
 def median(scene: Scene, calls: int = 25) -> float:
@@ -88,7 +91,7 @@ def test_a_bad_way(scene: Scene, cluster: Cluster, chance: Random, rounds: int) 
             added = median(scene, calls) - calm
         # Not another whole trip; what else the way carries meanwhile may hold one up for a part of its time.
         assert added <= (ROUND_TRIPS + 0.75) * delay + 0.05, f"{delay} s each way cost a call {added:.2f} s"
-    scene.load.run(everyday(), rate=15)
+    scene.load.run(everyday(TOOLS), rate=15)
     with uneven(cluster, chance, 0.3):
         scene.answered_more(40, timeout=60)
     scene.expect_codes()

@@ -329,6 +329,19 @@ def test_redis_may_come_later_than_we(
     assert hub.wait_listening(5)
 
 
+def test_a_deaf_connection_keeps_no_result_back(
+    disturbed: SharedConnection, start: Start, proxy: TcpProxy, client: Client, keys: Keys
+) -> None:
+    """It says nothing more, which is noticed after its timeout only; another one has the answer."""
+    hub = start(disturbed)
+    waiter = hub.expect(named("1"))
+    store(client, keys, "1", answer({}))
+    proxy.lose_answer_to(b"MGET", silent=True)
+    hub.recover(waiter)
+    assert proxy.sprung == 1
+    assert waiter.get(0) == answer({})
+
+
 def test_recovering_without_redis_finds_nothing(
     disturbed: SharedConnection, start: Start, proxy: TcpProxy
 ) -> None:
