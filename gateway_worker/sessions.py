@@ -43,9 +43,13 @@ PING_TIME = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keeping:
-    """What decides whether a session is kept: the present definition of its tool, and whether this worker serves it."""
+    """What decides whether a session is kept: the present definition of its tool, and whether this worker serves it.
+
+    ``settled`` is False while a tool may be missing since Redis lost the registry.
+    """
 
     digest_of: Callable[[ToolId], str | None]
+    settled: Callable[[], bool]
     serves: Callable[[ToolId], bool]
 
 
@@ -217,11 +221,15 @@ class Sessions:
         tool = session.key.tool
         reasons = (
             ("handed over", self._handed_over(tool)),
-            ("definition changed", self._keeping.digest_of(tool) != session.key.digest),
+            ("definition changed", self._changed(session)),
             ("too old", session.too_old),
             ("idle", session.idle_for > session.tool.idle_timeout),
         )
         return next((why for why, holds in reasons if holds), "")
+
+    def _changed(self, session: ToolSession) -> bool:
+        digest = self._keeping.digest_of(session.key.tool)
+        return digest != session.key.digest and (digest is not None or self._keeping.settled())
 
     def _handed_over(self, tool: ToolId) -> bool:
         return self._leaving or not self._keeping.serves(tool)

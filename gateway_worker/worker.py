@@ -213,7 +213,11 @@ class Worker:
         return Sessions(
             self.guard,
             self.claims,
-            Keeping(digest_of=self._digest_of, serves=self._serves),
+            Keeping(
+                digest_of=self._digest_of,
+                settled=lambda: self.catalogue.settled,
+                serves=self._serves,
+            ),
             max_sessions=self._settings.worker.max_sessions,
             max_bytes=self._settings.runtime.max_result_bytes,
             watch_store=WatchStore(
@@ -363,6 +367,8 @@ class Worker:
 
     async def forgotten(self) -> None:
         """Redis was restarted or lost its data. Raises :class:`StoreUnavailable`."""
+        self.catalogue.doubt()
+        self.look_at_registry.set()
         await self._aftermath.put_right()
 
     def begun_lately(self) -> Collection[InvocationId]:

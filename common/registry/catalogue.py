@@ -7,6 +7,7 @@ While Redis is away the last view stays in use: calls fail at the queue then, wi
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -16,6 +17,8 @@ from common.registry.records import Entry, RawEntry, hashes, readable_entries, r
 from common.store.client import Client, WatchError, store_errors
 from common.store.keys import Keys
 
+WRITTEN_AGAIN = 5.0
+"""Seconds in which the web processes write a lost registry again."""
 FULL_RELOAD_BEHIND = 500
 """A view this many versions behind reads everything again instead of what changed."""
 
@@ -40,6 +43,20 @@ class Catalogue:
         self._entries: Mapping[ToolId, Entry] = MappingProxyType({})
         self._sorted: tuple[Entry, ...] = ()
         self.version = -1
+        self._doubted = False
+        self._lost_at = float("-inf")
+
+    @property
+    def settled(self) -> bool:
+        """Whether a tool that is not here was removed.
+
+        A registry that Redis lost is empty until the settings' tools are written again, which takes a moment.
+        """
+        return time.monotonic() - self._lost_at >= WRITTEN_AGAIN
+
+    def doubt(self) -> None:
+        """Redis may have lost the registry: everything is read again, whatever its version says."""
+        self._doubted = True
 
     def get(self, tool: ToolId) -> Entry | None:
         """The entry of a tool, or None."""
@@ -57,12 +74,20 @@ class Catalogue:
         """Catch up with the registry; True if anything changed. Raises ``StoreUnavailable``."""
         with self._lock, store_errors("reading the registry"):
             version = int(self._client.get(self._keys.registry_version) or 0)
-            if version == self.version:
+            behind, doubted = version - self.version, self._doubted
+            if not behind and not doubted:
                 return False
-            behind = version - self.version
             # A counter that went back means another or an emptied Redis: nothing known is worth keeping.
-            full = self.version < 0 or behind < 0 or behind > FULL_RELOAD_BEHIND
-            self._replace(*(self._read_all() if full else self._read_changes()))
+            lost = doubted or (behind < 0 <= self.version)
+            if lost:
+                self._lost_at = time.monotonic()
+            full = self.version < 0 or lost or behind > FULL_RELOAD_BEHIND
+            self._doubted = False
+            try:
+                self._replace(*(self._read_all() if full else self._read_changes()))
+            except BaseException:
+                self._doubted |= doubted
+                raise
             return True
 
     def _replace(self, version: int, entries: dict[ToolId, Entry]) -> None:

@@ -44,11 +44,12 @@ class SessionDesk:
         self.redis = PipelinedConnection(address)
         self.claims = Claims(self.node, self.redis, keys)
         self.serves = True
+        self.settled = True
         self.present: dict[ToolId, str] = {}
         self.sessions = Sessions(
             guard,
             self.claims,
-            Keeping(digest_of=self.present.get, serves=lambda _: self.serves),
+            Keeping(digest_of=self.present.get, settled=lambda: self.settled, serves=lambda _: self.serves),
             max_sessions=max_sessions,
             max_bytes=MAX_BYTES,
             watch_store=WatchStore(

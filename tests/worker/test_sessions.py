@@ -229,6 +229,20 @@ async def test_another_definition_of_the_same_version_is_another_session(desks: 
 
 
 @on_loop
+async def test_a_lost_registry_ends_no_session(desks: Desks) -> None:
+    """Its tools are missing until it is written again; what is missing then was removed."""
+    async with desks() as desk:
+        pid = int(await desk.ask(entry_of(stdio_tool()), invocation("pid")))
+        desk.present.clear()
+        desk.settled = False
+        async with swept(desk):
+            assert int(await desk.ask(entry_of(stdio_tool()), invocation("pid"))) == pid
+            desk.present.clear()
+            desk.settled = True
+            await until(lambda: not is_running(pid), description="the child to end")
+
+
+@on_loop
 async def test_the_sessions_of_a_removed_tool_end(desks: Desks) -> None:
     """So do those of one that is registered no more."""
     async with desks() as desk:

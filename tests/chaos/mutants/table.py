@@ -240,7 +240,7 @@ MUTANTS: tuple[Mutant, ...] = (
         edits=(
             Edit(
                 "gateway_worker/sessions.py",
-                '("definition changed", self._keeping.digest_of(tool) != session.key.digest),',
+                '("definition changed", self._changed(session)),',
                 '("definition changed", False),',
             ),
         ),

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
+import common.registry.catalogue as module
 from common.domain.errors import StoreUnavailable
 from common.domain.health import Health, health_to_wire
 from common.domain.ids import ToolId
@@ -21,6 +22,7 @@ from common.store.client import Client, StoreAddress, connect
 from common.store.keys import Keys
 from common.store.scripts import run
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.wait import wait_until
 
 
 def tool(name: str, command: str = "cmd") -> Tool:
@@ -190,6 +192,35 @@ def test_an_emptied_redis_empties_the_view(registry: Registry, catalogue: Catalo
     registry.put(tool("d"))
     catalogue.refresh()
     assert [entry.id for entry in catalogue.entries()] == ["d"]
+
+
+def test_a_lost_registry_is_settled_later(
+    registry: Registry, catalogue: Catalogue, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tool that is missing meanwhile need not have been removed."""
+    monkeypatch.setattr(module, "WRITTEN_AGAIN", 0.2)
+    registry.put(tool("a"))
+    catalogue.refresh()
+    registry.remove(ToolId("a"))
+    catalogue.refresh()
+    assert catalogue.settled, "a tool was removed, and nothing lost"
+    client.flushdb()
+    catalogue.refresh()
+    assert not catalogue.settled
+    wait_until(lambda: catalogue.settled, description="what is missing to be gone")
+
+
+def test_a_doubted_registry_is_read_again(registry: Registry, catalogue: Catalogue, client: Client) -> None:
+    """Written anew behind a loss it may have come to the same version."""
+    registry.put(tool("a"))
+    catalogue.refresh()
+    client.flushdb()
+    registry.put(tool("b"))
+    assert not catalogue.refresh()
+    catalogue.doubt()
+    assert catalogue.refresh()
+    assert (set(catalogue.ids()), catalogue.settled) == ({"b"}, False)
+    assert not catalogue.refresh()
 
 
 def test_while_redis_is_away_the_last_view_stays(registry: Registry, proxy: TcpProxy, keys: Keys) -> None:
