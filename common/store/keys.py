@@ -77,8 +77,9 @@ Channels (publish/subscribe, hints and replies only; nothing depends on a messag
 ``{p}:reply:<web process>`` replies of that process's calls; ``{p}:wake`` name of a queue that was empty and
 got a message; ``{p}:wake:<node>`` the same for the queue's direct list of one node; ``{p}:registry`` the registry
 changed; ``{p}:answer:<node>`` a client has answered a request of a backend; ``{p}:cancel`` an invocation is taken back
-(to workers); ``{p}:cancel-request`` a client cancelled a request or ended its MCP session (to web processes);
-``{p}:session-stream`` there is something for an MCP session, or from a connection's client.
+(to workers); ``{p}:roots`` a client's roots are others now (to workers); ``{p}:cancel-request`` a client cancelled a
+request or ended its MCP session (to web processes); ``{p}:session-stream`` there is something for an MCP session, or
+from a connection's client.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ NOWHERE = StoreAddress(url="unix:///nonexistent/redis.sock")
 async def main(modes: list[str]) -> None:
     """Open one session per mode, and stay."""
     with ProcessGuard(grace=0.5) as guard:
-        desk = SessionDesk(guard, NOWHERE, Keys("test"), {"local": 1}, [], 1000)
+        desk = SessionDesk(guard, NOWHERE, Keys("test"), [], 1000)
         pids = []
         for number, mode in enumerate(modes):
             name, *arguments = mode.split(",")

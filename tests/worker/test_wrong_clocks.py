@@ -38,6 +38,9 @@ class NoCluster:
     def confirmed(self, moment: float) -> None:
         pass
 
+    def may_fetch(self) -> None:
+        pass
+
 
 @pytest.fixture(params=[HOUR, -HOUR], ids=["ahead", "behind"])
 def wrong(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
