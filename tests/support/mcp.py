@@ -76,9 +76,14 @@ class RawClient:
         return "\r\n".join(head).encode() + b"\r\n\r\n" + body
 
     def call(self, name: str, arguments: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Any]:
-        """``tools/call``: the JSON-RPC message that came back."""
+        """``tools/call``: the JSON-RPC message that came back, at the end of a stream if the call took long."""
         answer = self.post("tools/call", {"name": name, "arguments": dict(arguments or {})}, **options)
-        message: dict[str, Any] = answer.json()
+        body = answer.text
+        if answer.headers.get("content-type", "").startswith("text/event-stream"):
+            body = [line for line in body.splitlines() if line.startswith("data: {")][-1].removeprefix(
+                "data: "
+            )
+        message: dict[str, Any] = json.loads(body)
         return message
 
     def text(self, name: str, arguments: Mapping[str, Any] | None = None, **options: Any) -> str:
