@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import orjson
 
 MODERN = "2026-07-28"
 ACCEPT = "application/json, text/event-stream"
@@ -83,7 +84,7 @@ class RawClient:
             body = [line for line in body.splitlines() if line.startswith("data: {")][-1].removeprefix(
                 "data: "
             )
-        message: dict[str, Any] = json.loads(body)
+        message: dict[str, Any] = orjson.loads(body)
         return message
 
     def text(self, name: str, arguments: Mapping[str, Any] | None = None, **options: Any) -> str:
