@@ -22,6 +22,8 @@ TRIED_AGAIN = frozenset(
         "node_not_renewed",
         "replies_disconnected",
         "replies_wait",
+        "reply_not_recovered",
+        "session_not_asked_for",
         "strays_wait",
         "sweep_interrupted",
     }

@@ -21,7 +21,7 @@ from gateway_worker.node import Node
 
 log = structlog.get_logger(__name__)
 
-ASK_AGAIN, RELEASE_AGAIN = 0.1, 0.5
+ASK_AGAIN, ASK_AGAIN_MAX, RELEASE_AGAIN = 0.1, 1.0, 0.5
 RETURN_STEP = 200
 _LIMITS: Mapping[bytes, Literal["tool", "tenant"]] = {b"tool_limit": "tool", b"tenant_limit": "tenant"}
 
@@ -165,12 +165,14 @@ class Claims:
 
     async def _reclaimed(self, tool: ToolId, session: str, caps: Caps) -> int:
         """Ask until Redis answers, since it may have heard a question whose answer was lost."""
-        node = self._node.id
+        node, pause = self._node.id, ASK_AGAIN
         while node == self._node.id:
             try:
                 token = await self._reclaim(tool, session, caps)
-            except StoreUnavailable:
-                await asyncio.sleep(ASK_AGAIN)
+            except StoreUnavailable as error:
+                log.warning("session_not_asked_for", tool=tool, cause=repr(error.__cause__))
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, ASK_AGAIN_MAX)
                 continue
             if token is not None and node == self._node.id:
                 return token

@@ -183,13 +183,13 @@ class Fetcher:
             while not self._paused:
                 await self._look.wait()
                 self._look.clear()
+                self._allowed.clear()
                 try:
                     await self._fetch_all()
                     delay = RETRY_FIRST
                 except StoreUnavailable as error:
                     log.warning("fetch_waits", cause=repr(error.__cause__))
                     self.wake()
-                    self._allowed.clear()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(delay):
                             await self._allowed.wait()

@@ -281,9 +281,9 @@ class Outbox:
         self._under_way.popleft()
         again = self._refused(batch, answers.result())
         if again:
-            # Ends stay in front: Redis may take them, whatever else it refuses.
-            self._commands.extend(command for command in again if not _is_end(command))
-            self._commands.extendleft(command for command in reversed(again) if _is_end(command))
+            # Ends stay in front: Redis may take them, whatever else it refuses. So does what has its place.
+            self._commands.extend(command for command in again if not _in_front(command))
+            self._commands.extendleft(command for command in reversed(again) if _in_front(command))
             self._notification_bytes += sum(_size(c) for c in again if isinstance(c, _Notification))
             self._pause()
         elif self._commands:
@@ -327,6 +327,10 @@ class Outbox:
 def _is_end(command: Command) -> bool:
     """Whether it ends calls, or acknowledges messages."""
     return isinstance(command, _Finish) or _acknowledges(command)
+
+
+def _in_front(command: Command) -> bool:
+    return _is_end(command) or isinstance(command, InPlace)
 
 
 def _acknowledges(command: Command) -> bool:

@@ -34,6 +34,8 @@ ASKED_WITHIN = 1.0
 """Seconds that a backend has to ask, once it was told. The calls of others wait for its session meanwhile."""
 ANSWERED_WITHIN = 5.0
 """Seconds that the client has to answer."""
+TOLD_WITHIN = ASKED_WITHIN + ANSWERED_WITHIN
+"""Seconds that all of it may take, however often the backend asks."""
 
 
 class RootsTalk(Conversation):
@@ -107,7 +109,8 @@ class RootsNews:
         """The roots of this MCP session are others now. While a backend is told, further changes are one."""
         client = McpSessionId(data.decode())
         for session in self._sessions():
-            if client not in session.rooted or not session.hears_roots:
+            # What it asks then names no call. Of a session that others use as well, it could be for one of them.
+            if client not in session.rooted or not session.hears_roots or not session.of_one_client:
                 continue
             if (session, client) in self._telling:
                 self._again.add((session, client))
@@ -132,15 +135,16 @@ class RootsNews:
         if backend is None or principal is None or session.ended or backend.negotiated.era is not Era.LEGACY:
             return
         try:
-            if session.turns is None or not await self._is_heard(client):
-                await backend.link.notify(CHANGED, {})
-                return
-            # What it asks now names no call: it is certain only while nobody else is there.
-            session.turns.one_at_a_time = True
-            talk = RootsTalk(self._asking, client, principal)
-            async with session.talking(client, talk):
-                await backend.link.notify(CHANGED, {})
-                await talk.over()
+            async with asyncio.timeout(TOLD_WITHIN):
+                if session.turns is None or not await self._is_heard(client):
+                    await backend.link.notify(CHANGED, {})
+                    return
+                talk = RootsTalk(self._asking, client, principal)
+                async with session.talking(client, talk):
+                    await backend.link.notify(CHANGED, {})
+                    await talk.over()
+        except TimeoutError:
+            log.debug("roots_not_told", tool=session.key.tool, error="it took too long")
         except GatewayError as error:
             log.debug("roots_not_told", tool=session.key.tool, error=error.message)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 import structlog
 
+from common.calls.head import parts_of
 from common.domain.audit import EventKind
 from common.domain.errors import GatewayError, InternalError, InvocationTimeout
 from common.domain.ids import McpSessionId, ToolId
@@ -122,6 +123,11 @@ class ToolSession:
                 self._conversations[group].remove(conversation)
                 if not self._conversations[group]:
                     del self._conversations[group]
+
+    @property
+    def of_one_client(self) -> bool:
+        """Whether it is one MCP session's own (``affinity: mcp_session``)."""
+        return bool(parts_of(self.key.session)[2])
 
     @property
     def hears_roots(self) -> bool:

@@ -192,7 +192,7 @@ class Worker:
         """Whether the registry is another than the catalogue has read. Raises :class:`StoreUnavailable`."""
         with store_errors("reading the registry's version"):
             version = await self._redis.command("GET", self._keys.registry_version)
-        return int(version or 0) != self.catalogue.version
+        return self.catalogue.doubted or int(version or 0) != self.catalogue.version
 
     # -- putting together -------------------------------------------------------------------------------
 

@@ -149,7 +149,7 @@ class Queueing:
             verdict = self._admission.admit(order)
         except StoreUnavailable as error:
             if error.data.get("outcome") == UNKNOWN:
-                self._doubtful.append((invocation.id, invocation.deadline))
+                self._doubtful.appendleft((invocation.id, invocation.deadline))
             raise
         self._clock.correct(verdict.now)
         return verdict

@@ -138,11 +138,13 @@ class Waiter:
         except Empty:
             return None
         if isinstance(frame, Notification):
-            self._in_hand = frame.size
+            # In this order: for a moment it counts for nothing, and not twice.
             self._bytes_read += frame.size
+            self._in_hand = frame.size
         elif not isinstance(frame, Moved):
-            self._in_hand = self._result_size if isinstance(frame, ExecutionResult) else frame.size
-            self._others_read += self._in_hand
+            size = self._result_size if isinstance(frame, ExecutionResult) else frame.size
+            self._others_read += size
+            self._in_hand = size
         return frame
 
     def _takes(self, frame: Notification | ServerRequest | Moved) -> bool:
@@ -340,7 +342,7 @@ class ReplyHub:
             for waiter, record in zip(batch, records, strict=True):
                 if record is not None and not waiter.done:
                     with _contained("result_unreadable", invocation=waiter.id):
-                        waiter.put(result_from_wire(wire_of_record(orjson.loads(record))))
+                        waiter.put(result_from_wire(wire_of_record(orjson.loads(record))), len(record))
                         self.heals += 1
 
 

@@ -43,7 +43,8 @@ class Catalogue:
         self._entries: Mapping[ToolId, Entry] = MappingProxyType({})
         self._sorted: tuple[Entry, ...] = ()
         self.version = -1
-        self._doubted = False
+        self.doubted = False
+        """Whether all is to be read again, whatever the registry's version says."""
         self._lost_at = float("-inf")
 
     @property
@@ -56,7 +57,7 @@ class Catalogue:
 
     def doubt(self) -> None:
         """Redis may have lost the registry: everything is read again, whatever its version says."""
-        self._doubted = True
+        self.doubted = True
 
     def get(self, tool: ToolId) -> Entry | None:
         """The entry of a tool, or None."""
@@ -74,7 +75,7 @@ class Catalogue:
         """Catch up with the registry; True if anything changed. Raises ``StoreUnavailable``."""
         with self._lock, store_errors("reading the registry"):
             version = int(self._client.get(self._keys.registry_version) or 0)
-            behind, doubted = version - self.version, self._doubted
+            behind, doubted = version - self.version, self.doubted
             if not behind and not doubted:
                 return False
             # A counter that went back means another or an emptied Redis: nothing known is worth keeping.
@@ -82,11 +83,11 @@ class Catalogue:
             if lost:
                 self._lost_at = time.monotonic()
             full = self.version < 0 or lost or behind > FULL_RELOAD_BEHIND
-            self._doubted = False
+            self.doubted = False
             try:
                 self._replace(*(self._read_all() if full else self._read_changes()))
             except BaseException:
-                self._doubted |= doubted
+                self.doubted |= doubted
                 raise
             return True
 

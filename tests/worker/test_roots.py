@@ -102,13 +102,19 @@ class Place:
 
 @asynccontextmanager
 async def place(
-    address: StoreAddress, keys: Keys, client: Client, *, profile: str = HEARS, era: Era = Era.LEGACY
+    address: StoreAddress,
+    keys: Keys,
+    client: Client,
+    *,
+    profile: str = HEARS,
+    era: Era = Era.LEGACY,
+    owner: str = f"t:c:{ONE}",
 ) -> AsyncIterator[Place]:
     """An open session that nobody is at."""
     async with test_conversation.place(address, keys, client) as here:
         redis, outbox = here.asking._redis, here.asking._outbox
         watches = Watches(WatchStore(redis, keys, outbox, session_idle=60), ToolId("local"), "s")
-        key = SessionKey(ToolId("local"), "s", 1, era, profile)
+        key = SessionKey(ToolId("local"), owner, "digest", era, profile)
         session = ToolSession(key, stdio_tool(), Claim(ToolId("local"), "s", 1), lambda *_: None, watches)
         link = Rooted()
         link.on_request = session._asked
@@ -190,23 +196,22 @@ async def test_nobody_is_asked_who_does_not_listen(address: StoreAddress, client
         assert at.stream() == []
 
 
-@on_loop
-async def test_calls_of_others_are_not_there_meanwhile(
-    address: StoreAddress, client: Client, keys: Keys
+@pytest.mark.parametrize("owner", ["t:c", "*0"])
+def test_a_session_that_others_use_hears_nothing(
+    owner: str, address: StoreAddress, client: Client, keys: Keys
 ) -> None:
-    """Also where they have never taken turns before: the question to come would be nobody's."""
-    async with place(address, keys, client) as at:
-        turns = at.session.turns
-        assert turns is not None
-        assert not turns.one_at_a_time
-        at.listen()
-        at.session._note_roots(of_one())
-        async with at.session.talking("other", Conversation.__new__(Conversation)):
+    """What it asked then could be asked of one of them."""
+
+    @on_loop
+    async def scenario() -> None:
+        async with place(address, keys, client, owner=owner) as at:
+            at.listen()
+            at.session._note_roots(of_one())
             at.changed()
-            await until(lambda: turns._waiting, description="its turn to be waited for")
+            assert not at.news._telling
             assert at.link.heard == 0
-        assert await at.answer(await at.asked())
-        await until(lambda: at.link.answers == [NEW], description="the new roots")
+
+    scenario()
 
 
 @on_loop
