@@ -41,9 +41,9 @@ class Taken(NamedTuple):
 class Held:
     """A call that this worker has begun, and the record that is its right to answer.
 
-    ``cold`` says that its session had to start first, so that it is noted when it is sent (``sent``). ``at_backend``
-    says that something of it may have been sent. ``resumable_until`` is that of the invocation; ``logged`` says that
-    there is a log of its frames.
+    ``cold`` says that its session had to start first, so that it is noted when it is sent (``sent``); whatever was
+    fetched together with its session (``fetch.lua``) is so from the first. ``at_backend`` says that something of it may
+    have been sent. ``resumable_until`` is that of the invocation; ``logged`` says that there is a log of its frames.
     """
 
     taken: Taken
@@ -54,6 +54,10 @@ class Held:
     at_backend: bool = False
     resumable_until: int | None = None
     logged: bool = False
+
+    def __post_init__(self) -> None:
+        """Of one whose fetch had no answer nobody has heard whether its session was claimed."""
+        self.cold = self.cold or self.taken.verdict in (b"claimed", b"recovered")
 
     @property
     def node(self) -> NodeId:

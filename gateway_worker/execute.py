@@ -245,6 +245,8 @@ class Executor:
         started = time.monotonic()
         progress.stage, progress.session = Progress.SESSION, session
         backend = session.opened or await self._opened(held, session, invocation, progress)
+        if held.cold and not held.sent:
+            await self._journey.sent(held)
         progress.stage = Progress.TURN
         async with session.turn or _NO_TURN, self._talk(held, session, invocation, progress) as conversation:
             if not self._node.may_act:
@@ -289,9 +291,7 @@ class Executor:
         await self._journey.unsent(held)
         left = self._clock.left(invocation.deadline)
         # The time that a client took for an answer is not the call's.
-        backend = await usable(session, left if progress.clock is None else progress.clock.remaining)
-        await self._journey.sent(held)
-        return backend
+        return await usable(session, left if progress.clock is None else progress.clock.remaining)
 
 
 def _leave_again(leave: Retry, error: LinkLost) -> bool:

@@ -37,8 +37,10 @@ class Journey:
     async def unsent(self, held: Held) -> None:
         """Note that nothing of the call is sent yet: should this worker die now, it goes back to its queue.
 
-        Degrades: without the note it counts as sent.
+        What was fetched together with its session is noted so already. Degrades: without the note it counts as sent.
         """
+        if held.taken.verdict == b"claimed":
+            return
         held.cold = True
         key = self._keys.unsent(held.node)
         try:

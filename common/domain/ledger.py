@@ -183,21 +183,25 @@ def _next(
             continue
         if ledger.begun(call.id):
             continue
-        ledger = replace(ledger, held={**ledger.held, (node, tag): Record(call)})
         if owner is not None:
-            return ledger, directory, Taken(call, Verdict.HELD, owner.token)
+            return (
+                _with_held(ledger, node, tag, Record(call)),
+                directory,
+                Taken(call, Verdict.HELD, owner.token),
+            )
         bound = limits.reached(directory, call.session)
         if call.session not in directory.owners and bound is not None:
-            return ledger, directory, Taken(call, Verdict(bound), 0)
+            return _with_held(ledger, node, tag, Record(call)), directory, Taken(call, Verdict(bound), 0)
         directory, claimed = claim(directory, call.session, node, now_us=now_us)
+        # The session has still to start.
+        ledger = _with_held(ledger, node, tag, Record(call, unsent=True))
         return ledger, directory, Taken(call, Verdict.CLAIMED, claimed.token)
     return ledger, directory, None
 
 
 def note(ledger: Ledger, node: Node, tag: int, *, unsent: bool) -> Ledger:
     """Put on record whether the backend has seen something of a call that a node holds."""
-    record = replace(ledger.held[node, tag], unsent=unsent)
-    return replace(ledger, held={**ledger.held, (node, tag): record})
+    return _with_held(ledger, node, tag, replace(ledger.held[node, tag], unsent=unsent))
 
 
 def declare(ledger: Ledger, call: str) -> Ledger:
@@ -257,3 +261,7 @@ def rescue(ledger: Ledger, directory: Directory, node: Node) -> tuple[Ledger, Di
 def _with_direct(ledger: Ledger, node: Node, calls: tuple[Call, ...]) -> Ledger:
     direct = {**ledger.direct, node: calls}
     return replace(ledger, direct={name: waiting for name, waiting in direct.items() if waiting})
+
+
+def _with_held(ledger: Ledger, node: Node, tag: int, record: Record) -> Ledger:
+    return replace(ledger, held={**ledger.held, (node, tag): record})

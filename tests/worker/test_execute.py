@@ -77,7 +77,7 @@ class Worker:
         )
         self.heard: list[tuple[str, dict[str, Any]]] = []
 
-    def hold(self, call: Invocation, leave: Retry = Retry.UNSENT) -> Held:
+    def hold(self, call: Invocation, leave: Retry = Retry.UNSENT, verdict: bytes = b"held") -> Held:
         """The call as the worker holds it once it was fetched."""
         entry = self.catalogue.get(call.tool)
         session = session_of(entry.tool if entry else stdio_tool(), call.caller, call.mcp_session)
@@ -88,7 +88,7 @@ class Worker:
             tag="1",
             raw=b"",
             queue=of.queue,
-            verdict=b"held",
+            verdict=verdict,
             token=self.desk.token(call.tool, session),
         )
         return Held(taken=taken, head=of, message=message)
@@ -378,6 +378,25 @@ async def test_a_session_that_expired_is_replaced_within_the_call(worker: Worker
                 result = await w.run(invocation("echo", {"text": str(n)}, tool="remote"))
                 assert text_of(result.result) == str(n)
         assert len(server.messages("initialize")) == 3
+
+
+@pytest.mark.parametrize("verdict", [b"claimed", b"recovered"])
+def test_what_may_be_noted_as_unsent_is_noted_when_it_is_sent(
+    verdict: bytes, worker: Workers, client: Client, keys: Keys
+) -> None:
+    """Another call may have started the session meanwhile: given back all the same, this one would run twice."""
+
+    @on_loop
+    async def run() -> None:
+        async with worker(entry_of(stdio_tool())) as w:
+            await w.ready()
+            call = invocation("echo", {"text": "x"}, tool="local")
+            held = w.hold(call, verdict=verdict)
+            client.hset(keys.unsent(held.node), held.tag, 1)
+            await w.executor.run(held, call, lambda *_: None)
+            assert client.hget(keys.unsent(held.node), held.tag) == b"0"
+
+    run()
 
 
 @on_loop

@@ -45,9 +45,19 @@ class Way:
         live(client, keys, NODE)
 
     def held(self, call: str = "i") -> Held:
-        """A call that the node has fetched."""
+        """A call that the node has fetched, of a session that it had before."""
+        opener = self.claimed("opener")
+        ends = [(opener.tag, opener.head, "r")]
+        delivery.finish_all(self.client, self.keys, NODE, ends, cold=True)
+        return self.claimed(call, tag=2)
+
+    def claimed(self, call: str = "i", tag: int = 1) -> Held:
+        """A call that the node has fetched, together with its session if that was nobody's."""
         delivery.put(self.client, head(call))
-        _, ((tag, _, verdict, token),), _ = delivery.fetch(self.client, self.keys, NODE, most=1)
+        (fetched,) = delivery.fetch(self.client, self.keys, NODE, most=1, tag=tag)[1]
+        return self._holding(call, *fetched)
+
+    def _holding(self, call: str, tag: str, _: str, verdict: bytes, token: int) -> Held:
         raw = self.client.hget(self.keys.unacked(NODE), tag) or b""
         taken = Taken(node=NODE, tag=tag, raw=raw, queue=QUEUE, verdict=verdict, token=token)
         envelope = b'{"properties":{},"headers":{"id":"%s","task":"t"}}' % call.encode()
@@ -108,6 +118,22 @@ async def test_what_is_not_sent_is_on_record_until_it_is(
         await w.journey.unsent(held)
         assert (w.note(held), held.cold, held.sent) == (b"1", True, False)
         assert 0 < client.ttl(keys.unsent(NODE)) <= UNSENT_TTL
+        await w.journey.sent(held)
+        assert (w.note(held), held.sent) == (b"0", True)
+
+
+@on_loop
+async def test_what_was_claimed_with_its_session_is_noted_already(
+    client: Client, address: StoreAddress, keys: Keys
+) -> None:
+    """By the script that claimed it; nothing is asked of Redis again, and it is noted when it is sent."""
+    async with way(client, address, keys) as w:
+        held = w.claimed()
+        assert (w.note(held), held.cold) == (b"1", True)
+        client.hset(keys.unsent(NODE), "other", 1)
+        client.hdel(keys.unsent(NODE), held.tag)
+        await w.journey.unsent(held)
+        assert w.note(held) is None
         await w.journey.sent(held)
         assert (w.note(held), held.sent) == (b"0", True)
 

@@ -41,6 +41,7 @@ def took(client: Client, keys: Keys, *heads: Head) -> None:
     delivery.live(client, keys, DEAD)
     delivery.put(client, *heads)
     assert len(delivery.fetch(client, keys, DEAD)[1]) == len(heads)
+    delivery.send_all(client, keys, DEAD)
 
 
 def lapse(client: Client, keys: Keys) -> None:

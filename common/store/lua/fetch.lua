@@ -8,8 +8,9 @@
 -- Returns {status, taken, more, unusable, dropped}
 --   status    'taken', or 'lapsed': the node's lease has ended, or it was declared dead; nothing was taken
 --   taken     flat: index of the list among KEYS 2.., delivery tag, message, verdict, fencing token
---             verdicts: 'held' the session is the node's; 'claimed' it is so from now on; 'tool_limit', 'tenant_limit'
---             a cap keeps it from being created; 'headless' the message has no head, and nothing was decided
+--             verdicts: 'held' the session is the node's; 'claimed' it is so from now on, and the call is noted as
+--             unsent; 'tool_limit', 'tenant_limit' a cap keeps it from being created; 'headless' the message has no
+--             head, and nothing was decided
 --   more      indices of the lists that may hold more, in the order in which they are to be served next
 --             (every other one was seen empty, or holds back what is beyond the tool's calls in flight)
 --   unusable  indices of those that are no lists, which must not cost the others what was taken from them

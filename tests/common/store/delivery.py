@@ -28,6 +28,13 @@ def live(client: Client, keys: Keys, *nodes: NodeId, lease: int = 60_000) -> Non
         run(client, "node_beat", [keys.nodes, keys.fenced(node)], [node, lease])
 
 
+def send_all(client: Client, keys: Keys, node: NodeId) -> None:
+    """The backends have seen what the node holds."""
+    for tag in client.hkeys(keys.unacked(node)):
+        client.hset(keys.unsent(node), tag, 0)
+    client.expire(keys.unsent(node), 60)
+
+
 def die(client: Client, keys: Keys, node: NodeId) -> None:
     """Declare a node dead."""
     assert run(client, "node_fence", *fence_script(keys, node, PROCESS_GONE, actor="test")) == 1

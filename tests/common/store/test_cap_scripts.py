@@ -27,6 +27,7 @@ from tests.common.store.delivery import (
     require_nothing_left,
     rescue,
     rescue_all,
+    send_all,
     waiting,
 )
 from tests.support.messages import QUEUE, head
@@ -111,6 +112,7 @@ class TestCaps:
         live(client, keys, A)
         put(client, head("1"))
         fetch(client, keys, A)
+        send_all(client, keys, A)
         assert admit(client, keys, head("2"), may_create=False)[0] == b"admitted"
         pool = head("3", session="*", pool_size=1)
         for refused in (head("3", session="t:new"), pool):

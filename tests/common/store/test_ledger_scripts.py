@@ -32,6 +32,7 @@ from tests.common.store.delivery import (
     require_nothing_left,
     rescue,
     result,
+    send_all,
     under_way,
     waiting,
 )
@@ -159,6 +160,7 @@ class TestBegun:
         live(client, keys, A)
         put(client, head("1"), head("2", leave=Retry.SAFE))
         fetch(client, keys, A)
+        send_all(client, keys, A)
         raw.config_set("maxmemory", 1)
         assert run(client, "lease_take", [keys.sweep_lease], [B, 3000]) == 1
         die(client, keys, A)
@@ -252,6 +254,7 @@ class TestEnded:
         live(client, keys, A)
         put(client, head("1"))
         fetch(client, keys, A)
+        send_all(client, keys, A)
         die(client, keys, A)
         assert rescue(client, keys, A)[:3] == [1, 0, 1]
         assert finish(client, keys, A, "1", head("1"), "late") == [[1], []]
@@ -286,6 +289,7 @@ class TestEnded:
         heads = [head(str(n), session=f"t:c{n}") for n in range(41)]
         put(client, *heads)
         fetch(client, keys, A, most=40)
+        send_all(client, keys, A)
         fetch(client, keys, B, tag=1)
         die(client, keys, A)
 

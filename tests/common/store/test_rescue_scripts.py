@@ -18,7 +18,7 @@ from common.domain.ids import InvocationId, NodeId
 from common.domain.invocation import ExecutionResult, result_from_wire
 from common.domain.rules import Retry
 from common.store.client import Client, StoreAddress
-from common.store.keys import Keys
+from common.store.keys import UNSENT_TTL, Keys
 from common.store.scripts import run
 from common.store.shared import SharedConnection
 from gateway_worker.sweep import LEASE_ENDED, MOST_ATTEMPTS, fence_script
@@ -39,6 +39,7 @@ from tests.common.store.delivery import (
     rescue,
     rescue_all,
     result,
+    send_all,
     under_way,
     waiting,
 )
@@ -96,12 +97,24 @@ class TestEachCall:
             assert lost.failure.code is ErrorCode.WORKER_LOST
         require_nothing_left(client, keys, A)
 
+    def test_one_that_was_claimed_with_its_session_counts_as_unsent(self, client: Client, keys: Keys) -> None:
+        """Its backend has still to start: the node may die before it can say anything. One that is held is lost."""
+        live(client, keys, A)
+        put(client, head("claimed", session="t:new"), head("held", session="t:new"))
+        fetch(client, keys, A)
+        assert 0 < client.ttl(keys.unsent(A)) <= UNSENT_TTL
+        die(client, keys, A)
+        assert rescue(client, keys, A) == [1, 1, 1, 1, []]
+        assert ids(waiting(client)) == ["claimed"]
+        require_nothing_left(client, keys, A)
+
     def test_a_waiting_process_reads_its_frame(self, client: Client, keys: Keys, hub: ReplyHub) -> None:
         """With the decoder it has for all ends, whatever the id."""
         waiters = [hub.expect(InvocationId(call)) for call in ODD]
         live(client, keys, A)
         put(client, *(head(call, reply=hub.channel) for call in ODD))
         fetch(client, keys, A)
+        send_all(client, keys, A)
         die(client, keys, A)
         rescue(client, keys, A)
         for waiter in waiters:
@@ -116,6 +129,7 @@ class TestEachCall:
         live(client, keys, A)
         put(client, *map(head, ODD))
         fetch(client, keys, A)
+        send_all(client, keys, A)
         die(client, keys, A)
         rescue(client, keys, A)
         app = make_app(redis_url.replace("unix://", "redis+socket://").replace("?db=", "?virtual_host="))
@@ -131,6 +145,7 @@ class TestEachCall:
         live(client, keys, A)
         put(client, head("1"))
         fetch(client, keys, A)
+        send_all(client, keys, A)
         die(client, keys, A)
         with client.pubsub(ignore_subscribe_messages=True) as channel:
             channel.subscribe(keys.result(InvocationId("1")))
@@ -169,6 +184,7 @@ class TestEachCall:
         live(client, keys, A)
         put(client, head("1"))
         fetch(client, keys, A)
+        send_all(client, keys, A)
         client.zadd(keys.circuit_permits(TOOL), {"1": 9e12, "2": 9e12})
         die(client, keys, A)
         rescue(client, keys, A)
@@ -192,6 +208,7 @@ class TestEachCall:
         live(client, keys, A, B)
         put(client, head("1"), head("2", session="t:d"))
         fetch(client, keys, A, most=1, cap=1)
+        send_all(client, keys, A)
         assert fetch(client, keys, B, cap=1)[1] == []
         die(client, keys, A)
         with client.pubsub(ignore_subscribe_messages=True) as channel:
@@ -208,6 +225,7 @@ class TestEachCall:
         live(client, keys, A)
         put(client, head("1"), head("2", leave=Retry.SAFE))
         fetch(client, keys, A)
+        send_all(client, keys, A)
         die(client, keys, A)
         rescue(client, keys, A)
         found = [(fields[b"kind"], fields.get(b"detail")) for _, fields in client.xrange(keys.audit)]
@@ -222,6 +240,7 @@ class TestSteps:
         live(client, keys, A)
         put(client, *(head(f"h{n}", session=f"t:c{n}") for n in range(125)))
         fetch(client, keys, A, most=200)
+        send_all(client, keys, A)
         for n in range(125):
             assert admit(client, keys, head(f"d{n}", session=f"t:c{n}"))[0] == b"admitted"
         die(client, keys, A)

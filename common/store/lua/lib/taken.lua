@@ -1,14 +1,19 @@
 -- What a step of fetch.lua has taken, kept until its end and written then: one command for many records.
--- Uses of the script around it: KEYS, prefix, me, lists, rates.
+-- Uses of the script around it: KEYS, prefix, me, heads, lists, rates.
 
 local left, tag = tonumber(ARGV[1]), tonumber(ARGV[2])
-local taken, records, counts, others, passed = {}, {}, {}, {}, 0
+local taken, records, unsent, counts, others, passed = {}, {}, {}, {}, {}, 0
 
--- A message is recorded as begun, under the delivery tag `tag`.
+-- A message is recorded as begun, under the delivery tag `tag`. Where its session is claimed with it, the backend has
+-- still to start, so it is noted as unsent in the same step: the node may die before it can say so itself.
 local function record(i, message, verdict, token)
   local name, n, m = string.format('%d', tag), #taken, #records
   records[m + 1], records[m + 2] = name, message
   taken[n + 1], taken[n + 2], taken[n + 3], taken[n + 4], taken[n + 5] = i - 1, name, message, verdict, token
+  if verdict == 'claimed' then
+    unsent[#unsent + 1] = name
+    unsent[#unsent + 1] = '1'
+  end
   tag, left = tag + 1, left - 1
 end
 
@@ -28,6 +33,11 @@ end
 
 local function write_taken()
   if #records > 0 then redis.call('HSET', KEYS[1], unpack(records)) end
+  if #unsent > 0 then
+    local key = prefix .. 'unsent:' .. encoded(me)
+    redis.call('HSET', key, unpack(unsent))
+    redis.call('EXPIRE', key, 86400)
+  end
   for owner, queues in pairs(others) do
     for queue, messages in pairs(queues) do
       -- In front, the oldest foremost: they have waited already.
