@@ -15,7 +15,7 @@ from common.store.client import store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
-from gateway_worker.node import LEASE, Node
+from gateway_worker.node import LEASE, Node, lease_time
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +112,7 @@ class Nodes:
 
         Raises :class:`StoreUnavailable`.
         """
-        sent = time.monotonic()
+        sent, by_lease = time.monotonic(), lease_time()
         with store_errors("renewing the node's lease"):
             state, now = await self._redis.run(
                 "node_beat",
@@ -137,7 +137,7 @@ class Nodes:
             self._beating_since = sent
         self._last_beat = sent
         self._cluster.confirmed(sent)
-        self._node.confirm(sent)
+        self._node.confirm(by_lease)
         self.beating.set()
         if self._kept_away:
             self._kept_away = False

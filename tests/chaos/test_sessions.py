@@ -193,8 +193,8 @@ def test_a_changed_or_removed_tool_ends_its_sessions_behind_their_calls(scene: S
         )
         assert running.result(10).good
         wait_until(lambda: children(scene) == 1, timeout=15, description="the session of the old one to end")
-        last = scene.load.begin(Call(tool="a", ms=2000))
         before = len(scene.backend_events("got"))
+        last = scene.load.begin(Call(tool="a", ms=2000))
         wait_until(lambda: len(scene.backend_events("got")) > before, description="the last call")
         registry.remove(ToolId("a"))
         assert last.result(10).good

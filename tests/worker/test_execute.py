@@ -37,6 +37,7 @@ from gateway_worker.egress.stdio import StdioLink
 from gateway_worker.execute import Executor
 from gateway_worker.journey import Journey
 from gateway_worker.message import read_message
+from gateway_worker.node import lease_time
 from gateway_worker.outbox import Outbox
 from tests.support.aio import on_loop, until
 from tests.support.backends import (
@@ -626,7 +627,7 @@ def test_a_worker_that_is_cut_off_gives_its_sessions_up(
             (pid,) = echo_log.pids()
             monkeypatch.setattr(node_module, "CUT_OFF", 0.2)
             monkeypatch.setattr(node_module, "SELF_FENCE", 0.15)
-            w.desk.node.confirm(time.monotonic())
+            w.desk.node.confirm(lease_time())
             watch = asyncio.create_task(w.sessions.end_when_cut_off(w.desk.node))
             if end is None:
                 with pytest.raises(NotOwner):

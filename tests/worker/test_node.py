@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +15,7 @@ from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker import node
-from gateway_worker.node import CUT_OFF, LEASE, SELF_FENCE, Node
+from gateway_worker.node import CUT_OFF, LEASE, SELF_FENCE, Node, lease_time
 from gateway_worker.nodes import Nodes
 from tests.support.aio import on_loop
 from tests.support.tcp_proxy import TcpProxy
@@ -23,7 +25,7 @@ SENT = 1000.0
 
 
 class Hands:
-    """The monotonic clock as the node reads it; the test sets it."""
+    """The clock of the lease as the node reads it; the test sets it."""
 
     def __init__(self) -> None:
         self.now = SENT
@@ -33,8 +35,14 @@ class Hands:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Hands:
     """The node's clock, and nobody else's: the loop goes on by the real one."""
     hands = Hands()
-    monkeypatch.setattr(node, "time", SimpleNamespace(monotonic=lambda: hands.now))
+    monkeypatch.setattr(node, "lease_time", lambda: hands.now)
     return hands
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a clock that counts sleep")
+def test_the_lease_runs_while_the_machine_sleeps() -> None:
+    """As it does in Redis: one that wakes up must not take itself for an owner."""
+    assert lease_time() == pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME), abs=5)
 
 
 class TestMayAct:

@@ -2,6 +2,7 @@
 
 -- As urllib.parse.quote with nothing safe.
 local function encoded(text)
+  if not string.find(text, '[^%w_.~-]') then return text end
   return (string.gsub(text, '[^%w_.~-]', function(c) return string.format('%%%02X', string.byte(c)) end))
 end
 
@@ -10,12 +11,15 @@ local function decoded(text)
   return (string.gsub(text, '%%(%x%x)', function(x) return string.char(tonumber(x, 16)) end))
 end
 
--- The text of a head as a table: what every call needs of it; nil for what is no head.
-local function head_from(text)
-  local id, deadline, session, queue =
-    string.match(text, '^1|([^|]+)|(%d+)|[^|]*|([^|]+)|%a+|%d+|%d+|%d+|%d+|(tool%.[^|]+)$')
-  if not id then return nil end
-  return {id = id, deadline = deadline, session = session, queue = queue, tool = string.sub(queue, 6), text = text}
+-- The head in a message behind what it begins with (a pattern), and where its text begins and ends; nil for one without:
+-- what every call needs of it.
+local function head_behind(message, beginning)
+  local first, id, deadline, session, queue, last = string.match(message,
+    beginning .. '"canalgate":"()1|([^|"]+)|(%d+)|[^|"]*|([^|"]+)|%a+|%d+|%d+|%d+|%d+|(tool%.[^|"]+)()"')
+  if not first then return nil end
+  local text = string.sub(message, first, last - 1)
+  local head = {id = id, deadline = deadline, session = session, queue = queue, tool = string.sub(queue, 6), text = text}
+  return head, first, last - 1
 end
 
 -- The same head with all that stands in it.
@@ -27,10 +31,7 @@ end
 
 -- The head of a message, and where its text begins and ends in it; nil for one without.
 local function head_of(message)
-  local _, before = string.find(message, '^{"enqueued_at":%d+,"circuit":%d+,"canalgate":"')
-  local behind = before and string.find(message, '"', before + 1, true)
-  if not behind then return nil end
-  return head_from(string.sub(message, before + 1, behind - 1)), before + 1, behind - 1
+  return head_behind(message, '^{"enqueued_at":%d+,"circuit":%d+,')
 end
 
 -- A message with another head (a whole one) in the place of its own.
@@ -42,7 +43,7 @@ end
 
 -- The head of a message that has no stamp yet, as it comes from its producer.
 local function head_unstamped(message)
-  return head_from(string.match(message, '^{"canalgate":"([^"]*)"') or '')
+  return (head_behind(message, '^{'))
 end
 
 -- The message with the time at which it was queued and the generation of its tool's circuit, first of all its members.
