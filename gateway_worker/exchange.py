@@ -80,6 +80,7 @@ async def exchange(
                 on_notification=on_notification,
                 on_request=ask,
                 on_settled=settled,
+                principal=invocation.caller.principal,
             )
         modern = era_of_version(invocation.version) is Era.MODERN
         if raw.get("resultType") != "input_required" or modern:

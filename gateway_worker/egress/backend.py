@@ -84,6 +84,7 @@ class Backend:
         on_notification: OnNotification | None = None,
         on_request: OnRequest | None = None,
         on_settled: OnSettled | None = None,
+        principal: str = "",
     ) -> dict[str, Any]:
         """Forward a caller's request and return the backend's result as it is.
 
@@ -97,6 +98,7 @@ class Backend:
             on_notification=on_notification,
             on_request=on_request,
             on_settled=on_settled,
+            principal=principal,
         )
 
     async def request(

@@ -135,6 +135,7 @@ class HttpLink:
         on_notification: OnNotification | None = None,
         on_request: OnRequest | None = None,
         on_settled: OnSettled | None = None,  # noqa: ARG002 - a late answer would come on a stream that is closed
+        principal: str = "",  # noqa: ARG002 - the stream tells whose a message is
     ) -> dict[str, Any]:
         """Send a request and wait for its result."""
         if self.closed.is_set():

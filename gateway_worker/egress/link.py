@@ -114,14 +114,16 @@ class Link(Protocol):
         on_notification: OnNotification | None = None,
         on_request: OnRequest | None = None,
         on_settled: OnSettled | None = None,
+        principal: str = "",
     ) -> dict[str, Any]:
         """Send a request and wait for its result.
 
         ``headers`` are for HTTP alone. ``on_request`` is asked what the backend asks on this request's own stream; over
         stdio nothing tells whose a request of the backend is. A cancelled wait tells the backend so. ``on_settled`` is
         for stdio alone, and called as soon as the backend is known not to be at it any more: when it has answered, also
-        behind the end of a cancelled wait, or never had the request. Raises :class:`RpcError` for the backend's error
-        answer, :class:`LinkLost` and :class:`ResponseTooLarge` (:class:`AnswerTooLarge`) otherwise.
+        behind the end of a cancelled wait, or never had the request. ``principal`` is whose call it is; it is for stdio
+        alone, where a log message names no request. Raises :class:`RpcError` for the backend's error answer,
+        :class:`LinkLost` and :class:`ResponseTooLarge` (:class:`AnswerTooLarge`) otherwise.
         """
 
     async def notify(

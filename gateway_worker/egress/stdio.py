@@ -31,6 +31,7 @@ from gateway_worker.egress.link import (
     refuse_request,
     subscription_of,
 )
+from gateway_worker.egress.parties import Parties
 from gateway_worker.egress.process import Child
 from gateway_worker.egress.starts import Slot, start_slot
 
@@ -111,6 +112,7 @@ class StdioLink:
         self._late: dict[int, OnSettled] = {}
         """Who wants to know of an answer that comes behind the end of its wait."""
         self._tokens = ProgressTokens()
+        self._parties = Parties()
         self._asked = Asked(self._respond, gate)
         self._slot: Slot | None = None
         self._heard = 0
@@ -151,6 +153,7 @@ class StdioLink:
         on_notification: OnNotification | None = None,
         on_request: OnRequest | None = None,  # noqa: ARG002 - the Link's signature
         on_settled: OnSettled | None = None,
+        principal: str = "",
     ) -> dict[str, Any]:
         """Send a request and wait for its result."""
         if self.closed.is_set():
@@ -158,6 +161,7 @@ class StdioLink:
         request_id = next(self._ids)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._pending[request_id] = (future, on_notification)
+        settled = self._parties.enter(method, request_id, principal, on_notification, on_settled)
         heard, at_work = self._heard, False
         try:
             outgoing = self._tokens.outgoing(request_id, params)
@@ -176,8 +180,9 @@ class StdioLink:
                 at_work = False
             del self._pending[request_id]
             self._tokens.done(request_id)
-            if on_settled is not None:
-                self._ended(request_id, on_settled, at_work=at_work)
+            self._parties.leave(request_id)
+            if settled is not None:
+                self._ended(request_id, settled, at_work=at_work)
 
     def _ended(self, request_id: int, on_settled: OnSettled, *, at_work: bool) -> None:
         """Nobody waits for it any more. What a backend never answers is not remembered for ever."""
@@ -393,8 +398,8 @@ class StdioLink:
     def _notified(self, method: str, params: dict[str, Any]) -> None:
         """Hand a notification to the request it belongs to.
 
-        Progress names its request. A log message does not (MCP has no such field over stdio): it goes to the
-        youngest call that listens, which is the right one whenever one call is under way.
+        Progress names its request. A log message does not (MCP has no such field over stdio): see :class:`Parties`.
+        Fails closed: what might be another caller's is told to nobody.
         """
         if method == "notifications/progress":
             found = self._tokens.incoming(params)
@@ -409,11 +414,9 @@ class StdioLink:
             _, listener = self._pending.get(subscription_of(params), (None, None))
             (listener or self.on_notification)(method, params)
             return
-        if method == "notifications/message":
-            for _, listener in reversed(self._pending.values()):
-                if listener is not None:
-                    listener(method, params)
-                    return
+        if method == "notifications/message" and (teller := self._parties.listener()) is not None:
+            teller(method, params)
+            return
         self.on_notification(method, params)
 
     def _lost(self, *, unsent: bool) -> GatewayError:
