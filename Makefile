@@ -88,7 +88,7 @@ schema: $(READY) ## Write docs/canalgate.schema.json
 	$(BIN)/python -m common.settings.schema
 
 lock: ## Resolve the dependencies anew (needs uv)
-	uv pip compile pyproject.toml --extra local --group dev --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra local --extra vault --extra aws --extra gcp --extra cedar --extra postgres --extra flower --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet -o requirements.lock
 
 clean: ## Remove what the verbs made

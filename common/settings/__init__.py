@@ -4,22 +4,20 @@
 ``common.settings.reference`` describe the format.
 """
 
+from common.settings.identity import ApiKey, IdentitySettings
 from common.settings.load import find_file, load
 from common.settings.masking import masked
 from common.settings.model import (
-    ApiKey,
     DiscoverySettings,
-    IdentitySettings,
     LoggingSettings,
     RedisSettings,
     RuntimeSettings,
     Settings,
-    TenantSettings,
-    TenantsSettings,
     ToolProblem,
     WebSettings,
     WorkerSettings,
 )
+from common.settings.tenants import TenantSettings, TenantsSettings
 
 __all__ = [
     "ApiKey",

@@ -35,8 +35,9 @@ from common.settings.fields import (
     checked_header_name,
     checked_http_url,
 )
-from common.settings.model import RuntimeSettings, Section, ToolProblem
+from common.settings.model import RuntimeSettings, ToolProblem
 from common.settings.problems import dotted, explain, shown, unknown_key
+from common.settings.section import Section
 
 HTTP_TYPES = ("http", "streamable-http")
 

@@ -14,10 +14,13 @@ from pydantic_core import ErrorDetails
 from common.domain.errors import ConfigurationError
 from common.settings.document import Document, KeyPath, parse
 from common.settings.entry import read_entry, read_tool, read_tools
+from common.settings.identity import ApiKey
 from common.settings.interpolate import interpolate
 from common.settings.layers import CONFIG_VARIABLE, KEYS, Layer, from_command_line, from_environment
-from common.settings.model import SECTIONS, ApiKey, RuntimeSettings, Section, Settings, TenantSettings
+from common.settings.model import SECTIONS, RuntimeSettings, Settings
 from common.settings.problems import Problem, dotted, explain, locate, nearest, refusal, shown
+from common.settings.section import Section
+from common.settings.tenants import TenantSettings
 
 DEFAULT_FILE = "canalgate.yaml"
 

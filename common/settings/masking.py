@@ -9,8 +9,9 @@ from pydantic import SecretStr
 from common.domain.tool import MASK, Tool
 from common.settings.entry_of import entry_of
 from common.settings.fields import SecretUrl, masked_url
-from common.settings.model import SECTIONS, Section, Settings
+from common.settings.model import SECTIONS, Settings
 from common.settings.secrecy import masked_args
+from common.settings.section import Section
 
 
 def masked(settings: Settings) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, SecretStr, model_validator
+from pydantic import Field, InstanceOf, model_validator
 
 from common.domain.errors import InvalidRequest
 from common.domain.rules import CircuitRules, HealthRules
@@ -19,15 +19,12 @@ from common.domain.tool import (
     Tool,
 )
 from common.settings.fields import (
-    AsList,
     Bytes,
     Calls,
     Connections,
     Failures,
-    HeaderName,
     Host,
     Hosts,
-    Id,
     KeyPrefix,
     LowerCase,
     Origins,
@@ -35,19 +32,14 @@ from common.settings.fields import (
     Port,
     Processes,
     RedisUrl,
-    Resolver,
     Seconds,
     SecondsOrZero,
     Sessions,
-    VisibleAscii,
     is_loopback,
 )
-
-
-class Section(BaseModel):
-    """A part of the tree: frozen, no unknown keys, and no value in its error messages."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+from common.settings.identity import IdentitySettings
+from common.settings.section import Section
+from common.settings.tenants import TenantsSettings
 
 
 class RedisSettings(Section):
@@ -133,88 +125,6 @@ class WorkerSettings(Section):
         default=30.0,
         description="How long a stopping worker waits for the calls in flight before it cuts them off.",
     )
-
-
-class ApiKey(Section):
-    """A key, and the caller it stands for."""
-
-    key: Annotated[
-        SecretStr, VisibleAscii, Field(min_length=1, description="The secret that the caller sends.")
-    ]
-    tenant: Id = Field(description="Tenant the key belongs to.")
-    client: Id = Field(description="Client the key belongs to.")
-
-
-class IdentitySettings(Section):
-    """How a request is turned into a tenant and a client."""
-
-    resolver: Resolver = Field(
-        default="none",
-        description="Who says who calls: none, header, api_key, or your own class as package.module:Class.",
-    )
-    tenant_header: HeaderName = Field(
-        default="X-Tenant-Id",
-        description="Header with the tenant, for the header resolver behind a trusted proxy.",
-    )
-    client_header: HeaderName = Field(
-        default="X-Client-Id", description="Header with the client, for the header resolver."
-    )
-    api_keys: Annotated[tuple[ApiKey, ...], AsList] = Field(
-        default=(), description="Keys of the api_key resolver, each with key, tenant and client."
-    )
-    default_tenant: Id = Field(default="default", description="Tenant of every caller with resolver none.")
-    default_client: Id = Field(default="default", description="Client of every caller with resolver none.")
-
-    @model_validator(mode="after")
-    def _agrees(self) -> IdentitySettings:
-        if self.resolver == "api_key" and not self.api_keys:
-            raise ValueError("resolver api_key needs at least one entry in identity.api_keys")
-        if self.tenant_header.lower() == self.client_header.lower():
-            raise ValueError("tenant_header and client_header must be two different headers")
-        first: dict[str, int] = {}
-        for index, entry in enumerate(self.api_keys):
-            other = first.setdefault(entry.key.get_secret_value(), index)
-            if other != index:
-                raise ValueError(
-                    f"api_keys[{index}] has the same key as api_keys[{other}]: give each its own"
-                )
-        return self
-
-
-def _tenant(value: object) -> object:
-    return {"id": value} if isinstance(value, str) else value
-
-
-class TenantSettings(Section):
-    """A tenant that may call."""
-
-    id: Id = Field(description="Name of the tenant, as the identity resolver gives it.")
-    max_sessions: Sessions | None = Field(
-        default=None,
-        description="Most tool sessions of this tenant; one more is refused. Absent: `tenants.max_sessions`.",
-    )
-
-
-class TenantsSettings(Section):
-    """Which tenants may call."""
-
-    allow_unlisted: bool = Field(
-        default=False, description="Whether tenants that are not listed may call as well."
-    )
-    max_sessions: Sessions | None = Field(
-        default=None,
-        description="Most tool sessions of one tenant in the whole cluster; one more is refused. Absent: any number.",
-    )
-    listed: Annotated[tuple[Annotated[TenantSettings, BeforeValidator(_tenant)], ...], AsList] = Field(
-        default=(),
-        description="Tenants that may call, each as a name or as a mapping with id and max_sessions.",
-    )
-
-    @model_validator(mode="after")
-    def _distinct(self) -> TenantsSettings:
-        if len({tenant.id for tenant in self.listed}) != len(self.listed):
-            raise ValueError("listed names a tenant twice; remove one of the two")
-        return self
 
 
 class RuntimeSettings(Section):

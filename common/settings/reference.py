@@ -11,8 +11,11 @@ from pydantic.fields import FieldInfo
 
 from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
 from common.settings.fields import Unit
+from common.settings.identity import ApiKey
 from common.settings.layers import PROCESS_VARIABLES, variable_of
-from common.settings.model import SECTIONS, ApiKey, Section, TenantSettings
+from common.settings.model import SECTIONS
+from common.settings.section import Section
+from common.settings.tenants import TenantSettings
 
 _KINDS: Mapping[str, str] = {
     "integer": "whole number",

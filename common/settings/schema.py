@@ -14,7 +14,8 @@ from pydantic.json_schema import models_json_schema
 
 from common.domain.ids import MAX_ID_LENGTH
 from common.settings.entry import HttpEntry, StdioEntry
-from common.settings.model import SECTIONS, Section
+from common.settings.model import SECTIONS
+from common.settings.section import Section
 
 DEFAULT_TARGET = Path("docs/canalgate.schema.json")
 
