@@ -38,6 +38,7 @@ from common.settings.fields import (
     is_loopback,
 )
 from common.settings.identity import IdentitySettings
+from common.settings.policy import PolicySettings
 from common.settings.section import Section
 from common.settings.tenants import TenantsSettings
 
@@ -238,6 +239,7 @@ class Settings(Section):
     worker: WorkerSettings = WorkerSettings()
     identity: IdentitySettings = IdentitySettings()
     tenants: TenantsSettings = TenantsSettings()
+    policy: PolicySettings = PolicySettings()
     runtime: RuntimeSettings = RuntimeSettings()
     discovery: DiscoverySettings = DiscoverySettings()
     logging: LoggingSettings = LoggingSettings()
