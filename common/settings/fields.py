@@ -186,6 +186,12 @@ def _redis_url(value: SecretUrl) -> SecretUrl | None:
     return value
 
 
+def _file_path(value: str) -> str:
+    if not value.startswith("/") or not value.isprintable() or value.endswith("/"):
+        raise ValueError("must be the absolute path of a file, such as /run/canalgate/heartbeat")
+    return value
+
+
 def _api_key(value: object) -> object:
     if isinstance(value, str) and not (
         value.isascii() and value.isprintable() and value and " " not in value
@@ -224,6 +230,7 @@ KeyPrefix = Annotated[str, AfterValidator(_key_prefix)]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Resolver = Annotated[str, AfterValidator(_resolver)]
 RedisUrl = Annotated[SecretUrl, AfterValidator(_redis_url), WithJsonSchema({"type": "string"})]
+FilePath = Annotated[str, AfterValidator(_file_path)]
 AsList = BeforeValidator(_list)
 AsMapping = BeforeValidator(_mapping)
 LowerCase = BeforeValidator(_lower)

@@ -61,6 +61,7 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "worker.max_sessions": (5, "5", 5, COUNT),
     "worker.events": (False, "false", False, FLAG),
     "worker.drain_timeout": (0, "0", 0.0, SECONDS_OR_ZERO),
+    "worker.heartbeat_file": ("/run/beat", "/run/%n", None, ["", "beat", "/run/", "/run/a\nb", 5]),
     "identity.resolver": ("a.b:C", "a.b:C", "a.b:C", ["", "api-key", "a.b", "a:b:c", ":C", "a b:C", 5]),
     "identity.tenant_header": ("X-Org", "X-Org", "X-Org", [*HEADER, "x-client-id"]),
     "identity.client_header": ("X-App", "X-App", "X-App", [*HEADER, "X-TENANT-ID"]),
