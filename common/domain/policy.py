@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -93,14 +93,14 @@ def no_tool(tool: str) -> ToolNotFound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """How much is going on, for evaluators that ask for it. None: not known."""
+    """How much is going on in the whole cluster, for evaluators that ask for it."""
 
-    tenant_calls: int
-    """Calls of the tenant that this process waits for, without this one."""
-    tool_calls: int | None = None
-    """Calls of the tool that workers hold, in the whole cluster."""
-    tool_waiting: int | None = None
+    tool_calls: int
+    """Calls of the tool that workers hold."""
+    tool_waiting: int
     """Calls in the tool's queue that any worker may take."""
+    tenant_sessions: int
+    """Tool sessions of the tenant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +132,5 @@ class Question:
             "method": self.method,
             "arguments": dict(self.arguments),
             "request_id": "" if self.request_id is None else str(self.request_id),
-            "counters": None
-            if counters is None
-            else {
-                "tenant_calls": counters.tenant_calls,
-                "tool_calls": counters.tool_calls,
-                "tool_waiting": counters.tool_waiting,
-            },
+            "counters": None if counters is None else asdict(counters),
         }

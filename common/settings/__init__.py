@@ -17,12 +17,13 @@ from common.settings.model import (
     WebSettings,
     WorkerSettings,
 )
-from common.settings.policy import PolicySettings, RuleSettings
+from common.settings.policy import EvaluatorSettings, PolicySettings, RuleSettings
 from common.settings.tenants import TenantSettings, TenantsSettings
 
 __all__ = [
     "ApiKey",
     "DiscoverySettings",
+    "EvaluatorSettings",
     "IdentitySettings",
     "LoggingSettings",
     "PolicySettings",
