@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 
-from common.audit.journal import MOST_EVENTS
 from common.domain.errors import InvalidRequest, ToolNotFound, VersionConflict
 from common.domain.ids import ToolId
 from common.domain.tool import Origin, RegisteredTool, Tool, changed_fields
@@ -74,7 +73,6 @@ class Registry:
                     definition_to_json(tool, origin),
                     expected,
                     keys.registry_channel,
-                    MOST_EVENTS,
                     actor,
                     f"; changed: {names}" if names else "",
                 ],
@@ -143,7 +141,7 @@ class Registry:
                     *(keys.audit, keys.circuit(tool), keys.circuit_permits(tool)),
                     *(keys.registry_capabilities, keys.registry_refresh, keys.registry_states, keys.health),
                 ],
-                [tool, expected, keys.registry_channel, MOST_EVENTS, actor],
+                [tool, expected, keys.registry_channel, actor],
             )
         if not done and version == 0:
             raise ToolNotFound(f"no tool {tool!r} is registered")

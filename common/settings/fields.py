@@ -24,6 +24,7 @@ _HOST_HEADER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # RFC 6454, section 6.2: no path, not even "/"
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESOLVER_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+_PLUGIN_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 RESOLVERS = ("none", "header", "api_key")
 
@@ -163,6 +164,12 @@ def _resolver(value: str) -> str:
     return value
 
 
+def _plugin(value: str) -> str:
+    if not _PLUGIN_NAME.fullmatch(value) and not _RESOLVER_CLASS.fullmatch(value):
+        raise ValueError("must be a name, or a class as package.module:Class")
+    return value
+
+
 def _redis_url(value: SecretUrl) -> SecretUrl | None:
     if not value:
         return None
@@ -204,6 +211,9 @@ Failures = Annotated[int, Unit("failures"), Field(ge=1, le=MAX_COUNT), _NUMBER]
 LimitFiles = Annotated[int, Unit("files"), Field(ge=1, lt=1 << 62), _NUMBER]
 LimitProcesses = Annotated[int, Unit("processes"), Field(ge=1, lt=1 << 62), _NUMBER]
 LimitBytes = Annotated[int, Unit("bytes"), Field(ge=1, lt=1 << 62), _NUMBER]
+Events = Annotated[int, Unit("events"), Field(ge=100, le=100_000_000), _NUMBER]
+Files = Annotated[int, Unit("files"), Field(ge=0, le=MAX_COUNT), _NUMBER]
+AnyBytes = Annotated[int, Unit("bytes"), Field(ge=1024, lt=1 << 62), _NUMBER]
 Connections = Annotated[int, Unit("connections"), Field(ge=1, le=1_000_000), _NUMBER]
 Port = Annotated[int, Field(ge=0, le=65535), _NUMBER]
 Host = Annotated[str, AfterValidator(_host)]
@@ -213,6 +223,7 @@ HeaderName = Annotated[str, AfterValidator(checked_header_name)]
 KeyPrefix = Annotated[str, AfterValidator(_key_prefix)]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Resolver = Annotated[str, AfterValidator(_resolver)]
+Plugin = Annotated[str, AfterValidator(_plugin)]
 RedisUrl = Annotated[SecretUrl, AfterValidator(_redis_url), WithJsonSchema({"type": "string"})]
 AsList = BeforeValidator(_list)
 LowerCase = BeforeValidator(_lower)

@@ -18,6 +18,7 @@ from common.domain.tool import (
     DEFAULT_STARTUP_TIMEOUT,
     Tool,
 )
+from common.settings.audit import AuditSettings
 from common.settings.fields import (
     Bytes,
     Calls,
@@ -241,6 +242,7 @@ class Settings(Section):
     runtime: RuntimeSettings = RuntimeSettings()
     discovery: DiscoverySettings = DiscoverySettings()
     logging: LoggingSettings = LoggingSettings()
+    audit: AuditSettings = AuditSettings()
     tools: tuple[InstanceOf[Tool], ...] = ()
     tool_problems: tuple[InstanceOf[ToolProblem], ...] = ()
 

@@ -9,6 +9,8 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from common.settings.audit import AuditSink
+from common.settings.audit_sinks import FileOptions, MemoryOptions
 from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
 from common.settings.fields import Unit
 from common.settings.identity import ApiKey
@@ -39,6 +41,9 @@ def render() -> str:
     parts += [
         _entries("One entry of identity.api_keys", ApiKey, ApiKey.model_fields),
         _entries("One entry of tenants.listed", TenantSettings, TenantSettings.model_fields),
+        _entries("One entry of audit.sinks", AuditSink, AuditSink.model_fields),
+        _entries("Options of a file sink", FileOptions, FileOptions.model_fields),
+        _entries("Options of a memory sink", MemoryOptions, MemoryOptions.model_fields),
         _entries("Any tool", ToolEntry, ToolEntry.model_fields),
         _entries("A stdio tool", StdioEntry, _own(StdioEntry)),
         _entries("An HTTP tool", HttpEntry, _own(HttpEntry)),

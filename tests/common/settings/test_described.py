@@ -14,6 +14,7 @@ import yaml
 
 from common.domain.errors import ConfigurationError
 from common.settings import load
+from common.settings.audit_sinks import FileOptions
 from common.settings.entry import ENTRY_KEYS
 from common.settings.layers import KEYS, PROCESS_VARIABLES, VARIABLES
 from common.settings.reference import render
@@ -123,7 +124,11 @@ def test_document_and_models_know_the_same_settings() -> None:
     names = {re.findall(r"`([^`]+)`", row)[0] for row in rows}
     assert set(KEYS) <= names
     assert set(ENTRY_KEYS) <= names
-    assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {"key", "tenant", "client", "id"}
+    assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {
+        *("key", "tenant", "client", "id"),
+        *("name", "options", "most"),
+        *FileOptions.model_fields,
+    }
     assert set(VARIABLES) <= set(re.findall(r"CANALGATE_[A-Z_]+", "\n".join(rows)))
 
 
