@@ -69,7 +69,7 @@ class JwtResolver:
             return known
         claims = self._verified(token, place)
         caller = self._caller(claims)
-        self._cache.put(remembered, caller, longest=float(claims["exp"]) - self._wall())
+        self._cache.put(remembered, caller, longest=int(claims["exp"]) - self._wall())
         return caller
 
     def _verified(self, token: str, place: str) -> Mapping[str, Any]:
