@@ -19,6 +19,7 @@ from common.settings.model import (
 )
 from common.settings.mtls import MtlsSettings
 from common.settings.oauth import OAuthSettings
+from common.settings.policy import PolicySettings, RuleSettings
 from common.settings.tenants import TenantSettings, TenantsSettings
 from common.settings.tokens import JwtSettings
 
@@ -30,7 +31,9 @@ __all__ = [
     "LoggingSettings",
     "MtlsSettings",
     "OAuthSettings",
+    "PolicySettings",
     "RedisSettings",
+    "RuleSettings",
     "RuntimeSettings",
     "Settings",
     "TenantSettings",

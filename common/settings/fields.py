@@ -142,6 +142,16 @@ def _list(value: object) -> object:
         raise ValueError("must be a list: a, b or [a, b]") from error
 
 
+def _mapping(value: object) -> object:
+    """Text is read as a mapping: ``{a: b}`` (the environment and references have only text)."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse(value, name="value").tree
+    except ConfigurationError as error:
+        raise ValueError("must be a mapping: {a: b}") from error
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -214,16 +224,6 @@ def _proxies(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-def _mapping(value: object) -> object:
-    """Text is read as a mapping: ``{...}`` (the environment has only text)."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse(value, name="value").tree
-    except ConfigurationError as error:
-        raise ValueError("must be a mapping: {key: value}") from error
-
-
 def _redis_url(value: SecretUrl) -> SecretUrl | None:
     if not value:
         return None
@@ -234,6 +234,12 @@ def _redis_url(value: SecretUrl) -> SecretUrl | None:
         valid = False
     if not valid or not value.startswith(REDIS_SCHEMES):
         raise ValueError("must be redis://host:port/db, rediss://host:port/db or unix:///path/of/socket")
+    return value
+
+
+def _file_path(value: str) -> str:
+    if not value.startswith("/") or not value.isprintable() or value.endswith("/"):
+        raise ValueError("must be the absolute path of a file, such as /run/canalgate/heartbeat")
     return value
 
 
@@ -277,6 +283,7 @@ Resolvers = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_r
 Scopes = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_scopes)]
 Proxies = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_proxies)]
 RedisUrl = Annotated[SecretUrl, AfterValidator(_redis_url), WithJsonSchema({"type": "string"})]
+FilePath = Annotated[str, AfterValidator(_file_path)]
 AsList = BeforeValidator(_list)
 AsMapping = BeforeValidator(_mapping)
 LowerCase = BeforeValidator(_lower)

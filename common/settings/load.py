@@ -20,6 +20,7 @@ from common.settings.layers import CONFIG_VARIABLE, KEYS, Layer, from_command_li
 from common.settings.model import SECTIONS, RuntimeSettings, Settings
 from common.settings.mtls import MtlsSettings
 from common.settings.oauth import OAuthSettings
+from common.settings.policy import RuleSettings
 from common.settings.problems import Problem, dotted, explain, locate, nearest, refusal, shown
 from common.settings.section import Section
 from common.settings.tenants import TenantSettings
@@ -43,6 +44,8 @@ _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("identity", "mtls"): MtlsSettings,
     ("identity", "oauth"): OAuthSettings,
     ("tenants", "listed"): TenantSettings,
+    ("policy", "rules"): RuleSettings,
+    ("policy", "tools"): RuleSettings,
 }
 
 

@@ -16,6 +16,7 @@ from common.settings.layers import PROCESS_VARIABLES, variable_of
 from common.settings.model import SECTIONS
 from common.settings.mtls import MtlsSettings
 from common.settings.oauth import OAuthSettings
+from common.settings.policy import RuleSettings
 from common.settings.section import Section
 from common.settings.tenants import TenantSettings
 from common.settings.tokens import JwtSettings
@@ -50,6 +51,7 @@ def render() -> str:
         _entries("One entry of identity.api_keys", ApiKey, ApiKey.model_fields),
         *(_entries(name, model, model.model_fields) for name, model in PARTS.items()),
         _entries("One entry of tenants.listed", TenantSettings, TenantSettings.model_fields),
+        _entries("One rule of policy.rules or policy.tools", RuleSettings, RuleSettings.model_fields),
         _entries("Any tool", ToolEntry, ToolEntry.model_fields),
         _entries("A stdio tool", StdioEntry, _own(StdioEntry)),
         _entries("An HTTP tool", HttpEntry, _own(HttpEntry)),

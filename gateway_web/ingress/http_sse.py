@@ -49,7 +49,7 @@ class HttpSse:
             caller = self._identity.identify(http)
             guards.check_accepts_stream(http.header("accept"))
             if tool is not None:
-                self._gateway.find(tool)
+                self._gateway.find(caller, tool)
             prefix = str(http.environ.get("SCRIPT_NAME", ""))
             stream = SseStream(self._gateway, self._digests, caller, tool, prefix)
         except GatewayError as error:

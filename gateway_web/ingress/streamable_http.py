@@ -215,7 +215,7 @@ class StreamableHttp:
             if rejoined is not None:
                 return rejoined
             return self._identity.watched(
-                http, caller, session_stream(self._gateway, self._digests, session, last)
+                http, caller, session_stream(self._gateway, self._digests, caller, session, last)
             )
         except GatewayError as error:
             return self._refused(error)

@@ -137,9 +137,9 @@ class WebSocketDoor:
         try:
             http = HttpRequest(environ)
             facts = self._identity.facts(http)
-            self._identity.recognise(facts)
+            caller = self._identity.recognise(facts)
             if tool is not None:
-                self._gateway.find(ToolId(tool))
+                self._gateway.find(caller, ToolId(tool))
             if (http.header("sec-websocket-version") or "").strip() != VERSION:
                 return upgrade_required()
             _check_handshake(http)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from common.domain.errors import ConfigurationError
-from common.settings import load
+from common.settings import RuleSettings, load
 from common.settings.entry import ENTRY_KEYS
 from common.settings.layers import KEYS, PROCESS_VARIABLES, VARIABLES
 from common.settings.reference import PARTS, render
@@ -35,6 +35,9 @@ identity:
   mtls: {tenant: t, form: dn}
   required_scopes: a, b
 tenants: {allow_unlisted: true, max_sessions: "${MOST:-9}", listed: [a, {id: b, max_sessions: 5}]}
+policy:
+  rules: [{effect: deny, tenants: [a, "b*"], mcp_tools: "x, y"}, {id: r, effect: allow}]
+  tools: {pool: [{effect: allow, resources: ["note://*"], prompts: [p]}]}
 runtime:
 logging: {level: "${LEVEL:-info}", format: json}
 tools:
@@ -55,6 +58,9 @@ REFUSED = [
     "identity: {mtls: {tenant: t, from: dn}}",
     "identity: {oauth: {resource: 5}}",
     "tenants: {listed: [5]}",
+    "policy: {rules: [{tenants: [a]}]}",
+    "policy: {rules: [{effect: forbid}]}",
+    "policy: {tools: {a: [{effect: deny, tool: b}]}}",
     "tools: {a: {}}",
     "tools: {a: {command: x, url: 'http://h'}}",
     "tools: {a: {url: 'http://h', type: sse}}",
@@ -138,7 +144,10 @@ def test_document_and_models_know_the_same_settings() -> None:
     names = {re.findall(r"`([^`]+)`", row)[0] for row in rows}
     assert set(KEYS) <= names
     assert set(ENTRY_KEYS) <= names
-    assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == PARTS_NAMES
+    assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {
+        *PARTS_NAMES,
+        *(RuleSettings.model_fields.keys() - ENTRY_KEYS),
+    }
     assert set(VARIABLES) <= set(re.findall(r"CANALGATE_[A-Z_]+", "\n".join(rows)))
 
 
