@@ -18,6 +18,10 @@ key                              type     lifetime                     owner and
 {p}:api-keys                     hash     permanent                    key id -> what is kept of an issued key (JSON):
                                                                        its digest, whose it is, until when
 {p}:api-keys:version             string   permanent                    counts every change of them
+{p}:registry:unapproved          hash     permanent                    tool id -> list and key of each definition that
+                                                                       is not the approved one (JSON)
+{p}:pins:<tool>                  hash     permanent                    definitions that were approved, those that wait
+                                                                       for it, and how often this changed
 {p}:health                       hash     permanent                    tool id -> what the last probe found (JSON)
 {p}:probe:<tool>                 string   lease, PX                    the worker that probes the tool
 {p}:circuit:<tool>               hash     permanent                    the tool's circuit breaker
@@ -143,6 +147,13 @@ class Keys:
     @property
     def api_keys_version(self) -> str:
         return f"{self.prefix}:api-keys:version"
+
+    @property
+    def registry_unapproved(self) -> str:
+        return f"{self.prefix}:registry:unapproved"
+
+    def pins(self, tool: ToolId) -> str:
+        return f"{self.prefix}:pins:{encode_part(tool)}"
 
     @property
     def health(self) -> str:
