@@ -18,6 +18,7 @@ from common.domain.tool import (
     DEFAULT_STARTUP_TIMEOUT,
     Tool,
 )
+from common.settings.credentials import CredentialsSettings
 from common.settings.fields import (
     Bytes,
     Calls,
@@ -40,6 +41,7 @@ from common.settings.fields import (
 from common.settings.identity import IdentitySettings
 from common.settings.section import Section
 from common.settings.tenants import TenantsSettings
+from common.settings.vault import VaultSettings
 
 
 class RedisSettings(Section):
@@ -238,6 +240,8 @@ class Settings(Section):
     worker: WorkerSettings = WorkerSettings()
     identity: IdentitySettings = IdentitySettings()
     tenants: TenantsSettings = TenantsSettings()
+    credentials: CredentialsSettings = CredentialsSettings()
+    vault: VaultSettings = VaultSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     discovery: DiscoverySettings = DiscoverySettings()
     logging: LoggingSettings = LoggingSettings()

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from common.settings.credentials import StaticCredential
 from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
 from common.settings.fields import Unit
 from common.settings.identity import ApiKey
@@ -16,6 +17,7 @@ from common.settings.layers import PROCESS_VARIABLES, variable_of
 from common.settings.model import SECTIONS
 from common.settings.section import Section
 from common.settings.tenants import TenantSettings
+from common.settings.tool_credentials import CredentialInjection, ToolCredentials
 
 _KINDS: Mapping[str, str] = {
     "integer": "whole number",
@@ -39,9 +41,12 @@ def render() -> str:
     parts += [
         _entries("One entry of identity.api_keys", ApiKey, ApiKey.model_fields),
         _entries("One entry of tenants.listed", TenantSettings, TenantSettings.model_fields),
+        _entries("One entry of credentials.static", StaticCredential, StaticCredential.model_fields),
         _entries("Any tool", ToolEntry, ToolEntry.model_fields),
         _entries("A stdio tool", StdioEntry, _own(StdioEntry)),
         _entries("An HTTP tool", HttpEntry, _own(HttpEntry)),
+        _entries("credentials of a tool", ToolCredentials, ToolCredentials.model_fields),
+        _entries("inject of these", CredentialInjection, CredentialInjection.model_fields),
         _process_variables(),
     ]
     return "\n\n".join(parts) + "\n"
@@ -91,7 +96,7 @@ def _kind(schema: Mapping[str, Any]) -> str:
     if "const" in core:
         return f"`{core['const']}`"
     limits = [f"{words} {_figure(core[key])}" for key, words in _BOUNDS.items() if key in core]
-    return ", ".join([_KINDS[core["type"]], *limits])
+    return ", ".join([_KINDS[core.get("type", "object")], *limits])
 
 
 def _figure(value: Any) -> str:

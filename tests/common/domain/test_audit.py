@@ -14,6 +14,7 @@ KINDS = {
     *("tool_registered", "tool_updated", "tool_removed", "tool_enabled", "tool_disabled", "tool_drained"),
     *("tool_undrained", "circuit_state_change", "circuit_reset", "circuit_tripped", "health_transition"),
     *("session_created", "session_recovered", "session_closed", "node_lost", "invocation_lost"),
+    *("credential_resolution", "credentials_flushed", "credentials_rotated"),
 }
 
 

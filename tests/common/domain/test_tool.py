@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.domain.credential_rules import CredentialMode, CredentialRules, CredentialScope, Injection
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ToolId
 from common.domain.rules import (
@@ -141,6 +142,17 @@ CHANGES: list[tuple[Tool, dict[str, Any]]] = [
         for change in ({"interval": 6}, {"timeout": 6}, {"degraded_after": 2})
     ),
     *((STDIO, {"limits": ProcessLimits(**{field.name: 6})}) for field in fields(ProcessLimits)),
+    *(
+        (STDIO, {"credentials": CredentialRules(inject=Injection(meta={"a": "k"}), **change)})
+        for change in (
+            {},
+            {"mode": CredentialMode.OPTIONAL},
+            {"scope": CredentialScope.TOOL},
+            {"providers": ("p",)},
+        )
+    ),
+    (STDIO, {"credentials": CredentialRules(inject=Injection(env={"A": "k"}))}),
+    (HTTP, {"credentials": CredentialRules(inject=Injection(headers={"A": "{k}"}))}),
     (STDIO, {"transport": HTTP.transport}),
     (STDIO, {"transport": replace(STDIO.transport, command="other")}),
     (STDIO, {"transport": replace(STDIO.transport, args=("b",))}),
