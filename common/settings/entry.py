@@ -21,6 +21,7 @@ from common.domain.tool import (
     Tool,
     ToolState,
 )
+from common.settings import content
 from common.settings.document import KeyPath
 from common.settings.fields import (
     Calls,
@@ -162,6 +163,9 @@ class ToolEntry(Section):
         default=None,
         description="Secrets its sessions are given: `mode`, `scope`, `providers`, `inject`. Absent: none.",
     )
+    pinning: content.PinningWord | None = Field(default=None, description=content.PINNING_TEXT)
+    approve_first: bool | None = Field(default=None, description=content.APPROVE_FIRST_TEXT)
+    hidden_characters: content.HiddenWord | None = Field(default=None, description=content.HIDDEN_TEXT)
     enabled: bool = Field(
         default=True,
         description="False switches the tool off, unless an operator has switched it on while the gateway runs.",
@@ -351,6 +355,7 @@ def _tool(name: str, entry: StdioEntry | HttpEntry, runtime: RuntimeSettings) ->
         health=_health(entry, runtime),
         limits=_limits(entry),
         credentials=None if entry.credentials is None else entry.credentials.rules(),
+        content=content.rules_of(entry, runtime),
     )
 
 

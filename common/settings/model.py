@@ -18,12 +18,14 @@ from common.domain.tool import (
     DEFAULT_STARTUP_TIMEOUT,
     Tool,
 )
+from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
 from common.settings.credentials import CredentialsSettings
 from common.settings.fields import (
     Bytes,
     Calls,
     Connections,
     Failures,
+    FilePath,
     Host,
     Hosts,
     KeyPrefix,
@@ -39,6 +41,7 @@ from common.settings.fields import (
     is_loopback,
 )
 from common.settings.identity import IdentitySettings
+from common.settings.policy import PolicySettings
 from common.settings.section import Section
 from common.settings.tenants import TenantsSettings
 from common.settings.vault import VaultSettings
@@ -127,6 +130,17 @@ class WorkerSettings(Section):
         default=30.0,
         description="How long a stopping worker waits for the calls in flight before it cuts them off.",
     )
+    heartbeat_file: FilePath | None = Field(
+        default=None,
+        description="File that a worker touches once a second while it lives, for health checks; it says `ready`, or "
+        "`waiting` while Redis is away. `%n` becomes the worker's name. Absent: none.",
+    )
+
+    @model_validator(mode="after")
+    def _one_file_each(self) -> WorkerSettings:
+        if self.heartbeat_file is not None and self.processes > 1 and "%n" not in self.heartbeat_file:
+            raise ValueError("heartbeat_file must hold %n (the worker's name) where processes is above 1")
+        return self
 
 
 class RuntimeSettings(Section):
@@ -179,6 +193,9 @@ class RuntimeSettings(Section):
         default=HealthRules().degraded_after,
         description="A tool that takes this long to answer a probe, or longer, is degraded.",
     )
+    pinning: PinningWord = Field(default="warn", description=PINNING_TEXT)
+    approve_first: bool = Field(default=False, description=APPROVE_FIRST_TEXT)
+    hidden_characters: HiddenWord = Field(default="strip", description=HIDDEN_TEXT)
 
     @model_validator(mode="after")
     def _agrees(self) -> RuntimeSettings:
@@ -242,6 +259,7 @@ class Settings(Section):
     tenants: TenantsSettings = TenantsSettings()
     credentials: CredentialsSettings = CredentialsSettings()
     vault: VaultSettings = VaultSettings()
+    policy: PolicySettings = PolicySettings()
     runtime: RuntimeSettings = RuntimeSettings()
     discovery: DiscoverySettings = DiscoverySettings()
     logging: LoggingSettings = LoggingSettings()
