@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from common.settings.audit import AuditSink
 from common.settings.audit_sinks import FileOptions, MemoryOptions
+from common.settings.credentials import StaticCredential
 from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
 from common.settings.fields import Unit
 from common.settings.identity import ApiKey
@@ -22,6 +23,7 @@ from common.settings.policy import RuleSettings
 from common.settings.section import Section
 from common.settings.tenants import TenantSettings
 from common.settings.tokens import JwtSettings
+from common.settings.tool_credentials import CredentialInjection, ToolCredentials
 
 _KINDS: Mapping[str, str] = {
     "integer": "whole number",
@@ -56,10 +58,13 @@ def render() -> str:
         _entries("One entry of audit.sinks", AuditSink, AuditSink.model_fields),
         _entries("Options of a file sink", FileOptions, FileOptions.model_fields),
         _entries("Options of a memory sink", MemoryOptions, MemoryOptions.model_fields),
+        _entries("One entry of credentials.static", StaticCredential, StaticCredential.model_fields),
         _entries("One rule of policy.rules or policy.tools", RuleSettings, RuleSettings.model_fields),
         _entries("Any tool", ToolEntry, ToolEntry.model_fields),
         _entries("A stdio tool", StdioEntry, _own(StdioEntry)),
         _entries("An HTTP tool", HttpEntry, _own(HttpEntry)),
+        _entries("credentials of a tool", ToolCredentials, ToolCredentials.model_fields),
+        _entries("inject of these", CredentialInjection, CredentialInjection.model_fields),
         _process_variables(),
     ]
     return "\n\n".join(parts) + "\n"

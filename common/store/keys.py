@@ -73,6 +73,8 @@ key                              type     lifetime                     owner and
 {p}:audit-marks                  zset     permanent                    places in the chain of what the journal holds,
                                                                        by their numbers: one for 500 records
 {p}:audit-keeper                 string   lease, PX                    the process that seals and delivers the journal
+{p}:credential-orders            stream   permanent                    operators' orders to forget credentials, or to
+                                                                       build sessions anew: at most 1,000
 {p}:sweep                        string   lease, PX                    the worker that looks for dead nodes
 {p}:dead-letters                 stream   permanent                    messages that no worker can run: at most
                                                                        1,000, of each at most 64 KiB
@@ -315,6 +317,10 @@ class Keys:
     @property
     def wake_channel(self) -> str:
         return f"{self.prefix}:wake"
+
+    @property
+    def credential_orders(self) -> str:
+        return f"{self.prefix}:credential-orders"
 
     @property
     def registry_channel(self) -> str:
