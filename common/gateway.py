@@ -79,7 +79,7 @@ class Gateway:
         self.client: Client = connect(address)
         self._hot = SharedConnection(address)
         self.clock = RedisClock()
-        self.registry = Registry(self.client, self.keys)
+        self.registry = Registry(self.client, self.keys, settings.egress.rules)
         self.catalogue = Catalogue(self.client, self.keys)
         self.mcp_sessions = McpSessions(self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout)
         self.cancellations = Cancellations(self._hot, self.keys)

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 import structlog
 
+from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import GatewayError, StoreUnavailable, TransportFailure
 from common.domain.ids import NodeId, ToolId
 from common.domain.tool import (
@@ -66,6 +67,7 @@ class Discovery:
         guard: ProcessGuard,
         settings: DiscoverySettings,
         max_bytes: int,
+        rules: EgressRules = STRICT,
     ) -> None:
         self._node = node
         self._client = client
@@ -76,6 +78,7 @@ class Discovery:
         self._guard = guard
         self._settings = settings
         self._max_bytes = max_bytes
+        self._rules = rules
         self._changed: dict[ToolId, set[str]] = {}
         self._running: dict[ToolId, asyncio.Task[None]] = {}
         self._closed = False
@@ -183,7 +186,7 @@ class Discovery:
         A legacy backend may offer less to a client that it cannot ask, so it is told that it can; what it asks of us
         is refused.
         """
-        link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
+        link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes, rules=self._rules)
         started = time.monotonic()
         backend = await start(entry.tool, link, listing_order(entry), EVERY)
         try:
@@ -218,7 +221,7 @@ class Discovery:
         """
         try:
             async with asyncio.timeout(startup + self._settings.era_probe_timeout):
-                link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
+                link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes, rules=self._rules)
                 return await connect(link, [Era.MODERN])
         except TimeoutError:
             log.info("era_probe_unanswered", tool=entry.id)

@@ -19,6 +19,7 @@ import orjson
 import structlog
 
 from common.domain.audit import AuditEvent, EventKind, event_fields
+from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import GatewayError, StoreUnavailable
 from common.domain.health import (
     Health,
@@ -100,6 +101,7 @@ class Prober:
         guard: ProcessGuard,
         sessions: OpenSessions,
         max_bytes: int,
+        rules: EgressRules = STRICT,
     ) -> None:
         """``node`` tells the worker's present name; ``max_bytes`` bounds one answer."""
         self._node = node
@@ -111,6 +113,7 @@ class Prober:
         self._guard = guard
         self._sessions = sessions
         self._max_bytes = max_bytes
+        self._rules = rules
         self._plans: dict[ToolId, _Plan] = {}
         self._running: dict[ToolId, asyncio.Task[None]] = {}
         self._turns = itertools.count()
@@ -282,7 +285,7 @@ class Prober:
     async def _over_a_connection(self, entry: Entry) -> Finding:
         """Ask an HTTP tool over a connection of the probe's own; neither it nor a session at the backend is left."""
         try:
-            link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
+            link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes, rules=self._rules)
             backend = await start(entry.tool, link, listing_order(entry))
         except GatewayError as error:
             return Finding(None, error.message)

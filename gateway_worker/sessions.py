@@ -11,6 +11,7 @@ from functools import partial
 
 import structlog
 
+from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import GatewayError, SessionLimit
 from common.domain.ids import ToolId
 from common.mcp.revisions import Era, era_of_version
@@ -64,6 +65,7 @@ class Sessions:
         *,
         max_sessions: int,
         max_bytes: int,
+        rules: EgressRules = STRICT,
         watch_store: WatchStore,
         on_list_changed: Callable[[ToolId, str], None],
         tell: OnSession = lambda _kind, _session: None,
@@ -75,6 +77,7 @@ class Sessions:
         self._keeping = keeping
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
+        self._rules = rules
         self._watch_store = watch_store
         self._on_list_changed = on_list_changed
         self._leaving = False
@@ -119,7 +122,14 @@ class Sessions:
             self._claims.enter(claim)
             eras, gate = era_order(entry, preferred), partial(self._claims.may_use, claim)
             hearer = self._listener(entry.id)
-            session.begin(self._guard, eras, max_bytes=self._max_bytes, gate=gate, on_event=hearer)
+            session.begin(
+                self._guard,
+                eras,
+                max_bytes=self._max_bytes,
+                rules=self._rules,
+                gate=gate,
+                on_event=hearer,
+            )
         session.in_flight += 1
         return session
 

@@ -14,6 +14,7 @@ import structlog
 
 from common.calls.head import parts_of
 from common.domain.audit import EventKind
+from common.domain.egress import EgressRules
 from common.domain.errors import GatewayError, InternalError, InvocationTimeout
 from common.domain.ids import McpSessionId, ToolId
 from common.domain.invocation import Invocation
@@ -28,7 +29,7 @@ from gateway_worker.claims import Claim
 from gateway_worker.conversation import Conversation
 from gateway_worker.ears import Ears
 from gateway_worker.egress.backend import Backend, make_link, start
-from gateway_worker.egress.link import Gate, LinkLost, OnNotification, RpcError, refuse_request
+from gateway_worker.egress.link import Gate, Link, LinkLost, OnNotification, RpcError, refuse_request
 from gateway_worker.egress.stdio import StdioLink
 from gateway_worker.turns import Stay, Turns
 from gateway_worker.watches import MOST_WATCHES, UPDATED, Watches
@@ -99,12 +100,17 @@ class ToolSession:
         eras: Sequence[Era],
         *,
         max_bytes: int,
+        rules: EgressRules,
         gate: Gate,
         on_event: OnNotification,
     ) -> None:
-        """Start the owner task. ``gate`` is asked before anything is written to the backend."""
+        """Start the owner task. ``gate`` is asked before anything is written to the backend.
+
+        ``rules`` say where connections may lead.
+        """
+        link = partial(make_link, self.tool, guard, max_bytes=max_bytes, gate=gate, rules=rules)
         self._owner = asyncio.create_task(
-            self._own(partial(self._open, guard, eras, max_bytes, gate), on_event),
+            self._own(partial(self._open, link, eras), on_event),
             name=f"session-{self.key.tool}",
         )
 
@@ -317,9 +323,8 @@ class ToolSession:
         pid = link.child.process.pid if isinstance(link, StdioLink) else None
         return {"tool": self.key.tool, "session": self.key.session, "fence": self.claim.token, "pid": pid}
 
-    async def _open(self, guard: ProcessGuard, eras: Sequence[Era], max_bytes: int, gate: Gate) -> Backend:
-        link = make_link(self.tool, guard, max_bytes=max_bytes, gate=gate)
-        return await start(self.tool, link, eras, orjson.loads(self.key.profile or "{}"))
+    async def _open(self, make: Callable[[], Link], eras: Sequence[Era]) -> Backend:
+        return await start(self.tool, make(), eras, orjson.loads(self.key.profile or "{}"))
 
     def _fail(self, error: GatewayError) -> None:
         if not self._ready.done():

@@ -207,6 +207,7 @@ class Worker:
             guard=self.guard,
             settings=self._settings.discovery,
             max_bytes=self._settings.runtime.max_result_bytes,
+            rules=self._settings.egress.rules,
         )
 
     def _make_sessions(self) -> Sessions:
@@ -220,6 +221,7 @@ class Worker:
             ),
             max_sessions=self._settings.worker.max_sessions,
             max_bytes=self._settings.runtime.max_result_bytes,
+            rules=self._settings.egress.rules,
             watch_store=WatchStore(
                 self._redis, self._keys, self.outbox, session_idle=self._settings.web.session_idle_timeout
             ),
@@ -254,6 +256,7 @@ class Worker:
             guard=self.guard,
             sessions=self.sessions,
             max_bytes=self._settings.runtime.max_result_bytes,
+            rules=self._settings.egress.rules,
         )
 
     def _make_calls(self, hostname: str, host: CallHost, signals: TaskSignals | None) -> Calls:

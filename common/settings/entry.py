@@ -38,6 +38,7 @@ from common.settings.fields import (
 from common.settings.model import RuntimeSettings, ToolProblem
 from common.settings.problems import dotted, explain, shown, unknown_key
 from common.settings.section import Section
+from common.settings.tls import BackendTlsKeys
 
 HTTP_TYPES = ("http", "streamable-http")
 
@@ -190,7 +191,7 @@ class StdioEntry(ToolEntry):
     type: Literal["stdio"] = Field(default="stdio", description="May be left out.")
 
 
-class HttpEntry(ToolEntry):
+class HttpEntry(BackendTlsKeys, ToolEntry):
     """A tool behind an MCP endpoint over Streamable HTTP."""
 
     url: Annotated[str, AfterValidator(checked_http_url)] = Field(
@@ -350,7 +351,7 @@ def _tool(name: str, entry: StdioEntry | HttpEntry, runtime: RuntimeSettings) ->
 def _transport(entry: StdioEntry | HttpEntry) -> StdioTransport | HttpTransport:
     if isinstance(entry, StdioEntry):
         return StdioTransport(command=entry.command, args=entry.args, env=entry.env, cwd=entry.cwd)
-    return HttpTransport(url=entry.url, headers=entry.headers)
+    return HttpTransport(url=entry.url, headers=entry.headers, tls=entry.tls_rules())
 
 
 def _idle_timeout(entry: ToolEntry, runtime: RuntimeSettings) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common import __version__
+from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import TransportFailure
 from common.domain.tool import HttpTransport, StdioTransport, Tool
 from common.mcp.inbound import (
@@ -141,13 +142,25 @@ def modern_headers(method: str, params: Mapping[str, Any], version: str) -> dict
     return headers
 
 
-def make_link(tool: Tool, guard: ProcessGuard, *, max_bytes: int, gate: Gate = always_open) -> Link:
-    """The link for a tool's transport; nothing is started yet. ``gate`` is asked before each write to it."""
+def make_link(
+    tool: Tool,
+    guard: ProcessGuard,
+    *,
+    max_bytes: int,
+    gate: Gate = always_open,
+    rules: EgressRules = STRICT,
+) -> Link:
+    """The link for a tool's transport; nothing is started yet.
+
+    ``gate`` is asked before each write to it; ``rules`` say where connections may lead.
+    """
     match tool.transport:
         case StdioTransport() as transport:
             return StdioLink(Child(transport, guard, line_limit=max_bytes, limits=tool.limits), gate=gate)
         case HttpTransport() as transport:
-            return HttpLink(transport, connect_timeout=tool.startup_timeout, max_bytes=max_bytes, gate=gate)
+            return HttpLink(
+                transport, connect_timeout=tool.startup_timeout, max_bytes=max_bytes, gate=gate, rules=rules
+            )
 
 
 async def connect(

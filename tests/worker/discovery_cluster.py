@@ -20,6 +20,7 @@ from tests.support.aio import ended, until
 from tests.support.backends import (
     MAX_BYTES,
 )
+from tests.support.egress import ANYTHING
 from tests.support.servers.echo_core import ENTRIES, EchoServer
 from tests.support.servers.echo_http import HttpServer
 from tests.support.servers.http_wire import Connection, Request
@@ -34,7 +35,7 @@ class Cluster:
     def __init__(self, client: Client, keys: Keys, address: StoreAddress, guard: ProcessGuard) -> None:
         self.client = client
         self.keys = keys
-        self.registry = Registry(client, keys)
+        self.registry = Registry(client, keys, ANYTHING)
         self.catalogue = Catalogue(client, keys)
         self.workers: list[Discovery] = []
         self._address = address
@@ -62,6 +63,7 @@ class Cluster:
                 guard=self._guard,
                 settings=settings,
                 max_bytes=MAX_BYTES,
+                rules=ANYTHING,
             )
             for node in nodes or ("n1",)
         ]

@@ -23,6 +23,7 @@ from gateway_worker.egress.backend import Backend
 from gateway_worker.health import Prober
 from tests.support.aio import ended, until
 from tests.support.backends import MAX_BYTES
+from tests.support.egress import ANYTHING
 
 
 class Sessions:
@@ -43,7 +44,7 @@ class ProbingCluster:
         self.client = client
         self.keys = keys
         self.guard = guard
-        self.registry = Registry(client, keys)
+        self.registry = Registry(client, keys, ANYTHING)
         self.catalogue = Catalogue(client, keys)
         self.sessions = Sessions()
         self.probers: list[Prober] = []
@@ -70,6 +71,7 @@ class ProbingCluster:
                 guard=self.guard,
                 sessions=self.sessions,
                 max_bytes=MAX_BYTES,
+                rules=ANYTHING,
             )
             for node in nodes or ("n1",)
         ]
