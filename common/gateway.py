@@ -154,6 +154,8 @@ class Gateway:
         self.authorise_tenant(caller)
         entry = self.find(caller, tool, timeout)
         self.policy.authorise(caller, tool, method, params)
+        if entry.withheld:
+            entry.withheld.check(tool, entry.known, method, params)
         deadline = self._deadline(entry.tool, timeout)
         invocation = Invocation(
             id=InvocationId(new_invocation_id()),

@@ -14,6 +14,7 @@
       SessionLimit            SESSION_LIMIT          no further tool session for this tool or tenant now
       ToolUnavailable         TOOL_UNAVAILABLE       the tool cannot be used now (no worker, cannot start)
       PolicyDenied            POLICY_DENIED          a rule says no
+      CapabilityQuarantined   CAPABILITY_QUARANTINED  its definition changed or hides something; an operator decides
       Throttled               RATE_LIMITED           too many calls; carries retry_after
       QueueFull               QUEUE_FULL             the tool's queue is at its bound; carries retry_after
       InvocationTimeout       INVOCATION_TIMEOUT     no answer within the deadline
@@ -53,6 +54,7 @@ class ErrorCode(StrEnum):
     SESSION_LIMIT = "SESSION_LIMIT"
     TOOL_UNAVAILABLE = "TOOL_UNAVAILABLE"
     POLICY_DENIED = "POLICY_DENIED"
+    CAPABILITY_QUARANTINED = "CAPABILITY_QUARANTINED"
     RATE_LIMITED = "RATE_LIMITED"
     QUEUE_FULL = "QUEUE_FULL"
     INVOCATION_TIMEOUT = "INVOCATION_TIMEOUT"
@@ -115,6 +117,7 @@ ERROR_TABLE: Mapping[ErrorCode, ErrorMeaning] = MappingProxyType(
         ErrorCode.SESSION_LIMIT: _meaning(Status.THROTTLED, 429, -32017, retryable=True),
         ErrorCode.TOOL_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32005, retryable=True),
         ErrorCode.POLICY_DENIED: _meaning(Status.DENIED, 403, -32006),
+        ErrorCode.CAPABILITY_QUARANTINED: _meaning(Status.DENIED, 403, -32018),
         ErrorCode.RATE_LIMITED: _meaning(Status.THROTTLED, 429, -32007, retryable=True),
         ErrorCode.QUEUE_FULL: _meaning(Status.THROTTLED, 429, -32008, retryable=True),
         ErrorCode.INVOCATION_TIMEOUT: _meaning(Status.TIMEOUT, 504, -32009, trips=True),
@@ -213,6 +216,12 @@ class PolicyDenied(GatewayError):
     """A rule says no."""
 
     code = ErrorCode.POLICY_DENIED
+
+
+class CapabilityQuarantined(GatewayError):
+    """The capability's definition is not the one that was approved, or hides something; an operator decides on it."""
+
+    code = ErrorCode.CAPABILITY_QUARANTINED
 
 
 class Throttled(GatewayError):

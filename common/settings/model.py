@@ -18,6 +18,7 @@ from common.domain.tool import (
     DEFAULT_STARTUP_TIMEOUT,
     Tool,
 )
+from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
 from common.settings.egress import EgressSettings
 from common.settings.fields import (
     Bytes,
@@ -191,6 +192,9 @@ class RuntimeSettings(Section):
         default=HealthRules().degraded_after,
         description="A tool that takes this long to answer a probe, or longer, is degraded.",
     )
+    pinning: PinningWord = Field(default="warn", description=PINNING_TEXT)
+    approve_first: bool = Field(default=False, description=APPROVE_FIRST_TEXT)
+    hidden_characters: HiddenWord = Field(default="strip", description=HIDDEN_TEXT)
 
     @model_validator(mode="after")
     def _agrees(self) -> RuntimeSettings:

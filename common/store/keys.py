@@ -15,6 +15,10 @@ key                              type     lifetime                     owner and
 {p}:registry:refresh             hash     permanent                    tool id -> Redis ms of a wanted discovery
 {p}:registry:states              hash     permanent                    tool id -> the operator's word: on, off,
                                                                        draining (JSON)
+{p}:registry:unapproved          hash     permanent                    tool id -> list and key of each definition that
+                                                                       is not the approved one (JSON)
+{p}:pins:<tool>                  hash     permanent                    definitions that were approved, those that wait
+                                                                       for it, and how often this changed
 {p}:health                       hash     permanent                    tool id -> what the last probe found (JSON)
 {p}:probe:<tool>                 string   lease, PX                    the worker that probes the tool
 {p}:circuit:<tool>               hash     permanent                    the tool's circuit breaker
@@ -132,6 +136,13 @@ class Keys:
     @property
     def registry_states(self) -> str:
         return f"{self.prefix}:registry:states"
+
+    @property
+    def registry_unapproved(self) -> str:
+        return f"{self.prefix}:registry:unapproved"
+
+    def pins(self, tool: ToolId) -> str:
+        return f"{self.prefix}:pins:{encode_part(tool)}"
 
     @property
     def health(self) -> str:

@@ -29,6 +29,7 @@ FROZEN = {
     "SESSION_LIMIT": (429, -32017, True, False),
     "TOOL_UNAVAILABLE": (503, -32005, True, False),
     "POLICY_DENIED": (403, -32006, False, False),
+    "CAPABILITY_QUARANTINED": (403, -32018, False, False),
     "RATE_LIMITED": (429, -32007, True, False),
     "QUEUE_FULL": (429, -32008, True, False),
     "INVOCATION_TIMEOUT": (504, -32009, False, True),
