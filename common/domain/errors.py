@@ -5,7 +5,9 @@
     GatewayError
       InvalidRequest          INVALID_REQUEST        the caller's message is at fault; names the field
       Unauthenticated         UNAUTHENTICATED        nobody could be recognised as the caller
+      IdentityUnavailable     IDENTITY_UNAVAILABLE   what callers are recognised by cannot be had now
       Forbidden               FORBIDDEN              the caller is known and not allowed here (Origin, tenant)
+      InsufficientScope       INSUFFICIENT_SCOPE     the caller's credential lacks a scope; names all that are needed
       SessionNotFound         SESSION_NOT_FOUND      the MCP session is unknown, expired or another's
       ToolNotFound            TOOL_NOT_FOUND         no such tool for this caller
       ToolDisabled            TOOL_DISABLED          an operator switched the tool off
@@ -45,7 +47,9 @@ class ErrorCode(StrEnum):
 
     INVALID_REQUEST = "INVALID_REQUEST"
     UNAUTHENTICATED = "UNAUTHENTICATED"
+    IDENTITY_UNAVAILABLE = "IDENTITY_UNAVAILABLE"
     FORBIDDEN = "FORBIDDEN"
+    INSUFFICIENT_SCOPE = "INSUFFICIENT_SCOPE"
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
     TOOL_NOT_FOUND = "TOOL_NOT_FOUND"
     TOOL_DISABLED = "TOOL_DISABLED"
@@ -108,7 +112,9 @@ ERROR_TABLE: Mapping[ErrorCode, ErrorMeaning] = MappingProxyType(
     {
         ErrorCode.INVALID_REQUEST: _meaning(Status.DENIED, 400, _INVALID_PARAMS),
         ErrorCode.UNAUTHENTICATED: _meaning(Status.DENIED, 401, -32001),
+        ErrorCode.IDENTITY_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32013, retryable=True),
         ErrorCode.FORBIDDEN: _meaning(Status.DENIED, 403, -32003),
+        ErrorCode.INSUFFICIENT_SCOPE: _meaning(Status.DENIED, 403, -32003),
         ErrorCode.SESSION_NOT_FOUND: _meaning(Status.DENIED, 404, -32600),
         ErrorCode.TOOL_NOT_FOUND: _meaning(Status.DENIED, 404, _INVALID_PARAMS),
         ErrorCode.TOOL_DISABLED: _meaning(Status.DENIED, 403, -32004),
@@ -170,10 +176,24 @@ class Forbidden(GatewayError):
     code = ErrorCode.FORBIDDEN
 
 
+class IdentityUnavailable(GatewayError):
+    """What callers are recognised by (the keys of a token's issuer) cannot be had now: nobody is let in by it."""
+
+    code = ErrorCode.IDENTITY_UNAVAILABLE
+
+
+class InsufficientScope(GatewayError):
+    """The caller's credential lacks a scope. ``scopes`` are all that the request needs, as one space-separated text."""
+
+    code = ErrorCode.INSUFFICIENT_SCOPE
+
+
 class SessionNotFound(GatewayError):
     """The MCP session is unknown, expired, or another principal's: the three answer alike on purpose."""
 
     code = ErrorCode.SESSION_NOT_FOUND
+    stranger: bool = False
+    """Whether it is there, and somebody else's: for the audit journal, not for the answer."""
 
 
 class ToolNotFound(GatewayError):
