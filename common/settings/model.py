@@ -19,6 +19,7 @@ from common.domain.tool import (
     Tool,
 )
 from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
+from common.settings.credentials import CredentialsSettings
 from common.settings.egress import EgressSettings
 from common.settings.fields import (
     Bytes,
@@ -45,6 +46,7 @@ from common.settings.identity import IdentitySettings
 from common.settings.policy import PolicySettings
 from common.settings.section import Section
 from common.settings.tenants import TenantsSettings
+from common.settings.vault import VaultSettings
 
 
 class RedisSettings(Section):
@@ -263,6 +265,8 @@ class Settings(Section):
     identity: IdentitySettings = IdentitySettings()
     tenants: TenantsSettings = TenantsSettings()
     egress: EgressSettings = EgressSettings()
+    credentials: CredentialsSettings = CredentialsSettings()
+    vault: VaultSettings = VaultSettings()
     policy: PolicySettings = PolicySettings()
     runtime: RuntimeSettings = RuntimeSettings()
     discovery: DiscoverySettings = DiscoverySettings()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import orjson
 
@@ -19,7 +20,7 @@ from common.store.client import Client, StoreAddress, connect_async
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.scripts import run
-from gateway_worker.egress.backend import Backend
+from gateway_worker.egress.backend import Backend, make_link
 from gateway_worker.health import Prober
 from tests.support.aio import ended, until
 from tests.support.backends import MAX_BYTES
@@ -68,10 +69,8 @@ class ProbingCluster:
                 clock=RedisClock(),
                 catalogue=self.catalogue,
                 serves=serves,
-                guard=self.guard,
+                links=partial(make_link, guard=self.guard, max_bytes=MAX_BYTES, rules=ANYTHING),
                 sessions=self.sessions,
-                max_bytes=MAX_BYTES,
-                rules=ANYTHING,
             )
             for node in nodes or ("n1",)
         ]
