@@ -7,13 +7,15 @@ is this API's first user, and has no other way to a tool.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self
 
 import orjson
 import structlog
 
+from common.audit.refusals import Refusals, refusal_event
 from common.calls.call import Call, CallPlace
 from common.calls.call_stream import MOST_WAITS, CallStreams
 from common.calls.cancellation import Cancellations
@@ -35,6 +37,7 @@ from common.domain.invocation import Caller, ExecutionResult, Invocation, failed
 from common.domain.policy import no_tool
 from common.domain.session import McpSession
 from common.domain.tool import Tool
+from common.identity.api_keys import IssuedKeys
 from common.mcp.client_capabilities import interactive
 from common.mcp.revisions import LATEST_LEGACY
 from common.policy.counters import CounterReader
@@ -71,6 +74,35 @@ class Readiness:
         return self.redis and self.replies and self.tools and self.workers > 0
 
 
+P = ParamSpec("P")
+Begin = Callable[Concatenate["Gateway", Caller, ToolId, str, Mapping[str, Any], P], Call]
+
+
+def _audited(begin: Begin[P]) -> Begin[P]:
+    """Whatever refuses a call is told to the journal."""
+
+    @wraps(begin)
+    def told(
+        gateway: Gateway,
+        caller: Caller,
+        tool: ToolId,
+        method: str,
+        params: Mapping[str, Any],
+        /,
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> Call:
+        try:
+            return begin(gateway, caller, tool, method, params, *args, **options)
+        except GatewayError as error:
+            request = options.get("request_id")
+            name = request if isinstance(request, str | int) else None
+            gateway.refusals.note(refusal_event(caller, tool, method, params, error, request_id=name))
+            raise
+
+    return told
+
+
 class Gateway:
     """One process's door to the tools. Use as a context manager, or ``start`` and ``close``."""
 
@@ -81,8 +113,9 @@ class Gateway:
         self.client: Client = connect(address)
         self._hot = SharedConnection(address)
         self.clock = RedisClock()
-        self.registry = Registry(self.client, self.keys)
+        self.registry = Registry(self.client, self.keys, settings.egress.rules)
         self.catalogue = Catalogue(self.client, self.keys)
+        self.issued_keys = IssuedKeys(self._hot, self.keys)
         self.policy = Policy(settings.policy, self.catalogue, CounterReader(self._hot, self.keys).read)
         self.mcp_sessions = McpSessions(self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout)
         self.cancellations = Cancellations(self._hot, self.keys)
@@ -93,11 +126,12 @@ class Gateway:
         self.connections = Connections(self._hot, self.keys)
         self.client_answers = ClientAnswers(self._hot, self.keys)
         self.request_states = RequestStates(self._hot, self.keys)
+        self.refusals = Refusals(lambda command: self._hot.command(*command), self.keys)
         self.hub = ReplyHub(
             self._hot,
             self.keys,
             on_message={
-                self.keys.registry_channel: lambda _: self._refresh_catalogue(),
+                self.keys.registry_channel: lambda _: self._hint(),
                 self.keys.cancel_request_channel: self._session_notice,
                 self.keys.session_stream_channel: self.listeners.hear,
             },
@@ -113,6 +147,7 @@ class Gateway:
         self._publish_tools = publish_tools
         self._first_reading = threading.Event()
         self._listed = settings.listed_tenants
+        self._followers: list[Callable[[], object]] = []
 
     def start(self) -> None:
         """Begin to listen and to follow the registry. Redis may still be away."""
@@ -121,6 +156,7 @@ class Gateway:
     def close(self) -> None:
         """Let go of everything."""
         self.hub.close()
+        self.refusals.tick(at_once=True)
         self.policy.close()
         self._hot.close()
         self.client.close()
@@ -134,6 +170,7 @@ class Gateway:
 
     # -- one call ---------------------------------------------------------------------------------------
 
+    @_audited
     def begin(
         self,
         caller: Caller,
@@ -214,6 +251,7 @@ class Gateway:
             raise
         return call
 
+    @_audited
     def resume(
         self, caller: Caller, tool: ToolId, method: str, params: Mapping[str, Any], *, version: str
     ) -> Call:
@@ -377,12 +415,25 @@ class Gateway:
         known = self.published and self.catalogue.version >= 0
         return Readiness(redis=True, replies=self.hub.listening, tools=known, workers=int(workers))
 
+    def follow(self, look: Callable[[], object]) -> None:
+        """Have ``look`` called about once a second, and whenever something in Redis is said to have changed.
+
+        It may raise :class:`StoreUnavailable`, and is called again then.
+        """
+        self._followers.append(look)
+
+    def _hint(self) -> None:
+        for look in self._followers:
+            look()
+        self._refresh_catalogue()
+
     def _tick(self) -> None:
         """About once a second: keep connections, catch up with the registry, take back what may be queued in vain."""
         self.connections.keep()
-        self._refresh_catalogue()
+        self._hint()
         self.cancellations.expire(lambda deadline: self.clock.left(deadline) <= 0)
         self._queueing.take_back()
+        self.refusals.tick()
 
     def _refresh_catalogue(self) -> None:
         if not self.clock.synchronised:

@@ -41,8 +41,6 @@ class Ground(StrEnum):
     """There is a list of what is allowed, and it is not on it."""
     UNCLEAR = "unclear"
     """It cannot be held against the rules: a URI with several readings, a method that names no capability."""
-    INVISIBLE = "invisible"
-    """The caller may use nothing of the tool: it is answered as if there were none."""
     EVALUATOR = "evaluator"
     """The evaluator says no."""
     EVALUATOR_ERROR = "evaluator_error"
@@ -63,11 +61,20 @@ class Decision:
     evaluator: str = ""
     reason: str = ""
 
-    def error(self, tool: ToolId) -> PolicyDenied | ToolNotFound:
+    def error(self) -> PolicyDenied:
         """What the caller of a denied call is told: the same whether there is such a capability or not."""
+        error = self._told()
+        parts = {"rule": self.rule, "evaluator": self.evaluator, "fault": self.fault}
+        error.note = ", ".join(f"{name} {value}" for name, value in parts.items() if value)
+        return error
+
+    @property
+    def fault(self) -> str:
+        """What was wrong with the evaluator; empty if nothing was."""
+        return self.reason if self.ground is Ground.EVALUATOR_ERROR else ""
+
+    def _told(self) -> PolicyDenied:
         match self.ground:
-            case Ground.INVISIBLE:
-                return no_tool(tool)
             case Ground.UNCLEAR:
                 return PolicyDenied(
                     "policy denies this call: the name of what it asks for has more than one reading; "

@@ -96,5 +96,5 @@ class Judge:
         """Let a call pass, or raise :class:`PolicyDenied`; else as :meth:`judge`."""
         decision = self.judge(caller, tool, method, params, request_id=request_id, left=left)
         if not decision.allowed:
-            raise decision.error(tool)
+            raise decision.error()
         return decision

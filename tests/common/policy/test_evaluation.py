@@ -82,9 +82,10 @@ def test_a_fault_denies(fault: str, do: Callable[[Question], Any], bulkhead: boo
     assert counts.evaluations == {("mine", fault): 3}
     assert [(log["event"], log["fault"]) for log in logs] == [("policy_evaluator_failed", fault)]
     assert SECRET not in repr(logs)
-    error = found.error(CALL.tool)
+    error = found.error()
     assert error.data == {"reason": "evaluator_error"}
     assert SECRET not in error.message
+    assert error.note == f"evaluator mine, fault {fault}"
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_an_answer_is_passed_on_within_bounds() -> None:
         CALL, left=1
     )
     assert (found.ground, found.rule, len(found.reason)) == (Ground.EVALUATOR, "r", evaluation.LONGEST_REASON)
-    assert found.error(CALL.tool).message.startswith("policy denies this call: nono")
+    assert found.error().message.startswith("policy denies this call: nono")
     assert asking(lambda _: PolicyAnswer(allow=True), counts).decide(CALL, left=1).allowed
     assert counts.evaluations == {("mine", "deny"): 1, ("mine", "allow"): 1}
 
