@@ -122,6 +122,11 @@ class Aside:
             self.keep(self._put_back(taken, message, entry, adopted))
 
     async def _put_back(self, taken: Taken, message: TaskMessage, entry: Entry, adopted: bytes) -> None:
+        try:
+            await self._producer.judged(message.first_argument(), message.id)
+        except GatewayError as error:
+            self._end_headless(taken, message, failed(error))
+            return
         refused = await self._journey.adopted(taken, message.queue, entry, adopted)
         if refused is not None:
             bounds = QueueBounds(max_length=0, max_age=0)

@@ -49,6 +49,7 @@ from gateway_worker.delivery import End, Held, Taken, end_of
 from gateway_worker.execute import Executor
 from gateway_worker.frames import Frames
 from gateway_worker.journey import Journey
+from gateway_worker.judging import Judging
 from gateway_worker.message import PoisonMessage, TaskMessage, read_message
 from gateway_worker.outbox import Outbox
 from gateway_worker.producer import Producer
@@ -99,7 +100,8 @@ class Calls:
         self._cut_off: set[str] = set()
         self._abandoned: set[str] = set()
         self._loop = asyncio.get_running_loop()
-        self._producer = Producer(place.keys, place.clock, place.entry, settings)
+        judging = Judging(settings.policy, place.journey)
+        self._producer = Producer(place.keys, place.clock, place.entry, settings, judging)
         self.aside = Aside(
             place.keys,
             place.outbox,
@@ -184,6 +186,7 @@ class Calls:
         """
         try:
             entry, order = self._producer.fresh(payload, task_id)
+            await self._producer.judged(payload, task_id)
         except GatewayError as error:
             return failed(error)
         verdict = await self._journey.admitted(order)

@@ -11,7 +11,9 @@ from common.calls.admission import Order, Refused, Verdict, admit_script, refuse
 from common.calls.head import parts_of
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import StoreUnavailable
-from common.domain.ids import tool_of
+from common.domain.ids import TenantId, ToolId, tool_of
+from common.domain.policy import Counters
+from common.policy.counters import counters_of, counters_script
 from common.registry.records import Entry
 from common.store.client import store_errors
 from common.store.keys import UNSENT_TTL, Keys
@@ -69,6 +71,11 @@ class Journey:
                 # A rescue may have removed the hash meanwhile.
                 self._outbox.put(("EXPIRE", self._keys.unsent(held.node), UNSENT_TTL))
                 return
+
+    async def counters(self, tenant: TenantId, tool: ToolId) -> Counters:
+        """How much is going on, for a policy that asks. Raises :class:`StoreUnavailable`."""
+        with store_errors("reading how much is going on"):
+            return counters_of(await self._redis.run(*counters_script(self._keys, tenant, tool), ()))
 
     async def admitted(self, order: Order) -> Verdict:
         """Put a call on its queue that came by Celery's own path. Raises :class:`StoreUnavailable`."""

@@ -21,6 +21,7 @@ from common.registry.records import Entry
 from common.settings import Settings
 from common.store.clock import RedisClock
 from common.store.keys import Keys
+from gateway_worker.judging import Judging
 from gateway_worker.message import TaskMessage
 
 
@@ -33,12 +34,29 @@ class Producer:
         clock: RedisClock,
         entry: Callable[[ToolId], Entry | None],
         settings: Settings,
+        judging: Judging | None = None,
     ) -> None:
+        """Without ``judging`` nobody is asked about calls."""
+        self._judging = judging
         self._keys = keys
         self._clock = clock
         self._entry = entry
         self._settings = settings
         self._timeout_ms = int(settings.runtime.request_timeout * 1000)
+
+    async def judged(self, payload: object, task_id: str) -> None:
+        """Ask policy about a call that no web process has asked about. Raises :class:`GatewayError` if it refuses."""
+        if self._judging is not None and self._judging.wanted:
+            invocation = self._invocation(payload, task_id)
+            await self._judging.authorise(invocation, left=self._clock.left(invocation.deadline))
+
+    def _invocation(self, payload: object, task_id: str) -> Invocation:
+        return invocation_from_wire(
+            payload,
+            task_id=task_id,
+            default_version=LATEST_LEGACY,
+            default_deadline=self._clock.now() + self._timeout_ms,
+        )
 
     def adopted(self, message: TaskMessage, payload: Mapping[str, Any]) -> tuple[Entry, bytes]:
         """The tool and the message with its head.
@@ -75,12 +93,7 @@ class Producer:
         )
 
     def _read(self, payload: object, task_id: str, reply_to: str) -> tuple[Entry, Invocation, Head]:
-        invocation = invocation_from_wire(
-            payload,
-            task_id=task_id,
-            default_version=LATEST_LEGACY,
-            default_deadline=self._clock.now() + self._timeout_ms,
-        )
+        invocation = self._invocation(payload, task_id)
         if invocation.deadline < 0:
             # No script reads such a head, so the call would be tried for ever.
             raise InvalidRequest(

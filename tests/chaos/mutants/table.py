@@ -12,6 +12,7 @@ LUA = "common/store/lua"
 STORE = "tests/common/store"
 JSONRPC = "tests/common/mcp/test_jsonrpc.py"
 CLIENT_SOCKET = "tests/web/test_client_socket.py"
+POLICY_DOORS = "tests/web/ingress/test_policy.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,5 +342,86 @@ MUTANTS: tuple[Mutant, ...] = (
             f"{CLIENT_SOCKET}::test_a_head_that_drips_in_is_not_waited_for",
             f"{CLIENT_SOCKET}::test_a_body_that_comes_later_than_its_head_is_bounded_too",
         ),
+    ),
+    Mutant(
+        name="lists-unfiltered",
+        breaks="a tool of which a caller may use nothing is to it as one that does not exist",
+        edits=(
+            Edit(
+                "common/policy/view.py",
+                "if self._rules.scope_of(self._kind, entry.id).shut is not None:",
+                "if False:",
+            ),
+        ),
+        tests=(
+            f"{POLICY_DOORS}::test_a_hidden_tool_answers_a_modern_client_like_none",
+            f"{POLICY_DOORS}::test_a_hidden_tool_has_no_other_door",
+        ),
+    ),
+    Mutant(
+        name="rules-on-lists-only",
+        breaks="a call is held against the rules, not only what is listed",
+        edits=(
+            Edit(
+                "common/policy/judge.py",
+                "decision = self.decide(caller, tool, capability)",
+                "decision = ALLOWED",
+            ),
+        ),
+        tests=(
+            f"{POLICY_DOORS}::test_what_is_denied_is_denied_whether_it_exists_or_not",
+            f"{POLICY_DOORS}::test_a_completion_is_judged_by_what_it_completes",
+        ),
+    ),
+    Mutant(
+        name="one-reading-allows",
+        breaks="a permission needs every reading of a URI",
+        edits=(
+            Edit(
+                "common/domain/policy_rules.py",
+                "all(map(self.plain.matches, texts))",
+                "any(map(self.plain.matches, texts))",
+            ),
+        ),
+        tests=("tests/common/domain/test_uri_readings.py::test_a_permission_needs_every_reading",),
+    ),
+    Mutant(
+        name="evaluator-fails-open",
+        breaks="an evaluator that gives no answer denies",
+        edits=(
+            Edit(
+                "common/policy/evaluation.py",
+                "return Decision(allowed=False, ground=Ground.EVALUATOR_ERROR,",
+                "return Decision(allowed=True, ground=Ground.EVALUATOR_ERROR,",
+            ),
+        ),
+        tests=(
+            "tests/common/policy/test_evaluation.py::test_a_fault_denies",
+            "tests/common/policy/test_opa.py::test_whatever_goes_wrong_denies_in_time",
+        ),
+    ),
+    Mutant(
+        name="greedy-tenant",
+        breaks="one tenant takes no more than half of an evaluator's room",
+        edits=(
+            Edit(
+                "common/policy/bulkhead.py",
+                "or self._running[tenant] >= self._most_of_one:",
+                "or self._running[tenant] >= self._most:",
+            ),
+        ),
+        tests=("tests/common/policy/test_bulkhead.py::test_one_tenant_has_half_of_the_room",),
+    ),
+    Mutant(
+        name="unjudged-resumption",
+        breaks="a call that is gone on with is judged as any other",
+        edits=(
+            Edit(
+                "common/gateway.py",
+                "self.policy.authorise(caller, tool, method, params, left=self.clock.left(deadline))",
+                "self.clock.left(deadline)",
+            ),
+        ),
+        tests=("tests/web/ingress/test_evaluators.py::test_a_call_that_is_gone_on_with_is_judged_as_well",),
     ),
 )
