@@ -47,7 +47,7 @@ from common.sessions.stream import Listeners, SessionStreams
 from common.settings import Settings
 from common.store.client import Client, StoreAddress, connect, store_errors
 from common.store.clock import RedisClock
-from common.store.keys import Keys
+from common.store.key_ring import keys_of
 from common.store.shared import SharedConnection
 
 log = structlog.get_logger(__name__)
@@ -76,7 +76,7 @@ class Gateway:
     def __init__(self, settings: Settings, address: StoreAddress, *, publish_tools: bool = False) -> None:
         """``publish_tools`` makes the registry hold the settings' tools, now and after Redis lost them."""
         self.settings = settings
-        self.keys = Keys(settings.redis.key_prefix)
+        self.keys = keys_of(settings.redis)
         self.client: Client = connect(address)
         self._hot = SharedConnection(address)
         self.clock = RedisClock()

@@ -12,6 +12,7 @@ from common.domain.errors import WorkerLost
 from common.domain.ids import InvocationId, NodeId
 from common.domain.invocation import ExecutionResult, failed
 from common.store.keys import Keys
+from common.store.sealing import Seals
 from gateway_worker.message import TaskMessage
 
 Arguments = tuple[str, str, str, str, str, bytes, bytes, int]
@@ -114,9 +115,9 @@ class BareEnd(NamedTuple):
         return self.parts
 
 
-def end_of(held: Held, result: ExecutionResult) -> End:
+def end_of(held: Held, result: ExecutionResult, seals: Seals | None = None) -> End:
     """The end of a call that has a head. Raises ``orjson.JSONEncodeError`` for a result that cannot be written."""
-    return End(held, result, *_written(held.head, result))
+    return End(held, result, *_written(held.head, result, seals))
 
 
 def lost_end(node: NodeId, tag: str, head: Head) -> BareEnd:
@@ -127,10 +128,16 @@ def lost_end(node: NodeId, tag: str, head: Head) -> BareEnd:
     return BareEnd(node, len(record) + len(frame), _arguments(tag, head, record, frame, cold=True))
 
 
-def _written(head: Head, result: ExecutionResult) -> tuple[bytes, bytes]:
+def _written(head: Head, result: ExecutionResult, seals: Seals | None = None) -> tuple[bytes, bytes]:
     """Record and frame of a result."""
-    encoded = encoded_result(result)
-    record = result_record(head.id, result, done_at=datetime.now(UTC).isoformat(), encoded=encoded)
+    encoded = encoded_result(result, head.id, seals)
+    record = result_record(
+        head.id,
+        result,
+        done_at=datetime.now(UTC).isoformat(),
+        encoded=encoded,
+        sealed=seals is not None,
+    )
     return record, result_frame(head.id, result, encoded=encoded) if head.reply else b""
 
 
@@ -142,8 +149,14 @@ def end_of_message(
     message: TaskMessage, result: ExecutionResult, keys: Keys, *, ttl: float
 ) -> list[tuple[Any, ...]]:
     """The commands that end what has no head: the result for whoever asks, the frame for whoever waits."""
-    encoded = encoded_result(result)
-    record = result_record(message.id, result, done_at=datetime.now(UTC).isoformat(), encoded=encoded)
+    encoded = encoded_result(result, message.id, keys.seals)
+    record = result_record(
+        message.id,
+        result,
+        done_at=datetime.now(UTC).isoformat(),
+        encoded=encoded,
+        sealed=keys.seals is not None,
+    )
     key = keys.result(InvocationId(message.id))
     commands: list[tuple[Any, ...]] = [("SET", key, record, "PX", int(ttl * 1000))]
     if message.reply_to.startswith(keys.reply_prefix):

@@ -140,7 +140,7 @@ class Queueing:
             tenant_max_sessions=self._settings.max_sessions_of(invocation.caller.tenant),
         )
         try:
-            return task_message(invocation, head, prefix=self._keys.prefix)
+            return task_message(invocation, head, prefix=self._keys.prefix, seals=self._keys.seals)
         except TypeError as error:
             raise InvalidRequest(f"params cannot be written as JSON: {error}", field="params") from error
 

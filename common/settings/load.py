@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from common.domain.errors import ConfigurationError
 from common.settings.document import Document, KeyPath, parse
+from common.settings.encryption import EncryptionKey
 from common.settings.entry import read_entry, read_tool, read_tools
 from common.settings.identity import ApiKey
 from common.settings.interpolate import interpolate
@@ -33,6 +34,7 @@ _CLIENTS_KEYS = frozenset({"mcpServers", "mcp_servers", "mcpservers", "servers",
 """What MCP clients call, in their files, what is ``tools`` here."""
 
 _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
+    ("redis", "encryption_keys"): EncryptionKey,
     ("identity", "api_keys"): ApiKey,
     ("tenants", "listed"): TenantSettings,
     ("policy", "rules"): RuleSettings,

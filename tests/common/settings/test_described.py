@@ -130,7 +130,7 @@ def test_document_and_models_know_the_same_settings() -> None:
     assert set(KEYS) <= names
     assert set(ENTRY_KEYS) <= names
     assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {
-        *("key", "tenant", "client", "id"),
+        *("key", "tenant", "client", "id", "secret"),
         *(RuleSettings.model_fields.keys() - ENTRY_KEYS),
     }
     assert set(VARIABLES) <= set(re.findall(r"CANALGATE_[A-Z_]+", "\n".join(rows)))
