@@ -29,6 +29,8 @@ MOST_WAITING, MOST_WAITING_BYTES = 64, 8 * 1024 * 1024
 GONE = "this session does not exist or has ended; open the event stream again"
 INBOX = "inbox"
 """What is sealed under the name of the connection."""
+_NONE, _OTHERS = 0, -2
+"""Answers of the script that posts."""
 _LEASE_MS = int(LEASE * 1000)
 _TAKEN_AT_ONCE = 16
 _KEPT_AT_ONCE = 200
@@ -105,8 +107,10 @@ class Connections:
         ]
         with store_errors("handing on a message"):
             verdict = int(self._connection.run("connection_post", keys, args))
-        if verdict == 0:
-            raise SessionNotFound(GONE)
+        if verdict in (_NONE, _OTHERS):
+            error = SessionNotFound(GONE)
+            error.stranger = verdict == _OTHERS
+            raise error
         if verdict < 0:
             bounds = f"{MOST_WAITING} messages, or {MOST_WAITING_BYTES} bytes,"
             raise Throttled(f"more than {bounds} would wait on this connection", retry_after=1)
