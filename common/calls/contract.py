@@ -13,6 +13,8 @@ from uuid import uuid4
 import orjson
 
 from common.calls.head import MEMBER, Head
+from common.domain.audit_call import MEMBER as AUDIT
+from common.domain.audit_call import call_text
 from common.domain.errors import ERRORS_BY_CODE, InternalError, PayloadUnreadable
 from common.domain.invocation import (
     ExecutionResult,
@@ -66,11 +68,14 @@ def opened_argument(
     return opened
 
 
-def task_message(invocation: Invocation, head: Head, *, prefix: str, seals: Seals | None = None) -> bytes:
-    """The message for one call, as ``admit.lua`` takes it: its head first."""
+def task_message(
+    invocation: Invocation, head: Head, *, prefix: str, audited: bool = False, seals: Seals | None = None
+) -> bytes:
+    """The message for one call, as ``admit.lua`` takes it: its head first, and behind it what the journal is told."""
     queue = head.queue
     message = {
         MEMBER: head.text(),
+        **({AUDIT: call_text(invocation, private=seals is not None)} if audited else {}),
         "body": task_body(invocation, queue, seals),
         "content-encoding": "utf-8",
         "content-type": "application/json",

@@ -87,7 +87,9 @@ def call_tools(gateway: RunningGateway) -> None:
             client = open_client(gateway.tool_url(tool), **BEARER)
             for name in ("argument", "result"):
                 assert client.text("echo", {"text": CANARIES[name]}) == CANARIES[name]
-            assert CANARIES["error"] in client.call(CANARIES["error"])["error"]["message"]
+            failed = client.call("fail", {"text": CANARIES["error"]})["result"]
+            assert failed["isError"] is True
+            assert CANARIES["error"] in str(failed)
             token = {"progressToken": CANARIES["progress_token"]}
             answer = client.post(
                 "tools/call", {"name": "progress", "arguments": {"steps": 2}, "_meta": token}
