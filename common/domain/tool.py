@@ -87,6 +87,8 @@ class Tool:
     others wait in the queue; ``max_in_flight_per_session`` those that one session is given at a time. A session
     older than ``max_session_age`` is given no further call. None: no bound.
 
+    ``required_scopes`` are those that a caller must have for any call of the tool.
+
     ``trust_annotations`` takes the backend's ``readOnlyHint`` and ``idempotentHint`` for an operator's
     ``retry: safe`` on that capability.
     """
@@ -105,6 +107,7 @@ class Tool:
     pool_size: int = DEFAULT_POOL_SIZE
     retry: Retry = Retry.UNSENT
     trust_annotations: bool = False
+    required_scopes: tuple[str, ...] = ()
     max_sessions: int | None = None
     max_in_flight: int | None = None
     max_in_flight_per_session: int | None = None
@@ -225,6 +228,7 @@ def tool_to_wire(tool: Tool) -> dict[str, Any]:
         "affinity": tool.affinity.value,
         "retry": tool.retry.value,
         **{name: getattr(tool, name) for name in _PLAIN},
+        "required_scopes": list(tool.required_scopes),
         **{name: asdict(getattr(tool, name)) for name in _RULES},
         "content": content_rules_to_wire(tool.content),
     }
@@ -257,6 +261,7 @@ def tool_from_wire(wire: Mapping[str, Any]) -> Tool:
         health=rules_from_wire(HealthRules, wire.get("health", {})),
         limits=rules_from_wire(ProcessLimits, wire.get("limits", {})),
         content=content_rules_from_wire(wire.get("content", {})),
+        required_scopes=tuple(wire.get("required_scopes", ())),
         **{name: wire[name] for name in _PLAIN if name in wire},
     )
 
