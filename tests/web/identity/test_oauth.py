@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from common.domain.ids import ToolId
+from common.domain.tool import Origin
 from common.settings import IdentitySettings
 from gateway_web.identity.oauth import ProtectedResource
 from tests.support.servers.issuer import AUDIENCE, Issuer, jwk
@@ -136,7 +137,7 @@ def scoped(web: Web, *scopes: str) -> None:
     """Let the tool echo need these."""
     gateway = web.gateway
     found = gateway.registry.get(ToolId("echo")).tool
-    gateway.registry.put(replace(found, required_scopes=scopes))
+    gateway.registry.put(replace(found, required_scopes=scopes), origin=Origin.FILE)
 
     def seen() -> bool:
         entry = gateway.catalogue.get(ToolId("echo"))
