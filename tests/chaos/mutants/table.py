@@ -353,10 +353,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "if False:",
             ),
         ),
-        tests=(
-            f"{POLICY_DOORS}::test_a_hidden_tool_answers_a_modern_client_like_none",
-            f"{POLICY_DOORS}::test_a_hidden_tool_has_no_other_door",
-        ),
+        tests=(f"{POLICY_DOORS}::test_a_hidden_tool_answers_a_legacy_client_like_none",),
     ),
     Mutant(
         name="rules-on-lists-only",
