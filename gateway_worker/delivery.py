@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -12,6 +12,8 @@ from common.domain.errors import WorkerLost
 from common.domain.ids import InvocationId, NodeId
 from common.domain.invocation import ExecutionResult, failed
 from common.store.keys import Keys
+from common.telemetry.about import About
+from common.telemetry.spans import Span
 from gateway_worker.message import TaskMessage
 
 Arguments = tuple[str, str, str, str, str, bytes, bytes, int]
@@ -44,6 +46,7 @@ class Held:
     ``cold`` says that its session had to start first, so that it is noted when it is sent (``sent``); whatever was
     fetched together with its session (``fetch.lua``) is so from the first. ``at_backend`` says that something of it may
     have been sent. ``resumable_until`` is that of the invocation; ``logged`` says that there is a log of its frames.
+    ``about`` is what its log lines carry, with its span.
     """
 
     taken: Taken
@@ -54,6 +57,7 @@ class Held:
     at_backend: bool = False
     resumable_until: int | None = None
     logged: bool = False
+    about: About | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Of one whose fetch had no answer nobody has heard whether its session was claimed."""
@@ -66,6 +70,11 @@ class Held:
     @property
     def tag(self) -> str:
         return self.taken.tag
+
+    @property
+    def span(self) -> Span | None:
+        """Its span; None if it is not traced."""
+        return None if self.about is None else self.about.span
 
 
 class End(NamedTuple):

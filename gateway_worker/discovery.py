@@ -38,6 +38,7 @@ from common.store.client import AsyncClient, store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.scripts import run_async
+from common.telemetry.about import About
 from gateway_worker.definitions import sorted_out
 from gateway_worker.egress.backend import Backend, connect, make_link, start
 from gateway_worker.egress.link import LinkLost, RpcError
@@ -128,6 +129,7 @@ class Discovery:
 
     async def _guarded(self, entry: Entry) -> None:
         """One discovery, if no other worker is at it."""
+        About(tool=entry.id, node=self._node).enter()
         lease = self._keys.discovery_lease(entry.id)
         life = int((self._patience(entry) + LEASE_MARGIN) * 1000)
         try:

@@ -56,10 +56,13 @@ class Producer:
         except orjson.JSONEncodeError as error:
             raise InvalidRequest("the message is nested too deeply", field="message") from error
 
-    def fresh(self, payload: object, task_id: str) -> tuple[Entry, Order]:
-        """The order of a delayed call that is due. Raises :class:`GatewayError` as :meth:`adopted` does."""
+    def fresh(self, payload: object, task_id: str, trace: Mapping[str, str]) -> tuple[Entry, Order]:
+        """The order of a delayed call that is due, which goes on with its trace.
+
+        Raises :class:`GatewayError` as :meth:`adopted` does.
+        """
         entry, invocation, head = self._read(payload, task_id, "")
-        message = task_message(invocation, head, prefix=self._keys.prefix)
+        message = task_message(invocation, head, prefix=self._keys.prefix, trace=trace)
         tool = entry.tool
         bounds = QueueBounds(max_length=tool.queue_max_length, max_age=tool.queue_max_age)
         return entry, Order(

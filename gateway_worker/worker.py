@@ -21,6 +21,7 @@ from common.store.keys import Keys
 from common.store.last_words import last_words_of
 from common.store.pipelined import PipelinedConnection
 from common.store.scripts import script
+from common.telemetry.spans import Tracer
 from gateway_worker.aftermath import Aftermath
 from gateway_worker.asking import Asking
 from gateway_worker.call_host import CallHost
@@ -70,6 +71,7 @@ class Worker:
         hostname: str,
         host: CallHost,
         signals: TaskSignals | None,
+        tracer: Tracer | None,
         limit: Callable[[], int],
         queues: Callable[[], Collection[str]],
     ) -> None:
@@ -99,7 +101,7 @@ class Worker:
         self.sessions = self._make_sessions()
         self._roots = RootsNews(self.sessions.all, self.asking, self._redis, keys)
         self.prober = self._make_prober()
-        self.calls = self._make_calls(hostname, host, signals)
+        self.calls = self._make_calls(hostname, host, signals, tracer)
         self.fetcher = Fetcher(
             self.node, self._redis, keys, self, largest=largest_message(settings.web.max_body_bytes)
         )
@@ -256,7 +258,9 @@ class Worker:
             max_bytes=self._settings.runtime.max_result_bytes,
         )
 
-    def _make_calls(self, hostname: str, host: CallHost, signals: TaskSignals | None) -> Calls:
+    def _make_calls(
+        self, hostname: str, host: CallHost, signals: TaskSignals | None, tracer: Tracer | None
+    ) -> Calls:
         journey = Journey(self._redis, self._keys, self.outbox)
         place = Place(
             hostname=hostname,
@@ -268,6 +272,7 @@ class Worker:
             entry=self.catalogue.get,
             dead_letters=self._dead_letters,
             signals=signals,
+            tracer=tracer,
         )
         executor = Executor(
             self.catalogue, self.sessions, self.claims, self.node, journey, self._clock, self.asking

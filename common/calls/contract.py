@@ -30,8 +30,13 @@ def new_invocation_id() -> str:
     return str(uuid4())
 
 
-def task_message(invocation: Invocation, head: Head, *, prefix: str) -> bytes:
-    """The message for one call, as ``admit.lua`` takes it: its head first."""
+def task_message(
+    invocation: Invocation, head: Head, *, prefix: str, trace: Mapping[str, str] | None = None
+) -> bytes:
+    """The message for one call, as ``admit.lua`` takes it: its head first.
+
+    ``trace`` are the headers that carry a trace on, as OpenTelemetry's instrumentation of Celery writes and reads them.
+    """
     queue = head.queue
     body = [[invocation_to_wire(invocation)], {}, _EMBED]
     message = {
@@ -59,6 +64,7 @@ def task_message(invocation: Invocation, head: Head, *, prefix: str) -> bytes:
             "replaced_task_nesting": 0,
             "stamped_headers": None,
             "stamps": {},
+            **(trace or {}),
         },
         "properties": {
             "correlation_id": invocation.id,

@@ -217,3 +217,4 @@ RedisUrl = Annotated[SecretUrl, AfterValidator(_redis_url), WithJsonSchema({"typ
 AsList = BeforeValidator(_list)
 LowerCase = BeforeValidator(_lower)
 VisibleAscii = BeforeValidator(_api_key)
+Ratio = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _NUMBER]

@@ -161,7 +161,8 @@ class WebSocketDoor:
         """Write what there is for the client, until either side ends the connection."""
         facts: RequestFacts = g.facts
         caller = identify(self._resolver, facts)
-        duplex = Duplex(self._gateway, self._digests, caller, None if tool is None else ToolId(tool))
+        where = None if tool is None else ToolId(tool)
+        duplex = Duplex(self._gateway, self._digests, caller, where, protocol="websocket")
         try:
             g.wire.on_close(duplex.outbox.close)
             ws.event.take = partial(self._take, ws, duplex, facts)

@@ -30,7 +30,8 @@ worker: {concurrency: 1000, processes: 1, max_sessions: 9, events: "${EVENTS:-tr
 identity: {resolver: api_key, api_keys: [{key: k, tenant: t, client: c}]}
 tenants: {allow_unlisted: true, max_sessions: "${MOST:-9}", listed: [a, {id: b, max_sessions: 5}]}
 runtime:
-logging: {level: "${LEVEL:-info}", format: json}
+logging: {level: "${LEVEL:-info}", format: json, levels: {a.b: debug}}
+telemetry: {exporter: otlp_http, endpoint: "http://c:4318", headers: "a=b", sampling_ratio: "${R:-0.1}"}
 tools:
   everything: {command: npx, args: [-p, 8080], env: {K: V, PORT: 80, DEBUG: yes}, cwd: /dir, idle_timeout: 60}
   remote: {url: "http://127.0.0.1:9000/mcp", type: http, headers: {X-K: V}, enabled: false}
@@ -44,6 +45,9 @@ REFUSED = [
     "web: {port: text}",
     "runtime: {request_timeout: 0}",
     "logging: {level: inof}",
+    "logging: {levels: {a: loud}}",
+    "telemetry: {exporter: otlp}",
+    "telemetry: {sampling_ratio: 2}",
     "identity: {api_keys: [{key: k, tenant: t}]}",
     "tenants: {listed: [5]}",
     "tools: {a: {}}",
