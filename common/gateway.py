@@ -7,7 +7,7 @@ is this API's first user, and has no other way to a tool.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -28,16 +28,18 @@ from common.domain.errors import (
     InvalidRequest,
     StoreUnavailable,
     ToolDisabled,
-    ToolNotFound,
     ToolUnavailable,
 )
 from common.domain.ids import InvocationId, McpSessionId, ToolId
 from common.domain.invocation import Caller, ExecutionResult, Invocation, failed
+from common.domain.policy import no_tool
 from common.domain.session import McpSession
 from common.domain.tool import Tool
+from common.identity.api_keys import IssuedKeys
 from common.mcp.client_capabilities import interactive
 from common.mcp.revisions import LATEST_LEGACY
-from common.registry.catalogue import Catalogue
+from common.policy.policy import Policy
+from common.registry.catalogue import Catalogue, CatalogueReader
 from common.registry.records import Entry
 from common.registry.registry import Registry
 from common.sessions.connections import Connections
@@ -86,6 +88,8 @@ class Gateway:
         self.clock = RedisClock()
         self.registry = Registry(self.client, self.keys)
         self.catalogue = Catalogue(self.client, self.keys)
+        self.issued_keys = IssuedKeys(self._hot, self.keys)
+        self.policy = Policy(settings.policy, self.catalogue)
         self.mcp_sessions = McpSessions(self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout)
         self.cancellations = Cancellations(self._hot, self.keys)
         self.listeners = Listeners()
@@ -99,7 +103,7 @@ class Gateway:
             self._hot,
             self.keys,
             on_message={
-                self.keys.registry_channel: lambda _: self._refresh_catalogue(),
+                self.keys.registry_channel: lambda _: self._hint(),
                 self.keys.cancel_request_channel: self._session_notice,
                 self.keys.session_stream_channel: self.listeners.hear,
             },
@@ -115,6 +119,7 @@ class Gateway:
         self._publish_tools = publish_tools
         self._first_reading = threading.Event()
         self._listed = settings.listed_tenants
+        self._followers: list[Callable[[], object]] = []
 
     def start(self) -> None:
         """Begin to listen and to follow the registry. Redis may still be away."""
@@ -156,7 +161,10 @@ class Gateway:
         (:meth:`rejoin`), so that its frames are logged. ``span`` is that of the request, if it is traced.
         """
         self.authorise_tenant(caller)
-        entry = self.find(tool, timeout)
+        entry = self.find(caller, tool, timeout)
+        self.policy.authorise(caller, tool, method, params)
+        if entry.withheld:
+            entry.withheld.check(tool, entry.known, method, params)
         deadline = self._deadline(entry.tool, timeout)
         invocation = Invocation(
             id=InvocationId(new_invocation_id()),
@@ -220,7 +228,8 @@ class Gateway:
         Raises :class:`InvalidRequest` if the state is of no such call, or nothing of it waits any more.
         """
         self.authorise_tenant(caller)
-        entry = self.find(tool)
+        entry = self.find(caller, tool)
+        self.policy.authorise(caller, tool, method, params)
         asked = Invocation(
             id=InvocationId(""),
             caller=caller,
@@ -280,8 +289,10 @@ class Gateway:
                 f"tenant {caller.tenant!r} is not listed; add it to tenants.listed or set tenants.allow_unlisted"
             )
 
-    def tools(self, patience: float | None = None) -> Catalogue:
-        """The catalogue, with the file's tools in it. A process that has just started waits for its first reading.
+    def tools(self, caller: Caller, patience: float | None = None) -> CatalogueReader:
+        """The catalogue as a caller sees it: what policy's rules deny is not there, of tools and of what they offer.
+
+        The file's tools are in it: a process that has just started waits for its first reading.
 
         Fails closed: raises :class:`ToolUnavailable` if there was none within :data:`FIRST_READING`, or ``patience``
         seconds if that is shorter. Only whoever asks waits.
@@ -290,13 +301,16 @@ class Gateway:
             self._first_reading.wait(FIRST_READING if patience is None else min(FIRST_READING, patience))
         if self.catalogue.version < 0:
             raise ToolUnavailable("this process has not read the registry yet; try again", retry_after=1)
-        return self.catalogue
+        return self.policy.seen_by(caller)
 
-    def find(self, tool: ToolId, patience: float | None = None) -> Entry:
-        """The catalogue's entry of a tool that may be called; ``patience`` as for :meth:`tools`."""
-        entry = self.tools(patience).get(tool)
+    def find(self, caller: Caller, tool: ToolId, patience: float | None = None) -> Entry:
+        """The entry of a tool that a caller may call; ``patience`` as for :meth:`tools`.
+
+        Raises :class:`ToolNotFound`, also for a tool of which the caller may use nothing, and :class:`ToolDisabled`.
+        """
+        entry = self.tools(caller, patience).get(tool)
         if entry is None:
-            raise ToolNotFound(f"no tool {tool!r} is registered")
+            raise no_tool(tool)
         if not entry.enabled:
             raise ToolDisabled(f"tool {tool!r} is disabled")
         return entry
@@ -368,10 +382,22 @@ class Gateway:
         known = self.published and self.catalogue.version >= 0
         return Readiness(redis=True, replies=self.hub.listening, tools=known, workers=int(workers))
 
+    def follow(self, look: Callable[[], object]) -> None:
+        """Have ``look`` called about once a second, and whenever something in Redis is said to have changed.
+
+        It may raise :class:`StoreUnavailable`, and is called again then.
+        """
+        self._followers.append(look)
+
+    def _hint(self) -> None:
+        for look in self._followers:
+            look()
+        self._refresh_catalogue()
+
     def _tick(self) -> None:
         """About once a second: keep connections, catch up with the registry, take back what may be queued in vain."""
         self.connections.keep()
-        self._refresh_catalogue()
+        self._hint()
         self.cancellations.expire(lambda deadline: self.clock.left(deadline) <= 0)
         self._queueing.take_back()
 

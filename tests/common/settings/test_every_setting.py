@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from common.domain.errors import ConfigurationError
-from common.settings import Settings, load
+from common.settings import JwtSettings, MtlsSettings, OAuthSettings, Settings, load
 from common.settings.layers import KEYS, variable_of
 
 SECONDS = [0, -1, "x", True, None, [], ".inf", 90_000]
@@ -61,7 +61,43 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "worker.max_sessions": (5, "5", 5, COUNT),
     "worker.events": (False, "false", False, FLAG),
     "worker.drain_timeout": (0, "0", 0.0, SECONDS_OR_ZERO),
-    "identity.resolver": ("a.b:C", "a.b:C", "a.b:C", ["", "api-key", "a.b", "a:b:c", ":C", "a b:C", 5]),
+    "worker.heartbeat_file": ("/run/beat", "/run/%n", None, ["", "beat", "/run/", "/run/a\nb", 5]),
+    "web.trusted_proxies": (
+        ["10.0.0.0/8", "::1", "unix"],
+        "10.0.0.0/8,::1,unix",
+        ("10.0.0.0/8", "::1", "unix"),
+        [["10.0.0.1/8"], ["proxy.example"], [""], [5], 5, ["10.0.0.0/33"]],
+    ),
+    "identity.resolver": (
+        "a.b:C",
+        "a.b:C",
+        ("a.b:C",),
+        ["", "api-key", "a.b", "a:b:c", ":C", "a b:C", 5, [], ["none", "header"], ["header", "header"]],
+    ),
+    "identity.subject_header": ("X-Sub", "X-Sub", "X-Sub", HEADER),
+    "identity.scopes_header": ("X-Scopes", "X-Scopes", "X-Scopes", HEADER),
+    "identity.jwt": (
+        {"issuer": "i", "jwks": "/k", "audience": ["a"], "tenant": "t"},
+        "{issuer: i, jwks: /k, audience: a, tenant: t}",
+        JwtSettings(issuer="i", jwks="/k", audience=("a",), tenant="t"),
+        [5, "x", [], {"issuer": "i"}, {"issuer": "i", "jwks": "/k", "audience": [], "tenant": "t"}],
+    ),
+    "identity.mtls": (
+        {"tenant": "t"},
+        "{tenant: t}",
+        MtlsSettings(tenant="t"),
+        [5, "x", [], {}, {"tenant": "t", "form": "der"}, {"tenant": "t", "client_attribute": "a b"}],
+    ),
+    "identity.oauth": (
+        {"resource": "https://g.example", "authorization_servers": ["https://i.example"]},
+        '{"resource": "https://g.example", "authorization_servers": "https://i.example"}',
+        OAuthSettings(resource="https://g.example", authorization_servers=("https://i.example",)),
+        [5, "x", [], {}, {"resource": "g.example"}, {"resource": "https://g.example/#f"}],
+    ),
+    "identity.required_scopes": (["a", "b"], "a,b", ("a", "b"), [5, ["a b"], ['"'], [""], [5], ["ä"]]),
+    "identity.cache_ttl": (0, "0", 0.0, SECONDS_OR_ZERO),
+    "identity.recheck_interval": (2, "2", 2.0, SECONDS),
+    "identity.resolver_timeout": (2, "2", 2.0, SECONDS),
     "identity.tenant_header": ("X-Org", "X-Org", "X-Org", [*HEADER, "x-client-id"]),
     "identity.client_header": ("X-App", "X-App", "X-App", [*HEADER, "X-TENANT-ID"]),
     "identity.api_keys": (
@@ -88,6 +124,24 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
         None,
         [5, [5], [""], ["a", "a"], [{"id": "a", "x": 1}], [{}], [{"id": "a", "max_sessions": 0}]],
     ),
+    "policy.rules": (
+        [{"effect": "deny", "tenants": ["a"]}],
+        '[{"effect": "deny", "tenants": ["a"]}]',
+        None,
+        [
+            *(5, "x", [{}], [{"effect": "forbid"}], [{"effect": "deny", "x": 1}]),
+            [{"effect": "deny", "tenants": []}],
+            [{"effect": "deny", "resources": ["note://a/../b"]}],
+            [{"effect": "deny", "resources": ["note://%zz"]}],
+            [{"effect": "deny", "id": "a"}, {"effect": "allow", "id": "a"}],
+        ],
+    ),
+    "policy.tools": (
+        {"git": [{"effect": "allow", "mcp_tools": ["git_*"]}]},
+        '{"git": [{"effect": "allow", "mcp_tools": ["git_*"]}]}',
+        None,
+        [5, {"git": 5}, {"git": [{"effect": "deny", "tools": ["a"]}]}, {"git": [{"effect": "deny", "x": 1}]}],
+    ),
     "runtime.request_timeout": (5, "5", 5.0, SECONDS),
     "runtime.startup_timeout": (5, "5", 5.0, SECONDS),
     "runtime.idle_timeout": (5, "5", 5.0, SECONDS),
@@ -101,6 +155,9 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "runtime.health_interval": (0, "0", 0.0, [*SECONDS_OR_ZERO, 4.9]),
     "runtime.health_timeout": (6, "6", 6.0, [*SECONDS, 1, 31]),
     "runtime.health_degraded_after": (0.5, "0.5", 0.5, [*SECONDS, 5]),
+    "runtime.pinning": ("QUARANTINE", "quarantine", "quarantine", ["on", True, 5, None, ""]),
+    "runtime.approve_first": (True, "true", True, FLAG),
+    "runtime.hidden_characters": ("Reject", "reject", "reject", ["off", True, 5, None]),
     "discovery.ttl": (5, "5", 5.0, SECONDS),
     "discovery.timeout": (5, "5", 5.0, SECONDS),
     "discovery.era_probe_timeout": (5.5, "5.5", 5.5, SECONDS),
@@ -231,6 +288,20 @@ def test_tenants_are_listed_by_name_or_mapping(where: str, tmp_path: Path) -> No
         else load(None, {"CANALGATE_TENANTS__LISTED": text})
     )
     assert [tenant.id for tenant in settings.tenants.listed] == ["a", "b"]
+
+
+@pytest.mark.parametrize("where", ["file", "environment"])
+def test_rules_are_read(where: str, tmp_path: Path) -> None:
+    """Both ways of giving them mean the same."""
+    keys = ["policy.rules", "policy.tools"]
+    if where == "file":
+        path = tmp_path / "canalgate.yaml"
+        path.write_text(yaml.safe_dump({"policy": {key.split(".")[1]: CASES[key][0] for key in keys}}))
+        policy = load(path, {}).policy
+    else:
+        policy = load(None, {variable_of(*key.split(".")): CASES[key][1] for key in keys}).policy
+    assert [name for name, _ in policy.named_rules()] == ["rules[0]", "tools.git[0]"]
+    assert (policy.rules[0].tenants, policy.tools["git"][0].mcp_tools) == (("a",), ("git_*",))
 
 
 @pytest.mark.parametrize(("tenant", "most"), [("own", 7), ("plain", 3), ("nobody listed this one", 3)])
