@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 import structlog
 
+from common.credentials.injection import Injected
 from common.domain.content_rules import HiddenCharacters
 from common.domain.errors import GatewayError, StoreUnavailable, TransportFailure
 from common.domain.ids import NodeId, ToolId
@@ -25,7 +26,6 @@ from common.mcp.client_capabilities import EVERY
 from common.mcp.jsonrpc import METHOD_NOT_FOUND
 from common.mcp.listings import LISTINGS, Listing
 from common.mcp.revisions import Era
-from common.processes.guard import ProcessGuard
 from common.registry.catalogue import CatalogueReader
 from common.registry.records import Entry
 from common.settings import DiscoverySettings
@@ -36,8 +36,9 @@ from common.store.scripts import run_async
 from common.telemetry.about import About
 from gateway_worker.capability_store import CapabilityStore
 from gateway_worker.content import MOST_FLAGS, examined, resembling, with_server_examined
+from gateway_worker.credentials.identity import GivenTo, nothing_given
 from gateway_worker.definitions import sorted_out
-from gateway_worker.egress.backend import Backend, connect, make_link, start
+from gateway_worker.egress.backend import Backend, MakeLink, connect, start
 from gateway_worker.egress.link import LinkLost, RpcError
 from gateway_worker.tool_session import opening_order
 
@@ -61,19 +62,20 @@ class Discovery:
         clock: RedisClock,
         catalogue: CatalogueReader,
         serves: Callable[[ToolId], bool],
-        guard: ProcessGuard,
+        links: MakeLink,
         settings: DiscoverySettings,
-        max_bytes: int,
+        given_to: GivenTo = nothing_given,
     ) -> None:
+        """``given_to`` says which credentials the gateway's own connections with a tool get."""
+        self._given_to = given_to
         self._node = node
         self._client = client
         self._keys = keys
         self._clock = clock
         self._catalogue = catalogue
         self._serves = serves
-        self._guard = guard
+        self._links = links
         self._settings = settings
-        self._max_bytes = max_bytes
         self._changed: dict[ToolId, set[str]] = {}
         self._running: dict[ToolId, asyncio.Task[None]] = {}
         self._closed = False
@@ -183,7 +185,8 @@ class Discovery:
         A legacy backend may offer less to a client that it cannot ask, so it is told that it can; what it asks of us
         is refused.
         """
-        link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
+        given = await self._given_to(entry.tool)
+        link = self._links(entry.tool, given=given)
         started = time.monotonic()
         backend = await start(entry.tool, link, listing_order(entry), EVERY)
         try:
@@ -192,7 +195,7 @@ class Discovery:
                 # It was not asked for the other one, which it may speak as before.
                 spoken = {**entry.known.eras, **spoken}
             elif to_be_probed(entry, backend):
-                modern = await self._modern(entry, time.monotonic() - started)
+                modern = await self._modern(entry, given, time.monotonic() - started)
                 if modern is not None:
                     await backend.link.close()
                     backend = modern
@@ -217,14 +220,14 @@ class Discovery:
         alike = islice(resembling(entry, examined, self._catalogue.entries()), MOST_FLAGS)
         return replace(examined, flags=(*examined.flags, *alike)[:MOST_FLAGS])
 
-    async def _modern(self, entry: Entry, startup: float) -> Backend | None:
+    async def _modern(self, entry: Entry, given: Injected, startup: float) -> Backend | None:
         """A connection in the modern era to a backend that took the legacy handshake.
 
         One that is silent to the question speaks only the era it has answered in.
         """
         try:
             async with asyncio.timeout(startup + self._settings.era_probe_timeout):
-                link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
+                link = self._links(entry.tool, given=given)
                 return await connect(link, [Era.MODERN])
         except TimeoutError:
             log.info("era_probe_unanswered", tool=entry.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ from gateway_worker.call_host import CallHost
 from gateway_worker.calls import Calls, Place
 from gateway_worker.circuits import CircuitReports
 from gateway_worker.claims import Claims
+from gateway_worker.credentials.service import CredentialService
 from gateway_worker.dead_letters import DeadLetterBox
 from gateway_worker.delivery import Taken
 from gateway_worker.discovery import Discovery
+from gateway_worker.egress.backend import make_link
 from gateway_worker.execute import Executor
 from gateway_worker.fetcher import Fetcher
 from gateway_worker.health import Prober
@@ -89,6 +92,12 @@ class Worker:
         self._blocking_client = connect(address, size=4)
         self._clock = RedisClock()
         self.guard = ProcessGuard(grace=GUARD_GRACE)
+        self._links = partial(
+            make_link,
+            guard=self.guard,
+            max_bytes=settings.runtime.max_result_bytes,
+            rules=settings.egress.rules,
+        )
         self.catalogue = Catalogue(self._blocking_client, keys)
         self._redis = PipelinedConnection(address)
         self.outbox = Outbox(self._redis, keys, result_ttl=settings.runtime.result_ttl)
@@ -100,8 +109,10 @@ class Worker:
             self.node, self._redis, keys, self.outbox, session_idle=settings.web.session_idle_timeout
         )
         self.look_at_registry = asyncio.Event()
+        self.credentials = CredentialService(settings, self.node, self._redis, keys, self.outbox)
         self.discovery = self._discovery()
         self.sessions = self._make_sessions()
+        self.credentials.sessions = self.sessions.all
         self._roots = RootsNews(self.sessions.all, self.asking, self._redis, keys)
         self.prober = self._make_prober()
         self.calls = self._make_calls(hostname, host, signals, tracer)
@@ -155,6 +166,7 @@ class Worker:
             "removed": self._removed.run(),
             "discovery": self.discovery.run(),
             "health": self.prober.run(),
+            "credentials": self.credentials.run(),
             "guard": self._keep_guarded(),
         }
 
@@ -190,6 +202,7 @@ class Worker:
 
     async def close(self) -> None:
         """Close the connections."""
+        self.credentials.close()
         await self._redis.aclose()
         await self._client.aclose()
         self._blocking_client.close()
@@ -216,14 +229,14 @@ class Worker:
             clock=self._clock,
             catalogue=self.catalogue,
             serves=self._serves,
-            guard=self.guard,
+            links=self._links,
             settings=self._settings.discovery,
-            max_bytes=self._settings.runtime.max_result_bytes,
+            given_to=self.credentials.identities.of_gateway,
         )
 
     def _make_sessions(self) -> Sessions:
         return Sessions(
-            self.guard,
+            self._links,
             self.claims,
             Keeping(
                 digest_of=self._digest_of,
@@ -231,12 +244,12 @@ class Worker:
                 serves=self._serves,
             ),
             max_sessions=self._settings.worker.max_sessions,
-            max_bytes=self._settings.runtime.max_result_bytes,
             watch_store=WatchStore(
                 self._redis, self._keys, self.outbox, session_idle=self._settings.web.session_idle_timeout
             ),
             on_list_changed=self.discovery.announce,
             tell=self._tell_of_session,
+            identity_of=self.credentials.identities.of_session,
         )
 
     def _tell_of_session(self, kind: EventKind, session: ToolSession) -> None:
@@ -263,9 +276,9 @@ class Worker:
             clock=self._clock,
             catalogue=self.catalogue,
             serves=lambda tool: self.node.may_act and self._serves(tool),
-            guard=self.guard,
+            links=self._links,
             sessions=self.sessions,
-            max_bytes=self._settings.runtime.max_result_bytes,
+            given_to=self.credentials.identities.of_gateway,
         )
 
     def _make_calls(
@@ -307,7 +320,7 @@ class Worker:
                 {
                     keys.wake_channel: self.fetcher.wake,
                     keys.node_wake_channel(node): self.fetcher.wake_direct,
-                    keys.registry_channel: lambda _: self.look_at_registry.set(),
+                    keys.registry_channel: self._registry_called,
                     keys.cancel_channel: self.calls.cancel,
                     keys.answer_channel(node): self.asking.hear,
                     keys.roots_channel: self._roots.hear,
@@ -331,10 +344,14 @@ class Worker:
             except ProcessGuardError as error:
                 log.error("children_unguarded", error=str(error))
 
+    def _registry_called(self, _data: bytes = b"") -> None:
+        self.look_at_registry.set()
+        self.credentials.look_now.set()
+
     def _look_at_everything(self) -> None:
         """What was called out while nobody listened is lost."""
         self.fetcher.look_everywhere()
-        self.look_at_registry.set()
+        self._registry_called()
 
     async def _fetch(self) -> None:
         """Fetch, but not before the first beat: who is not listed as a node is never missed when it dies."""

@@ -19,6 +19,8 @@ from common.domain.tool import (
     Tool,
 )
 from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
+from common.settings.credentials import CredentialsSettings
+from common.settings.egress import EgressSettings
 from common.settings.fields import (
     Bytes,
     Calls,
@@ -46,6 +48,7 @@ from common.settings.policy import PolicySettings
 from common.settings.section import Section
 from common.settings.telemetry import TelemetrySettings
 from common.settings.tenants import TenantsSettings
+from common.settings.vault import VaultSettings
 
 
 class RedisSettings(Section):
@@ -268,6 +271,9 @@ class Settings(Section):
     worker: WorkerSettings = WorkerSettings()
     identity: IdentitySettings = IdentitySettings()
     tenants: TenantsSettings = TenantsSettings()
+    egress: EgressSettings = EgressSettings()
+    credentials: CredentialsSettings = CredentialsSettings()
+    vault: VaultSettings = VaultSettings()
     policy: PolicySettings = PolicySettings()
     runtime: RuntimeSettings = RuntimeSettings()
     discovery: DiscoverySettings = DiscoverySettings()

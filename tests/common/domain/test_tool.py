@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.domain.content_rules import ContentRules, HiddenCharacters, Pinning
+from common.domain.credential_rules import CredentialMode, CredentialRules, CredentialScope, Injection
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ToolId
 from common.domain.rules import (
@@ -22,6 +23,7 @@ from common.domain.rules import (
     Retry,
     Routing,
 )
+from common.domain.tls import TlsRules
 from common.domain.tool import (
     MAX_POOL_SIZE,
     MAX_TIMEOUT,
@@ -118,6 +120,14 @@ def test_capabilities_survive_the_registry(capabilities: Capabilities) -> None:
     assert capabilities_from_wire(over_the_wire(capabilities_to_wire(capabilities))) == capabilities
 
 
+TLS = TlsRules(ca_file="a", cert_file="c", key_file="k", min_version="1.2", server_name="n")
+TLS_CHANGES: list[dict[str, Any]] = [
+    *({name: None} for name in ("ca_file", "key_file", "server_name")),
+    {"cert_file": "d"},
+    {"min_version": "1.3"},
+]
+SECURE = Tool(id=ToolId("s"), transport=HttpTransport(url="https://h", tls=TLS))
+
 OTHER_CONTENT = (
     ContentRules(pinning=Pinning.OFF),
     ContentRules(pinning=Pinning.QUARANTINE),
@@ -153,6 +163,17 @@ CHANGES: list[tuple[Tool, dict[str, Any]]] = [
     ),
     *((STDIO, {"content": content}) for content in OTHER_CONTENT),
     *((STDIO, {"limits": ProcessLimits(**{field.name: 6})}) for field in fields(ProcessLimits)),
+    *(
+        (STDIO, {"credentials": CredentialRules(inject=Injection(meta={"a": "k"}), **change)})
+        for change in (
+            {},
+            {"mode": CredentialMode.OPTIONAL},
+            {"scope": CredentialScope.TOOL},
+            {"providers": ("p",)},
+        )
+    ),
+    (STDIO, {"credentials": CredentialRules(inject=Injection(env={"A": "k"}))}),
+    (HTTP, {"credentials": CredentialRules(inject=Injection(headers={"A": "{k}"}))}),
     (STDIO, {"transport": HTTP.transport}),
     (STDIO, {"transport": replace(STDIO.transport, command="other")}),
     (STDIO, {"transport": replace(STDIO.transport, args=("b",))}),
@@ -160,6 +181,10 @@ CHANGES: list[tuple[Tool, dict[str, Any]]] = [
     (STDIO, {"transport": replace(STDIO.transport, cwd=None)}),
     (HTTP, {"transport": replace(HTTP.transport, url="http://h/other")}),
     (HTTP, {"transport": replace(HTTP.transport, headers={"X": "2"})}),
+    *(
+        (SECURE, {"transport": replace(SECURE.transport, tls=replace(TLS, **change))})
+        for change in TLS_CHANGES
+    ),
 ]
 
 
@@ -174,7 +199,7 @@ def test_the_changes_above_name_every_field() -> None:
     named = {name for _, change in CHANGES for name in change}
     assert named == {field.name for field in fields(Tool)}
     for tool in (STDIO, HTTP):
-        changed = set()
+        changed = {"tls"} if tool is HTTP else set()
         for base, change in CHANGES:
             new = change.get("transport")
             if base is tool and type(new) is type(tool.transport):
@@ -183,7 +208,9 @@ def test_the_changes_above_name_every_field() -> None:
                     for field in fields(tool.transport)
                     if getattr(new, field.name) != getattr(tool.transport, field.name)
                 }
-        assert changed == {field.name for field in fields(tool.transport)}
+        # What does not count when definitions are compared is no part of them.
+        assert changed == {field.name for field in fields(tool.transport) if field.compare}
+    assert {name for change in TLS_CHANGES for name in change} == {field.name for field in fields(TlsRules)}
 
 
 def test_the_order_of_a_mapping_is_no_change() -> None:
