@@ -13,6 +13,8 @@ from uuid import uuid4
 import orjson
 
 from common.calls.head import MEMBER, Head
+from common.domain.audit_call import MEMBER as AUDIT
+from common.domain.audit_call import call_text
 from common.domain.errors import ERRORS_BY_CODE, InternalError
 from common.domain.invocation import ExecutionResult, Invocation, invocation_to_wire, result_to_wire
 
@@ -31,9 +33,14 @@ def new_invocation_id() -> str:
 
 
 def task_message(
-    invocation: Invocation, head: Head, *, prefix: str, trace: Mapping[str, str] | None = None
+    invocation: Invocation,
+    head: Head,
+    *,
+    prefix: str,
+    audited: bool = False,
+    trace: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The message for one call, as ``admit.lua`` takes it: its head first.
+    """The message for one call, as ``admit.lua`` takes it: its head first, and behind it what the journal is told.
 
     ``trace`` are the headers that carry a trace on, as OpenTelemetry's instrumentation of Celery writes and reads them.
     """
@@ -41,6 +48,7 @@ def task_message(
     body = [[invocation_to_wire(invocation)], {}, _EMBED]
     message = {
         MEMBER: head.text(),
+        **({AUDIT: call_text(invocation)} if audited else {}),
         "body": orjson.dumps(body).decode(),
         "content-encoding": "utf-8",
         "content-type": "application/json",

@@ -118,6 +118,7 @@ class Queueing:
                 session=None if session is None else self._sessions.claim(session),
                 may_create=not entry.draining,
                 circuit_probes=tool.circuit.probes,
+                most_events=self._settings.audit.bound,
             )
             verdict = self._admit(call.invocation, order)
             if isinstance(verdict, Admitted):
@@ -158,7 +159,9 @@ class Queueing:
         )
         try:
             trace = None if sending is None else sending.headers()
-            return task_message(invocation, head, prefix=self._keys.prefix, trace=trace)
+            return task_message(
+                invocation, head, prefix=self._keys.prefix, audited=self._settings.audit.calls, trace=trace
+            )
         except TypeError as error:
             raise InvalidRequest(f"params cannot be written as JSON: {error}", field="params") from error
 
