@@ -238,7 +238,8 @@ def _by_grpc(plan: Plan, resource: Resource) -> Callable[[], Sender]:
 
     class Exporter(OTLPSpanExporter):
         def _translate_data(self, data: Any) -> ExportTraceServiceRequest:
-            return ExportTraceServiceRequest.FromString(data[0])
+            read: ExportTraceServiceRequest = ExportTraceServiceRequest.FromString(data[0])
+            return read
 
         def post(self, body: bytes) -> bool:
             sent: Any = [body]
