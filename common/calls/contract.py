@@ -17,6 +17,7 @@ from common.domain.audit_call import MEMBER as AUDIT
 from common.domain.audit_call import call_text
 from common.domain.errors import ERRORS_BY_CODE, InternalError
 from common.domain.invocation import ExecutionResult, Invocation, invocation_to_wire, result_to_wire
+from common.telemetry.context import read_context
 
 INVOKE_TASK = "gateway.invoke"
 ORIGIN = "canalgate:"
@@ -48,7 +49,7 @@ def task_message(
     body = [[invocation_to_wire(invocation)], {}, _EMBED]
     message = {
         MEMBER: head.text(),
-        **({AUDIT: call_text(invocation)} if audited else {}),
+        **({AUDIT: call_text(invocation, _trace_id(trace))} if audited else {}),
         "body": orjson.dumps(body).decode(),
         "content-encoding": "utf-8",
         "content-type": "application/json",
@@ -85,6 +86,11 @@ def task_message(
         },
     }
     return orjson.dumps(message)
+
+
+def _trace_id(trace: Mapping[str, str] | None) -> str:
+    context = None if trace is None else read_context(trace)
+    return "" if context is None else f"{context.trace_id:032x}"
 
 
 def encoded_result(result: ExecutionResult) -> orjson.Fragment:

@@ -40,8 +40,8 @@ def packed(parts: Iterable[str]) -> str:
     return "|".join(map(_part, parts)).rstrip("|")
 
 
-def call_text(invocation: Invocation) -> str:
-    """What is known of a call when it is accepted."""
+def call_text(invocation: Invocation, trace_id: str = "") -> str:
+    """What is known of a call when it is accepted. ``trace_id``: of the trace it is recorded in, else the client's."""
     caller, params = invocation.caller, invocation.params
     request = invocation.request_id
     return packed(
@@ -52,7 +52,7 @@ def call_text(invocation: Invocation) -> str:
             invocation.method,
             capability_of(invocation.method, params),
             "" if request is None else str(request),
-            trace_of(params),
+            trace_id or trace_of(params),
         )
     )
 

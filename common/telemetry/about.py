@@ -78,6 +78,12 @@ def current() -> About | None:
     return None if about is None or about.ended else about
 
 
+def trace_id() -> str:
+    """The id of the trace that this is recorded in; empty if it is not."""
+    about = current()
+    return "" if about is None or about.span is None else f"{about.span.context.trace_id:032x}"
+
+
 def note(invocation: Invocation) -> None:
     """The request in whose course this is has become this call."""
     about = current()

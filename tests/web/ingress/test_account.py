@@ -10,6 +10,7 @@ import orjson
 import pytest
 import structlog
 
+from common.domain.audit_call import unpacked
 from common.domain.errors import TransportFailure
 from common.domain.invocation import answer, failed, rpc_failure
 from common.telemetry.about import add_facts, current
@@ -132,6 +133,14 @@ def test_what_is_answered_here_has_a_span_too(
     """Also what is refused."""
     web.modern(method, params, meta={"traceparent": PARENT}).close()
     assert server_span().error == error
+
+
+def test_the_audit_journal_names_the_trace(web: Web) -> None:
+    """That it is recorded in, wherever its context came from."""
+    session = web.initialize()
+    web.legacy(session, "tools/call", CALL, headers={"traceparent": PARENT}).close()
+    message = web.worker.next_call().message
+    assert unpacked({"call": message["audit"]})["trace_id"] == TRACE
 
 
 def test_an_untrusted_client_decides_nothing(redis_server: RedisServer) -> None:
