@@ -160,7 +160,12 @@ class Queueing:
         try:
             trace = None if sending is None else sending.headers()
             return task_message(
-                invocation, head, prefix=self._keys.prefix, audited=self._settings.audit.calls, trace=trace
+                invocation,
+                head,
+                prefix=self._keys.prefix,
+                audited=self._settings.audit.calls,
+                seals=self._keys.seals,
+                trace=trace,
             )
         except TypeError as error:
             raise InvalidRequest(f"params cannot be written as JSON: {error}", field="params") from error
