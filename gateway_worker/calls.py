@@ -182,7 +182,7 @@ class Calls:
             self._host.revoke(invocation_id)
 
     async def enqueue(
-        self, payload: object, task_id: str, trace: Mapping[str, str]
+        self, payload: object, task_id: str, trace: Mapping[str, str] | None = None
     ) -> ExecutionResult | None:
         """Put a delayed call that is due on its tool's queue; the refusal if that cannot be done.
 

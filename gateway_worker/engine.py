@@ -106,7 +106,9 @@ class Engine:
         if self._loop is not None and self._worker is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._worker.follow, self._queues)
 
-    def enqueue(self, payload: object, task_id: str, trace: Mapping[str, str]) -> ExecutionResult | None:
+    def enqueue(
+        self, payload: object, task_id: str, trace: Mapping[str, str] | None = None
+    ) -> ExecutionResult | None:
         """Put an invocation that came by Celery's own path (a delayed task) on its tool's queue; the refusal, if any.
 
         Blocks a pool thread for a moment. Raises :class:`StoreUnavailable`.

@@ -98,7 +98,7 @@ class _Current:
 current = _Current()
 
 
-def enqueue(payload: object, task_id: str, trace: Mapping[str, str]) -> ExecutionResult | None:
+def enqueue(payload: object, task_id: str, trace: Mapping[str, str] | None = None) -> ExecutionResult | None:
     """Queue a delayed invocation that is due. Raises RuntimeError outside a worker."""
     if current.pool is None:
         raise RuntimeError("gateway.invoke runs only in a worker started with the engine's pool")

@@ -64,7 +64,9 @@ class Producer:
         except orjson.JSONEncodeError as error:
             raise InvalidRequest("the message is nested too deeply", field="message") from error
 
-    def fresh(self, payload: object, task_id: str, trace: Mapping[str, str]) -> tuple[Entry, Order]:
+    def fresh(
+        self, payload: object, task_id: str, trace: Mapping[str, str] | None = None
+    ) -> tuple[Entry, Order]:
         """The order of a delayed call that is due, which goes on with its trace.
 
         Raises :class:`GatewayError` as :meth:`adopted` does.
