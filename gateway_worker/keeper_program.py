@@ -11,14 +11,17 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import orjson
 import structlog
 from pydantic import SecretStr
 
-from common.audit.keeper import Keeper, Rules
+from common.audit.keeper import Keeper
+from common.audit.rules import Rules
 from common.audit.sinks import make_sink
+from common.audit.spill import Spill
 from common.domain.errors import ConfigurationError
 from common.logs import configure as configure_logs
 from common.settings import LoggingSettings, Settings
@@ -74,6 +77,7 @@ def keeper_of(order: Mapping[str, Any]) -> Keeper:
         {sink.name: make_sink(sink) for sink in audit.sinks},
         Rules(most=audit.max_backlog, key=key),
         owner=order["owner"],
+        spill=Spill(Path(audit.spill_dir)) if audit.overflow == "spill" and audit.spill_dir else None,
     )
 
 
