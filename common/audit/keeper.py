@@ -34,7 +34,7 @@ T = TypeVar("T")
 BATCH = 1000
 RENEW = 1.5
 """Seconds between two renewals of the lease."""
-PAUSE = 0.05
+PAUSE = 0.2
 """Seconds between two batches that were not full: so many records share what a batch costs."""
 TIDY = 1.0
 """Seconds between two looks at the length, and at whether records are gone."""
