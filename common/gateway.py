@@ -33,13 +33,14 @@ from common.domain.errors import (
     ToolUnavailable,
 )
 from common.domain.ids import InvocationId, McpSessionId, ToolId
-from common.domain.invocation import Caller, ExecutionResult, Invocation, failed
+from common.domain.invocation import Caller, ExecutionResult, Invocation, failed, require_scopes
 from common.domain.policy import no_tool
 from common.domain.session import McpSession
 from common.domain.tool import Tool
 from common.identity.api_keys import IssuedKeys
 from common.mcp.client_capabilities import interactive
 from common.mcp.revisions import LATEST_LEGACY
+from common.policy.counters import CounterReader
 from common.policy.policy import Policy
 from common.registry.catalogue import Catalogue, CatalogueReader
 from common.registry.records import Entry
@@ -115,7 +116,7 @@ class Gateway:
         self.registry = Registry(self.client, self.keys, settings.egress.rules)
         self.catalogue = Catalogue(self.client, self.keys)
         self.issued_keys = IssuedKeys(self._hot, self.keys)
-        self.policy = Policy(settings.policy, self.catalogue)
+        self.policy = Policy(settings.policy, self.catalogue, CounterReader(self._hot, self.keys).read)
         self.mcp_sessions = McpSessions(self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout)
         self.cancellations = Cancellations(self._hot, self.keys)
         self.listeners = Listeners()
@@ -156,6 +157,7 @@ class Gateway:
         """Let go of everything."""
         self.hub.close()
         self.refusals.tick(at_once=True)
+        self.policy.close()
         self._hot.close()
         self.client.close()
 
@@ -190,10 +192,13 @@ class Gateway:
         """
         self.authorise_tenant(caller)
         entry = self.find(caller, tool, timeout)
-        self.policy.authorise(caller, tool, method, params)
+        deadline = self._deadline(entry.tool, timeout)
+        decision = self.policy.authorise(
+            caller, tool, method, params, request_id=request_id, left=self.clock.left(deadline)
+        )
+        self._require_scopes(caller, entry.tool)
         if entry.withheld:
             entry.withheld.check(tool, entry.known, method, params)
-        deadline = self._deadline(entry.tool, timeout)
         invocation = Invocation(
             id=InvocationId(new_invocation_id()),
             caller=caller,
@@ -212,6 +217,7 @@ class Gateway:
             self.hub.expect(invocation.id),
             session,
             input_timeout=entry.tool.input_timeout,
+            decision=decision,
         )
         self.cancellations.remember(call)
         try:
@@ -257,7 +263,9 @@ class Gateway:
         """
         self.authorise_tenant(caller)
         entry = self.find(caller, tool)
-        self.policy.authorise(caller, tool, method, params)
+        deadline = self._deadline(entry.tool, None)
+        self.policy.authorise(caller, tool, method, params, left=self.clock.left(deadline))
+        self._require_scopes(caller, entry.tool)
         asked = Invocation(
             id=InvocationId(""),
             caller=caller,
@@ -265,7 +273,7 @@ class Gateway:
             method=method,
             params=params,
             version=version,
-            deadline=self._deadline(entry.tool, None),
+            deadline=deadline,
         )
         waiting = self.request_states.open(str(params["requestState"]), asked, now=self.clock.now())
         invocation = replace(asked, id=waiting.invocation)
@@ -315,6 +323,13 @@ class Gateway:
             raise Forbidden(
                 f"tenant {caller.tenant!r} is not listed; add it to tenants.listed or set tenants.allow_unlisted"
             )
+
+    def _require_scopes(self, caller: Caller, tool: Tool) -> None:
+        """Ask for the scopes of a tool, after everything that no scope would change. Raises
+        :class:`InsufficientScope`.
+        """
+        if tool.required_scopes:
+            require_scopes(caller, tool.required_scopes, always=self.settings.identity.required_scopes)
 
     def tools(self, caller: Caller, patience: float | None = None) -> CatalogueReader:
         """The catalogue as a caller sees it: what policy's rules deny is not there, of tools and of what they offer.
