@@ -15,7 +15,7 @@ import orjson
 import structlog
 
 from common.calls.call import Call, CallPlace
-from common.calls.call_stream import MOST_WAITS, CallStreams
+from common.calls.call_stream import CallStreams
 from common.calls.cancellation import Cancellations
 from common.calls.client_answers import ClientAnswers, answerer
 from common.calls.contract import new_invocation_id
@@ -23,7 +23,6 @@ from common.calls.queueing import Queueing
 from common.calls.replies import Notification, ReplyHub
 from common.calls.request_state import UNUSABLE, RequestStates, WaitingCall
 from common.domain.errors import (
-    Forbidden,
     GatewayError,
     InvalidRequest,
     StoreUnavailable,
@@ -33,6 +32,8 @@ from common.domain.errors import (
 )
 from common.domain.ids import InvocationId, McpSessionId, ToolId
 from common.domain.invocation import Caller, ExecutionResult, Invocation, failed
+from common.domain.quota import Quota
+from common.domain.rules import MOST_WAITS
 from common.domain.session import McpSession
 from common.domain.tool import Tool
 from common.mcp.client_capabilities import interactive
@@ -48,6 +49,8 @@ from common.store.client import Client, StoreAddress, connect, store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.shared import SharedConnection
+from common.tenants.rates import FullBuckets, RequestRates
+from common.tenants.view import Tenants
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +84,13 @@ class Gateway:
         self.clock = RedisClock()
         self.registry = Registry(self.client, self.keys)
         self.catalogue = Catalogue(self.client, self.keys)
-        self.mcp_sessions = McpSessions(self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout)
+        self.tenants = Tenants(self.client, self.keys, settings)
+        self.mcp_sessions = McpSessions(
+            self._hot,
+            self.keys,
+            idle_timeout=settings.web.session_idle_timeout,
+            bound=lambda tenant: self.tenants.quota_of(tenant).max_mcp_sessions,
+        )
         self.cancellations = Cancellations(self._hot, self.keys)
         self.listeners = Listeners()
         self.session_streams = SessionStreams(
@@ -95,21 +104,29 @@ class Gateway:
             self.keys,
             on_message={
                 self.keys.registry_channel: lambda _: self._refresh_catalogue(),
+                self.keys.tenants_channel: self._tenants_changed,
                 self.keys.cancel_request_channel: self._session_notice,
                 self.keys.session_stream_channel: self.listeners.hear,
             },
             on_tick=self._tick,
             on_subscribed=self.listeners.call_all,
         )
+        full = FullBuckets()
+        self._rates = RequestRates(self._hot, self.keys, full)
         self._queueing = Queueing(
-            self._hot, self.keys, settings, self.clock, self.mcp_sessions, reply=self.hub.channel
+            self._hot,
+            self.keys,
+            self.clock,
+            self.mcp_sessions,
+            self.tenants,
+            full,
+            reply=self.hub.channel,
         )
         self._streams = CallStreams(self._hot, self.keys)
         self._place = CallPlace(self.clock, self.hub, self.cancellations, self.request_states, self._streams)
         self.published = not publish_tools
         self._publish_tools = publish_tools
         self._first_reading = threading.Event()
-        self._listed = settings.listed_tenants
 
     def start(self) -> None:
         """Begin to listen and to follow the registry. Redis may still be away."""
@@ -265,12 +282,21 @@ class Gateway:
                 if isinstance(frame, ExecutionResult):
                     return frame
 
-    def authorise_tenant(self, caller: Caller) -> None:
-        """Refuse a tenant nobody listed, unless the settings admit such. Fails closed."""
-        if caller.tenant not in self._listed and not self.settings.tenants.allow_unlisted:
-            raise Forbidden(
-                f"tenant {caller.tenant!r} is not listed; add it to tenants.listed or set tenants.allow_unlisted"
-            )
+    def authorise_tenant(self, caller: Caller) -> Quota:
+        """What the caller's tenant may use. Fails closed: raises :class:`Forbidden` for one that is suspended, or that
+        nobody listed, and :class:`ToolUnavailable` while this process has not read what was set at run time.
+        """
+        if self.tenants.version < 0:
+            self.tools()
+        return self.tenants.authorise(caller.tenant)
+
+    def count_request(self, caller: Caller) -> None:
+        """Count a request that queues no call against the rates of its tenant and client.
+
+        Fails closed: raises what :meth:`authorise_tenant` raises, :class:`Throttled`, and for a caller with a rate
+        :class:`StoreUnavailable`.
+        """
+        self._rates.count(self.authorise_tenant(caller), caller)
 
     def tools(self, patience: float | None = None) -> Catalogue:
         """The catalogue, with the file's tools in it. A process that has just started waits for its first reading.
@@ -280,7 +306,7 @@ class Gateway:
         """
         if not self._first_reading.is_set():
             self._first_reading.wait(FIRST_READING if patience is None else min(FIRST_READING, patience))
-        if self.catalogue.version < 0:
+        if self.catalogue.version < 0 or self.tenants.version < 0:
             raise ToolUnavailable("this process has not read the registry yet; try again", retry_after=1)
         return self.catalogue
 
@@ -360,6 +386,9 @@ class Gateway:
         known = self.published and self.catalogue.version >= 0
         return Readiness(redis=True, replies=self.hub.listening, tools=known, workers=int(workers))
 
+    def _tenants_changed(self, _notice: bytes) -> None:
+        self.tenants.refresh()
+
     def _tick(self) -> None:
         """About once a second: keep connections, catch up with the registry, take back what may be queued in vain."""
         self.connections.keep()
@@ -375,6 +404,7 @@ class Gateway:
         before = self.catalogue.version
         if self.catalogue.refresh():
             self.listeners.call_all()
+        self.tenants.refresh()
         if self._publish_tools and (not self.published or self.catalogue.version < before):
             self._publish()
         self._first_reading.set()

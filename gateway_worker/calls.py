@@ -39,6 +39,7 @@ from common.registry.records import Entry
 from common.settings import Settings
 from common.store.clock import RedisClock
 from common.store.keys import Keys
+from common.tenants.view import Tenants
 from gateway_worker.aside import Aside, unstarted_result
 from gateway_worker.begun import Begun
 from gateway_worker.call_host import CallHost
@@ -72,6 +73,7 @@ class Place:
     circuits: CircuitReports
     entry: Callable[[ToolId], Entry | None]
     dead_letters: DeadLetterBox
+    tenants: Tenants
     signals: TaskSignals | None
 
 
@@ -99,7 +101,7 @@ class Calls:
         self._cut_off: set[str] = set()
         self._abandoned: set[str] = set()
         self._loop = asyncio.get_running_loop()
-        self._producer = Producer(place.keys, place.clock, place.entry, settings)
+        self._producer = Producer(place.keys, place.clock, place.entry, settings, place.tenants)
         self.aside = Aside(
             place.keys,
             place.outbox,
@@ -189,7 +191,7 @@ class Calls:
         verdict = await self._journey.admitted(order)
         if isinstance(verdict, Admitted | SessionGone | SessionChanged):
             return None
-        return failed(refusal_of(verdict, entry.id, order.bounds))
+        return failed(refusal_of(verdict, entry.id, order.bounds, order.buckets))
 
     def cut_off(self) -> None:
         """End all of them now: their callers are told that the worker was stopped."""

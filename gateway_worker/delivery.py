@@ -14,7 +14,7 @@ from common.domain.invocation import ExecutionResult, failed
 from common.store.keys import Keys
 from gateway_worker.message import TaskMessage
 
-Arguments = tuple[str, str, str, str, str, bytes, bytes, int]
+Arguments = tuple[str, str, str, str, str, bytes, bytes, int, str]
 """What ``finish.lua`` takes for each call; first the delivery tag."""
 
 
@@ -135,7 +135,7 @@ def _written(head: Head, result: ExecutionResult) -> tuple[bytes, bytes]:
 
 
 def _arguments(tag: str, head: Head, record: bytes, frame: bytes, *, cold: bool) -> Arguments:
-    return tag, head.id, head.queue, head.session, head.reply, record, frame, int(cold)
+    return tag, head.id, head.queue, head.session, head.reply, record, frame, int(cold), head.permits
 
 
 def end_of_message(

@@ -14,11 +14,14 @@ from common.calls.leave import leave_of
 from common.domain.errors import InvalidRequest, ToolNotFound
 from common.domain.ids import ToolId, queue_of
 from common.domain.invocation import Invocation, invocation_from_wire
+from common.domain.quota import Quota
 from common.mcp.revisions import LATEST_LEGACY
 from common.registry.records import Entry
 from common.settings import Settings
 from common.store.clock import RedisClock
 from common.store.keys import Keys
+from common.tenants.rates import Buckets, of_call
+from common.tenants.view import Tenants
 from gateway_worker.message import TaskMessage
 
 
@@ -31,20 +34,21 @@ class Producer:
         clock: RedisClock,
         entry: Callable[[ToolId], Entry | None],
         settings: Settings,
+        tenants: Tenants,
     ) -> None:
         self._keys = keys
         self._clock = clock
         self._entry = entry
-        self._settings = settings
+        self._tenants = tenants
         self._timeout_ms = int(settings.runtime.request_timeout * 1000)
 
-    def adopted(self, message: TaskMessage, payload: Mapping[str, Any]) -> tuple[Entry, bytes]:
-        """The tool and the message with its head.
+    def adopted(self, message: TaskMessage, payload: Mapping[str, Any]) -> tuple[Entry, bytes, Buckets]:
+        """The tool, the message with its head, and the buckets of the rates that the call counts for.
 
         Raises :class:`GatewayError`: :class:`InvalidRequest` for what is no invocation, or one in another tool's queue,
-        :class:`ToolNotFound`.
+        :class:`ToolNotFound`, :class:`Forbidden` for a tenant that may not call.
         """
-        entry, invocation, head = self._read(payload, message.id, message.reply_to)
+        entry, invocation, head, quota = self._read(payload, message.id, message.reply_to)
         if message.queue != queue_of(invocation.tool):
             raise InvalidRequest(
                 f"a call of tool {invocation.tool!r} goes to the queue {queue_of(invocation.tool)}",
@@ -52,13 +56,18 @@ class Producer:
             )
         envelope = {name: value for name, value in message.envelope.items() if name != MEMBER}
         try:
-            return entry, orjson.dumps({MEMBER: head.text(), **envelope})
+            adopted = orjson.dumps({MEMBER: head.text(), **envelope})
         except orjson.JSONEncodeError as error:
             raise InvalidRequest("the message is nested too deeply", field="message") from error
+        return entry, adopted, self._buckets(entry, invocation, quota)
+
+    def _buckets(self, entry: Entry, invocation: Invocation, quota: Quota) -> Buckets:
+        caller, method, params = invocation.caller, invocation.method, invocation.params
+        return of_call(self._keys, quota, entry.tool, caller, method, params)
 
     def fresh(self, payload: object, task_id: str) -> tuple[Entry, Order]:
         """The order of a delayed call that is due. Raises :class:`GatewayError` as :meth:`adopted` does."""
-        entry, invocation, head = self._read(payload, task_id, "")
+        entry, invocation, head, quota = self._read(payload, task_id, "")
         message = task_message(invocation, head, prefix=self._keys.prefix)
         tool = entry.tool
         bounds = QueueBounds(max_length=tool.queue_max_length, max_age=tool.queue_max_age)
@@ -68,9 +77,10 @@ class Producer:
             bounds=bounds,
             may_create=not entry.draining,
             circuit_probes=tool.circuit.probes,
+            buckets=self._buckets(entry, invocation, quota),
         )
 
-    def _read(self, payload: object, task_id: str, reply_to: str) -> tuple[Entry, Invocation, Head]:
+    def _read(self, payload: object, task_id: str, reply_to: str) -> tuple[Entry, Invocation, Head, Quota]:
         invocation = invocation_from_wire(
             payload,
             task_id=task_id,
@@ -85,6 +95,7 @@ class Producer:
         entry = self._entry(invocation.tool)
         if entry is None:
             raise ToolNotFound(f"no tool {invocation.tool!r} is registered")
+        quota = self._tenants.authorise(invocation.caller.tenant)
         prefix = self._keys.reply_prefix
         ours = reply_to.startswith(prefix) and reply_to.removeprefix(prefix).isalnum()
         head = head_of(
@@ -92,6 +103,6 @@ class Producer:
             entry.tool,
             reply=reply_to if ours else "",
             leave=leave_of(entry, invocation),
-            tenant_max_sessions=self._settings.max_sessions_of(invocation.caller.tenant),
+            quota=quota,
         )
-        return entry, invocation, head
+        return entry, invocation, head, quota

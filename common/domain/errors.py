@@ -15,6 +15,7 @@
       ToolUnavailable         TOOL_UNAVAILABLE       the tool cannot be used now (no worker, cannot start)
       PolicyDenied            POLICY_DENIED          a rule says no
       Throttled               RATE_LIMITED           too many calls; carries retry_after
+      ConcurrencyLimit        CONCURRENCY_LIMIT_REACHED  too many calls or MCP sessions at a time
       QueueFull               QUEUE_FULL             the tool's queue is at its bound; carries retry_after
       InvocationTimeout       INVOCATION_TIMEOUT     no answer within the deadline
       InvocationCancelled     INVOCATION_CANCELLED   the caller took the call back
@@ -54,6 +55,7 @@ class ErrorCode(StrEnum):
     TOOL_UNAVAILABLE = "TOOL_UNAVAILABLE"
     POLICY_DENIED = "POLICY_DENIED"
     RATE_LIMITED = "RATE_LIMITED"
+    CONCURRENCY_LIMIT_REACHED = "CONCURRENCY_LIMIT_REACHED"
     QUEUE_FULL = "QUEUE_FULL"
     INVOCATION_TIMEOUT = "INVOCATION_TIMEOUT"
     INVOCATION_CANCELLED = "INVOCATION_CANCELLED"
@@ -116,6 +118,7 @@ ERROR_TABLE: Mapping[ErrorCode, ErrorMeaning] = MappingProxyType(
         ErrorCode.TOOL_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32005, retryable=True),
         ErrorCode.POLICY_DENIED: _meaning(Status.DENIED, 403, -32006),
         ErrorCode.RATE_LIMITED: _meaning(Status.THROTTLED, 429, -32007, retryable=True),
+        ErrorCode.CONCURRENCY_LIMIT_REACHED: _meaning(Status.THROTTLED, 429, -32019, retryable=True),
         ErrorCode.QUEUE_FULL: _meaning(Status.THROTTLED, 429, -32008, retryable=True),
         ErrorCode.INVOCATION_TIMEOUT: _meaning(Status.TIMEOUT, 504, -32009, trips=True),
         ErrorCode.INVOCATION_CANCELLED: _meaning(Status.FAILURE, 499, -32800),
@@ -219,6 +222,12 @@ class Throttled(GatewayError):
     """Too many calls. ``retry_after`` says in how many seconds one more would pass."""
 
     code = ErrorCode.RATE_LIMITED
+
+
+class ConcurrencyLimit(GatewayError):
+    """The tenant or the client has as many calls under way, or MCP sessions, as it may; ``reason`` says which."""
+
+    code = ErrorCode.CONCURRENCY_LIMIT_REACHED
 
 
 class QueueFull(GatewayError):

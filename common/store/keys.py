@@ -54,6 +54,19 @@ key                              type     lifetime                     owner and
                                                                        of the claim
 {p}:node-sessions:<node>         set      permanent                    tool and session of all that the node owns
 {p}:tenant-sessions:<tenant>     set      permanent                    tool and session of all that the tenant has
+{p}:mcp-sessions:<tenant>        zset     its newest member's          key of an MCP session -> Redis ms at which it
+                                                                       expires; only where a bound on them counts
+{p}:calls-of:<tenant>            zset     its last permit + 2 minutes  invocation under way -> Redis ms at which its
+                                                                       permit ends; only where a bound on calls counts
+{p}:calls-of:<tenant>:<client>   zset     the same                     the same for one client
+{p}:rate:<tenant>                string   1 minute after it is empty   bucket of a tenant's requests: level, Redis us
+{p}:rate:<tenant>:<client>       string   the same                     that of one client's
+{p}:rate-of:<tenant>:<tool>:<n>  string   the same                     that of the capabilities that fit the glob <n>
+{p}:rate-tool:<tool>             string   the same                     that of all calls of a tool
+{p}:tenants:version              string   permanent                    counts every change of the tenants' records
+{p}:tenants:records              hash     permanent                    tenant -> version, and what an operator set for
+                                                                       it (JSON)
+{p}:tenants:changes              zset     permanent                    tenant by the version that changed it last
 {p}:session-calls:<tool>         hash     permanent                    session of a pool -> calls it was given
 {p}:calls:<queue>                hash     permanent                    the ledger: invocation under way -> node, tag
 {p}:began:<invocation>           string   1 minute                     begun before Redis was restarted: not again
@@ -79,14 +92,14 @@ got a message; ``{p}:wake:<node>`` the same for the queue's direct list of one n
 changed; ``{p}:answer:<node>`` a client has answered a request of a backend; ``{p}:cancel`` an invocation is taken back
 (to workers); ``{p}:roots`` a client's roots are others now (to workers); ``{p}:cancel-request`` a client cancelled a
 request or ended its MCP session (to web processes); ``{p}:session-stream`` there is something for an MCP session, or
-from a connection's client.
+from a connection's client; ``{p}:tenants`` what an operator set for tenants changed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.domain.ids import InvocationId, McpSessionId, NodeId, TenantId, ToolId, encode_part
+from common.domain.ids import ClientId, InvocationId, McpSessionId, NodeId, TenantId, ToolId, encode_part
 
 UNSENT_TTL = 24 * 3600
 WATCHES_TTL = 24 * 3600
@@ -170,6 +183,43 @@ class Keys:
 
     def tenant_sessions(self, tenant: TenantId) -> str:
         return f"{self.prefix}:tenant-sessions:{encode_part(tenant)}"
+
+    def mcp_sessions_of(self, tenant: TenantId) -> str:
+        return f"{self.prefix}:mcp-sessions:{encode_part(tenant)}"
+
+    def tenant_calls(self, tenant: TenantId) -> str:
+        return f"{self.prefix}:calls-of:{encode_part(tenant)}"
+
+    def client_calls(self, tenant: TenantId, client: ClientId) -> str:
+        return f"{self.prefix}:calls-of:{encode_part(tenant)}:{encode_part(client)}"
+
+    def tenant_rate(self, tenant: TenantId) -> str:
+        return f"{self.prefix}:rate:{encode_part(tenant)}"
+
+    def client_rate(self, tenant: TenantId, client: ClientId) -> str:
+        return f"{self.prefix}:rate:{encode_part(tenant)}:{encode_part(client)}"
+
+    def capability_rate(self, tenant: TenantId, tool: str, name: str) -> str:
+        return f"{self.prefix}:rate-of:{encode_part(tenant)}:{encode_part(tool)}:{encode_part(name)}"
+
+    def tool_rate(self, tool: ToolId) -> str:
+        return f"{self.prefix}:rate-tool:{encode_part(tool)}"
+
+    @property
+    def tenants_version(self) -> str:
+        return f"{self.prefix}:tenants:version"
+
+    @property
+    def tenants_records(self) -> str:
+        return f"{self.prefix}:tenants:records"
+
+    @property
+    def tenants_changes(self) -> str:
+        return f"{self.prefix}:tenants:changes"
+
+    @property
+    def tenants_channel(self) -> str:
+        return f"{self.prefix}:tenants"
 
     def session_calls(self, tool: ToolId) -> str:
         return f"{self.prefix}:session-calls:{encode_part(tool)}"

@@ -11,7 +11,7 @@ import typer
 from common import __version__
 from gateway_web.cli import call as call_verb
 from gateway_web.cli import config as config_verbs
-from gateway_web.cli import dead_letters, interchange, tools
+from gateway_web.cli import dead_letters, interchange, tenants, tools
 from gateway_web.cli.audit import audit
 from gateway_web.cli.output import errors_as_exit_codes, out
 from gateway_web.cli.sessions import sessions
@@ -30,6 +30,7 @@ cli = typer.Typer(
     pretty_exceptions_show_locals=False,  # locals may hold secrets
 )
 cli.add_typer(tools.cli, name="tools")
+cli.add_typer(tenants.cli, name="tenants")
 cli.add_typer(config_verbs.cli, name="config")
 cli.add_typer(dead_letters.cli, name="dead-letters")
 cli.command("sessions")(errors_as_exit_codes(sessions))

@@ -164,7 +164,7 @@ class Duplex:
             )
         mcp = self._described(request)
         if mcp.era is Era.MODERN and request.method == "subscriptions/listen":
-            self._gateway.authorise_tenant(mcp.caller)
+            self._gateway.count_request(mcp.caller)
             listening = subscribe(self._gateway, self._digests, mcp)
             self._under_way.run(request.id, listening.messages(), listening.close, listening.close)
             return

@@ -101,7 +101,7 @@ class StreamableHttp:
         read = self._modern if era is Era.MODERN else self._legacy
         mcp = read(http, message, caller, tool)
         if era is Era.MODERN and message.method == "subscriptions/listen":
-            self._gateway.authorise_tenant(caller)
+            self._gateway.count_request(caller)
             return subscription(self._gateway, self._digests, mcp)
         mcp, answer = self._begun(mcp)
         if isinstance(answer, Call):

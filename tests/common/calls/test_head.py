@@ -15,6 +15,7 @@ from common.calls.head import MEMBER, POOL, Head, head_from_text, head_of, sessi
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ClientId, InvocationId, McpSessionId, TenantId, ToolId, queue_of
 from common.domain.invocation import Caller
+from common.domain.quota import Quota
 from common.domain.rules import Affinity, Retry, Routing
 from tests.support.backends import invocation, stdio_tool
 from tests.support.messages import head
@@ -139,7 +140,7 @@ def test_an_id_that_is_no_utf_8_is_refused() -> None:
 def test_the_head_of_a_call() -> None:
     """Its deadline, its owner's bounds and its tool's; there is no pool, and it is the first attempt."""
     call = invocation("echo", tenant="t", client="c")
-    made = head_of(call, stdio_tool(max_sessions=7), reply="r", leave=Retry.SAFE, tenant_max_sessions=3)
+    made = head_of(call, stdio_tool(max_sessions=7), reply="r", leave=Retry.SAFE, quota=Quota(max_sessions=3))
     assert made == Head(
         id=call.id,
         deadline=call.deadline,
@@ -157,5 +158,5 @@ def test_the_head_of_a_call() -> None:
 def test_the_head_of_a_call_for_a_pool() -> None:
     """Redis chooses the session, so it has to know how many there are."""
     tool = stdio_tool(routing=Routing.LEAST_LOADED, pool_size=4)
-    made = head_of(invocation("echo"), tool, reply="", leave=Retry.NEVER, tenant_max_sessions=None)
+    made = head_of(invocation("echo"), tool, reply="", leave=Retry.NEVER, quota=Quota())
     assert (made.session, made.pool_size) == (POOL, 4)

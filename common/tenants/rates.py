@@ -1,0 +1,142 @@
+"""Rates: which buckets a request counts in, and what is said when one of them is full."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from common.domain.errors import Throttled
+from common.domain.invocation import Caller
+from common.domain.limits import Rate
+from common.domain.quota import Quota
+from common.domain.tool import Tool
+from common.store.client import store_errors
+from common.store.keys import Keys
+from common.store.scripts import Arg
+from common.store.shared import SharedConnection
+
+REMEMBERED = 10_000
+"""So many full buckets a process remembers; refusals of the others cost a round trip."""
+
+_WORDS: Mapping[str, str] = {
+    "tenant": "the tenant",
+    "client": "the client",
+    "capability": "the tenant, for this capability,",
+    "tool": "the tool, of all tenants together,",
+}
+
+
+class RateBucket(NamedTuple):
+    """One bucket that a request counts in. ``whose`` says for what the rate is."""
+
+    key: str
+    rate: Rate
+    whose: Literal["tenant", "client", "capability", "tool"]
+
+    def full(self, wait: float) -> Throttled:
+        """The refusal of a request that passes in ``wait`` seconds."""
+        return Throttled(
+            f"{_WORDS[self.whose]} may make {self.rate.per_minute} requests a minute, {self.rate.burst} at once; "
+            f"try again in {math.ceil(wait)} s",
+            reason=self.whose,
+            # Rounded up: whoever waits so long is not refused for the same reason.
+            retry_after=math.ceil(wait * 1000) / 1000,
+        )
+
+
+Buckets = Sequence[RateBucket]
+
+
+def of_caller(keys: Keys, quota: Quota, caller: Caller) -> list[RateBucket]:
+    """Those that any request of a caller counts in."""
+    found: list[RateBucket] = []
+    if (rate := quota.rate) is not None:
+        found.append(RateBucket(keys.tenant_rate(caller.tenant), rate, "tenant"))
+    if (rate := quota.client_rate) is not None:
+        found.append(RateBucket(keys.client_rate(caller.tenant, caller.client), rate, "client"))
+    return found
+
+
+def of_call(
+    keys: Keys, quota: Quota, tool: Tool, caller: Caller, method: str, params: Mapping[str, Any]
+) -> list[RateBucket]:
+    """Those that a call counts in."""
+    found = of_caller(keys, quota, caller)
+    if quota.capabilities:
+        name = capability_of(method, params)
+        found += [
+            RateBucket(keys.capability_rate(caller.tenant, limit.tool, limit.name), limit.rate, "capability")
+            for limit in quota.capabilities
+            if limit.matches(tool.id, name)
+        ]
+    if (rate := tool.rate) is not None:
+        found.append(RateBucket(keys.tool_rate(tool.id), rate, "tool"))
+    return found
+
+
+def capability_of(method: str, params: Mapping[str, Any]) -> str:
+    """The name of what a call asks for: an MCP tool, a prompt or a resource's URI; empty if it says none."""
+    if method == "completion/complete":
+        reference = params.get("ref")
+        params = reference if isinstance(reference, Mapping) else {}
+    name = params.get("name", params.get("uri"))
+    return name if isinstance(name, str) else ""
+
+
+def rate_args(buckets: Buckets) -> list[Arg]:
+    """As the scripts take them (``lua/lib/buckets.lua``)."""
+    return [part for bucket in buckets for part in (bucket.key, bucket.rate.per_minute, bucket.rate.burst)]
+
+
+class FullBuckets:
+    """Buckets that are full for a while, by what Redis said: a flood that is refused costs it nothing.
+
+    A refused request adds nothing to its buckets, so each is full until the time that was told. It is remembered by
+    this process's monotonic clock, under the rate that held: a quota that is changed is asked for at once.
+    """
+
+    def __init__(self) -> None:
+        self._until: OrderedDict[tuple[str, Rate], float] = OrderedDict()
+
+    def check(self, buckets: Buckets) -> None:
+        """Raises :class:`Throttled` if one of them is known to be full."""
+        for bucket in buckets:
+            until = self._until.get((bucket.key, bucket.rate))
+            if until is None:
+                continue
+            wait = until - time.monotonic()
+            if wait > 0:
+                raise bucket.full(wait)
+            self._until.pop((bucket.key, bucket.rate), None)
+
+    def refused(self, bucket: RateBucket, wait_us: int, asked: float) -> Throttled:
+        """Redis says that a bucket is full for so many microseconds; it was asked at ``asked`` (monotonic seconds)."""
+        wait = wait_us / 1e6
+        self._until[bucket.key, bucket.rate] = asked + wait
+        while len(self._until) > REMEMBERED:
+            self._until.popitem(last=False)
+        return bucket.full(wait)
+
+
+class RequestRates:
+    """Counts requests that queue no call. Fails closed: without Redis no request of a caller with a rate passes."""
+
+    def __init__(self, connection: SharedConnection, keys: Keys, full: FullBuckets) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._full = full
+
+    def count(self, quota: Quota, caller: Caller) -> None:
+        """Count one request. Raises :class:`Throttled`, or :class:`StoreUnavailable`."""
+        buckets = of_caller(self._keys, quota, caller)
+        if not buckets:
+            return
+        self._full.check(buckets)
+        asked = time.monotonic()
+        with store_errors("counting a request"):
+            which, wait = self._connection.run("rate_take", [], rate_args(buckets))
+        if which:
+            raise self._full.refused(buckets[which - 1], wait, asked)
