@@ -99,23 +99,25 @@ class FullBuckets:
     """
 
     def __init__(self) -> None:
-        self._until: OrderedDict[tuple[str, Rate], float] = OrderedDict()
+        self._until: OrderedDict[tuple[str, Rate], tuple[float, float]] = OrderedDict()
+        """The times (monotonic seconds) until which one is certainly full, and from which one certainly is not."""
 
     def check(self, buckets: Buckets) -> None:
         """Raises :class:`Throttled` if one of them is known to be full."""
         for bucket in buckets:
-            until = self._until.get((bucket.key, bucket.rate))
-            if until is None:
+            found = self._until.get((bucket.key, bucket.rate))
+            if found is None:
                 continue
-            wait = until - time.monotonic()
-            if wait > 0:
-                raise bucket.full(wait)
+            certain, over = found
+            now = time.monotonic()
+            if now < certain:
+                raise bucket.full(over - now)
             self._until.pop((bucket.key, bucket.rate), None)
 
     def refused(self, bucket: RateBucket, wait_us: int, asked: float) -> Throttled:
         """Redis says that a bucket is full for so many microseconds; it was asked at ``asked`` (monotonic seconds)."""
         wait = wait_us / 1e6
-        self._until[bucket.key, bucket.rate] = asked + wait
+        self._until[bucket.key, bucket.rate] = asked + wait, time.monotonic() + wait
         while len(self._until) > REMEMBERED:
             self._until.popitem(last=False)
         return bucket.full(wait)
