@@ -7,9 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
+EXTRAS := $(foreach e,vault aws gcp cedar postgres flower,--extra $(e))
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	--custom-compile-command "make lock" --quiet
 CHAOS := $(if $(SEED),CHAOS_SEED=$(SEED) )$(PYTEST) -p no:randomly -q
 
-.PHONY: help demo up test unit e2e interop chaos chaos-full storm mutants lint type format lock fuzz scale conformance balanced bench bench-queue bench-docs schema clean
+.PHONY: help demo up test unit e2e interop containers chaos chaos-full storm mutants lint type format lock fuzz scale conformance balanced bench bench-queue bench-docs schema clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -31,7 +34,7 @@ up: $(READY) ## Run the gateway here, with canalgate.yaml if there is one
 test: lint type unit e2e interop ## Everything that must pass: checks, tests, end to end
 
 unit: $(READY) ## The tests beside the code, with a real Redis
-	$(PYTEST) tests -m "not e2e and not interop and not chaos_fast and not chaos_full" -q -n auto
+	$(PYTEST) tests -m "not e2e and not interop and not containers and not chaos_fast and not chaos_full" -q -n auto
 
 e2e: $(READY) ## Real gateway processes, real backends, real clients, kill -9
 	$(PYTEST) tests -m "e2e and not alone and not interop and not chaos_fast and not chaos_full" -q -n 2
@@ -39,6 +42,9 @@ e2e: $(READY) ## Real gateway processes, real backends, real clients, kill -9
 
 interop: $(READY) ## Eleven clients, the reference servers and our own in each era, through one gateway (Node >= 22.19 is fetched from npm)
 	$(PYTEST) tests -m "interop and not chaos_fast and not chaos_full" -q
+
+containers: $(READY) ## Build both images and run the Compose file, without a Docker engine (needs root, buildah, podman)
+	$(PYTEST) tests/containers -q -p no:randomly
 
 chaos: $(READY) ## Faults under load on real processes, and a small storm: ten minutes; SEED=n repeats a run
 	$(CHAOS) -n 2 tests/chaos -m "chaos_fast"
@@ -88,8 +94,9 @@ schema: $(READY) ## Write docs/canalgate.schema.json
 	$(BIN)/python -m common.settings.schema
 
 lock: ## Resolve the dependencies anew (needs uv)
-	uv pip compile pyproject.toml --extra local --extra vault --extra aws --extra gcp --extra cedar --extra postgres --extra flower --group dev --universal --python-version 3.11 \
-	  --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet -o requirements.lock
+	$(COMPILE) --extra local $(EXTRAS) --group dev -o requirements.lock
+	rm -f deploy/requirements.lock  # no version but those that the tests run with
+	$(COMPILE) --constraint requirements.lock $(EXTRAS) --group build -o deploy/requirements.lock
 
 clean: ## Remove what the verbs made
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Self
 
 import orjson
@@ -21,24 +21,26 @@ from common.calls.client_answers import ClientAnswers, answerer
 from common.calls.contract import new_invocation_id
 from common.calls.queueing import Queueing
 from common.calls.replies import Notification, ReplyHub
-from common.calls.request_state import UNUSABLE, RequestStates, WaitingCall
+from common.calls.request_state import UNUSABLE, RequestStates
 from common.domain.errors import (
     GatewayError,
     InvalidRequest,
     StoreUnavailable,
     ToolDisabled,
-    ToolNotFound,
     ToolUnavailable,
 )
 from common.domain.ids import InvocationId, McpSessionId, ToolId
 from common.domain.invocation import Caller, ExecutionResult, Invocation, failed
+from common.domain.policy import no_tool
 from common.domain.quota import Quota
 from common.domain.rules import MOST_WAITS
 from common.domain.session import McpSession
 from common.domain.tool import Tool
 from common.mcp.client_capabilities import interactive
 from common.mcp.revisions import LATEST_LEGACY
-from common.registry.catalogue import Catalogue
+from common.policy.policy import Policy
+from common.readiness import Readiness
+from common.registry.catalogue import Catalogue, CatalogueReader
 from common.registry.records import Entry
 from common.registry.registry import Registry
 from common.sessions.connections import Connections
@@ -58,20 +60,6 @@ FIRST_READING = 2.0
 """Longest wait of a call, in seconds, for this process's first reading of the registry."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Readiness:
-    """Whether calls can be served, and what is missing if not."""
-
-    redis: bool
-    replies: bool
-    tools: bool
-    workers: int
-
-    @property
-    def ready(self) -> bool:
-        return self.redis and self.replies and self.tools and self.workers > 0
-
-
 class Gateway:
     """One process's door to the tools. Use as a context manager, or ``start`` and ``close``."""
 
@@ -84,6 +72,7 @@ class Gateway:
         self.clock = RedisClock()
         self.registry = Registry(self.client, self.keys)
         self.catalogue = Catalogue(self.client, self.keys)
+        self.policy = Policy(settings.policy, self.catalogue)
         self.tenants = Tenants(self.client, self.keys, settings)
         self.mcp_sessions = McpSessions(
             self._hot,
@@ -167,7 +156,8 @@ class Gateway:
         (:meth:`rejoin`), so that its frames are logged.
         """
         self.authorise_tenant(caller)
-        entry = self.find(tool, timeout)
+        entry = self.find(caller, tool, timeout)
+        self.policy.authorise(caller, tool, method, params)
         deadline = self._deadline(entry.tool, timeout)
         invocation = Invocation(
             id=InvocationId(new_invocation_id()),
@@ -227,10 +217,12 @@ class Gateway:
         """Go on with a call that waits for its client's input: ``params`` are those of the call, with the client's
         ``inputResponses`` and the ``requestState`` that it was given. What has no response is asked again.
 
-        Raises :class:`InvalidRequest` if the state is of no such call, or nothing of it waits any more.
+        It counts as a request. Raises :class:`InvalidRequest` if the state is of no such call, or nothing of it waits any
+        more.
         """
-        self.authorise_tenant(caller)
-        entry = self.find(tool)
+        self.count_request(caller)
+        entry = self.find(caller, tool)
+        self.policy.authorise(caller, tool, method, params)
         asked = Invocation(
             id=InvocationId(""),
             caller=caller,
@@ -250,7 +242,13 @@ class Gateway:
             input_timeout=entry.tool.input_timeout,
         )
         try:
-            waits = self._answer_all(caller, waiting, params.get("inputResponses"))
+            waits = self.client_answers.give_all(
+                caller.principal,
+                waiting.invocation,
+                waiting.requests,
+                params.get("inputResponses"),
+                reply=self.hub.channel,
+            )
             # It may have ended meanwhile, and nobody was there to be told.
             if not call.recover() and not waits:
                 raise InvalidRequest(UNUSABLE, field="params.requestState")
@@ -258,15 +256,6 @@ class Gateway:
             call.close()
             raise
         return call
-
-    def _answer_all(self, caller: Caller, waiting: WaitingCall, responses: object) -> bool:
-        """Hand over what a client answered, and take over the call; whether it still runs."""
-        given = responses if isinstance(responses, Mapping) else {}
-        who = answerer(None, caller.principal)
-        for name in waiting.requests:
-            if isinstance(result := given.get(name), Mapping):
-                self.client_answers.give(who, name, {"result": result})
-        return self.client_answers.give(who, waiting.invocation, None, reply=self.hub.channel)
 
     def invoke(
         self, caller: Caller, tool: ToolId, method: str, params: Mapping[str, Any], **options: Any
@@ -287,7 +276,7 @@ class Gateway:
         nobody listed, and :class:`ToolUnavailable` while this process has not read what was set at run time.
         """
         if self.tenants.version < 0:
-            self.tools()
+            self._await_reading(None)
         return self.tenants.authorise(caller.tenant)
 
     def count_request(self, caller: Caller) -> None:
@@ -298,23 +287,31 @@ class Gateway:
         """
         self._rates.count(self.authorise_tenant(caller), caller)
 
-    def tools(self, patience: float | None = None) -> Catalogue:
-        """The catalogue, with the file's tools in it. A process that has just started waits for its first reading.
+    def tools(self, caller: Caller, patience: float | None = None) -> CatalogueReader:
+        """The catalogue as a caller sees it: what policy's rules deny is not there, of tools and of what they offer.
+
+        The file's tools are in it: a process that has just started waits for its first reading.
 
         Fails closed: raises :class:`ToolUnavailable` if there was none within :data:`FIRST_READING`, or ``patience``
         seconds if that is shorter. Only whoever asks waits.
         """
+        self._await_reading(patience)
+        return self.policy.seen_by(caller)
+
+    def _await_reading(self, patience: float | None) -> None:
         if not self._first_reading.is_set():
             self._first_reading.wait(FIRST_READING if patience is None else min(FIRST_READING, patience))
         if self.catalogue.version < 0 or self.tenants.version < 0:
             raise ToolUnavailable("this process has not read the registry yet; try again", retry_after=1)
-        return self.catalogue
 
-    def find(self, tool: ToolId, patience: float | None = None) -> Entry:
-        """The catalogue's entry of a tool that may be called; ``patience`` as for :meth:`tools`."""
-        entry = self.tools(patience).get(tool)
+    def find(self, caller: Caller, tool: ToolId, patience: float | None = None) -> Entry:
+        """The entry of a tool that a caller may call; ``patience`` as for :meth:`tools`.
+
+        Raises :class:`ToolNotFound`, also for a tool of which the caller may use nothing, and :class:`ToolDisabled`.
+        """
+        entry = self.tools(caller, patience).get(tool)
         if entry is None:
-            raise ToolNotFound(f"no tool {tool!r} is registered")
+            raise no_tool(tool)
         if not entry.enabled:
             raise ToolDisabled(f"tool {tool!r} is disabled")
         return entry

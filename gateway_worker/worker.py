@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -34,6 +35,7 @@ from gateway_worker.discovery import Discovery
 from gateway_worker.execute import Executor
 from gateway_worker.fetcher import Fetcher
 from gateway_worker.health import Prober
+from gateway_worker.heartbeat import Heartbeat
 from gateway_worker.journey import Journey
 from gateway_worker.listener import Listener
 from gateway_worker.message import largest_message
@@ -78,6 +80,7 @@ class Worker:
         self._settings = settings
         self._address = address
         self._limit = limit
+        self._hostname = hostname
         self._queues = queues
         self.node = Node(hostname)
         self._keys = keys = Keys(settings.redis.key_prefix)
@@ -138,6 +141,7 @@ class Worker:
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What runs as long as the worker lives, by name."""
         return {
+            **self._heartbeat(),
             "outbox": self.outbox.run(),
             "nodes": self._nodes.run(),
             "sweep": self._sweeper.run(),
@@ -202,6 +206,12 @@ class Worker:
         """Catch up with both; whether the catalogue changed. It blocks. Raises :class:`StoreUnavailable`."""
         self._tenants.refresh()
         return self.catalogue.refresh()
+
+    def _heartbeat(self) -> dict[str, Coroutine[Any, Any, None]]:
+        file = self._settings.worker.heartbeat_file
+        if file is None:
+            return {}
+        return {"heartbeat": Heartbeat(Path(file.replace("%n", self._hostname)), self.node).run()}
 
     # -- putting together -------------------------------------------------------------------------------
 

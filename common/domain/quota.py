@@ -5,14 +5,13 @@ A layer is a mapping of :class:`Quota`'s fields to values, and sets only what it
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from fnmatch import translate
 from functools import lru_cache
 from typing import Any
 
 from common.domain.errors import InvalidRequest
+from common.domain.glob import Glob
 from common.domain.ids import checked_id
 from common.domain.limits import Rate, check_rate
 from common.domain.rules import check_count
@@ -25,7 +24,8 @@ MOST_CAPABILITIES = 100
 class CapabilityRate:
     """What a tenant may call of one tool: all names that match the glob ``name`` share it.
 
-    A name is that of an MCP tool or a prompt, or the URI of a resource, as the tool itself has it.
+    A name is that of an MCP tool or a prompt, or the URI of a resource, as the tool itself has it; ``*`` stands for
+    any text.
     """
 
     tool: str
@@ -43,9 +43,11 @@ class CapabilityRate:
         """As a rate."""
         return Rate.of(self.requests_per_minute, self.burst)
 
-    def matches(self, tool: str, name: str) -> bool:
-        """Whether a call counts here."""
-        return tool == self.tool and (self.name == "*" or _glob(self.name).match(name) is not None)
+    def matches(self, tool: str, names: Collection[str] | None) -> bool:
+        """Whether a call counts here that may go by any of these names; None: nobody can tell which."""
+        return tool == self.tool and (
+            names is None or self.name == "*" or any(map(_glob(self.name).matches, names))
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,5 +177,5 @@ def _capabilities(value: Any) -> tuple[CapabilityRate, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _glob(pattern: str) -> re.Pattern[str]:
-    return re.compile(translate(pattern))
+def _glob(pattern: str) -> Glob:
+    return Glob(pattern)

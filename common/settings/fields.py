@@ -124,6 +124,16 @@ def _list(value: object) -> object:
         raise ValueError("must be a list: a, b or [a, b]") from error
 
 
+def _mapping(value: object) -> object:
+    """Text is read as a mapping: ``{a: b}`` (the environment and references have only text)."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse(value, name="value").tree
+    except ConfigurationError as error:
+        raise ValueError("must be a mapping: {a: b}") from error
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -176,6 +186,12 @@ def _redis_url(value: SecretUrl) -> SecretUrl | None:
     return value
 
 
+def _file_path(value: str) -> str:
+    if not value.startswith("/") or not value.isprintable() or value.endswith("/"):
+        raise ValueError("must be the absolute path of a file, such as /run/canalgate/heartbeat")
+    return value
+
+
 def _api_key(value: object) -> object:
     if isinstance(value, str) and not (
         value.isascii() and value.isprintable() and value and " " not in value
@@ -215,6 +231,8 @@ KeyPrefix = Annotated[str, AfterValidator(_key_prefix)]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Resolver = Annotated[str, AfterValidator(_resolver)]
 RedisUrl = Annotated[SecretUrl, AfterValidator(_redis_url), WithJsonSchema({"type": "string"})]
+FilePath = Annotated[str, AfterValidator(_file_path)]
 AsList = BeforeValidator(_list)
+AsMapping = BeforeValidator(_mapping)
 LowerCase = BeforeValidator(_lower)
 VisibleAscii = BeforeValidator(_api_key)

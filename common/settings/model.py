@@ -22,6 +22,7 @@ from common.settings.fields import (
     Calls,
     Connections,
     Failures,
+    FilePath,
     Host,
     Hosts,
     KeyPrefix,
@@ -37,6 +38,7 @@ from common.settings.fields import (
     is_loopback,
 )
 from common.settings.identity import IdentitySettings
+from common.settings.policy import PolicySettings
 from common.settings.section import Section
 from common.settings.tenants import TenantsSettings
 
@@ -124,6 +126,17 @@ class WorkerSettings(Section):
         default=30.0,
         description="How long a stopping worker waits for the calls in flight before it cuts them off.",
     )
+    heartbeat_file: FilePath | None = Field(
+        default=None,
+        description="File that a worker touches once a second while it lives, for health checks; it says `ready`, or "
+        "`waiting` while Redis is away. `%n` becomes the worker's name. Absent: none.",
+    )
+
+    @model_validator(mode="after")
+    def _one_file_each(self) -> WorkerSettings:
+        if self.heartbeat_file is not None and self.processes > 1 and "%n" not in self.heartbeat_file:
+            raise ValueError("heartbeat_file must hold %n (the worker's name) where processes is above 1")
+        return self
 
 
 class RuntimeSettings(Section):
@@ -237,6 +250,7 @@ class Settings(Section):
     worker: WorkerSettings = WorkerSettings()
     identity: IdentitySettings = IdentitySettings()
     tenants: TenantsSettings = TenantsSettings()
+    policy: PolicySettings = PolicySettings()
     runtime: RuntimeSettings = RuntimeSettings()
     discovery: DiscoverySettings = DiscoverySettings()
     logging: LoggingSettings = LoggingSettings()

@@ -23,8 +23,8 @@ class CapabilityLimit(Section):
     tool: Id = Field(description="Id of the tool.")
     name: Id = Field(
         default="*",
-        description="Name of an MCP tool or a prompt, or URI of a resource, as the tool has it; `*`, `?` and `[...]` "
-        "stand for any characters. All that fit share the rate.",
+        description="Name of an MCP tool or a prompt, or URI of a resource, as the tool has it; `*` stands for any "
+        "text. All that fit share the rate.",
     )
     requests_per_minute: Requests = Field(description="Most calls a minute in the long run.")
     burst: Requests | None = Field(

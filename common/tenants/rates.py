@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from common.domain.errors import Throttled
 from common.domain.invocation import Caller
 from common.domain.limits import Rate
+from common.domain.policy import CapabilityKind
 from common.domain.quota import Quota
 from common.domain.tool import Tool
+from common.domain.uri_readings import readings_of
+from common.mcp.asked import capability_asked
 from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.scripts import Arg
@@ -66,24 +69,30 @@ def of_call(
     """Those that a call counts in."""
     found = of_caller(keys, quota, caller)
     if quota.capabilities:
-        name = capability_of(method, params)
+        names = names_asked(method, params)
         found += [
             RateBucket(keys.capability_rate(caller.tenant, limit.tool, limit.name), limit.rate, "capability")
             for limit in quota.capabilities
-            if limit.matches(tool.id, name)
+            if limit.matches(tool.id, names)
         ]
     if (rate := tool.rate) is not None:
         found.append(RateBucket(keys.tool_rate(tool.id), rate, "tool"))
     return found
 
 
-def capability_of(method: str, params: Mapping[str, Any]) -> str:
-    """The name of what a call asks for: an MCP tool, a prompt or a resource's URI; empty if it says none."""
-    if method == "completion/complete":
-        reference = params.get("ref")
-        params = reference if isinstance(reference, Mapping) else {}
-    name = params.get("name", params.get("uri"))
-    return name if isinstance(name, str) else ""
+def names_asked(method: str, params: Mapping[str, Any]) -> Collection[str] | None:
+    """The names by which the tool may take what a call asks for: of a URI each of its readings.
+
+    None for a URI that cannot be told from others: it counts for every rate of the tool, so no odd spelling is a way
+    around one.
+    """
+    asked = capability_asked(method, params)
+    if asked is None:
+        return ()
+    if asked.kind in (CapabilityKind.TOOL, CapabilityKind.PROMPT):
+        return (asked.name,)
+    readings = readings_of(asked.name)
+    return None if readings is None else readings.all
 
 
 def rate_args(buckets: Buckets) -> list[Arg]:

@@ -158,3 +158,16 @@ def test_drain_timeout_cuts_off_what_is_left(tmp_path: Path) -> None:
         error = client.call("sleep", {"seconds": 20})["error"]
         assert error["data"]["code"] == "WORKER_LOST"
         assert time.monotonic() - begun < 6.0
+
+
+def test_a_health_check_finds_the_heartbeat_file(tmp_path: Path) -> None:
+    """``worker.heartbeat_file``: young and ``ready`` while the worker lives, gone when it stopped."""
+    settings = {"worker": {"heartbeat_file": str(tmp_path / "beat-%n")}}
+    with running_gateway(
+        {"local": {"command": COMMAND, "args": ARGS}}, directory=tmp_path, settings=settings
+    ):
+        (file,) = tmp_path.glob("beat-worker1@*")
+        wait_until(lambda: file.read_text() == "ready\n", description="the worker to be ready")
+        seen = file.stat().st_mtime_ns
+        wait_until(lambda: file.stat().st_mtime_ns > seen, description="another beat")
+    assert not file.exists()

@@ -63,6 +63,7 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "worker.max_sessions": (5, "5", 5, COUNT),
     "worker.events": (False, "false", False, FLAG),
     "worker.drain_timeout": (0, "0", 0.0, SECONDS_OR_ZERO),
+    "worker.heartbeat_file": ("/run/beat", "/run/%n", None, ["", "beat", "/run/", "/run/a\nb", 5]),
     "identity.resolver": ("a.b:C", "a.b:C", "a.b:C", ["", "api-key", "a.b", "a:b:c", ":C", "a b:C", 5]),
     "identity.tenant_header": ("X-Org", "X-Org", "X-Org", [*HEADER, "x-client-id"]),
     "identity.client_header": ("X-App", "X-App", "X-App", [*HEADER, "X-TENANT-ID"]),
@@ -117,6 +118,24 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
             [{"id": "a", "requests_per_minute": 5, "burst": 6}],
             [{"id": "a", "enabled": "perhaps"}],
         ],
+    ),
+    "policy.rules": (
+        [{"effect": "deny", "tenants": ["a"]}],
+        '[{"effect": "deny", "tenants": ["a"]}]',
+        None,
+        [
+            *(5, "x", [{}], [{"effect": "forbid"}], [{"effect": "deny", "x": 1}]),
+            [{"effect": "deny", "tenants": []}],
+            [{"effect": "deny", "resources": ["note://a/../b"]}],
+            [{"effect": "deny", "resources": ["note://%zz"]}],
+            [{"effect": "deny", "id": "a"}, {"effect": "allow", "id": "a"}],
+        ],
+    ),
+    "policy.tools": (
+        {"git": [{"effect": "allow", "mcp_tools": ["git_*"]}]},
+        '{"git": [{"effect": "allow", "mcp_tools": ["git_*"]}]}',
+        None,
+        [5, {"git": 5}, {"git": [{"effect": "deny", "tools": ["a"]}]}, {"git": [{"effect": "deny", "x": 1}]}],
     ),
     "runtime.request_timeout": (5, "5", 5.0, SECONDS),
     "runtime.startup_timeout": (5, "5", 5.0, SECONDS),
@@ -232,6 +251,20 @@ def test_tenants_are_listed_by_name_or_mapping(where: str, tmp_path: Path) -> No
         else load(None, {"CANALGATE_TENANTS__LISTED": text})
     )
     assert [tenant.id for tenant in settings.tenants.listed] == ["a", "b"]
+
+
+@pytest.mark.parametrize("where", ["file", "environment"])
+def test_rules_are_read(where: str, tmp_path: Path) -> None:
+    """Both ways of giving them mean the same."""
+    keys = ["policy.rules", "policy.tools"]
+    if where == "file":
+        path = tmp_path / "canalgate.yaml"
+        path.write_text(yaml.safe_dump({"policy": {key.split(".")[1]: CASES[key][0] for key in keys}}))
+        policy = load(path, {}).policy
+    else:
+        policy = load(None, {variable_of(*key.split(".")): CASES[key][1] for key in keys}).policy
+    assert [name for name, _ in policy.named_rules()] == ["rules[0]", "tools.git[0]"]
+    assert (policy.rules[0].tenants, policy.tools["git"][0].mcp_tools) == (("a",), ("git_*",))
 
 
 @pytest.mark.parametrize(("tenant", "most"), [("own", 7), ("plain", 3), ("nobody listed this one", 3)])

@@ -17,7 +17,7 @@ from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from common.store.shared import SharedConnection
 from common.tenants import rates as module
-from common.tenants.rates import FullBuckets, RateBucket, RequestRates, capability_of, of_call, of_caller
+from common.tenants.rates import FullBuckets, RateBucket, RequestRates, names_asked, of_call, of_caller
 from tests.support.backends import stdio_tool
 
 ME = Caller(tenant=TenantId("a-b"), client=ClientId("c"))
@@ -33,14 +33,25 @@ KEYS = Keys("test")
         ("resources/subscribe", {"uri": "file:///a"}, "file:///a"),
         ("completion/complete", {"ref": {"type": "ref/prompt", "name": "p"}}, "p"),
         ("completion/complete", {"ref": {"type": "ref/resource", "uri": "a:{b}"}}, "a:{b}"),
-        ("completion/complete", {"ref": 5, "name": "no"}, ""),
-        ("tools/call", {"name": 5}, ""),
-        ("tools/call", {}, ""),
+        ("completion/complete", {"ref": 5, "name": "no"}, None),
+        ("tools/call", {"name": 5}, None),
+        ("tools/call", {}, None),
     ],
 )
-def test_what_a_call_asks_for(method: str, params: dict[str, Any], name: str) -> None:
+def test_what_a_call_asks_for(method: str, params: dict[str, Any], name: str | None) -> None:
     """As its tool has the name."""
-    assert capability_of(method, params) == name
+    names = names_asked(method, params)
+    assert names is not None
+    assert name in names if name else not names
+
+
+def test_no_spelling_of_a_uri_is_a_way_around_its_rate() -> None:
+    """It counts by each of its readings; one that has none counts for every rate of the tool."""
+    limit = CapabilityRate(tool="t", name="file:///a/*", requests_per_minute=1)
+    spellings = ["file:///a/b", "FILE:///a/b", "file:///%61/b", "file://localhost/a/b", "file:///c/../a/b"]
+    for uri in spellings:
+        assert limit.matches("t", names_asked("resources/read", {"uri": uri})), uri
+    assert not limit.matches("t", names_asked("resources/read", {"uri": "file:///b"}))
 
 
 def test_a_call_counts_for_the_tenant_the_client_each_glob_that_fits_and_the_tool() -> None:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-import ipaddress
 import ssl
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from gateway_worker.egress import http_pool
 from gateway_worker.egress.http1 import ConnectionLost
 from tests.support.aio import on_loop, until
+from tests.support.certificates import Authority, client_context, server_context
 from tests.support.servers.raw_http import RawConnection, ok, raw_server
 from tests.worker.egress.http_clients import client_to, fetched, open_sockets, saying
 
@@ -32,40 +26,18 @@ class Tls:
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for ``localhost`` and 127.0.0.1 that signs itself, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
-    return path
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Whom clients of this module trust."""
+    return Authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
-def tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Tls:
-    """Both sides; links of this test trust the certificate."""
+def tls(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Tls:
+    """Both sides; links of this test trust the authority."""
     asked: list[str | None] = []
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate)
+    server = server_context(authority.issue("localhost", "127.0.0.1"))
     server.sni_callback = lambda _socket, name, _context: asked.append(name)
-    client = ssl.create_default_context(cafile=str(certificate))
+    client = client_context(authority.file)
     monkeypatch.setattr(http_pool, "tls_context", lambda: client)
     return Tls(server, client, asked)
 

@@ -1,0 +1,97 @@
+"""What can be told of the container files without building them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common.settings import load
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+PROGRAMS = sorted(name for name, service in COMPOSE["services"].items() if "build" in service)
+
+
+def test_the_dockerfile_has_no_known_fault() -> None:
+    """hadolint finds nothing."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("hadolint"), ROOT / "Dockerfile"], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout.decode()
+
+
+def test_the_compose_file_is_one() -> None:
+    """It is valid against the Compose specification."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*command, ROOT / "docker-compose.yml"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout.decode()
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_may_do_nothing_it_need_not(name: str) -> None:
+    """No capabilities, no new privileges, nothing to write but memory, bounded memory."""
+    service = COMPOSE["services"][name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert service["mem_limit"]
+    assert "privileged" not in service
+
+
+def test_only_loopback_is_published() -> None:
+    """Whoever wants more says so."""
+    published = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_keys_of_callers_are_not_given_to_workers() -> None:
+    """A worker runs other people's programs; it has no use for the keys."""
+    workers = [service for name, service in COMPOSE["services"].items() if name.startswith("worker")]
+    assert workers
+    for worker in workers:
+        assert not [name for name in worker["environment"] if "IDENTITY" in name]
+
+
+def test_a_worker_may_drain_before_it_is_killed() -> None:
+    """``stop_grace_period`` is above ``worker.drain_timeout``."""
+    grace = int(COMPOSE["services"]["worker"]["stop_grace_period"].removesuffix("s"))
+    assert grace > load(ROOT / "deploy/container/canalgate.yaml", {}).worker.drain_timeout
+
+
+def test_every_variable_of_the_compose_file_is_in_the_example() -> None:
+    """And no other."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    used = set(re.findall(r"(?<!\$)\$\{([A-Z_]+)", text))
+    told = set(re.findall(r"(?m)^#?([A-Z_]+)=", (ROOT / ".env.example").read_text()))
+    assert used == told
+
+
+def test_the_images_install_what_the_lock_file_names() -> None:
+    """Each version of the images' lock file is that of the tests'."""
+
+    def versions(path: Path) -> dict[str, str]:
+        return dict(re.findall(r"(?m)^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^ ;\\]+)", path.read_text()))
+
+    images, tests = versions(ROOT / "deploy/requirements.lock"), versions(ROOT / "requirements.lock")
+    assert images
+    assert images.items() <= tests.items()
+
+
+def test_the_images_run_as_nobody_in_particular() -> None:
+    """The last USER is neither root nor a name that only the image knows."""
+    assert re.findall(r"(?m)^USER (.*)$", DOCKERFILE)[-1] == "10001:10001"
+
+
+def test_the_health_checks_start_no_python() -> None:
+    """They run every few seconds."""
+    for name in ("healthy-web", "healthy-worker"):
+        script = (ROOT / "deploy/container" / name).read_text()
+        assert re.match(r"#!/bin/(ba)?sh\n", script)
+        assert "python" not in re.sub(r"(?m)^#.*$", "", script)
