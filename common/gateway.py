@@ -155,7 +155,7 @@ class Gateway:
         stood when the call was admitted. ``resumable`` says that its client may come back to its stream
         (:meth:`rejoin`), so that its frames are logged.
         """
-        self.authorise_tenant(caller)
+        self.authorise_tenant(caller, timeout)
         entry = self.find(caller, tool, timeout)
         self.policy.authorise(caller, tool, method, params)
         deadline = self._deadline(entry.tool, timeout)
@@ -217,8 +217,8 @@ class Gateway:
         """Go on with a call that waits for its client's input: ``params`` are those of the call, with the client's
         ``inputResponses`` and the ``requestState`` that it was given. What has no response is asked again.
 
-        It counts as a request. Raises :class:`InvalidRequest` if the state is of no such call, or nothing of it waits any
-        more.
+        It counts as a request. Raises :class:`InvalidRequest` if the state is of no such call, or nothing of it waits
+        any more.
         """
         self.count_request(caller)
         entry = self.find(caller, tool)
@@ -271,12 +271,13 @@ class Gateway:
                 if isinstance(frame, ExecutionResult):
                     return frame
 
-    def authorise_tenant(self, caller: Caller) -> Quota:
+    def authorise_tenant(self, caller: Caller, patience: float | None = None) -> Quota:
         """What the caller's tenant may use. Fails closed: raises :class:`Forbidden` for one that is suspended, or that
-        nobody listed, and :class:`ToolUnavailable` while this process has not read what was set at run time.
+        nobody listed, and :class:`ToolUnavailable` while this process has not read what was set at run time, for which
+        it waits as :meth:`tools` does.
         """
         if self.tenants.version < 0:
-            self._await_reading(None)
+            self._await_reading(patience)
         return self.tenants.authorise(caller.tenant)
 
     def count_request(self, caller: Caller) -> None:

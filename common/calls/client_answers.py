@@ -51,7 +51,7 @@ class ClientAnswers:
         *,
         reply: str,
     ) -> bool:
-        """Hand over what a client answered to these requests of a call, and take the call over to the channel ``reply``.
+        """Hand over what a client answered to these requests of a call, and take it over to the channel ``reply``.
 
         Returns whether it still runs. Raises :class:`StoreUnavailable`.
         """

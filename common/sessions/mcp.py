@@ -79,7 +79,7 @@ class McpSessions:
         )
         most = self._bound(session.tenant)
         if most is None:
-            self._write(session, "PX", self._idle_ms)
+            self._write(session)
         else:
             self._create(session, most)
         return session
@@ -188,7 +188,7 @@ class McpSessions:
         record = _record(session)
         key = self._keys.mcp_session(session.id)
         with store_errors("writing an MCP session"):
-            done = self._connection.command("SET", key, record, *options)
+            done = self._connection.command("SET", key, record, *(options or ("PX", self._idle_ms)))
         if done is not None:
             self.learn(session.id, record)
         return done is not None

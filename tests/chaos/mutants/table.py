@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 LUA = "common/store/lua"
 STORE = "tests/common/store"
+PERMITS = "tests/common/store/test_permit_scripts.py"
+LIMITS = "tests/web/ingress/test_limits.py"
 JSONRPC = "tests/common/mcp/test_jsonrpc.py"
 CLIENT_SOCKET = "tests/web/test_client_socket.py"
 
@@ -341,5 +343,68 @@ MUTANTS: tuple[Mutant, ...] = (
             f"{CLIENT_SOCKET}::test_a_head_that_drips_in_is_not_waited_for",
             f"{CLIENT_SOCKET}::test_a_body_that_comes_later_than_its_head_is_bounded_too",
         ),
+    ),
+    Mutant(
+        name="permit-kept",
+        breaks="a call that ends gives its permits back",
+        edits=(Edit(f"{LUA}/finish.lua", "    permits_back(ARGV[i + 8], id)\n", ""),),
+        tests=(
+            f"{PERMITS}::test_calls_beyond_the_bound_are_refused_until_one_ends",
+            "tests/lua/test_limits_twin.py::test_pure_machines_and_scripts_are_equal",
+        ),
+    ),
+    Mutant(
+        name="permit-of-the-dead",
+        breaks="the permits of a call that is answered for a dead node come back",
+        edits=(
+            Edit(
+                f"{LUA}/node_rescue.lua",
+                "  permits_back(head.permits, id)\n  redis.call('XADD'",
+                "  redis.call('XADD'",
+            ),
+        ),
+        tests=(f"{PERMITS}::TestWaysToEnd::test_a_dead_node_s_call_is_answered",),
+    ),
+    Mutant(
+        name="permit-of-another",
+        breaks="a second message of a call that runs leaves it its permit",
+        edits=(
+            Edit(
+                f"{LUA}/fetch.lua",
+                "head.permits ~= '0' and redis.call('EXISTS', 'celery-task-meta-' .. id) == 1",
+                "head.permits ~= '0'",
+            ),
+        ),
+        tests=(f"{PERMITS}::TestWaysToEnd::test_a_second_message_of_a_call_that_runs_leaves_it_its_permit",),
+    ),
+    Mutant(
+        name="refused-and-paid",
+        breaks="a request that one bucket refuses adds nothing to the others",
+        edits=(
+            Edit(
+                f"{LUA}/rate_take.lua",
+                "if wait > 0 then return {which, wait} end\nbuckets_fill(1, levels)",
+                "buckets_fill(1, levels)\nif wait > 0 then return {which, wait} end",
+            ),
+        ),
+        tests=("tests/lua/test_limits_twin.py::test_pure_machines_and_scripts_are_equal",),
+    ),
+    Mutant(
+        name="clock-set-back",
+        breaks="a clock that was set back adds nothing to a bucket",
+        edits=(Edit(f"{LUA}/lib/buckets.lua", "math.max(0, now_us - at) * rate", "(now_us - at) * rate"),),
+        tests=("tests/lua/test_limits_twin.py::test_pure_machines_and_scripts_are_equal",),
+    ),
+    Mutant(
+        name="expired-sessions-count",
+        breaks="an MCP session that expired does not count",
+        edits=(
+            Edit(
+                f"{LUA}/mcp_session_create.lua",
+                "redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)\n",
+                "",
+            ),
+        ),
+        tests=(f"{LIMITS}::test_a_session_that_expired_does_not_count_and_one_that_is_used_does",),
     ),
 )

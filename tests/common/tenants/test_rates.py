@@ -78,7 +78,7 @@ def test_a_call_counts_for_the_tenant_the_client_each_glob_that_fits_and_the_too
 
 
 @pytest.fixture
-def connection(address: StoreAddress) -> Iterator[SharedConnection]:
+def connection(address: StoreAddress, client: Client) -> Iterator[SharedConnection]:
     found = SharedConnection(address)
     yield found
     found.close()

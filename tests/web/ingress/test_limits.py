@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from werkzeug.test import TestResponse
 
 from common.domain.ids import TenantId
+from common.domain.invocation import answer
 from common.tenants.desk import TenantDesk
 from tests.support.wait import wait_until
 from tests.web.harness import INITIALIZE, Serve, Web, body, request
@@ -79,7 +81,7 @@ def test_nor_are_sessions_and_subscriptions(serve: Serve) -> None:
 def test_each_client_and_each_capability_has_its_own_rate(serve: Serve) -> None:
     """The client's bounds it alone; the capability's all that its glob fits."""
     limit = {"tool": "echo", "name": "a*", "requests_per_minute": 2}
-    web = serve_with(serve, client_requests_per_minute=2, capabilities=[limit])
+    web = serve_with(serve, client_requests_per_minute=3, client_burst=2, capabilities=[limit])
     other = {**ACME, "X-Client-Id": "d"}
     assert web.modern("tools/call", CALL, headers=ACME).status_code == 200
     assert web.modern("tools/call", CALL, headers=other).status_code == 200
@@ -98,15 +100,16 @@ def test_a_call_of_no_tool_uses_nothing_up(serve: Serve) -> None:
     assert web.modern("tools/call", CALL, headers=ACME).status_code == 200
 
 
-def test_calls_at_a_time_are_bounded(serve: Serve) -> None:
+@pytest.mark.parametrize("whose", ["tenant", "client"])
+def test_calls_at_a_time_are_bounded(whose: str, serve: Serve) -> None:
     """The next is refused while as many are under way as may be; nobody else is."""
-    web = serve_with(serve, max_calls=2)
+    web = serve_with(serve, **{"max_calls" if whose == "tenant" else "client_max_calls": 2})
     web.worker.behaviour = lambda call: None
     with web.aside(lambda: _slow(web)), web.aside(lambda: _slow(web)):
         calls = [web.worker.next_call() for _ in range(2)]
         response = web.modern("tools/call", CALL, headers=ACME)
-        assert refused(response) == ("CONCURRENCY_LIMIT_REACHED", "tenant_calls")
-        with web.aside(lambda: _slow(web, UMBRA)):
+        assert refused(response) == ("CONCURRENCY_LIMIT_REACHED", f"{whose}_calls")
+        with web.aside(lambda: _slow(web, UMBRA if whose == "tenant" else {**ACME, "X-Client-Id": "d"})):
             calls.append(web.worker.next_call())
             for call in calls:
                 _end(call)
@@ -117,8 +120,6 @@ def _slow(web: Web, headers: dict[str, str] = ACME) -> None:
 
 
 def _end(call: Any) -> None:
-    from common.domain.invocation import answer
-
     call.finish(answer({"content": []}))
 
 
@@ -176,7 +177,9 @@ def test_a_quota_changed_at_run_time_holds_within_a_second(serve: Serve) -> None
 def test_a_tool_s_rate_is_that_of_all_tenants(serve: Serve) -> None:
     """It is the tool's, and of that tool alone."""
     web = serve_with(serve)
-    web.gateway.registry.update(_echo(web), lambda tool: _with(tool, requests_per_minute=2), actor="me")
+    web.gateway.registry.update(
+        _echo(web), lambda tool: _with(tool, requests_per_minute=5, burst=2), actor="me"
+    )
     wait_until(
         lambda: (entry := web.gateway.catalogue.get(_echo(web))) is not None and bool(entry.tool.rate),
         description="the catalogue has it",
@@ -191,6 +194,4 @@ def _echo(web: Web) -> Any:
 
 
 def _with(tool: Any, **changes: Any) -> Any:
-    from dataclasses import replace
-
     return replace(tool, **changes)
