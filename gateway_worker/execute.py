@@ -227,6 +227,8 @@ class Executor:
             raise ToolNotFound(f"no tool {invocation.tool!r} is registered")
         if not entry.enabled:
             raise ToolDisabled(f"tool {invocation.tool!r} is disabled")
+        if entry.withheld:
+            entry.withheld.check(entry.id, entry.known, invocation.method, invocation.params)
         if invocation.version not in KNOWN_VERSIONS:
             raise InvalidRequest(
                 f"version {invocation.version[:40]!r} is no known protocol revision", field="version"

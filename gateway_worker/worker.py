@@ -313,7 +313,6 @@ class Worker:
                     keys.wake_channel: self.fetcher.wake,
                     keys.node_wake_channel(node): self.fetcher.wake_direct,
                     keys.registry_channel: lambda _: self.look_at_registry.set(),
-                    keys.tenants_channel: lambda _: self.look_at_registry.set(),
                     keys.cancel_channel: self.calls.cancel,
                     keys.answer_channel(node): self.asking.hear,
                     keys.roots_channel: self._roots.hear,

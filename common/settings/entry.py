@@ -21,6 +21,7 @@ from common.domain.tool import (
     Tool,
     ToolState,
 )
+from common.settings import content
 from common.settings.document import KeyPath
 from common.settings.fields import (
     Calls,
@@ -157,6 +158,9 @@ class ToolEntry(RateSettings):
     health_degraded_after: Seconds | None = Field(
         default=None, description="A tool that takes this long to answer a probe, or longer, is degraded."
     )
+    pinning: content.PinningWord | None = Field(default=None, description=content.PINNING_TEXT)
+    approve_first: bool | None = Field(default=None, description=content.APPROVE_FIRST_TEXT)
+    hidden_characters: content.HiddenWord | None = Field(default=None, description=content.HIDDEN_TEXT)
     enabled: bool = Field(
         default=True,
         description="False switches the tool off, unless an operator has switched it on while the gateway runs.",
@@ -346,6 +350,7 @@ def _tool(name: str, entry: StdioEntry | HttpEntry, runtime: RuntimeSettings) ->
         circuit=_circuit(entry, runtime),
         health=_health(entry, runtime),
         limits=_limits(entry),
+        content=content.rules_of(entry, runtime),
     )
 
 

@@ -18,15 +18,21 @@ from common.settings.identity import ApiKey
 from common.settings.interpolate import interpolate
 from common.settings.layers import CONFIG_VARIABLE, KEYS, Layer, from_command_line, from_environment
 from common.settings.model import SECTIONS, RuntimeSettings, Settings
+from common.settings.mtls import MtlsSettings
+from common.settings.oauth import OAuthSettings
 from common.settings.policy import RuleSettings
 from common.settings.problems import Problem, dotted, explain, locate, nearest, refusal, shown
 from common.settings.section import Section
 from common.settings.tenants import TenantSettings
+from common.settings.tokens import JwtSettings
 
 DEFAULT_FILE = "canalgate.yaml"
 
 _CROSS_CHECKED = ("web", "host")
-_CROSS_READ = (_CROSS_CHECKED, ("identity", "resolver"))
+_CROSS_READ = (
+    *(_CROSS_CHECKED, ("web", "trusted_proxies"), ("identity", "resolver")),
+    *(("identity", "jwt"), ("identity", "mtls"), ("identity", "oauth")),
+)
 """The setting that the one rule across sections is about, and all that it reads."""
 
 _CLIENTS_KEYS = frozenset({"mcpServers", "mcp_servers", "mcpservers", "servers", "mcp"})
@@ -34,6 +40,9 @@ _CLIENTS_KEYS = frozenset({"mcpServers", "mcp_servers", "mcpservers", "servers",
 
 _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("identity", "api_keys"): ApiKey,
+    ("identity", "jwt"): JwtSettings,
+    ("identity", "mtls"): MtlsSettings,
+    ("identity", "oauth"): OAuthSettings,
     ("tenants", "listed"): TenantSettings,
     ("policy", "rules"): RuleSettings,
     ("policy", "tools"): RuleSettings,
@@ -181,7 +190,9 @@ class _Assembly:
             values = sections.get(section, {})
             if not isinstance(values, dict) or (section, key) in faulty | self.unset:
                 return
-            given[section] = {key: values[key]} if key in values else {}
+            given.setdefault(section, {})
+            if key in values:
+                given[section][key] = values[key]
         try:
             Settings.model_validate(given)
         except ValidationError as error:

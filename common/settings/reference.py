@@ -14,9 +14,12 @@ from common.settings.fields import Unit
 from common.settings.identity import ApiKey
 from common.settings.layers import PROCESS_VARIABLES, variable_of
 from common.settings.model import SECTIONS
+from common.settings.mtls import MtlsSettings
+from common.settings.oauth import OAuthSettings
 from common.settings.policy import RuleSettings
 from common.settings.section import Section
 from common.settings.tenants import CapabilityLimit, TenantSettings
+from common.settings.tokens import JwtSettings
 
 _KINDS: Mapping[str, str] = {
     "integer": "whole number",
@@ -33,12 +36,20 @@ _BOUNDS: Mapping[str, str] = {
     "exclusiveMaximum": "below",
 }
 
+PARTS: Mapping[str, type[Section]] = {
+    "identity.jwt": JwtSettings,
+    "identity.mtls": MtlsSettings,
+    "identity.oauth": OAuthSettings,
+}
+"""Settings that are mappings, and what may stand in them."""
+
 
 def render() -> str:
     """All tables: the sections, the entries of ``tools``, and the variables that are no settings."""
     parts = [_section(name, model) for name, model in SECTIONS.items()]
     parts += [
         _entries("One entry of identity.api_keys", ApiKey, ApiKey.model_fields),
+        *(_entries(name, model, model.model_fields) for name, model in PARTS.items()),
         _entries("One entry of tenants.listed", TenantSettings, TenantSettings.model_fields),
         _entries("One entry of capabilities", CapabilityLimit, CapabilityLimit.model_fields),
         _entries("One rule of policy.rules or policy.tools", RuleSettings, RuleSettings.model_fields),
@@ -93,6 +104,8 @@ def _kind(schema: Mapping[str, Any]) -> str:
         return "one of " + ", ".join(f"`{value}`" for value in core["enum"])
     if "const" in core:
         return f"`{core['const']}`"
+    if "$ref" in core:
+        return "mapping"
     limits = [f"{words} {_figure(core[key])}" for key, words in _BOUNDS.items() if key in core]
     return ", ".join([_KINDS[core["type"]], *limits])
 

@@ -85,7 +85,7 @@ class TenantRecords:
                 self._client,
                 "tenant_put",
                 [keys.tenants_records, keys.tenants_version, keys.tenants_changes, keys.audit],
-                [tenant, text, expected, keys.tenants_channel, MOST_EVENTS, actor, kind, clipped(text)],
+                [tenant, text, expected, keys.registry_channel, MOST_EVENTS, actor, kind, clipped(text)],
             )
         return bool(done), int(version)
 

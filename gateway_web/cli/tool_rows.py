@@ -78,6 +78,8 @@ def row(tool: ToolOverview) -> dict[str, Any]:
         "offers": None if known is None else [str(offer.get("name")) for offer in known.tools],
         "lists": {} if known is None else {name: len(items) for name, items in known.lists.items()},
         "quarantined": [] if known is None else [asdict(item) for item in known.quarantined],
+        "unapproved": [list(place) for place in sorted(entry.withheld.unapproved)],
+        "flags": [] if known is None else [asdict(flag) for flag in known.flags],
         "eras": [] if known is None else [f"{era} {version}" for era, version in known.eras.items()],
         "problem": None if known is None else known.error,
     }
@@ -133,6 +135,8 @@ def _problem(tool: ToolOverview) -> str:
     if known is not None and known.quarantined:
         first = known.quarantined[0]
         found.append(f"{len(known.quarantined)} quarantined: {first.list} {first.name!r}: {first.reason}")
+    if unapproved := tool.entry.withheld.unapproved:
+        found.append(f"{len(unapproved)} not approved: see `canalgate tools quarantine list`")
     if health is not None and health.grade is not ToolState.ENABLED:
         found.append(health.reason)
     return "; ".join(_once([" ".join(text.split()) for text in found if text]))

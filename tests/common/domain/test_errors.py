@@ -20,7 +20,9 @@ DRAWN = dict(re.findall(r"^ {6}(\w+) +([A-Z_]+) {2,}\S", errors.__doc__ or "", r
 FROZEN = {
     "INVALID_REQUEST": (400, -32602, False, False),
     "UNAUTHENTICATED": (401, -32001, False, False),
+    "IDENTITY_UNAVAILABLE": (503, -32013, True, False),
     "FORBIDDEN": (403, -32003, False, False),
+    "INSUFFICIENT_SCOPE": (403, -32003, False, False),
     "SESSION_NOT_FOUND": (404, -32600, False, False),
     "TOOL_NOT_FOUND": (404, -32602, False, False),
     "TOOL_DISABLED": (403, -32004, False, False),
@@ -29,6 +31,7 @@ FROZEN = {
     "SESSION_LIMIT": (429, -32017, True, False),
     "TOOL_UNAVAILABLE": (503, -32005, True, False),
     "POLICY_DENIED": (403, -32006, False, False),
+    "CAPABILITY_QUARANTINED": (403, -32018, False, False),
     "RATE_LIMITED": (429, -32007, True, False),
     "QUEUE_FULL": (429, -32008, True, False),
     "INVOCATION_TIMEOUT": (504, -32009, False, True),

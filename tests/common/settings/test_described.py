@@ -16,7 +16,7 @@ from common.domain.errors import ConfigurationError
 from common.settings import RuleSettings, load
 from common.settings.entry import ENTRY_KEYS
 from common.settings.layers import KEYS, PROCESS_VARIABLES, VARIABLES
-from common.settings.reference import render
+from common.settings.reference import PARTS, render
 from common.settings.schema import json_schema, text
 
 ROOT = Path(__file__).parents[3]
@@ -27,7 +27,13 @@ EXAMPLE = """
 redis: {url: "redis://127.0.0.1:6379/0"}
 web: {host: 127.0.0.1, port: "${PORT:-8080}", processes: 1, allowed_hosts: [gate.example], allowed_origins: "https://a.example"}
 worker: {concurrency: 1000, processes: 1, max_sessions: 9, events: "${EVENTS:-true}"}
-identity: {resolver: api_key, api_keys: [{key: k, tenant: t, client: c}]}
+identity:
+  resolver: [api_key, "${RESOLVER:-jwt}"]
+  api_keys: [{key: k, tenant: t, client: c, scopes: [a]}]
+  jwt: {issuer: "https://i.example", jwks: /keys.json, tenant_claim: org, leeway: "${LEEWAY:-5}"}
+  oauth: {resource: "https://g.example", authorization_servers: "https://i.example"}
+  mtls: {tenant: t, form: dn}
+  required_scopes: a, b
 tenants: {allow_unlisted: true, max_sessions: "${MOST:-9}", listed: [a, {id: b, max_sessions: 5}]}
 policy:
   rules: [{effect: deny, tenants: [a, "b*"], mcp_tools: "x, y"}, {id: r, effect: allow}]
@@ -48,6 +54,9 @@ REFUSED = [
     "runtime: {request_timeout: 0}",
     "logging: {level: inof}",
     "identity: {api_keys: [{key: k, tenant: t}]}",
+    "identity: {jwt: {issuer: i}}",
+    "identity: {mtls: {tenant: t, from: dn}}",
+    "identity: {oauth: {resource: 5}}",
     "tenants: {listed: [5]}",
     "policy: {rules: [{tenants: [a]}]}",
     "policy: {rules: [{effect: forbid}]}",
@@ -62,6 +71,12 @@ REFUSED = [
     "tenants: {listed: [{id: a, max_sessions: 0}]}",
     "tools: {'': {command: x}}",
 ]
+
+
+PARTS_NAMES = {"key", "tenant", "client", "subject", "scopes", "id"}.union(
+    *(model.model_fields for model in PARTS.values())
+)
+"""Rows of what stands within a setting."""
 
 
 def valid(document: str) -> bool:
@@ -130,7 +145,7 @@ def test_document_and_models_know_the_same_settings() -> None:
     assert set(KEYS) <= names
     assert set(ENTRY_KEYS) <= names
     assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {
-        *("key", "tenant", "client", "id"),
+        *PARTS_NAMES,
         *(RuleSettings.model_fields.keys() - ENTRY_KEYS),
     }
     assert set(VARIABLES) <= set(re.findall(r"CANALGATE_[A-Z_]+", "\n".join(rows)))

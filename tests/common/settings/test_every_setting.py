@@ -10,7 +10,7 @@ import yaml
 
 from common.domain.errors import ConfigurationError
 from common.domain.quota import layered
-from common.settings import Settings, load
+from common.settings import JwtSettings, MtlsSettings, OAuthSettings, Settings, load
 from common.settings.layers import KEYS, variable_of
 
 SECONDS = [0, -1, "x", True, None, [], ".inf", 90_000]
@@ -64,7 +64,42 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "worker.events": (False, "false", False, FLAG),
     "worker.drain_timeout": (0, "0", 0.0, SECONDS_OR_ZERO),
     "worker.heartbeat_file": ("/run/beat", "/run/%n", None, ["", "beat", "/run/", "/run/a\nb", 5]),
-    "identity.resolver": ("a.b:C", "a.b:C", "a.b:C", ["", "api-key", "a.b", "a:b:c", ":C", "a b:C", 5]),
+    "web.trusted_proxies": (
+        ["10.0.0.0/8", "::1", "unix"],
+        "10.0.0.0/8,::1,unix",
+        ("10.0.0.0/8", "::1", "unix"),
+        [["10.0.0.1/8"], ["proxy.example"], [""], [5], 5, ["10.0.0.0/33"]],
+    ),
+    "identity.resolver": (
+        "a.b:C",
+        "a.b:C",
+        ("a.b:C",),
+        ["", "api-key", "a.b", "a:b:c", ":C", "a b:C", 5, [], ["none", "header"], ["header", "header"]],
+    ),
+    "identity.subject_header": ("X-Sub", "X-Sub", "X-Sub", HEADER),
+    "identity.scopes_header": ("X-Scopes", "X-Scopes", "X-Scopes", HEADER),
+    "identity.jwt": (
+        {"issuer": "i", "jwks": "/k", "audience": ["a"], "tenant": "t"},
+        "{issuer: i, jwks: /k, audience: a, tenant: t}",
+        JwtSettings(issuer="i", jwks="/k", audience=("a",), tenant="t"),
+        [5, "x", [], {"issuer": "i"}, {"issuer": "i", "jwks": "/k", "audience": [], "tenant": "t"}],
+    ),
+    "identity.mtls": (
+        {"tenant": "t"},
+        "{tenant: t}",
+        MtlsSettings(tenant="t"),
+        [5, "x", [], {}, {"tenant": "t", "form": "der"}, {"tenant": "t", "client_attribute": "a b"}],
+    ),
+    "identity.oauth": (
+        {"resource": "https://g.example", "authorization_servers": ["https://i.example"]},
+        '{"resource": "https://g.example", "authorization_servers": "https://i.example"}',
+        OAuthSettings(resource="https://g.example", authorization_servers=("https://i.example",)),
+        [5, "x", [], {}, {"resource": "g.example"}, {"resource": "https://g.example/#f"}],
+    ),
+    "identity.required_scopes": (["a", "b"], "a,b", ("a", "b"), [5, ["a b"], ['"'], [""], [5], ["ä"]]),
+    "identity.cache_ttl": (0, "0", 0.0, SECONDS_OR_ZERO),
+    "identity.recheck_interval": (2, "2", 2.0, SECONDS),
+    "identity.resolver_timeout": (2, "2", 2.0, SECONDS),
     "identity.tenant_header": ("X-Org", "X-Org", "X-Org", [*HEADER, "x-client-id"]),
     "identity.client_header": ("X-App", "X-App", "X-App", [*HEADER, "X-TENANT-ID"]),
     "identity.api_keys": (
@@ -150,6 +185,9 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "runtime.health_interval": (0, "0", 0.0, [*SECONDS_OR_ZERO, 4.9]),
     "runtime.health_timeout": (6, "6", 6.0, [*SECONDS, 1, 31]),
     "runtime.health_degraded_after": (0.5, "0.5", 0.5, [*SECONDS, 5]),
+    "runtime.pinning": ("QUARANTINE", "quarantine", "quarantine", ["on", True, 5, None, ""]),
+    "runtime.approve_first": (True, "true", True, FLAG),
+    "runtime.hidden_characters": ("Reject", "reject", "reject", ["off", True, 5, None]),
     "discovery.ttl": (5, "5", 5.0, SECONDS),
     "discovery.timeout": (5, "5", 5.0, SECONDS),
     "discovery.era_probe_timeout": (5.5, "5.5", 5.5, SECONDS),
