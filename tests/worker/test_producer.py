@@ -10,7 +10,7 @@ import pytest
 
 from common.calls.contract import task_message
 from common.calls.head import MEMBER, Head, head_from_text
-from common.domain.errors import GatewayError, InvalidRequest, ToolNotFound
+from common.domain.errors import Forbidden, GatewayError, InvalidRequest, ToolNotFound
 from common.domain.ids import TenantId
 from common.domain.invocation import Invocation, invocation_to_wire
 from common.domain.rules import CircuitRules, Retry, Routing
@@ -239,3 +239,38 @@ def test_what_is_no_invocation_is_refused(wire: Any) -> None:
     """As a refusal that its producer can read."""
     with pytest.raises(GatewayError):
         producer(entry_of(stdio_tool())).fresh(wire, "i")
+
+
+# -- who may call, and how much -------------------------------------------------------------------------
+
+
+def bounded(**tenants: Any) -> Producer:
+    """One whose settings say this of tenants."""
+    settings = Settings.model_validate({"tenants": tenants})
+    view = Tenants(cast("Client", None), Keys("test"), settings)
+    entries = FixedCatalogue(entry_of(stdio_tool(requests_per_minute=9, burst=2)))
+    return Producer(Keys("test"), FixedClock(), entries.get, settings, view)
+
+
+@pytest.mark.parametrize("tenants", [{"listed": ["other"]}, {"listed": [{"id": "t", "enabled": False}]}])
+def test_a_tenant_that_may_not_call_may_not_by_this_way(tenants: dict[str, Any]) -> None:
+    """Neither one that nobody listed, nor one that is suspended."""
+    call = invocation("echo", tenant="t")
+    for made in (
+        lambda: bounded(**tenants).adopted(stock(call), payload(call)),
+        lambda: bounded(**tenants).fresh(payload(call), "id"),
+    ):
+        with pytest.raises(Forbidden):
+            made()
+
+
+def test_a_stock_call_counts_for_all_that_others_count_for() -> None:
+    """Its rates go along when it is put on the queue, and its permits in its head."""
+    limit = {"tool": "local", "name": "e*", "requests_per_minute": 5}
+    of = bounded(listed=[{"id": "t", "requests_per_minute": 7, "max_calls": 3, "capabilities": [limit]}])
+    call = invocation("echo", tenant="t", client="c")
+    _, made, buckets = of.adopted(stock(call), payload(call))
+    _, order = of.fresh(payload(call), call.id)
+    assert [bucket.whose for bucket in buckets] == ["tenant", "capability", "tool"]
+    assert order.buckets == buckets
+    assert adopted_head(made).permits == f"{call.deadline + 12_000}:3:0:t:c"
