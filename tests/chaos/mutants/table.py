@@ -345,7 +345,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
-        name="permit-kept",
+        name="call-permit-kept",
         breaks="a call that ends gives its permits back",
         edits=(Edit(f"{LUA}/finish.lua", "    permits_back(ARGV[i + 8], id)\n", ""),),
         tests=(

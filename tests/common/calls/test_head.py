@@ -160,3 +160,20 @@ def test_the_head_of_a_call_for_a_pool() -> None:
     tool = stdio_tool(routing=Routing.LEAST_LOADED, pool_size=4)
     made = head_of(invocation("echo"), tool, reply="", leave=Retry.NEVER, quota=Quota())
     assert (made.session, made.pool_size) == (POOL, 4)
+
+
+@pytest.mark.parametrize(
+    ("declared", "waits"),
+    [({"elicitation": {}}, 4 * 20_000), ({}, 0), ({"experimental": {}}, 0), ("sampling", 0), (None, 0)],
+)
+def test_a_call_that_counts_says_so_and_until_when(declared: Any, waits: int) -> None:
+    """Until it is answered whatever dies: the time that its client may take for answers included."""
+    meta = {"_meta": {"io.modelcontextprotocol/clientCapabilities": declared}}
+    call = invocation("echo", tenant="a:b", client="c|d")
+    call = replace(call, params={**call.params, **meta})
+    tool = stdio_tool(input_timeout=20)
+    quota = Quota(max_calls=5, client_max_calls=2)
+    made = head_of(call, tool, reply="", leave=Retry.NEVER, quota=quota)
+    assert made.permits == f"{call.deadline + 12_000 + waits}:5:2:a%3Ab:c%7Cd"
+    assert head_from_text(made.text()) == made
+    assert head_of(call, tool, reply="", leave=Retry.NEVER, quota=Quota(max_sessions=1)).permits == "0"
