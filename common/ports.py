@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from common.domain.credentials import CredentialRequest, Credentials
 from common.domain.invocation import Caller
 
 
@@ -39,4 +40,20 @@ class IdentityResolver(Protocol):
         Raises ``Unauthenticated`` if it does and that names nobody, ``InvalidRequest`` if it is ambiguous: then no
         other resolver is asked. Any other exception refuses the request as well (fails closed) and is logged as a fault
         of the resolver, as is an answer later than ``identity.resolver_timeout``.
+        """
+
+
+class CredentialsProvider(Protocol):
+    """Knows secrets of tools. Runs in the worker, on an event loop of its own thread, and only when nobody remembers.
+
+    A class named in ``credentials.providers`` as ``package.module:Class``, or by an entry point of the group
+    ``canalgate.credentials``, is made with the credentials settings as its only argument.
+    """
+
+    async def resolve(self, request: CredentialRequest) -> Credentials | None:
+        """The credentials; None if this provider knows none, so that the next one is asked.
+
+        Any exception, and an answer that does not come within ``credentials.timeout``, is a failure: a tool that
+        requires credentials refuses the call (fails closed), others go on without, and nobody else is asked, for the
+        provider may have known. Words of an exception are never shown, since they may hold a secret.
         """

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 import structlog
 
+from common.credentials.injection import Injected
 from common.domain.content_rules import HiddenCharacters
 from common.domain.errors import GatewayError, StoreUnavailable, TransportFailure
 from common.domain.ids import NodeId, ToolId
@@ -35,6 +36,7 @@ from common.store.keys import Keys
 from common.store.scripts import run_async
 from gateway_worker.capability_store import CapabilityStore
 from gateway_worker.content import MOST_FLAGS, examined, resembling, with_server_examined
+from gateway_worker.credentials.identity import GivenTo, nothing_given
 from gateway_worker.definitions import sorted_out
 from gateway_worker.egress.backend import Backend, connect, make_link, start
 from gateway_worker.egress.link import LinkLost, RpcError
@@ -63,7 +65,10 @@ class Discovery:
         guard: ProcessGuard,
         settings: DiscoverySettings,
         max_bytes: int,
+        given_to: GivenTo = nothing_given,
     ) -> None:
+        """``given_to`` says which credentials the gateway's own connections with a tool get."""
+        self._given_to = given_to
         self._node = node
         self._client = client
         self._keys = keys
@@ -181,7 +186,8 @@ class Discovery:
         A legacy backend may offer less to a client that it cannot ask, so it is told that it can; what it asks of us
         is refused.
         """
-        link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
+        given = await self._given_to(entry.tool)
+        link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes, given=given)
         started = time.monotonic()
         backend = await start(entry.tool, link, listing_order(entry), EVERY)
         try:
@@ -190,7 +196,7 @@ class Discovery:
                 # It was not asked for the other one, which it may speak as before.
                 spoken = {**entry.known.eras, **spoken}
             elif to_be_probed(entry, backend):
-                modern = await self._modern(entry, time.monotonic() - started)
+                modern = await self._modern(entry, given, time.monotonic() - started)
                 if modern is not None:
                     await backend.link.close()
                     backend = modern
@@ -215,14 +221,14 @@ class Discovery:
         alike = islice(resembling(entry, examined, self._catalogue.entries()), MOST_FLAGS)
         return replace(examined, flags=(*examined.flags, *alike)[:MOST_FLAGS])
 
-    async def _modern(self, entry: Entry, startup: float) -> Backend | None:
+    async def _modern(self, entry: Entry, given: Injected, startup: float) -> Backend | None:
         """A connection in the modern era to a backend that took the legacy handshake.
 
         One that is silent to the question speaks only the era it has answered in.
         """
         try:
             async with asyncio.timeout(startup + self._settings.era_probe_timeout):
-                link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
+                link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes, given=given)
                 return await connect(link, [Era.MODERN])
         except TimeoutError:
             log.info("era_probe_unanswered", tool=entry.id)

@@ -14,6 +14,7 @@
       ToolDraining            TOOL_DRAINING          the tool takes no new sessions (drain)
       CircuitOpen             CIRCUIT_OPEN           the tool failed too often in a row; carries retry_after
       SessionLimit            SESSION_LIMIT          no further tool session for this tool or tenant now
+      CredentialUnavailable   CREDENTIAL_UNAVAILABLE  the tool's credentials cannot be had, or it refuses them
       ToolUnavailable         TOOL_UNAVAILABLE       the tool cannot be used now (no worker, cannot start)
       PolicyDenied            POLICY_DENIED          a rule says no
       CapabilityQuarantined   CAPABILITY_QUARANTINED  its definition changed or hides something; an operator decides
@@ -57,6 +58,7 @@ class ErrorCode(StrEnum):
     TOOL_DRAINING = "TOOL_DRAINING"
     CIRCUIT_OPEN = "CIRCUIT_OPEN"
     SESSION_LIMIT = "SESSION_LIMIT"
+    CREDENTIAL_UNAVAILABLE = "CREDENTIAL_UNAVAILABLE"
     TOOL_UNAVAILABLE = "TOOL_UNAVAILABLE"
     POLICY_DENIED = "POLICY_DENIED"
     CAPABILITY_QUARANTINED = "CAPABILITY_QUARANTINED"
@@ -123,6 +125,7 @@ ERROR_TABLE: Mapping[ErrorCode, ErrorMeaning] = MappingProxyType(
         ErrorCode.TOOL_DRAINING: _meaning(Status.DENIED, 503, -32015, retryable=True),
         ErrorCode.CIRCUIT_OPEN: _meaning(Status.DENIED, 503, -32016, retryable=True),
         ErrorCode.SESSION_LIMIT: _meaning(Status.THROTTLED, 429, -32017, retryable=True),
+        ErrorCode.CREDENTIAL_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32018, retryable=True),
         ErrorCode.TOOL_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32005, retryable=True),
         ErrorCode.POLICY_DENIED: _meaning(Status.DENIED, 403, -32006),
         ErrorCode.CAPABILITY_QUARANTINED: _meaning(Status.DENIED, 403, -32018),
@@ -227,6 +230,15 @@ class SessionLimit(GatewayError):
     """The tool or the tenant has as many tool sessions as it may; calls of those that live go on."""
 
     code = ErrorCode.SESSION_LIMIT
+
+
+class CredentialUnavailable(GatewayError):
+    """The tool's credentials cannot be had (``reason`` is ``missing`` or ``failed``), or it refuses them (``refused``).
+
+    Nothing of the call was sent, unless it was refused. It says nothing about the tool, and trips no breaker.
+    """
+
+    code = ErrorCode.CREDENTIAL_UNAVAILABLE
 
 
 class ToolUnavailable(GatewayError):

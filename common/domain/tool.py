@@ -10,6 +10,12 @@ from enum import StrEnum
 from typing import Any
 
 from common.domain.content_rules import ContentRules, content_rules_from_wire, content_rules_to_wire
+from common.domain.credential_rules import (
+    CredentialRules,
+    check_goes_with,
+    credentials_from_wire,
+    credentials_to_wire,
+)
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ToolId, checked_id
 from common.domain.limits import Rate, check_rate
@@ -93,6 +99,8 @@ class Tool:
 
     ``trust_annotations`` takes the backend's ``readOnlyHint`` and ``idempotentHint`` for an operator's
     ``retry: safe`` on that capability.
+
+    ``credentials`` says which secrets its sessions are given; None: none beside what the transport holds.
     """
 
     id: ToolId
@@ -119,6 +127,7 @@ class Tool:
     circuit: CircuitRules = field(default_factory=CircuitRules)
     health: HealthRules = field(default_factory=HealthRules)
     limits: ProcessLimits = field(default_factory=ProcessLimits)
+    credentials: CredentialRules | None = None
     content: ContentRules = field(default_factory=ContentRules)
 
     def __post_init__(self) -> None:
@@ -140,6 +149,8 @@ class Tool:
                     f"{name} must be above 0 and at most {MAX_TIMEOUT:.0f} seconds", field=name
                 )
         self._check_bounds()
+        if self.credentials is not None:
+            check_goes_with(self.credentials, self.routing, stdio=isinstance(self.transport, StdioTransport))
         self._check_text()
 
     def _check_bounds(self) -> None:
@@ -238,6 +249,7 @@ def tool_to_wire(tool: Tool) -> dict[str, Any]:
         "retry": tool.retry.value,
         **{name: getattr(tool, name) for name in _PLAIN},
         **{name: asdict(getattr(tool, name)) for name in _RULES},
+        "credentials": credentials_to_wire(tool.credentials),
         "content": content_rules_to_wire(tool.content),
     }
 
@@ -268,6 +280,7 @@ def tool_from_wire(wire: Mapping[str, Any]) -> Tool:
         circuit=rules_from_wire(CircuitRules, wire.get("circuit", {})),
         health=rules_from_wire(HealthRules, wire.get("health", {})),
         limits=rules_from_wire(ProcessLimits, wire.get("limits", {})),
+        credentials=credentials_from_wire(wire.get("credentials")),
         content=content_rules_from_wire(wire.get("content", {})),
         **{name: wire[name] for name in _PLAIN if name in wire},
     )

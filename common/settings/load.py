@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from common.domain.errors import ConfigurationError
+from common.settings.credentials import StaticCredential
 from common.settings.document import Document, KeyPath, parse
 from common.settings.entry import read_entry, read_tool, read_tools
 from common.settings.identity import ApiKey
@@ -25,6 +26,7 @@ from common.settings.problems import Problem, dotted, explain, locate, nearest, 
 from common.settings.section import Section
 from common.settings.tenants import TenantSettings
 from common.settings.tokens import JwtSettings
+from common.settings.tool_credentials import with_providers
 
 DEFAULT_FILE = "canalgate.yaml"
 
@@ -44,6 +46,7 @@ _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("identity", "mtls"): MtlsSettings,
     ("identity", "oauth"): OAuthSettings,
     ("tenants", "listed"): TenantSettings,
+    ("credentials", "static"): StaticCredential,
     ("policy", "rules"): RuleSettings,
     ("policy", "tools"): RuleSettings,
 }
@@ -109,7 +112,8 @@ def assemble(
         assembly.report_tools(tools, None if settings is None else settings.runtime)
         raise refusal(assembly.problems)
     found, problems = read_tools(tools, settings.runtime, where=assembly.place)
-    return settings.model_copy(update={"tools": found, "tool_problems": problems})
+    found, unknown = with_providers(found, settings.credentials.providers, where=assembly.place)
+    return settings.model_copy(update={"tools": found, "tool_problems": (*problems, *unknown)})
 
 
 @dataclass(slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from common.domain.tool import (
     Tool,
 )
 from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
+from common.settings.credentials import CredentialsSettings
 from common.settings.fields import (
     Bytes,
     Calls,
@@ -43,6 +44,7 @@ from common.settings.identity import IdentitySettings
 from common.settings.policy import PolicySettings
 from common.settings.section import Section
 from common.settings.tenants import TenantsSettings
+from common.settings.vault import VaultSettings
 
 
 class RedisSettings(Section):
@@ -260,6 +262,8 @@ class Settings(Section):
     worker: WorkerSettings = WorkerSettings()
     identity: IdentitySettings = IdentitySettings()
     tenants: TenantsSettings = TenantsSettings()
+    credentials: CredentialsSettings = CredentialsSettings()
+    vault: VaultSettings = VaultSettings()
     policy: PolicySettings = PolicySettings()
     runtime: RuntimeSettings = RuntimeSettings()
     discovery: DiscoverySettings = DiscoverySettings()

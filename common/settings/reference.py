@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from common.settings.credentials import StaticCredential
 from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
 from common.settings.fields import Unit
 from common.settings.identity import ApiKey
@@ -20,6 +21,7 @@ from common.settings.policy import RuleSettings
 from common.settings.section import Section
 from common.settings.tenants import CapabilityLimit, TenantSettings
 from common.settings.tokens import JwtSettings
+from common.settings.tool_credentials import CredentialInjection, ToolCredentials
 
 _KINDS: Mapping[str, str] = {
     "integer": "whole number",
@@ -52,10 +54,13 @@ def render() -> str:
         *(_entries(name, model, model.model_fields) for name, model in PARTS.items()),
         _entries("One entry of tenants.listed", TenantSettings, TenantSettings.model_fields),
         _entries("One entry of capabilities", CapabilityLimit, CapabilityLimit.model_fields),
+        _entries("One entry of credentials.static", StaticCredential, StaticCredential.model_fields),
         _entries("One rule of policy.rules or policy.tools", RuleSettings, RuleSettings.model_fields),
         _entries("Any tool", ToolEntry, ToolEntry.model_fields),
         _entries("A stdio tool", StdioEntry, _own(StdioEntry)),
         _entries("An HTTP tool", HttpEntry, _own(HttpEntry)),
+        _entries("credentials of a tool", ToolCredentials, ToolCredentials.model_fields),
+        _entries("inject of these", CredentialInjection, CredentialInjection.model_fields),
         _process_variables(),
     ]
     return "\n\n".join(parts) + "\n"

@@ -80,6 +80,8 @@ key                              type     lifetime                     owner and
 {p}:held-back:<queue>            string   1 minute                     calls wait because max_in_flight is reached
 {p}:audit                        stream   permanent                    what happened to calls, sessions and tools: at
                                                                        most 100,000 events
+{p}:credential-orders            stream   permanent                    operators' orders to forget credentials, or to
+                                                                       build sessions anew: at most 1,000
 {p}:sweep                        string   lease, PX                    the worker that looks for dead nodes
 {p}:dead-letters                 stream   permanent                    messages that no worker can run: at most
                                                                        1,000, of each at most 64 KiB
@@ -344,6 +346,10 @@ class Keys:
     @property
     def wake_channel(self) -> str:
         return f"{self.prefix}:wake"
+
+    @property
+    def credential_orders(self) -> str:
+        return f"{self.prefix}:credential-orders"
 
     @property
     def registry_channel(self) -> str:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.domain.content_rules import ContentRules, HiddenCharacters, Pinning
+from common.domain.credential_rules import CredentialMode, CredentialRules, CredentialScope, Injection
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ToolId
 from common.domain.rules import (
@@ -153,6 +154,17 @@ CHANGES: list[tuple[Tool, dict[str, Any]]] = [
     ),
     *((STDIO, {"content": content}) for content in OTHER_CONTENT),
     *((STDIO, {"limits": ProcessLimits(**{field.name: 6})}) for field in fields(ProcessLimits)),
+    *(
+        (STDIO, {"credentials": CredentialRules(inject=Injection(meta={"a": "k"}), **change)})
+        for change in (
+            {},
+            {"mode": CredentialMode.OPTIONAL},
+            {"scope": CredentialScope.TOOL},
+            {"providers": ("p",)},
+        )
+    ),
+    (STDIO, {"credentials": CredentialRules(inject=Injection(env={"A": "k"}))}),
+    (HTTP, {"credentials": CredentialRules(inject=Injection(headers={"A": "{k}"}))}),
     (STDIO, {"transport": HTTP.transport}),
     (STDIO, {"transport": replace(STDIO.transport, command="other")}),
     (STDIO, {"transport": replace(STDIO.transport, args=("b",))}),

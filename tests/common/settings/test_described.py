@@ -40,9 +40,12 @@ policy:
   tools: {pool: [{effect: allow, resources: ["note://*"], prompts: [p]}]}
 runtime:
 logging: {level: "${LEVEL:-info}", format: json}
+credentials: {providers: [static, vault], timeout: "${T:-5}", static: [{tool: t, tenant: u, values: {key: k}}]}
+vault: {url: "https://vault.example:8200", auth: approle, role_id: r, secret_id: s}
 tools:
   everything: {command: npx, args: [-p, 8080], env: {K: V, PORT: 80, DEBUG: yes}, cwd: /dir, idle_timeout: 60}
   remote: {url: "http://127.0.0.1:9000/mcp", type: http, headers: {X-K: V}, enabled: false}
+  secret: {command: x, credentials: {mode: optional, scope: client, providers: vault, inject: {env: {TOKEN: key}}}}
   pool: {url: "http://h", routing: "${ROUTING:-least_loaded}", pool_size: 2, retry: safe, health_interval: 0}
   bound: {command: x, affinity: mcp_session, max_sessions: 1, max_session_age: 1.5, limit_memory_bytes: "${M:-99}"}
 """
@@ -70,6 +73,12 @@ REFUSED = [
     "tools: {a: {url: 'http://h', limit_open_files: 5}}",
     "tenants: {listed: [{id: a, max_sessions: 0}]}",
     "tools: {'': {command: x}}",
+    "credentials: {provider: [static]}",
+    "credentials: {static: [{tool: t, values: {a: b}, token: x}]}",
+    "vault: {auth: ldap}",
+    "tools: {a: {command: x, credentials: {}}}",
+    "tools: {a: {command: x, credentials: {inject: {env: {T: k}}, mode: maybe}}}",
+    "tools: {a: {command: x, credentials: {inject: {environment: {T: k}}}}}",
 ]
 
 
@@ -100,7 +109,7 @@ def test_schema_and_program_accept_the_same_example(tmp_path: Path) -> None:
     file.write_text(EXAMPLE)
     assert valid(EXAMPLE)
     settings = load(file, {})
-    assert (settings.tool_problems, len(settings.tools)) == ((), 4)
+    assert (settings.tool_problems, len(settings.tools)) == ((), 5)
 
 
 @pytest.mark.parametrize("document", REFUSED)
@@ -145,6 +154,8 @@ def test_document_and_models_know_the_same_settings() -> None:
     assert set(KEYS) <= names
     assert set(ENTRY_KEYS) <= names
     assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {
+        *("key", "tenant", "client", "id"),
+        *("tool", "values", "mode", "scope", "providers", "inject", "meta"),
         *PARTS_NAMES,
         *(RuleSettings.model_fields.keys() - ENTRY_KEYS),
     }
