@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from common.domain.circuit import Refusal, RefusalReason
 from common.domain.errors import (
+    AuditUnavailable,
     CircuitOpen,
     ConcurrencyLimit,
     GatewayError,
@@ -23,13 +24,15 @@ from common.domain.errors import (
 )
 from common.domain.session import SessionClaim
 from common.store.client import store_errors
-from common.store.keys import AUDIT_LENGTH, Keys
+from common.store.keys import Keys
 from common.store.scripts import Arg
 from common.store.shared import SharedConnection
 from common.tenants.rates import Buckets, rate_args
 
 RETRY_LEAST, RETRY_MOST = 1.0, 60.0
 """Bounds of ``retry_after``, in seconds; the upper one is said as well where nothing is drained at all."""
+FULL_RETRY = 5.0
+"""``retry_after`` in seconds while the journal is full: nobody knows how long its sink is away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +48,9 @@ class Order:
     """A call that asks to be queued. ``session`` is the MCP session it relies on, None if it has none.
 
     ``may_create`` is False while the tool is being drained: then only calls of tool sessions that live are taken.
-    ``circuit_probes`` is how many calls at a time may try a half-open circuit. ``buckets`` are those of the rates that
-    the call counts for.
+    ``circuit_probes`` is how many calls at a time may try a half-open circuit, ``most_events`` how many events the
+    journal may hold before calls are refused (0: any number). ``buckets`` are those of the rates that the call counts
+    for.
     """
 
     queue: str
@@ -55,6 +59,7 @@ class Order:
     session: SessionClaim | None = None
     may_create: bool = True
     circuit_probes: int = 1
+    most_events: int = 0
     buckets: Buckets = ()
 
 
@@ -110,6 +115,19 @@ class QueueAtBound:
         """Seconds."""
         served = self.length / 2 / self.drained if self.drained > 0 else RETRY_MOST
         return min(max(served, RETRY_LEAST), RETRY_MOST)
+
+
+@dataclass(frozen=True, slots=True)
+class JournalFull:
+    """The journal holds as many events as it may: a sink has not taken them."""
+
+    now: int
+
+    def error(self, _tool: str) -> AuditUnavailable:
+        """As the caller sees it."""
+        return AuditUnavailable(
+            "the audit journal is full, and no call goes unrecorded; try again later", retry_after=FULL_RETRY
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +202,9 @@ def session_limit(tool: str, whose: Literal["tool", "tenant"]) -> SessionLimit:
     )
 
 
-Refused = QueueAtBound | Draining | SessionsAtBound | CallsAtBound | RateExceeded | CircuitRefuses
+Refused = (
+    QueueAtBound | JournalFull | Draining | SessionsAtBound | CallsAtBound | RateExceeded | CircuitRefuses
+)
 Verdict = Admitted | SessionGone | SessionChanged | Refused
 
 
@@ -222,7 +242,7 @@ def admit_script(keys: Keys, order: Order) -> tuple[list[str], list[Arg]]:
     args: list[Arg] = [
         *(order.message, keys.begin),
         *(bounds.max_length, int(bounds.max_age * 1000)),
-        *(int(order.may_create), order.circuit_probes, AUDIT_LENGTH),
+        *(int(order.may_create), order.circuit_probes, order.most_events),
     ]
     if order.session is not None:
         named.append(keys.mcp_session(order.session.id))
@@ -257,6 +277,8 @@ def refused_of(answer: list[Any]) -> Refused:
         case b"open" | b"probes_taken":
             wait = None if rest[0] < 0 else rest[0]
             return CircuitRefuses(now, Refusal(reason=RefusalReason(kind.decode()), generation=0, wait=wait))
+        case b"journal_full":
+            return JournalFull(now)
         case b"draining":
             return Draining(now)
         case b"calls_at_bound":

@@ -31,6 +31,7 @@ from common.domain.quota import Quota
 from common.domain.session import McpSession, SessionClaim
 from common.domain.tool import Tool
 from common.registry.records import Entry
+from common.settings import Settings
 from common.store.client import store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
@@ -68,6 +69,7 @@ class Queueing:
         self,
         connection: SharedConnection,
         keys: Keys,
+        settings: Settings,
         clock: RedisClock,
         sessions: SessionRecords,
         tenants: Tenants,
@@ -79,6 +81,7 @@ class Queueing:
         self._admission = Admission(connection, keys)
         self._connection = connection
         self._keys = keys
+        self._settings = settings
         self._tenants = tenants
         self._full = full
         self._clock = clock
@@ -110,6 +113,7 @@ class Queueing:
                 may_create=not entry.draining,
                 circuit_probes=tool.circuit.probes,
                 buckets=buckets,
+                most_events=self._settings.audit.bound,
             )
             asked = time.monotonic()
             verdict = self._admit(call.invocation, order)
@@ -161,7 +165,9 @@ class Queueing:
             quota=quota,
         )
         try:
-            return task_message(invocation, head, prefix=self._keys.prefix)
+            return task_message(
+                invocation, head, prefix=self._keys.prefix, audited=self._settings.audit.calls
+            )
         except TypeError as error:
             raise InvalidRequest(f"params cannot be written as JSON: {error}", field="params") from error
 

@@ -8,7 +8,6 @@ from typing import Any
 import orjson
 import structlog
 
-from common.audit.journal import MOST_EVENTS
 from common.domain.audit import EventKind, clipped
 from common.domain.errors import GatewayError, InvalidRequest, VersionConflict
 from common.domain.ids import TenantId, checked_id
@@ -85,7 +84,7 @@ class TenantRecords:
                 self._client,
                 "tenant_put",
                 [keys.tenants_records, keys.tenants_version, keys.tenants_changes, keys.audit],
-                [tenant, text, expected, keys.registry_channel, MOST_EVENTS, actor, kind, clipped(text)],
+                [tenant, text, expected, keys.registry_channel, actor, kind, clipped(text)],
             )
         return bool(done), int(version)
 

@@ -112,7 +112,7 @@ class LimitsTwins(RuleBasedStateMachine):
         name = sorted(self.heads)[which % len(self.heads)]
         text = self.heads.pop(name)
         self.answers += 1
-        of = ["7", name, QUEUE, "t:c", "", f"answer {self.answers}", "", 0, text]
+        of = ["7", name, QUEUE, "t:c", "", f"answer {self.answers}", "", 0, "", text]
         self.client.delete(KEYS.result(InvocationId(name)))
         self.time.run("finish", [KEYS.unacked(NODE)], ["test:", NODE, 10_000_000, "", *of], clock_reads=0)
         _, most, client_most, _, client = text.split(":", 4)

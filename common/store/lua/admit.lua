@@ -1,19 +1,19 @@
 -- Decides whether a call may go on a queue, and puts it there.
 -- The queue is its tool's, or the direct list of the node that owns its session.
--- uses: heads, owners, lists, rates, circuit, permits, buckets
+-- uses: heads, owners, lists, rates, circuit, permits, buckets, audit
 -- KEYS 1 queue of the tool  2 drain rate of the queue (see fetch.lua)  3 head of the queue: when its oldest message
 --      was queued  4 MCP session of the caller (left out where there is none)  5 MCP sessions of its tenant (left out
 --      where they are not counted)
 -- ARGV 1 message (a JSON object that begins with its head)  2 what all keys begin with  3 most messages (0: any number)
 --      4 greatest age in ms (0: any)  5 1 if a session may be created, 0 if the tool is being drained
---      6 most calls at a time that try a half-open circuit  7 most events of the audit
+--      6 most calls at a time that try a half-open circuit  7 most events in the journal (0: any number)
 --      8 idle time of the MCP session in ms  9 SHA-1 of its record as the caller knows it
 --      10.. for each rate that the call counts for: its bucket, requests a minute, burst
 -- Returns one of
 --   {'admitted', Redis ms, length}
 --   {'session_gone', Redis ms}, {'session_changed', Redis ms, record}
 --   {'calls_at_bound', Redis ms, 'tenant' or 'client'}, {'rate', Redis ms, number of the rate, microseconds to wait}
---   {'draining', Redis ms}, {'tool_limit', Redis ms}, {'tenant_limit', Redis ms}
+--   {'journal_full', Redis ms}, {'draining', Redis ms}, {'tool_limit', Redis ms}, {'tenant_limit', Redis ms}
 --   {'open', Redis ms, ms until it is tried again or -1}, {'probes_taken', Redis ms, ms until a permit ends}
 --   {'queue_full', Redis ms, length, age in ms of the oldest or -1, messages a second drained, as text}
 -- Whatever is refused takes nothing: each check comes before any write to what is checked.
@@ -31,7 +31,8 @@ if KEYS[4] then
   if redis.sha1hex(record) ~= ARGV[9] then return {'session_changed', now, record} end
 end
 
-local head = head_unstamped(ARGV[1])
+if journal_full(ARGV[7]) then return {'journal_full', now} end
+local head, _, last = head_unstamped(ARGV[1])
 local counted = head.permits ~= '0'
 if counted then
   local whose = permits_full(head.permits, decoded(head.id))
@@ -91,5 +92,7 @@ if KEYS[5] then
   redis.call('ZADD', KEYS[5], now + ARGV[8], KEYS[4])
   redis.call('PEXPIRE', KEYS[5], ARGV[8])
 end
-circuit_told(head.tool, change, ARGV[7])
+circuit_told(head.tool, change)
+local call = told_of(ARGV[1], last)
+if call then tell('policy_decision', head, call, 'outcome', 'allow') end
 return {'admitted', now, length + 1}

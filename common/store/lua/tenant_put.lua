@@ -1,7 +1,7 @@
 -- Writes or removes what an operator sets for a tenant, if nobody else changed it first, and writes that into the audit.
 -- KEYS 1 records  2 version of all records  3 changes  4 audit
 -- ARGV 1 tenant  2 the record (JSON; '' removes it)  3 expected version: -1 any, 0 must be absent, n must be n  4 channel
---      5 most events of the audit  6 who does it  7 kind of the event  8 what the audit's detail says
+--      5 who does it  6 kind of the event  7 what the audit's detail says
 -- Returns {1, new version} or {0, version found} (0: there is none).
 -- Race: two writers that both read version n; the second finds n+k and is told so.
 -- A version is the counter of all records, so that of a tenant that was removed is never given again.
@@ -17,6 +17,5 @@ else
 end
 redis.call('ZADD', KEYS[3], version, ARGV[1])
 redis.call('PUBLISH', ARGV[4], version)
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[5], '*', 'kind', ARGV[7], 'actor', ARGV[6], 'tenant', ARGV[1],
-  'detail', ARGV[8])
+redis.call('XADD', KEYS[4], '*', 'kind', ARGV[6], 'actor', ARGV[5], 'tenant', ARGV[1], 'detail', ARGV[7])
 return {1, version}

@@ -29,7 +29,9 @@ def queueing(proxy: TcpProxy, client: Client, keys: Keys) -> Iterator[Queueing]:
     seconds, micros = client.time()
     clock.correct(seconds * 1000 + micros // 1000)
     tenants = Tenants(client, keys, Settings())
-    yield Queueing(connection, keys, clock, cast("SessionRecords", None), tenants, FullBuckets(), reply="r")
+    yield Queueing(
+        connection, keys, Settings(), clock, cast("SessionRecords", None), tenants, FullBuckets(), reply="r"
+    )
     connection.close()
 
 
