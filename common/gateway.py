@@ -41,6 +41,7 @@ from common.domain.tool import Tool
 from common.identity.api_keys import IssuedKeys
 from common.mcp.client_capabilities import interactive
 from common.mcp.revisions import LATEST_LEGACY
+from common.policy.counters import CounterReader
 from common.policy.policy import Policy
 from common.readiness import Readiness
 from common.registry.catalogue import Catalogue, CatalogueReader
@@ -105,7 +106,7 @@ class Gateway:
         self.registry = Registry(self.client, self.keys, settings.egress.rules)
         self.catalogue = Catalogue(self.client, self.keys)
         self.issued_keys = IssuedKeys(self._hot, self.keys)
-        self.policy = Policy(settings.policy, self.catalogue)
+        self.policy = Policy(settings.policy, self.catalogue, CounterReader(self._hot, self.keys).read)
         self.tenants = Tenants(self.client, self.keys, settings)
         self.mcp_sessions = McpSessions(
             self._hot,
@@ -160,6 +161,7 @@ class Gateway:
         """Let go of everything."""
         self.hub.close()
         self.refusals.tick(at_once=True)
+        self.policy.close()
         self._hot.close()
         self.client.close()
 
@@ -192,12 +194,15 @@ class Gateway:
         stood when the call was admitted. ``resumable`` says that its client may come back to its stream
         (:meth:`rejoin`), so that its frames are logged.
         """
-        self.authorise_tenant(caller, timeout)
+        quota = self.authorise_tenant(caller, timeout)
         entry = self.find(caller, tool, timeout)
-        self.policy.authorise(caller, tool, method, params)
+        self._rates.check(quota, caller)
+        deadline = self._deadline(entry.tool, timeout)
+        decision = self.policy.authorise(
+            caller, tool, method, params, request_id=request_id, left=self.clock.left(deadline)
+        )
         if entry.withheld:
             entry.withheld.check(tool, entry.known, method, params)
-        deadline = self._deadline(entry.tool, timeout)
         invocation = Invocation(
             id=InvocationId(new_invocation_id()),
             caller=caller,
@@ -216,6 +221,7 @@ class Gateway:
             self.hub.expect(invocation.id),
             session,
             input_timeout=entry.tool.input_timeout,
+            decision=decision,
         )
         self.cancellations.remember(call)
         try:
@@ -262,7 +268,8 @@ class Gateway:
         """
         self.count_request(caller)
         entry = self.find(caller, tool)
-        self.policy.authorise(caller, tool, method, params)
+        deadline = self._deadline(entry.tool, None)
+        self.policy.authorise(caller, tool, method, params, left=self.clock.left(deadline))
         asked = Invocation(
             id=InvocationId(""),
             caller=caller,
@@ -270,7 +277,7 @@ class Gateway:
             method=method,
             params=params,
             version=version,
-            deadline=self._deadline(entry.tool, None),
+            deadline=deadline,
         )
         waiting = self.request_states.open(str(params["requestState"]), asked, now=self.clock.now())
         invocation = replace(asked, id=waiting.invocation)

@@ -140,6 +140,11 @@ class RequestRates:
         self._keys = keys
         self._full = full
 
+    def check(self, quota: Quota, caller: Caller) -> None:
+        """Refuse early, before policy is asked, what the script would refuse: raises :class:`Throttled`."""
+        if quota.requests_per_minute or quota.client_requests_per_minute:
+            self._full.check(of_caller(self._keys, quota, caller))
+
     def count(self, quota: Quota, caller: Caller) -> None:
         """Count one request. Raises :class:`Throttled`, or :class:`StoreUnavailable`."""
         buckets = of_caller(self._keys, quota, caller)
