@@ -407,6 +407,8 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=(f"{LIMITS}::test_a_session_that_expired_does_not_count_and_one_that_is_used_does",),
+    ),
+    Mutant(
         name="another-judge",
         breaks="a credential that one resolver has refused is not another one's",
         edits=(
