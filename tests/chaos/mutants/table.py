@@ -355,7 +355,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
-        name="permit-of-the-dead",
+        name="call-permit-of-the-dead",
         breaks="the permits of a call that is answered for a dead node come back",
         edits=(
             Edit(
