@@ -348,7 +348,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="call-permit-kept",
         breaks="a call that ends gives its permits back",
-        edits=(Edit(f"{LUA}/finish.lua", "    permits_back(ARGV[i + 8], id)\n", ""),),
+        edits=(Edit(f"{LUA}/finish.lua", "    permits_back(ARGV[i + 9], id)\n", ""),),
         tests=(
             f"{PERMITS}::test_calls_beyond_the_bound_are_refused_until_one_ends",
             "tests/lua/test_limits_twin.py::test_pure_machines_and_scripts_are_equal",
@@ -360,8 +360,8 @@ MUTANTS: tuple[Mutant, ...] = (
         edits=(
             Edit(
                 f"{LUA}/node_rescue.lua",
-                "  permits_back(head.permits, id)\n  redis.call('XADD'",
-                "  redis.call('XADD'",
+                "  permits_back(head.permits, id)\n  tell('invocation_lost'",
+                "  tell('invocation_lost'",
             ),
         ),
         tests=(f"{PERMITS}::TestWaysToEnd::test_a_dead_node_s_call_is_answered",),
