@@ -74,8 +74,13 @@ class Producer:
         caller, method, params = invocation.caller, invocation.method, invocation.params
         return of_call(self._keys, quota, entry.tool, caller, method, params)
 
-    def fresh(self, payload: object, task_id: str) -> tuple[Entry, Order]:
-        """The order of a delayed call that is due. Raises :class:`GatewayError` as :meth:`adopted` does."""
+    def fresh(
+        self, payload: object, task_id: str, trace: Mapping[str, str] | None = None
+    ) -> tuple[Entry, Order]:
+        """The order of a delayed call that is due, which goes on with its trace.
+
+        Raises :class:`GatewayError` as :meth:`adopted` does.
+        """
         if self._keys.seals is not None and not self._keys.seals.accept_plain:
             raise unsealed()
         entry, invocation, head, quota = self._read(payload, task_id, "")
@@ -85,6 +90,7 @@ class Producer:
             prefix=self._keys.prefix,
             audited=self._settings.audit.calls,
             seals=self._keys.seals,
+            trace=trace,
         )
         tool = entry.tool
         bounds = QueueBounds(max_length=tool.queue_max_length, max_age=tool.queue_max_age)
