@@ -50,6 +50,7 @@ from common.settings.section import Section
 from common.settings.tenants import TenantsSettings
 from common.settings.tls import TlsKeys
 from common.settings.vault import VaultSettings
+from common.settings.web_tls import ListenerTlsKeys
 
 
 class RedisSettings(TlsKeys):
@@ -80,7 +81,7 @@ class RedisSettings(TlsKeys):
         return self
 
 
-class WebSettings(Section):
+class WebSettings(ListenerTlsKeys):
     """The web processes that clients talk to."""
 
     host: Host = Field(
