@@ -11,6 +11,7 @@ from pathlib import Path
 from common.domain.errors import StoreUnavailable
 from common.settings import Settings, load
 from common.store.client import Client, StoreAddress, address_of, connect
+from common.store.key_ring import keys_of
 from common.store.keys import Keys
 from common.tls import client_context
 from gateway_web.listener_tls import own_context
@@ -80,6 +81,4 @@ def store(config: Path | None) -> Store:
                 field="redis.url",
             )
         url = running.redis_url
-    return Store(
-        settings=settings, client=connect(StoreAddress(url=url)), keys=Keys(settings.redis.key_prefix)
-    )
+    return Store(settings=settings, client=connect(StoreAddress(url=url)), keys=keys_of(settings.redis))
