@@ -54,9 +54,7 @@ from common.settings.vault import VaultSettings
 from common.settings.web_tls import ListenerTlsKeys
 
 
-class RedisSettings(TlsKeys):
-    """The Redis (or Valkey) server that holds queues, sessions and results."""
-
+class _Redis(Section):
     url: RedisUrl | None = Field(
         default=None,
         description="Server to use: redis://, rediss:// or unix://. Absent: `canalgate up` starts its own.",
@@ -81,6 +79,10 @@ class RedisSettings(TlsKeys):
         "producers.",
     )
 
+
+class RedisSettings(TlsKeys, _Redis):
+    """The Redis (or Valkey) server that holds queues, sessions and results."""
+
     @model_validator(mode="after")
     def _tls_agrees(self) -> RedisSettings:
         try:
@@ -92,9 +94,7 @@ class RedisSettings(TlsKeys):
         return self
 
 
-class WebSettings(ListenerTlsKeys):
-    """The web processes that clients talk to."""
-
+class _Web(Section):
     host: Host = Field(
         default="127.0.0.1",
         description="Address to listen on; beyond loopback an identity resolver is needed.",
@@ -144,6 +144,10 @@ class WebSettings(ListenerTlsKeys):
     list_page_size: PageSize = Field(
         default=0, description="Most items on a page of a list (tools/list and the like); 0: all on one."
     )
+
+
+class WebSettings(ListenerTlsKeys, _Web):
+    """The web processes that clients talk to."""
 
 
 class WorkerSettings(Section):
