@@ -12,6 +12,7 @@ LUA = "common/store/lua"
 STORE = "tests/common/store"
 JSONRPC = "tests/common/mcp/test_jsonrpc.py"
 CLIENT_SOCKET = "tests/web/test_client_socket.py"
+IDENTITY = "tests/web/identity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,63 @@ MUTANTS: tuple[Mutant, ...] = (
         breaks="a node with a tombstone gets no lease any more",
         edits=(Edit(f"{LUA}/node_beat.lua", "if redis.call('EXISTS', KEYS[2]) == 1 then", "if false then"),),
         tests=(f"{STORE}/test_node_scripts.py::test_a_node_whose_lease_ended_is_declared_dead_and_stays_so",),
+    ),
+    Mutant(
+        name="every-trace",
+        breaks="a call whose trace is not recorded has no span and no header",
+        edits=(
+            Edit(
+                "common/telemetry/spans.py",
+                "if not (parent.sampled if decides else self._within(parent.trace_id)):",
+                "if False:",
+            ),
+        ),
+        tests=(
+            "tests/common/telemetry/test_spans.py::test_a_parent_decides_where_it_is_trusted",
+            "tests/web/ingress/test_account.py::test_of_what_is_not_recorded_there_is_nothing",
+        ),
+    ),
+    Mutant(
+        name="two-contexts",
+        breaks="what a client says of its trace is replaced where the call is traced",
+        edits=(
+            Edit("common/telemetry/spans.py", "for name in (TRACEPARENT, TRACESTATE):", "for name in ():"),
+        ),
+        tests=(
+            "tests/common/telemetry/test_spans.py::test_a_state_of_the_client_s_does_not_stay_beside_another_trace",
+        ),
+    ),
+    Mutant(
+        name="endless-spans",
+        breaks="spans that a collector does not take are bounded",
+        edits=(Edit("common/telemetry/export.py", "if len(self._waiting) >= self._most:", "if False:"),),
+        tests=("tests/common/telemetry/test_export.py::test_nothing_waits_for_a_collector_that_hangs",),
+    ),
+    Mutant(
+        name="lasting-facts",
+        breaks="no log line names a call that has ended",
+        edits=(
+            Edit(
+                "common/telemetry/about.py",
+                "return None if about is None or about.ended else about",
+                "return about",
+            ),
+        ),
+        tests=(
+            "tests/common/telemetry/test_about.py::test_what_began_in_a_call_and_outlives_it_says_nothing_of_it",
+        ),
+    ),
+    Mutant(
+        name="session-in-a-call",
+        breaks="the lines of a tool session name no call, although one began it",
+        edits=(
+            Edit(
+                "gateway_worker/tool_session.py",
+                "context=session_context(self.key.tool, self.key.session, node),",
+                "",
+            ),
+        ),
+        tests=("tests/worker/test_tracing.py::test_lines_of_a_call_and_of_its_session",),
     ),
     Mutant(
         name="same-token",
@@ -341,5 +399,176 @@ MUTANTS: tuple[Mutant, ...] = (
             f"{CLIENT_SOCKET}::test_a_head_that_drips_in_is_not_waited_for",
             f"{CLIENT_SOCKET}::test_a_body_that_comes_later_than_its_head_is_bounded_too",
         ),
+    ),
+    Mutant(
+        name="another-judge",
+        breaks="a credential that one resolver has refused is not another one's",
+        edits=(
+            Edit(
+                "gateway_web/identity/doorkeeper.py",
+                "            caller = ask(resolver, request)\n",
+                "            try:\n                caller = ask(resolver, request)\n"
+                "            except GatewayError:\n                continue\n",
+            ),
+        ),
+        tests=(
+            f"{IDENTITY}/test_resolvers.py::test_a_wrong_key_is_not_everybody",
+            f"{IDENTITY}/test_resolvers.py::test_the_first_that_knows_the_kind_of_credential_decides",
+        ),
+    ),
+    Mutant(
+        name="headers-of-anybody",
+        breaks="headers that say who calls are believed from trusted proxies only",
+        edits=(
+            Edit("gateway_web/identity/static.py", "if not request.from_proxy:", "if False:"),
+            Edit("gateway_web/identity/certificates.py", "if not request.from_proxy:", "if False:"),
+        ),
+        tests=(
+            f"{IDENTITY}/test_resolvers.py::test_headers_of_a_stranger_are_refused",
+            f"{IDENTITY}/test_certificates.py::test_only_a_trusted_proxy_is_believed",
+        ),
+    ),
+    Mutant(
+        name="any-audience",
+        breaks="a token is for one endpoint, also where it is remembered",
+        edits=(
+            Edit(
+                "gateway_web/identity/tokens.py",
+                'remembered = f"{place}\\n{token}"',
+                "remembered = token",
+            ),
+        ),
+        tests=(f"{IDENTITY}/test_tokens.py::test_a_token_may_be_for_one_endpoint",),
+    ),
+    Mutant(
+        name="algorithm-of-the-token",
+        breaks="the settings say how a token is checked, not the token",
+        edits=(
+            Edit(
+                "gateway_web/identity/tokens.py",
+                'if algorithm not in self._token.algorithms or "crit" in header or "b64" in header:',
+                "if algorithm is None:",
+            ),
+        ),
+        tests=(f"{IDENTITY}/test_tokens.py::test_a_bad_token_is_refused",),
+    ),
+    Mutant(
+        name="remembered-though-revoked",
+        breaks="a change of the keys has each looked up again",
+        edits=(
+            Edit(
+                "gateway_web/identity/cache.py",
+                "if known_at != generation or self._clock() >= until:",
+                "if self._clock() >= until:",
+            ),
+        ),
+        tests=(
+            f"{IDENTITY}/test_api_keys.py::test_a_change_of_any_key_has_each_looked_up_again",
+            f"{IDENTITY}/test_cache.py::test_another_generation_forgets",
+        ),
+    ),
+    Mutant(
+        name="streams-for-ever",
+        breaks="an open stream ends with its credential",
+        edits=(
+            Edit(
+                "gateway_web/identity/watches.py",
+                "if not good and watch in self._all:",
+                "if False:",
+            ),
+        ),
+        tests=(
+            f"{IDENTITY}/test_sessions.py::test_a_stream_ends_when_its_key_is_revoked",
+            f"{IDENTITY}/test_sessions.py::test_a_stream_ends_when_its_token_expires",
+        ),
+    ),
+    Mutant(
+        name="sessions-of-clients",
+        breaks="a session is bound to the subject as well",
+        edits=(
+            Edit(
+                "common/domain/invocation.py",
+                "map(encode_part, (self.tenant, self.client, self.subject))",
+                "map(encode_part, (self.tenant, self.client))",
+            ),
+        ),
+        tests=(f"{IDENTITY}/test_sessions.py::test_a_session_is_its_principals_alone",),
+    ),
+    Mutant(
+        name="address-not-judged",
+        breaks="no connection leads where the rules of egress do not let it",
+        edits=(
+            Edit(
+                "gateway_worker/egress/http_pool.py",
+                "if (reason := judge(host, [parsed(entry[4][0]) for entry in found])) is not None:",
+                "if (reason := judge(host, [])) is not None:",
+            ),
+        ),
+        tests=(
+            "tests/security/test_ssrf.py::test_nothing_is_connected_to",
+            "tests/security/test_ssrf.py::test_each_new_connection_is_judged_anew",
+        ),
+    ),
+    Mutant(
+        name="resolved-twice",
+        breaks="the address that was judged is the one that is dialled",
+        edits=(
+            Edit(
+                "gateway_worker/egress/http_pool.py",
+                "addresses = deque(_interleaved(found))",
+                "addresses = deque(_interleaved(await _addresses(host, port)))",
+            ),
+        ),
+        tests=("tests/security/test_ssrf.py::test_the_address_that_was_judged_is_the_one_that_is_dialled",),
+    ),
+    Mutant(
+        name="any-command-at-run-time",
+        breaks="what is registered at run time passes the operator's rules, whoever brings it",
+        edits=(Edit("common/registry/registry.py", "if origin is not Origin.FILE:", "if False:"),),
+        tests=(
+            "tests/security/test_cves.py::test_a_command_given_at_run_time_is_not_run",
+            "tests/web/cli/test_tools.py::test_what_may_not_come_at_run_time_is_refused",
+        ),
+    ),
+    Mutant(
+        name="moved-and-trusted",
+        breaks="a tool of the file whose place was changed at run time is the operator's no more",
+        edits=(
+            Edit(
+                "common/registry/registry.py",
+                "origin = Origin.CHANGED if moved else found.origin",
+                "origin = found.origin",
+            ),
+        ),
+        tests=(
+            "tests/web/cli/test_tools.py::test_a_tool_of_the_file_whose_place_changes_is_the_operator_s_no_more",
+        ),
+    ),
+    Mutant(
+        name="any-name-will-do",
+        breaks="the name of a TLS server is checked",
+        edits=(
+            Edit(
+                "common/tls.py",
+                "    context.minimum_version = MINIMUM[rules.min_version]",
+                "    context.check_hostname = False\n    context.minimum_version = MINIMUM[rules.min_version]",
+            ),
+        ),
+        tests=(
+            "tests/worker/egress/test_http_tls_rules.py::test_another_name_may_be_asked_for",
+            "tests/common/test_tls.py::test_certificates_are_required_names_checked_and_old_versions_refused",
+        ),
+    ),
+    Mutant(
+        name="unbounded-inside-tls",
+        breaks="a client that reads nothing is cut off, also over TLS",
+        edits=(
+            Edit(
+                "gateway_web/tls_client_socket.py",
+                'self._write_timeout, "the client does not read"',
+                'None, "the client does not read"',
+            ),
+        ),
+        tests=("tests/web/test_listener_tls.py::test_a_client_that_reads_nothing_is_cut_off",),
     ),
 )
