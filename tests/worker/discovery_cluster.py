@@ -15,6 +15,7 @@ from common.settings import DiscoverySettings
 from common.store.client import Client, StoreAddress, connect_async
 from common.store.clock import RedisClock
 from common.store.keys import Keys
+from gateway_worker.credentials.identity import GivenTo, nothing_given
 from gateway_worker.discovery import Discovery
 from tests.support.aio import ended, until
 from tests.support.backends import (
@@ -47,6 +48,7 @@ class Cluster:
         *nodes: str,
         settings: DiscoverySettings = QUICK,
         serves: Callable[[ToolId], bool] = lambda _: True,
+        given_to: GivenTo = nothing_given,
     ) -> AsyncIterator[None]:
         """Run a worker's discovery per node, over one catalogue that is refreshed all the time."""
         store = connect_async(self._address)
@@ -62,6 +64,7 @@ class Cluster:
                 guard=self._guard,
                 settings=settings,
                 max_bytes=MAX_BYTES,
+                given_to=given_to,
             )
             for node in nodes or ("n1",)
         ]
