@@ -81,7 +81,7 @@ class Gateway:
         self.client: Client = connect(address)
         self._hot = SharedConnection(address)
         self.clock = RedisClock()
-        self.registry = Registry(self.client, self.keys)
+        self.registry = Registry(self.client, self.keys, settings.egress.rules)
         self.catalogue = Catalogue(self.client, self.keys)
         self.issued_keys = IssuedKeys(self._hot, self.keys)
         self.policy = Policy(settings.policy, self.catalogue)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from gateway_worker.credentials.service import CredentialService
 from gateway_worker.dead_letters import DeadLetterBox
 from gateway_worker.delivery import Taken
 from gateway_worker.discovery import Discovery
+from gateway_worker.egress.backend import make_link
 from gateway_worker.execute import Executor
 from gateway_worker.fetcher import Fetcher
 from gateway_worker.health import Prober
@@ -88,6 +90,12 @@ class Worker:
         self._blocking_client = connect(address, size=4)
         self._clock = RedisClock()
         self.guard = ProcessGuard(grace=GUARD_GRACE)
+        self._links = partial(
+            make_link,
+            guard=self.guard,
+            max_bytes=settings.runtime.max_result_bytes,
+            rules=settings.egress.rules,
+        )
         self.catalogue = Catalogue(self._blocking_client, keys)
         self._redis = PipelinedConnection(address)
         self.outbox = Outbox(self._redis, keys, result_ttl=settings.runtime.result_ttl)
@@ -219,15 +227,14 @@ class Worker:
             clock=self._clock,
             catalogue=self.catalogue,
             serves=self._serves,
-            guard=self.guard,
+            links=self._links,
             settings=self._settings.discovery,
-            max_bytes=self._settings.runtime.max_result_bytes,
             given_to=self.credentials.identities.of_gateway,
         )
 
     def _make_sessions(self) -> Sessions:
         return Sessions(
-            self.guard,
+            self._links,
             self.claims,
             Keeping(
                 digest_of=self._digest_of,
@@ -235,7 +242,6 @@ class Worker:
                 serves=self._serves,
             ),
             max_sessions=self._settings.worker.max_sessions,
-            max_bytes=self._settings.runtime.max_result_bytes,
             watch_store=WatchStore(
                 self._redis, self._keys, self.outbox, session_idle=self._settings.web.session_idle_timeout
             ),
@@ -268,9 +274,8 @@ class Worker:
             clock=self._clock,
             catalogue=self.catalogue,
             serves=lambda tool: self.node.may_act and self._serves(tool),
-            guard=self.guard,
+            links=self._links,
             sessions=self.sessions,
-            max_bytes=self._settings.runtime.max_result_bytes,
             given_to=self.credentials.identities.of_gateway,
         )
 

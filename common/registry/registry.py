@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from common.audit.journal import MOST_EVENTS
+from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import InvalidRequest, ToolNotFound, VersionConflict
 from common.domain.ids import ToolId
 from common.domain.tool import Origin, RegisteredTool, Tool, changed_fields
@@ -35,12 +36,14 @@ MOST_ATTEMPTS = 10
 class Registry:
     """The tools of one gateway. Fails closed: without Redis every method raises ``StoreUnavailable``.
 
-    ``actor`` is what the audit journal is told of who makes a change.
+    ``actor`` is what the audit journal is told of who makes a change. A definition that does not come from the settings
+    file must pass ``rules``, whoever brings it.
     """
 
-    def __init__(self, client: Client, keys: Keys) -> None:
+    def __init__(self, client: Client, keys: Keys, rules: EgressRules = STRICT) -> None:
         self._client = client
         self._keys = keys
+        self._rules = rules
 
     def put(
         self,
@@ -55,8 +58,11 @@ class Registry:
 
         ``expected`` is the version the writer has read: ``ABSENT`` if there must be none, ``ANY_VERSION`` to
         write in any case. Raises :class:`VersionConflict` if it is another. ``changed`` names the fields that the
-        writer knows to be others now, for the audit journal.
+        writer knows to be others now, for the audit journal. Raises :class:`InvalidRequest` for what may not be
+        registered at run time.
         """
+        if origin is not Origin.FILE:
+            self._rules.check_runtime(tool)
         keys, names = self._keys, ", ".join(changed)
         with store_errors("registering a tool"):
             done, version = run(
@@ -95,9 +101,10 @@ class Registry:
     ) -> int:
         """Change a registered tool; return its version, which is the old one if ``change`` changes nothing.
 
-        ``change`` is given the present definition, once more each time somebody else was first. The id, the origin
-        and whether the tool is enabled stay as they are, and so does what an operator said of it. That a command
-        becomes a URL or the other way round is refused unless ``change_transport`` asks for it.
+        ``change`` is given the present definition, once more each time somebody else was first. The id and whether the
+        tool is enabled stay as they are, and so does what an operator said of it. The file's tool stays the file's;
+        but where it leads was not said there any more if that is what changes. That a command becomes a URL or the
+        other way round is refused unless ``change_transport`` asks for it.
 
         Raises :class:`ToolNotFound`, :class:`InvalidRequest`, or :class:`VersionConflict` if others are always first.
         """
@@ -113,10 +120,10 @@ class Registry:
             if wanted == found.tool:
                 return found.version
             changed = changed_fields(found.tool, wanted)
+            moved = found.origin is Origin.FILE and wanted.transport != found.tool.transport
+            origin = Origin.CHANGED if moved else found.origin
             try:
-                return self.put(
-                    wanted, origin=found.origin, expected=found.version, actor=actor, changed=changed
-                )
+                return self.put(wanted, origin=origin, expected=found.version, actor=actor, changed=changed)
             except VersionConflict:
                 if attempt + 1 == MOST_ATTEMPTS:
                     raise
@@ -191,7 +198,7 @@ class Registry:
         present: dict[ToolId, RegisteredTool] = {entry.id: entry.registered for entry in self.entries()}
         changed = [tool.id for tool in wanted.values() if self._publish(tool, present.get(tool.id))]
         for tool_id, found in present.items():
-            if found.origin is Origin.FILE and tool_id not in wanted:
+            if found.origin is not Origin.RUNTIME and tool_id not in wanted:
                 # Race: another web process removes it as well, or an operator has just registered it anew.
                 with suppress(ToolNotFound, VersionConflict):
                     self.remove(tool_id, expected=found.version, actor=FILE)

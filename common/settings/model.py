@@ -20,6 +20,7 @@ from common.domain.tool import (
 )
 from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
 from common.settings.credentials import CredentialsSettings
+from common.settings.egress import EgressSettings
 from common.settings.fields import (
     Bytes,
     Calls,
@@ -263,6 +264,7 @@ class Settings(Section):
     worker: WorkerSettings = WorkerSettings()
     identity: IdentitySettings = IdentitySettings()
     tenants: TenantsSettings = TenantsSettings()
+    egress: EgressSettings = EgressSettings()
     credentials: CredentialsSettings = CredentialsSettings()
     vault: VaultSettings = VaultSettings()
     policy: PolicySettings = PolicySettings()

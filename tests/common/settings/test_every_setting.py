@@ -124,6 +124,26 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
         None,
         [5, [5], [""], ["a", "a"], [{"id": "a", "x": 1}], [{}], [{"id": "a", "max_sessions": 0}]],
     ),
+    "egress.allowed_networks": (
+        ["10.0.0.0/8", "fd12::1"],
+        "10.0.0.0/8, fd12::1",
+        ("10.0.0.0/8", "fd12::1/128"),
+        [5, ["10.0.0.1/8"], ["10/8"], ["example.com"], [""], ["::1%eth0"]],
+    ),
+    "egress.denied_networks": (["::/0"], "::/0", ("::/0",), [5, ["x"], ["10.0.0.0/33"]]),
+    "egress.allowed_hosts": (
+        ["Tools.internal", "*.corp"],
+        "Tools.internal, *.corp",
+        ("tools.internal", "*.corp"),
+        [5, ["*"], ["a*b"], ["http://a"], ["a:80"], ["a/b"], [""], ["a b"]],
+    ),
+    "egress.denied_hosts": (["a"], "a", ("a",), [5, ["*"], ["a/b"]]),
+    "egress.allowed_commands": (
+        ["uvx mcp-server-time", "echo"],
+        '["uvx mcp-server-time", "echo"]',
+        ("uvx mcp-server-time", "echo"),
+        [5, [""], ["'unclosed"], ["--flag"], [["a"]]],
+    ),
     "credentials.providers": (
         ["vault", "a.b:C"],
         "vault, a.b:C",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ class Desk:
         self.questions: list[Wanted] = []
         self.outcome = self.found()
         self.gate: asyncio.Event | None = None
-        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.cache = CredentialCache(self.ask, CredentialsSettings.model_validate(settings))
 
     @staticmethod
