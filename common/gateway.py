@@ -9,11 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self
 
 import orjson
 import structlog
 
+from common.audit.refusals import Refusals, refusal_event
 from common.calls.call import Call, CallPlace
 from common.calls.call_stream import MOST_WAITS, CallStreams
 from common.calls.cancellation import Cancellations
@@ -38,6 +40,7 @@ from common.domain.tool import Tool
 from common.identity.api_keys import IssuedKeys
 from common.mcp.client_capabilities import interactive
 from common.mcp.revisions import LATEST_LEGACY
+from common.policy.counters import CounterReader
 from common.policy.policy import Policy
 from common.registry.catalogue import Catalogue, CatalogueReader
 from common.registry.records import Entry
@@ -71,6 +74,35 @@ class Readiness:
         return self.redis and self.replies and self.tools and self.workers > 0
 
 
+P = ParamSpec("P")
+Begin = Callable[Concatenate["Gateway", Caller, ToolId, str, Mapping[str, Any], P], Call]
+
+
+def _audited(begin: Begin[P]) -> Begin[P]:
+    """Whatever refuses a call is told to the journal."""
+
+    @wraps(begin)
+    def told(
+        gateway: Gateway,
+        caller: Caller,
+        tool: ToolId,
+        method: str,
+        params: Mapping[str, Any],
+        /,
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> Call:
+        try:
+            return begin(gateway, caller, tool, method, params, *args, **options)
+        except GatewayError as error:
+            request = options.get("request_id")
+            name = request if isinstance(request, str | int) else None
+            gateway.refusals.note(refusal_event(caller, tool, method, params, error, request_id=name))
+            raise
+
+    return told
+
+
 class Gateway:
     """One process's door to the tools. Use as a context manager, or ``start`` and ``close``."""
 
@@ -84,7 +116,7 @@ class Gateway:
         self.registry = Registry(self.client, self.keys, settings.egress.rules)
         self.catalogue = Catalogue(self.client, self.keys)
         self.issued_keys = IssuedKeys(self._hot, self.keys)
-        self.policy = Policy(settings.policy, self.catalogue)
+        self.policy = Policy(settings.policy, self.catalogue, CounterReader(self._hot, self.keys).read)
         self.mcp_sessions = McpSessions(self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout)
         self.cancellations = Cancellations(self._hot, self.keys)
         self.listeners = Listeners()
@@ -94,6 +126,7 @@ class Gateway:
         self.connections = Connections(self._hot, self.keys)
         self.client_answers = ClientAnswers(self._hot, self.keys)
         self.request_states = RequestStates(self._hot, self.keys)
+        self.refusals = Refusals(lambda command: self._hot.command(*command), self.keys)
         self.hub = ReplyHub(
             self._hot,
             self.keys,
@@ -123,6 +156,8 @@ class Gateway:
     def close(self) -> None:
         """Let go of everything."""
         self.hub.close()
+        self.refusals.tick(at_once=True)
+        self.policy.close()
         self._hot.close()
         self.client.close()
 
@@ -135,6 +170,7 @@ class Gateway:
 
     # -- one call ---------------------------------------------------------------------------------------
 
+    @_audited
     def begin(
         self,
         caller: Caller,
@@ -156,10 +192,12 @@ class Gateway:
         """
         self.authorise_tenant(caller)
         entry = self.find(caller, tool, timeout)
-        self.policy.authorise(caller, tool, method, params)
+        deadline = self._deadline(entry.tool, timeout)
+        decision = self.policy.authorise(
+            caller, tool, method, params, request_id=request_id, left=self.clock.left(deadline)
+        )
         if entry.withheld:
             entry.withheld.check(tool, entry.known, method, params)
-        deadline = self._deadline(entry.tool, timeout)
         invocation = Invocation(
             id=InvocationId(new_invocation_id()),
             caller=caller,
@@ -178,6 +216,7 @@ class Gateway:
             self.hub.expect(invocation.id),
             session,
             input_timeout=entry.tool.input_timeout,
+            decision=decision,
         )
         self.cancellations.remember(call)
         try:
@@ -212,6 +251,7 @@ class Gateway:
             raise
         return call
 
+    @_audited
     def resume(
         self, caller: Caller, tool: ToolId, method: str, params: Mapping[str, Any], *, version: str
     ) -> Call:
@@ -222,7 +262,8 @@ class Gateway:
         """
         self.authorise_tenant(caller)
         entry = self.find(caller, tool)
-        self.policy.authorise(caller, tool, method, params)
+        deadline = self._deadline(entry.tool, None)
+        self.policy.authorise(caller, tool, method, params, left=self.clock.left(deadline))
         asked = Invocation(
             id=InvocationId(""),
             caller=caller,
@@ -230,7 +271,7 @@ class Gateway:
             method=method,
             params=params,
             version=version,
-            deadline=self._deadline(entry.tool, None),
+            deadline=deadline,
         )
         waiting = self.request_states.open(str(params["requestState"]), asked, now=self.clock.now())
         invocation = replace(asked, id=waiting.invocation)
@@ -392,6 +433,7 @@ class Gateway:
         self._hint()
         self.cancellations.expire(lambda deadline: self.clock.left(deadline) <= 0)
         self._queueing.take_back()
+        self.refusals.tick()
 
     def _refresh_catalogue(self) -> None:
         if not self.clock.synchronised:

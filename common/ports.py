@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from common.domain.audit_chain import SealedRecord
 from common.domain.credentials import CredentialRequest, Credentials
 from common.domain.invocation import Caller
+from common.domain.policy import Question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,26 @@ class IdentityResolver(Protocol):
         """
 
 
+class AuditSink(Protocol):
+    """Keeps the records of the journal. Runs in the keeper's process, in a thread of its own: it may block.
+
+    A class named by ``type: "package.module:Class"`` in ``audit.sinks``, or by an entry point of the group
+    ``canalgate.audit``, is made with the ``options`` of its entry as its only argument (a mapping). Records come in the
+    order of their numbers, each at least once: those whose number is not above the last one that is there have been
+    there before (the keeper died between the writing and the remembering) and are to be dropped.
+    """
+
+    def write(self, records: Sequence[SealedRecord]) -> int:
+        """Store records; return the number of the last one that is safe. Up to it nothing is kept for this sink.
+
+        It is called with no records about once a second while nothing comes. Whatever it raises, the same records come
+        again after a pause; meanwhile the journal keeps them, and other sinks go on.
+        """
+
+    def close(self) -> None:
+        """The process ends: let go of everything. Nothing may be lost by it that ``write`` called safe."""
+
+
 class CredentialsProvider(Protocol):
     """Knows secrets of tools. Runs in the worker, on an event loop of its own thread, and only when nobody remembers.
 
@@ -56,4 +78,33 @@ class CredentialsProvider(Protocol):
         Any exception, and an answer that does not come within ``credentials.timeout``, is a failure: a tool that
         requires credentials refuses the call (fails closed), others go on without, and nobody else is asked, for the
         provider may have known. Words of an exception are never shown, since they may hold a secret.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyAnswer:
+    """What an evaluator says of one call. ``reason`` is told to the caller of a denied one, so it must hold no secret;
+    ``rule`` is a name for records.
+    """
+
+    allow: bool
+    reason: str = ""
+    rule: str = ""
+
+
+class PolicyEvaluator(Protocol):
+    """Says whether a call may go on its way. Runs in the web process, after the rules have let the call pass.
+
+    A class named by ``implementation`` of an entry of ``policy.evaluators`` (``package.module:Class``, or an entry
+    point of the group ``canalgate.policy``) is made with the entry's ``options``, a mapping, as its only argument. What
+    it raises then keeps the process from starting. If it has a method ``close``, that is called at the end.
+    ``common.policy.testing`` tests what is said here of any implementation.
+    """
+
+    def evaluate(self, question: Question) -> PolicyAnswer:
+        """Answer the question.
+
+        May be called by several threads at a time, and may block: each question has a thread of its own, which is left
+        alone when ``timeout`` is over. Whatever it raises denies the call, and so does what is no
+        :class:`PolicyAnswer` (fails closed).
         """

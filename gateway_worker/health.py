@@ -36,7 +36,7 @@ from common.registry.catalogue import CatalogueReader
 from common.registry.records import Entry
 from common.store.client import AsyncClient, store_errors
 from common.store.clock import RedisClock
-from common.store.keys import AUDIT_LENGTH, Keys
+from common.store.keys import Keys
 from common.store.scripts import run_async
 from gateway_worker.credentials.identity import GivenTo, nothing_given
 from gateway_worker.credentials.refusal import refuses_credentials
@@ -335,7 +335,6 @@ class Prober:
                     before or b"",
                     record,
                     keys.registry_channel,
-                    AUDIT_LENGTH,
                     *told,
                 ],
             )

@@ -38,6 +38,7 @@ from gateway_worker.execute import Executor
 from gateway_worker.fetcher import Fetcher
 from gateway_worker.health import Prober
 from gateway_worker.heartbeat import Heartbeat
+from gateway_worker.journal_keeping import JournalKeeping
 from gateway_worker.journey import Journey
 from gateway_worker.listener import Listener
 from gateway_worker.message import largest_message
@@ -137,6 +138,7 @@ class Worker:
             result_ttl=settings.runtime.result_ttl,
             headless=self._take_over,
         )
+        self._journal = JournalKeeping(settings, address, self._redis, keys)
         self._ears: asyncio.Task[None] | None = None
         self._followed: set[str] = set()
         self._removed = RemovedQueues(self._redis, keys, on_forgotten=self._follow)
@@ -166,6 +168,7 @@ class Worker:
             "health": self.prober.run(),
             "credentials": self.credentials.run(),
             "guard": self._keep_guarded(),
+            "journal": self._journal.run(),
         }
 
     def follow(self, queues: Collection[str]) -> None:
@@ -280,7 +283,7 @@ class Worker:
         )
 
     def _make_calls(self, hostname: str, host: CallHost, signals: TaskSignals | None) -> Calls:
-        journey = Journey(self._redis, self._keys, self.outbox)
+        journey = Journey(self._redis, self._keys, self.outbox, most_events=self._settings.audit.bound)
         place = Place(
             hostname=hostname,
             keys=self._keys,

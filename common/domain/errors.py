@@ -26,6 +26,7 @@
       ResponseTooLarge        RESPONSE_TOO_LARGE     the backend's answer is above the bound
       WorkerLost              WORKER_LOST            the worker died; whether the backend acted is unknown
       StoreUnavailable        STORE_UNAVAILABLE      Redis does not answer
+      AuditUnavailable        AUDIT_UNAVAILABLE      the journal is full, and nothing may happen unrecorded
       VersionConflict         VERSION_CONFLICT       somebody else changed it first
       ConfigurationError      CONFIGURATION_ERROR    the settings are wrong; the process does not start
       InternalError           INTERNAL               our own fault
@@ -69,6 +70,7 @@ class ErrorCode(StrEnum):
     RESPONSE_TOO_LARGE = "RESPONSE_TOO_LARGE"
     WORKER_LOST = "WORKER_LOST"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    AUDIT_UNAVAILABLE = "AUDIT_UNAVAILABLE"
     VERSION_CONFLICT = "VERSION_CONFLICT"
     CONFIGURATION_ERROR = "CONFIGURATION_ERROR"
     INTERNAL = "INTERNAL"
@@ -135,6 +137,7 @@ ERROR_TABLE: Mapping[ErrorCode, ErrorMeaning] = MappingProxyType(
         ErrorCode.RESPONSE_TOO_LARGE: _meaning(Status.FAILURE, 502, -32011),
         ErrorCode.WORKER_LOST: _meaning(Status.FAILURE, 502, -32012),
         ErrorCode.STORE_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32013, retryable=True),
+        ErrorCode.AUDIT_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32019, retryable=True),
         ErrorCode.VERSION_CONFLICT: _meaning(Status.DENIED, 409, -32014, retryable=True),
         ErrorCode.CONFIGURATION_ERROR: _meaning(Status.FAILURE, 500, _INTERNAL),
         ErrorCode.INTERNAL: _meaning(Status.FAILURE, 500, _INTERNAL),
@@ -149,6 +152,8 @@ class GatewayError(Exception):
     """
 
     code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
+    note: str = ""
+    """What records say beside the message; the caller is not told."""
 
     def __init__(self, message: str, **data: Any) -> None:
         super().__init__(message)
@@ -302,6 +307,12 @@ class StoreUnavailable(GatewayError):
     """Redis does not answer."""
 
     code = ErrorCode.STORE_UNAVAILABLE
+
+
+class AuditUnavailable(GatewayError):
+    """The journal is full, and nothing may happen unrecorded. ``retry_after`` is in seconds."""
+
+    code = ErrorCode.AUDIT_UNAVAILABLE
 
 
 class VersionConflict(GatewayError):

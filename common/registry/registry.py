@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 
-from common.audit.journal import MOST_EVENTS
 from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import InvalidRequest, ToolNotFound, VersionConflict
 from common.domain.ids import ToolId
@@ -80,7 +79,6 @@ class Registry:
                     definition_to_json(tool, origin),
                     expected,
                     keys.registry_channel,
-                    MOST_EVENTS,
                     actor,
                     f"; changed: {names}" if names else "",
                 ],
@@ -151,7 +149,7 @@ class Registry:
                     *(keys.registry_capabilities, keys.registry_refresh, keys.registry_states, keys.health),
                     keys.registry_unapproved,
                 ],
-                [tool, expected, keys.registry_channel, MOST_EVENTS, actor],
+                [tool, expected, keys.registry_channel, actor],
             )
         if not done and version == 0:
             raise ToolNotFound(f"no tool {tool!r} is registered")

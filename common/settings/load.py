@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from common.domain.errors import ConfigurationError
+from common.settings.audit import AuditSink
 from common.settings.credentials import StaticCredential
 from common.settings.document import Document, KeyPath, parse
 from common.settings.entry import read_entry, read_tool, read_tools
@@ -21,7 +22,7 @@ from common.settings.layers import CONFIG_VARIABLE, KEYS, Layer, from_command_li
 from common.settings.model import SECTIONS, RuntimeSettings, Settings
 from common.settings.mtls import MtlsSettings
 from common.settings.oauth import OAuthSettings
-from common.settings.policy import RuleSettings
+from common.settings.policy import EvaluatorSettings, RuleSettings
 from common.settings.problems import Problem, dotted, explain, locate, nearest, refusal, shown
 from common.settings.section import Section
 from common.settings.tenants import TenantSettings
@@ -42,6 +43,7 @@ _CLIENTS_KEYS = frozenset({"mcpServers", "mcp_servers", "mcpservers", "servers",
 
 _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("identity", "api_keys"): ApiKey,
+    ("audit", "sinks"): AuditSink,
     ("identity", "jwt"): JwtSettings,
     ("identity", "mtls"): MtlsSettings,
     ("identity", "oauth"): OAuthSettings,
@@ -49,6 +51,7 @@ _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("credentials", "static"): StaticCredential,
     ("policy", "rules"): RuleSettings,
     ("policy", "tools"): RuleSettings,
+    ("policy", "evaluators"): EvaluatorSettings,
 }
 
 

@@ -18,6 +18,7 @@ from common.domain.tool import (
     DEFAULT_STARTUP_TIMEOUT,
     Tool,
 )
+from common.settings.audit import AuditSettings
 from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
 from common.settings.credentials import CredentialsSettings
 from common.settings.egress import EgressSettings
@@ -271,6 +272,7 @@ class Settings(Section):
     runtime: RuntimeSettings = RuntimeSettings()
     discovery: DiscoverySettings = DiscoverySettings()
     logging: LoggingSettings = LoggingSettings()
+    audit: AuditSettings = AuditSettings()
     tools: tuple[InstanceOf[Tool], ...] = ()
     tool_problems: tuple[InstanceOf[ToolProblem], ...] = ()
 

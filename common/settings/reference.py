@@ -9,6 +9,8 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from common.settings.audit import AuditSink
+from common.settings.audit_sinks import FileOptions, MemoryOptions
 from common.settings.credentials import StaticCredential
 from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
 from common.settings.fields import Unit
@@ -17,7 +19,7 @@ from common.settings.layers import PROCESS_VARIABLES, variable_of
 from common.settings.model import SECTIONS
 from common.settings.mtls import MtlsSettings
 from common.settings.oauth import OAuthSettings
-from common.settings.policy import RuleSettings
+from common.settings.policy import EvaluatorSettings, RuleSettings
 from common.settings.section import Section
 from common.settings.tenants import TenantSettings
 from common.settings.tokens import JwtSettings
@@ -53,8 +55,12 @@ def render() -> str:
         _entries("One entry of identity.api_keys", ApiKey, ApiKey.model_fields),
         *(_entries(name, model, model.model_fields) for name, model in PARTS.items()),
         _entries("One entry of tenants.listed", TenantSettings, TenantSettings.model_fields),
+        _entries("One entry of audit.sinks", AuditSink, AuditSink.model_fields),
+        _entries("Options of a file sink", FileOptions, FileOptions.model_fields),
+        _entries("Options of a memory sink", MemoryOptions, MemoryOptions.model_fields),
         _entries("One entry of credentials.static", StaticCredential, StaticCredential.model_fields),
         _entries("One rule of policy.rules or policy.tools", RuleSettings, RuleSettings.model_fields),
+        _entries("One entry of policy.evaluators", EvaluatorSettings, EvaluatorSettings.model_fields),
         _entries("Any tool", ToolEntry, ToolEntry.model_fields),
         _entries("A stdio tool", StdioEntry, _own(StdioEntry)),
         _entries("An HTTP tool", HttpEntry, _own(HttpEntry)),

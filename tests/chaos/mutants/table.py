@@ -12,6 +12,7 @@ LUA = "common/store/lua"
 STORE = "tests/common/store"
 JSONRPC = "tests/common/mcp/test_jsonrpc.py"
 CLIENT_SOCKET = "tests/web/test_client_socket.py"
+CREDENTIALS = "tests/worker/credentials"
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,5 +342,90 @@ MUTANTS: tuple[Mutant, ...] = (
             f"{CLIENT_SOCKET}::test_a_head_that_drips_in_is_not_waited_for",
             f"{CLIENT_SOCKET}::test_a_body_that_comes_later_than_its_head_is_bounded_too",
         ),
+    ),
+    Mutant(
+        name="credentials-of-a-pool",
+        breaks="the sessions of a pool, which serve everybody, act as no tenant",
+        edits=(
+            Edit(
+                "common/domain/credential_rules.py",
+                "if routing is Routing.LEAST_LOADED and rules.scope is not CredentialScope.TOOL:",
+                "if False:",
+            ),
+        ),
+        tests=("tests/common/domain/test_credentials.py::test_rules_that_contradict_their_tool_are_refused",),
+    ),
+    Mutant(
+        name="credentials-passed-over",
+        breaks="a provider that fails is not passed over for the next one",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/asking.py",
+                "if outcome.failure or outcome.credentials is not None:",
+                "if outcome.credentials is not None:",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_sessions.py::test_the_first_that_knows_wins_and_one_that_fails_ends_it",),
+    ),
+    Mutant(
+        name="credentials-of-before-an-order",
+        breaks="what was asked for before an order to forget is not used after it",
+        edits=(Edit("gateway_worker/credentials/cache.py", "self._flights.pop(wanted).void = True", "pass"),),
+        tests=(
+            f"{CREDENTIALS}/test_cache.py::test_what_was_asked_for_before_an_order_to_forget_is_not_used",
+        ),
+    ),
+    Mutant(
+        name="credentials-outlive-rotation",
+        breaks="a session whose secrets are others by now gets no further call",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/identity.py",
+                "elif found.fingerprint != used.fingerprint:",
+                "elif False:",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_sessions.py::test_a_changed_secret_is_found_without_an_order",),
+    ),
+    Mutant(
+        name="credentials-forged",
+        breaks="a caller cannot put a value of its own in a secret's place",
+        edits=(
+            Edit(
+                "common/credentials/injection.py",
+                "        else:\n            merged[name] = value",
+                "        else:\n            merged.setdefault(name, value)",
+            ),
+        ),
+        tests=(
+            "tests/common/credentials/test_injection.py::test_what_is_the_gateways_own_wins",
+            f"{CREDENTIALS}/test_sessions.py::test_every_request_has_them_in_its_meta",
+        ),
+    ),
+    Mutant(
+        name="credentials-sent-again",
+        breaks="a call whose credentials were refused is sent again with leave alone",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/refusal.py",
+                "if changed and allowed and not self._renewed:",
+                "if changed and not self._renewed:",
+            ),
+        ),
+        tests=(
+            f"{CREDENTIALS}/test_refusal.py::test_a_call_that_was_refused_is_sent_again_with_leave_alone",
+        ),
+    ),
+    Mutant(
+        name="credentials-lent",
+        breaks="a probe never goes over the session of a caller with credentials",
+        edits=(
+            Edit(
+                "gateway_worker/health.py",
+                "if backend is not None and entry.tool.credentials is None:",
+                "if backend is not None:",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_gateway.py::test_a_probe_never_goes_over_a_callers_session",),
     ),
 )

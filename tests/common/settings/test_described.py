@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from common.domain.errors import ConfigurationError
-from common.settings import RuleSettings, load
+from common.settings import EvaluatorSettings, RuleSettings, load
+from common.settings.audit_sinks import FileOptions
 from common.settings.entry import ENTRY_KEYS
 from common.settings.layers import KEYS, PROCESS_VARIABLES, VARIABLES
 from common.settings.reference import PARTS, render
@@ -38,6 +39,9 @@ tenants: {allow_unlisted: true, max_sessions: "${MOST:-9}", listed: [a, {id: b, 
 policy:
   rules: [{effect: deny, tenants: [a, "b*"], mcp_tools: "x, y"}, {id: r, effect: allow}]
   tools: {pool: [{effect: allow, resources: ["note://*"], prompts: [p]}]}
+  evaluators: [{id: e, type: cel, expression: "true"}, {id: c, type: custom, implementation: "a:B", options: {k: 1}}]
+  evaluator: e
+  tenants: {b: c}
 runtime:
 logging: {level: "${LEVEL:-info}", format: json}
 credentials: {providers: [static, vault], timeout: "${T:-5}", static: [{tool: t, tenant: u, values: {key: k}}]}
@@ -64,6 +68,7 @@ REFUSED = [
     "policy: {rules: [{tenants: [a]}]}",
     "policy: {rules: [{effect: forbid}]}",
     "policy: {tools: {a: [{effect: deny, tool: b}]}}",
+    "policy: {evaluators: [{id: a, type: lua}]}",
     "tools: {a: {}}",
     "tools: {a: {command: x, url: 'http://h'}}",
     "tools: {a: {url: 'http://h', type: sse}}",
@@ -154,10 +159,13 @@ def test_document_and_models_know_the_same_settings() -> None:
     assert set(KEYS) <= names
     assert set(ENTRY_KEYS) <= names
     assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {
+        *FileOptions.model_fields,
         *("key", "tenant", "client", "id"),
         *("tool", "values", "mode", "scope", "providers", "inject", "meta"),
         *PARTS_NAMES,
+        *("name", "options", "most"),
         *(RuleSettings.model_fields.keys() - ENTRY_KEYS),
+        *(EvaluatorSettings.model_fields.keys() - ENTRY_KEYS),
     }
     assert set(VARIABLES) <= set(re.findall(r"CANALGATE_[A-Z_]+", "\n".join(rows)))
 

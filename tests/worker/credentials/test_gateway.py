@@ -90,10 +90,8 @@ def test_a_refused_listing_says_what_to_set(cluster: Cluster) -> None:
     scenario()
 
 
-def test_a_tool_is_probed_as_the_settings_say_and_never_over_a_callers_session(
-    probing: ProbingCluster,
-) -> None:
-    """Whose session may be refused for what its caller may not."""
+def test_a_probe_never_goes_over_a_callers_session(probing: ProbingCluster) -> None:
+    """It goes as the settings say: a session may be refused for what its caller may not."""
 
     @on_loop
     async def scenario() -> None:
