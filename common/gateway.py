@@ -33,7 +33,7 @@ from common.domain.errors import (
     ToolUnavailable,
 )
 from common.domain.ids import InvocationId, McpSessionId, ToolId
-from common.domain.invocation import Caller, ExecutionResult, Invocation, failed
+from common.domain.invocation import Caller, ExecutionResult, Invocation, failed, require_scopes
 from common.domain.policy import no_tool
 from common.domain.session import McpSession
 from common.domain.tool import Tool
@@ -51,7 +51,7 @@ from common.sessions.stream import Listeners, SessionStreams
 from common.settings import Settings
 from common.store.client import Client, StoreAddress, connect, store_errors
 from common.store.clock import RedisClock
-from common.store.keys import Keys
+from common.store.key_ring import keys_of
 from common.store.shared import SharedConnection
 
 log = structlog.get_logger(__name__)
@@ -97,7 +97,9 @@ def _audited(begin: Begin[P]) -> Begin[P]:
         except GatewayError as error:
             request = options.get("request_id")
             name = request if isinstance(request, str | int) else None
-            gateway.refusals.note(refusal_event(caller, tool, method, params, error, request_id=name))
+            private = gateway.keys.seals is not None
+            event = refusal_event(caller, tool, method, params, error, request_id=name, private=private)
+            gateway.refusals.note(event)
             raise
 
     return told
@@ -109,7 +111,7 @@ class Gateway:
     def __init__(self, settings: Settings, address: StoreAddress, *, publish_tools: bool = False) -> None:
         """``publish_tools`` makes the registry hold the settings' tools, now and after Redis lost them."""
         self.settings = settings
-        self.keys = Keys(settings.redis.key_prefix)
+        self.keys = keys_of(settings.redis)
         self.client: Client = connect(address)
         self._hot = SharedConnection(address)
         self.clock = RedisClock()
@@ -196,6 +198,7 @@ class Gateway:
         decision = self.policy.authorise(
             caller, tool, method, params, request_id=request_id, left=self.clock.left(deadline)
         )
+        self._require_scopes(caller, entry.tool)
         if entry.withheld:
             entry.withheld.check(tool, entry.known, method, params)
         invocation = Invocation(
@@ -264,6 +267,7 @@ class Gateway:
         entry = self.find(caller, tool)
         deadline = self._deadline(entry.tool, None)
         self.policy.authorise(caller, tool, method, params, left=self.clock.left(deadline))
+        self._require_scopes(caller, entry.tool)
         asked = Invocation(
             id=InvocationId(""),
             caller=caller,
@@ -321,6 +325,13 @@ class Gateway:
             raise Forbidden(
                 f"tenant {caller.tenant!r} is not listed; add it to tenants.listed or set tenants.allow_unlisted"
             )
+
+    def _require_scopes(self, caller: Caller, tool: Tool) -> None:
+        """Ask for the scopes of a tool, after everything that no scope would change. Raises
+        :class:`InsufficientScope`.
+        """
+        if tool.required_scopes:
+            require_scopes(caller, tool.required_scopes, always=self.settings.identity.required_scopes)
 
     def tools(self, caller: Caller, patience: float | None = None) -> CatalogueReader:
         """The catalogue as a caller sees it: what policy's rules deny is not there, of tools and of what they offer.

@@ -11,6 +11,7 @@ from pydantic import Field, InstanceOf, model_validator
 
 from common.domain.errors import InvalidRequest
 from common.domain.rules import CircuitRules, HealthRules
+from common.domain.tls import PLAIN_TLS
 from common.domain.tool import (
     DEFAULT_IDLE_TIMEOUT,
     DEFAULT_QUEUE_MAX_LENGTH,
@@ -22,6 +23,7 @@ from common.settings.audit import AuditSettings
 from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
 from common.settings.credentials import CredentialsSettings
 from common.settings.egress import EgressSettings
+from common.settings.encryption import EncryptionKeys
 from common.settings.fields import (
     Bytes,
     Calls,
@@ -47,10 +49,11 @@ from common.settings.identity import IdentitySettings
 from common.settings.policy import PolicySettings
 from common.settings.section import Section
 from common.settings.tenants import TenantsSettings
+from common.settings.tls import TlsKeys
 from common.settings.vault import VaultSettings
 
 
-class RedisSettings(Section):
+class RedisSettings(TlsKeys):
     """The Redis (or Valkey) server that holds queues, sessions and results."""
 
     url: RedisUrl | None = Field(
@@ -66,6 +69,26 @@ class RedisSettings(Section):
             "Give each gateway a Redis of its own."
         ),
     )
+    encryption_keys: EncryptionKeys = Field(
+        default=(),
+        description="Keys, each with id and secret, that seal what callers send and tools answer wherever it lies in "
+        "Redis: the first one seals, each of them opens. None: it lies there in the clear.",
+    )
+    accept_plain: bool = Field(
+        default=False,
+        description="With encryption_keys: True takes payloads that are not sealed, such as those of stock Celery "
+        "producers.",
+    )
+
+    @model_validator(mode="after")
+    def _tls_agrees(self) -> RedisSettings:
+        try:
+            rules = self.tls_rules()
+        except InvalidRequest as error:
+            raise ValueError(error.message) from None
+        if rules != PLAIN_TLS and not str(self.url).startswith("rediss://"):
+            raise ValueError("tls_* keys go with a url of rediss://")
+        return self
 
 
 class WebSettings(Section):

@@ -21,7 +21,8 @@ from common.policy.loading import evaluators_of
 from common.processes import ProcessGuard
 from common.registry.registry import Registry
 from common.settings import Settings, find_file, load
-from common.store.client import Client, StoreAddress, connect, store_errors
+from common.store.client import Client, StoreAddress, address_of, connect, store_errors
+from common.store.key_ring import keys_of
 from common.store.keys import Keys
 from gateway_web.cli.first_answers import FirstAnswers
 from gateway_web.cli.output import Exit, err, for_terminal, stop
@@ -85,7 +86,7 @@ def _plan(config: Path | None, *, host: str | None, port: int | None, state: Sta
     evaluators_of(settings.policy, PolicyCounts())  # what it raises every web process would die of
     for text in identity_problems(settings):
         err.print(text, markup=False)
-    configured = None if settings.redis.url is None else str(settings.redis.url)
+    configured = None if settings.redis.url is None else address_of(settings.redis).url
     return Plan(
         settings=settings,
         config=file,
@@ -106,7 +107,7 @@ def _demo_file(state: StateDirectory) -> Path:
 
 def _serve(plan: Plan, *, verbose: bool) -> None:
     client = connect(StoreAddress(url=plan.redis.url.for_redis_py), size=4)
-    keys = Keys(plan.settings.redis.key_prefix)
+    keys = keys_of(plan.settings.redis)
     with ProcessGuard(keep_fds=(plan.state.lock_fd,)) as guard:
         echo: Callable[[str, str], None] | None = _echo if verbose else None
         supervisor = Supervisor(_children(plan, client, keys), guard, _report, echo=echo)

@@ -317,33 +317,6 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=("tests/web/test_guards.py::test_a_body_that_ends_early_is_refused",),
     ),
     Mutant(
-        name="patient-writes",
-        breaks="a client that reads nothing is cut off",
-        edits=(
-            Edit(
-                "gateway_web/client_socket.py",
-                "wait(self._write_event, self.write_timeout,",
-                "wait(self._write_event, None,",
-            ),
-        ),
-        tests=(f"{CLIENT_SOCKET}::test_a_client_that_reads_nothing_is_cut_off",),
-    ),
-    Mutant(
-        name="patient-reads",
-        breaks="a request that drips in is not waited for",
-        edits=(
-            Edit(
-                "gateway_web/client_socket.py",
-                "self._until = time.monotonic() + self.read_timeout",
-                "self._until = time.monotonic() + 3600",
-            ),
-        ),
-        tests=(
-            f"{CLIENT_SOCKET}::test_a_head_that_drips_in_is_not_waited_for",
-            f"{CLIENT_SOCKET}::test_a_body_that_comes_later_than_its_head_is_bounded_too",
-        ),
-    ),
-    Mutant(
         name="credentials-of-a-pool",
         breaks="the sessions of a pool, which serve everybody, act as no tenant",
         edits=(
@@ -427,5 +400,32 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=(f"{CREDENTIALS}/test_gateway.py::test_a_probe_never_goes_over_a_callers_session",),
+    ),
+    Mutant(
+        name="patient-writes",
+        breaks="a client that reads nothing is cut off",
+        edits=(
+            Edit(
+                "gateway_web/client_socket.py",
+                "wait(self._write_event, self.write_timeout,",
+                "wait(self._write_event, None,",
+            ),
+        ),
+        tests=(f"{CLIENT_SOCKET}::test_a_client_that_reads_nothing_is_cut_off",),
+    ),
+    Mutant(
+        name="patient-reads",
+        breaks="a request that drips in is not waited for",
+        edits=(
+            Edit(
+                "gateway_web/client_socket.py",
+                "self._until = time.monotonic() + self.read_timeout",
+                "self._until = time.monotonic() + 3600",
+            ),
+        ),
+        tests=(
+            f"{CLIENT_SOCKET}::test_a_head_that_drips_in_is_not_waited_for",
+            f"{CLIENT_SOCKET}::test_a_body_that_comes_later_than_its_head_is_bounded_too",
+        ),
     ),
 )

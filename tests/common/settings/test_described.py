@@ -160,7 +160,7 @@ def test_document_and_models_know_the_same_settings() -> None:
     assert set(ENTRY_KEYS) <= names
     assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {
         *FileOptions.model_fields,
-        *("key", "tenant", "client", "id"),
+        *("key", "tenant", "client", "id", "secret"),
         *("tool", "values", "mode", "scope", "providers", "inject", "meta"),
         *PARTS_NAMES,
         *("name", "options", "most"),
