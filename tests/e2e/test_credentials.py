@@ -178,6 +178,8 @@ def test_without_them_nothing_is_started(scene: Scene) -> None:
 def test_they_are_found_nowhere_else(scene: Scene) -> None:
     """In no message, key or event in Redis, no log, no command line; nor is the caller's own token at a backend."""
     scene.client("local", "acme", legacy).text("env")
+    scene.order("rotate")
+    scene.client("remote", "globex", modern).text("headers")
     canary = b"canary-secret"
     # What the tools answered is the callers' own: it came from tools that say what they were given.
     requests = [line for line in bytes(scene.written).splitlines() if b"gateway.invoke" in line]
