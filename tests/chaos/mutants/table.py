@@ -641,4 +641,81 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         tests=(f"{IDENTITY}/test_sessions.py::test_a_session_is_its_principals_alone",),
     ),
+    Mutant(
+        name="address-not-judged",
+        breaks="no connection leads where the rules of egress do not let it",
+        edits=(
+            Edit(
+                "gateway_worker/egress/http_pool.py",
+                "if (reason := judge(host, [parsed(entry[4][0]) for entry in found])) is not None:",
+                "if (reason := judge(host, [])) is not None:",
+            ),
+        ),
+        tests=(
+            "tests/security/test_ssrf.py::test_nothing_is_connected_to",
+            "tests/security/test_ssrf.py::test_each_new_connection_is_judged_anew",
+        ),
+    ),
+    Mutant(
+        name="resolved-twice",
+        breaks="the address that was judged is the one that is dialled",
+        edits=(
+            Edit(
+                "gateway_worker/egress/http_pool.py",
+                "addresses = deque(_interleaved(found))",
+                "addresses = deque(_interleaved(await _addresses(host, port)))",
+            ),
+        ),
+        tests=("tests/security/test_ssrf.py::test_the_address_that_was_judged_is_the_one_that_is_dialled",),
+    ),
+    Mutant(
+        name="any-command-at-run-time",
+        breaks="what is registered at run time passes the operator's rules, whoever brings it",
+        edits=(Edit("common/registry/registry.py", "if origin is not Origin.FILE:", "if False:"),),
+        tests=(
+            "tests/security/test_cves.py::test_a_command_given_at_run_time_is_not_run",
+            "tests/web/cli/test_tools.py::test_what_may_not_come_at_run_time_is_refused",
+        ),
+    ),
+    Mutant(
+        name="moved-and-trusted",
+        breaks="a tool of the file whose place was changed at run time is the operator's no more",
+        edits=(
+            Edit(
+                "common/registry/registry.py",
+                "origin = Origin.CHANGED if moved else found.origin",
+                "origin = found.origin",
+            ),
+        ),
+        tests=(
+            "tests/web/cli/test_tools.py::test_a_tool_of_the_file_whose_place_changes_is_the_operator_s_no_more",
+        ),
+    ),
+    Mutant(
+        name="any-name-will-do",
+        breaks="the name of a TLS server is checked",
+        edits=(
+            Edit(
+                "common/tls.py",
+                "    context.minimum_version = MINIMUM[rules.min_version]",
+                "    context.check_hostname = False\n    context.minimum_version = MINIMUM[rules.min_version]",
+            ),
+        ),
+        tests=(
+            "tests/worker/egress/test_http_tls_rules.py::test_another_name_may_be_asked_for",
+            "tests/common/test_tls.py::test_certificates_are_required_names_checked_and_old_versions_refused",
+        ),
+    ),
+    Mutant(
+        name="unbounded-inside-tls",
+        breaks="a client that reads nothing is cut off, also over TLS",
+        edits=(
+            Edit(
+                "gateway_web/tls_client_socket.py",
+                'self._write_timeout, "the client does not read"',
+                'None, "the client does not read"',
+            ),
+        ),
+        tests=("tests/web/test_listener_tls.py::test_a_client_that_reads_nothing_is_cut_off",),
+    ),
 )
