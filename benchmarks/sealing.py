@@ -1,7 +1,7 @@
 """What sealed payloads cost a call: ``python -m benchmarks.sealing``. No Redis; on and off in the same run, in turns.
 
-A call is what both programs do for one that passes through Redis: its message is written and read, and so are the record
-and the frame of its result.
+A call is what both programs do for one that passes through Redis: its message is written and read, and so are the
+record and the frame of its result.
 """
 
 from __future__ import annotations
