@@ -11,6 +11,7 @@ from dataclasses import dataclass
 LUA = "common/store/lua"
 STORE = "tests/common/store"
 QUARANTINE = "tests/common/registry/test_quarantine.py"
+AUDIT = "tests/common/audit"
 JSONRPC = "tests/common/mcp/test_jsonrpc.py"
 CLIENT_SOCKET = "tests/web/test_client_socket.py"
 IDENTITY = "tests/web/identity"
@@ -453,6 +454,66 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        name="untold-end",
+        breaks="the end of a call is told to the journal in the step that stores its result",
+        edits=(Edit(f"{LUA}/finish.lua", "if ARGV[i + 8] ~= '' then", "if false then"),),
+        tests=(f"{STORE}/test_audit_scripts.py::test_a_call_is_told_from_its_decision_to_its_end",),
+    ),
+    Mutant(
+        name="full-journal",
+        breaks="a full journal refuses calls",
+        edits=(Edit(f"{LUA}/admit.lua", "if journal_full(ARGV[7]) then", "if false then"),),
+        tests=(f"{STORE}/test_audit_scripts.py::test_a_full_journal_refuses_calls",),
+    ),
+    Mutant(
+        name="two-keepers",
+        breaks="a keeper that slept through its lease moves nothing on",
+        edits=(
+            Edit(
+                f"{LUA}/audit_chain_put.lua",
+                "if redis.call('HGET', KEYS[1], 'keeper') ~= ARGV[1] then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{AUDIT}/test_keeper.py::test_two_keepers_never_fork_the_chain",),
+    ),
+    Mutant(
+        name="trimmed-too-far",
+        breaks="nothing is trimmed that a sink has not got",
+        edits=(
+            Edit(
+                f"{LUA}/audit_trim.lua",
+                "if not place or tonumber(string.match(place, '^%d+')) < upto then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{AUDIT}/test_keeper.py::test_nothing_is_trimmed_that_a_sink_has_not_got",),
+    ),
+    Mutant(
+        name="torn-line",
+        breaks="a torn last line of a sink's file is cut off before anything is written behind it",
+        edits=(
+            Edit(
+                "common/audit/sinks/file.py",
+                "            os.ftruncate(self._fd, end)\n            self._size = end\n",
+                "            end = 0\n",
+            ),
+        ),
+        tests=(f"{AUDIT}/test_file_sink.py::test_a_torn_last_line_is_cut_off",),
+    ),
+    Mutant(
+        name="safe-too-early",
+        breaks="a record is called safe when it was forced to the disk, and not before",
+        edits=(
+            Edit(
+                "common/audit/sinks/file.py",
+                "        return self._safe\n",
+                "        return 0 if self.last is None else self.last.seq\n",
+            ),
+        ),
+        tests=(f"{AUDIT}/test_file_sink.py::test_the_policy_says_when_it_is_forced_to_the_disk",),
+    ),
+    Mutant(
         name="another-judge",
         breaks="a credential that one resolver has refused is not another one's",
         edits=(
@@ -545,5 +606,82 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=(f"{IDENTITY}/test_sessions.py::test_a_session_is_its_principals_alone",),
+    ),
+    Mutant(
+        name="address-not-judged",
+        breaks="no connection leads where the rules of egress do not let it",
+        edits=(
+            Edit(
+                "gateway_worker/egress/http_pool.py",
+                "if (reason := judge(host, [parsed(entry[4][0]) for entry in found])) is not None:",
+                "if (reason := judge(host, [])) is not None:",
+            ),
+        ),
+        tests=(
+            "tests/security/test_ssrf.py::test_nothing_is_connected_to",
+            "tests/security/test_ssrf.py::test_each_new_connection_is_judged_anew",
+        ),
+    ),
+    Mutant(
+        name="resolved-twice",
+        breaks="the address that was judged is the one that is dialled",
+        edits=(
+            Edit(
+                "gateway_worker/egress/http_pool.py",
+                "addresses = deque(_interleaved(found))",
+                "addresses = deque(_interleaved(await _addresses(host, port)))",
+            ),
+        ),
+        tests=("tests/security/test_ssrf.py::test_the_address_that_was_judged_is_the_one_that_is_dialled",),
+    ),
+    Mutant(
+        name="any-command-at-run-time",
+        breaks="what is registered at run time passes the operator's rules, whoever brings it",
+        edits=(Edit("common/registry/registry.py", "if origin is not Origin.FILE:", "if False:"),),
+        tests=(
+            "tests/security/test_cves.py::test_a_command_given_at_run_time_is_not_run",
+            "tests/web/cli/test_tools.py::test_what_may_not_come_at_run_time_is_refused",
+        ),
+    ),
+    Mutant(
+        name="moved-and-trusted",
+        breaks="a tool of the file whose place was changed at run time is the operator's no more",
+        edits=(
+            Edit(
+                "common/registry/registry.py",
+                "origin = Origin.CHANGED if moved else found.origin",
+                "origin = found.origin",
+            ),
+        ),
+        tests=(
+            "tests/web/cli/test_tools.py::test_a_tool_of_the_file_whose_place_changes_is_the_operator_s_no_more",
+        ),
+    ),
+    Mutant(
+        name="any-name-will-do",
+        breaks="the name of a TLS server is checked",
+        edits=(
+            Edit(
+                "common/tls.py",
+                "    context.minimum_version = MINIMUM[rules.min_version]",
+                "    context.check_hostname = False\n    context.minimum_version = MINIMUM[rules.min_version]",
+            ),
+        ),
+        tests=(
+            "tests/worker/egress/test_http_tls_rules.py::test_another_name_may_be_asked_for",
+            "tests/common/test_tls.py::test_certificates_are_required_names_checked_and_old_versions_refused",
+        ),
+    ),
+    Mutant(
+        name="unbounded-inside-tls",
+        breaks="a client that reads nothing is cut off, also over TLS",
+        edits=(
+            Edit(
+                "gateway_web/tls_client_socket.py",
+                'self._write_timeout, "the client does not read"',
+                'None, "the client does not read"',
+            ),
+        ),
+        tests=("tests/web/test_listener_tls.py::test_a_client_that_reads_nothing_is_cut_off",),
     ),
 )
