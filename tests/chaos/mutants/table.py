@@ -590,10 +590,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "if False:",
             ),
         ),
-        tests=(
-            f"{IDENTITY}/test_sessions.py::test_a_stream_ends_when_its_key_is_revoked",
-            f"{IDENTITY}/test_sessions.py::test_a_stream_ends_when_its_token_expires",
-        ),
+        tests=(f"{IDENTITY}/test_sessions.py::test_a_websocket_is_told_why",),
     ),
     Mutant(
         name="sessions-of-clients",
