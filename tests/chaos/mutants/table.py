@@ -11,6 +11,7 @@ from dataclasses import dataclass
 CREDENTIALS = "tests/worker/credentials"
 LUA = "common/store/lua"
 STORE = "tests/common/store"
+QUARANTINE = "tests/common/registry/test_quarantine.py"
 AUDIT = "tests/common/audit"
 JSONRPC = "tests/common/mcp/test_jsonrpc.py"
 CLIENT_SOCKET = "tests/web/test_client_socket.py"
@@ -368,6 +369,57 @@ MUTANTS: tuple[Mutant, ...] = (
         breaks="what a reader that folds names takes for another member is refused",
         edits=(Edit("common/mcp/jsonrpc.py", "    _refuse_look_alikes(params, _PARAMS)", "    pass"),),
         tests=(f"{JSONRPC}::test_what_a_folding_reader_takes_for_another_member_is_refused",),
+    ),
+    Mutant(
+        name="stale-pins",
+        breaks="a judgement on pins that are others by now is not stored",
+        edits=(
+            Edit(
+                f"{LUA}/lib/pins.lua",
+                "if (redis.call('HGET', pins, 'version') or '0') ~= ARGV[at] then return false end",
+                "",
+            ),
+        ),
+        tests=(
+            f"{QUARANTINE}::test_a_judgement_on_pins_that_are_others_by_now_is_not_stored",
+            "tests/lua/test_pins_twin.py::test_twins",
+        ),
+    ),
+    Mutant(
+        name="unseen-approval",
+        breaks="an operator approves the definition that he saw, or nothing",
+        edits=(Edit("common/domain/pins.py", "if not waits.digest.startswith(digest):", "if False:"),),
+        tests=(
+            f"{QUARANTINE}::test_what_an_operator_did_not_see_he_does_not_approve",
+            "tests/common/domain/test_pins.py::test_an_approval_is_of_what_was_seen",
+        ),
+    ),
+    Mutant(
+        name="unbound-payload",
+        breaks="a sealed payload opens at its own place alone",
+        edits=(
+            Edit(
+                "common/store/sealing.py",
+                'return "|".join(map(encode_part, (self._prefix, *place))).encode()',
+                'return b""',
+            ),
+        ),
+        tests=(
+            f"{STORE}/test_sealing.py::test_it_opens_nowhere_else",
+            "tests/worker/test_sealed_calls.py::test_a_call_of_another_message_is_not_read",
+        ),
+    ),
+    Mutant(
+        name="plain-answers",
+        breaks="an answer that nobody sealed is not taken where payloads are sealed",
+        edits=(
+            Edit(
+                "common/calls/contract.py",
+                "if seals is not None and result.answered and not seals.accept_plain:",
+                "if False:",
+            ),
+        ),
+        tests=("tests/worker/test_sealed_calls.py::test_a_waiting_process_always_gets_an_end",),
     ),
     Mutant(
         name="short-body",
