@@ -43,6 +43,7 @@ from gateway_worker.nodes import Nodes
 from gateway_worker.outbox import Outbox
 from gateway_worker.removed import RemovedQueues
 from gateway_worker.roots import RootsNews
+from gateway_worker.session_desk import SessionDesk
 from gateway_worker.sessions import Keeping, Sessions
 from gateway_worker.sweep import GOODBYE, PROCESS_GONE, Sweeper, fence_script
 from gateway_worker.telemetry import TaskSignals
@@ -101,6 +102,7 @@ class Worker:
         self.discovery = self._discovery()
         self.sessions = self._make_sessions()
         self._roots = RootsNews(self.sessions.all, self.asking, self._redis, keys)
+        self._session_desk = SessionDesk(self.node, self.sessions, self._redis, keys)
         self.prober = self._make_prober()
         self.calls = self._make_calls(hostname, host, signals)
         self.fetcher = Fetcher(
@@ -149,6 +151,7 @@ class Worker:
             "asking": self.asking.run(),
             "sessions": self.sessions.sweep(),
             "watches": self.sessions.prune_watches(),
+            "session-desk": self._session_desk.run(),
             "cut-off": self.sessions.end_when_cut_off(self.node),
             "removed": self._removed.run(),
             "discovery": self.discovery.run(),
@@ -306,6 +309,7 @@ class Worker:
                     keys.cancel_channel: self.calls.cancel,
                     keys.answer_channel(node): self.asking.hear,
                     keys.roots_channel: self._roots.hear,
+                    keys.close_session_channel: self._session_desk.hear,
                 },
                 on_subscribed=self._look_at_everything,
             )

@@ -31,6 +31,8 @@ class EventKind(StrEnum):
     SESSION_RECOVERED = "session_recovered"
     """The link to the backend was lost and made again."""
     SESSION_CLOSED = "session_closed"
+    INVOCATION_CANCELLED = "invocation_cancelled"
+    """An operator took a call back."""
     NODE_LOST = "node_lost"
     """A worker's lease ended without its leave."""
     INVOCATION_LOST = "invocation_lost"

@@ -7,6 +7,7 @@
       Unauthenticated         UNAUTHENTICATED        nobody could be recognised as the caller
       Forbidden               FORBIDDEN              the caller is known and not allowed here (Origin, tenant)
       SessionNotFound         SESSION_NOT_FOUND      the MCP session is unknown, expired or another's
+      InvocationNotFound      INVOCATION_NOT_FOUND   no such call is under way
       ToolNotFound            TOOL_NOT_FOUND         no such tool for this caller
       ToolDisabled            TOOL_DISABLED          an operator switched the tool off
       ToolDraining            TOOL_DRAINING          the tool takes no new sessions (drain)
@@ -46,6 +47,7 @@ class ErrorCode(StrEnum):
     UNAUTHENTICATED = "UNAUTHENTICATED"
     FORBIDDEN = "FORBIDDEN"
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
+    INVOCATION_NOT_FOUND = "INVOCATION_NOT_FOUND"
     TOOL_NOT_FOUND = "TOOL_NOT_FOUND"
     TOOL_DISABLED = "TOOL_DISABLED"
     TOOL_DRAINING = "TOOL_DRAINING"
@@ -108,6 +110,7 @@ ERROR_TABLE: Mapping[ErrorCode, ErrorMeaning] = MappingProxyType(
         ErrorCode.UNAUTHENTICATED: _meaning(Status.DENIED, 401, -32001),
         ErrorCode.FORBIDDEN: _meaning(Status.DENIED, 403, -32003),
         ErrorCode.SESSION_NOT_FOUND: _meaning(Status.DENIED, 404, -32600),
+        ErrorCode.INVOCATION_NOT_FOUND: _meaning(Status.DENIED, 404, _INVALID_PARAMS),
         ErrorCode.TOOL_NOT_FOUND: _meaning(Status.DENIED, 404, _INVALID_PARAMS),
         ErrorCode.TOOL_DISABLED: _meaning(Status.DENIED, 403, -32004),
         ErrorCode.TOOL_DRAINING: _meaning(Status.DENIED, 503, -32015, retryable=True),
@@ -171,6 +174,12 @@ class SessionNotFound(GatewayError):
     """The MCP session is unknown, expired, or another principal's: the three answer alike on purpose."""
 
     code = ErrorCode.SESSION_NOT_FOUND
+
+
+class InvocationNotFound(GatewayError):
+    """No call of this id is under way: it never was, or it has ended."""
+
+    code = ErrorCode.INVOCATION_NOT_FOUND
 
 
 class ToolNotFound(GatewayError):

@@ -54,6 +54,8 @@ key                              type     lifetime                     owner and
                                                                        of the claim
 {p}:node-sessions:<node>         set      permanent                    tool and session of all that the node owns
 {p}:tenant-sessions:<tenant>     set      permanent                    tool and session of all that the tenant has
+{p}:session-facts:<node>         string   1 minute                     what the node tells operators of its sessions
+                                                                       every few seconds (JSON)
 {p}:session-calls:<tool>         hash     permanent                    session of a pool -> calls it was given
 {p}:calls:<queue>                hash     permanent                    the ledger: invocation under way -> node, tag
 {p}:began:<invocation>           string   1 minute                     begun before Redis was restarted: not again
@@ -78,7 +80,8 @@ Channels (publish/subscribe, hints and replies only; nothing depends on a messag
 got a message; ``{p}:wake:<node>`` the same for the queue's direct list of one node; ``{p}:registry`` the registry
 changed; ``{p}:answer:<node>`` a client has answered a request of a backend; ``{p}:cancel`` an invocation is taken back
 (to workers); ``{p}:roots`` a client's roots are others now (to workers); ``{p}:cancel-request`` a client cancelled a
-request or ended its MCP session (to web processes); ``{p}:session-stream`` there is something for an MCP session, or
+request or ended its MCP session (to web processes); ``{p}:close-session`` an operator wants a tool session closed (to
+workers); ``{p}:session-stream`` there is something for an MCP session, or
 from a connection's client.
 """
 
@@ -170,6 +173,9 @@ class Keys:
 
     def tenant_sessions(self, tenant: TenantId) -> str:
         return f"{self.prefix}:tenant-sessions:{encode_part(tenant)}"
+
+    def session_facts(self, node: NodeId) -> str:
+        return f"{self.prefix}:session-facts:{encode_part(node)}"
 
     def session_calls(self, tool: ToolId) -> str:
         return f"{self.prefix}:session-calls:{encode_part(tool)}"
@@ -288,6 +294,10 @@ class Keys:
     @property
     def roots_channel(self) -> str:
         return f"{self.prefix}:roots"
+
+    @property
+    def close_session_channel(self) -> str:
+        return f"{self.prefix}:close-session"
 
     @property
     def cancel_request_channel(self) -> str:
