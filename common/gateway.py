@@ -28,16 +28,17 @@ from common.domain.errors import (
     InvalidRequest,
     StoreUnavailable,
     ToolDisabled,
-    ToolNotFound,
     ToolUnavailable,
 )
 from common.domain.ids import InvocationId, McpSessionId, ToolId
 from common.domain.invocation import Caller, ExecutionResult, Invocation, failed
+from common.domain.policy import no_tool
 from common.domain.session import McpSession
 from common.domain.tool import Tool
 from common.mcp.client_capabilities import interactive
 from common.mcp.revisions import LATEST_LEGACY
-from common.registry.catalogue import Catalogue
+from common.policy.policy import Policy
+from common.registry.catalogue import Catalogue, CatalogueReader
 from common.registry.records import Entry
 from common.registry.registry import Registry
 from common.sessions.connections import Connections
@@ -81,6 +82,7 @@ class Gateway:
         self.clock = RedisClock()
         self.registry = Registry(self.client, self.keys)
         self.catalogue = Catalogue(self.client, self.keys)
+        self.policy = Policy(settings.policy, self.catalogue)
         self.mcp_sessions = McpSessions(self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout)
         self.cancellations = Cancellations(self._hot, self.keys)
         self.listeners = Listeners()
@@ -150,7 +152,8 @@ class Gateway:
         (:meth:`rejoin`), so that its frames are logged.
         """
         self.authorise_tenant(caller)
-        entry = self.find(tool, timeout)
+        entry = self.find(caller, tool, timeout)
+        self.policy.authorise(caller, tool, method, params)
         deadline = self._deadline(entry.tool, timeout)
         invocation = Invocation(
             id=InvocationId(new_invocation_id()),
@@ -213,7 +216,8 @@ class Gateway:
         Raises :class:`InvalidRequest` if the state is of no such call, or nothing of it waits any more.
         """
         self.authorise_tenant(caller)
-        entry = self.find(tool)
+        entry = self.find(caller, tool)
+        self.policy.authorise(caller, tool, method, params)
         asked = Invocation(
             id=InvocationId(""),
             caller=caller,
@@ -272,8 +276,10 @@ class Gateway:
                 f"tenant {caller.tenant!r} is not listed; add it to tenants.listed or set tenants.allow_unlisted"
             )
 
-    def tools(self, patience: float | None = None) -> Catalogue:
-        """The catalogue, with the file's tools in it. A process that has just started waits for its first reading.
+    def tools(self, caller: Caller, patience: float | None = None) -> CatalogueReader:
+        """The catalogue as a caller sees it: what policy's rules deny is not there, of tools and of what they offer.
+
+        The file's tools are in it: a process that has just started waits for its first reading.
 
         Fails closed: raises :class:`ToolUnavailable` if there was none within :data:`FIRST_READING`, or ``patience``
         seconds if that is shorter. Only whoever asks waits.
@@ -282,13 +288,16 @@ class Gateway:
             self._first_reading.wait(FIRST_READING if patience is None else min(FIRST_READING, patience))
         if self.catalogue.version < 0:
             raise ToolUnavailable("this process has not read the registry yet; try again", retry_after=1)
-        return self.catalogue
+        return self.policy.seen_by(caller)
 
-    def find(self, tool: ToolId, patience: float | None = None) -> Entry:
-        """The catalogue's entry of a tool that may be called; ``patience`` as for :meth:`tools`."""
-        entry = self.tools(patience).get(tool)
+    def find(self, caller: Caller, tool: ToolId, patience: float | None = None) -> Entry:
+        """The entry of a tool that a caller may call; ``patience`` as for :meth:`tools`.
+
+        Raises :class:`ToolNotFound`, also for a tool of which the caller may use nothing, and :class:`ToolDisabled`.
+        """
+        entry = self.tools(caller, patience).get(tool)
         if entry is None:
-            raise ToolNotFound(f"no tool {tool!r} is registered")
+            raise no_tool(tool)
         if not entry.enabled:
             raise ToolDisabled(f"tool {tool!r} is disabled")
         return entry

@@ -32,6 +32,9 @@ class CatalogueReader(Protocol):
     def entries(self) -> tuple[Entry, ...]:
         """All entries, sorted by id."""
 
+    def ids(self) -> Collection[str]:
+        """The ids of all tools; membership is a look-up."""
+
 
 class Catalogue:
     """The view. ``refresh`` is called by one thread at a time; reading is safe from any."""

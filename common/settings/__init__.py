@@ -17,6 +17,7 @@ from common.settings.model import (
     WebSettings,
     WorkerSettings,
 )
+from common.settings.policy import PolicySettings, RuleSettings
 from common.settings.tenants import TenantSettings, TenantsSettings
 
 __all__ = [
@@ -24,7 +25,9 @@ __all__ = [
     "DiscoverySettings",
     "IdentitySettings",
     "LoggingSettings",
+    "PolicySettings",
     "RedisSettings",
+    "RuleSettings",
     "RuntimeSettings",
     "Settings",
     "TenantSettings",

@@ -124,6 +124,16 @@ def _list(value: object) -> object:
         raise ValueError("must be a list: a, b or [a, b]") from error
 
 
+def _mapping(value: object) -> object:
+    """Text is read as a mapping: ``{a: b}`` (the environment and references have only text)."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse(value, name="value").tree
+    except ConfigurationError as error:
+        raise ValueError("must be a mapping: {a: b}") from error
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -222,5 +232,6 @@ Resolver = Annotated[str, AfterValidator(_resolver)]
 RedisUrl = Annotated[SecretUrl, AfterValidator(_redis_url), WithJsonSchema({"type": "string"})]
 FilePath = Annotated[str, AfterValidator(_file_path)]
 AsList = BeforeValidator(_list)
+AsMapping = BeforeValidator(_mapping)
 LowerCase = BeforeValidator(_lower)
 VisibleAscii = BeforeValidator(_api_key)

@@ -18,6 +18,7 @@ from common.settings.identity import ApiKey
 from common.settings.interpolate import interpolate
 from common.settings.layers import CONFIG_VARIABLE, KEYS, Layer, from_command_line, from_environment
 from common.settings.model import SECTIONS, RuntimeSettings, Settings
+from common.settings.policy import RuleSettings
 from common.settings.problems import Problem, dotted, explain, locate, nearest, refusal, shown
 from common.settings.section import Section
 from common.settings.tenants import TenantSettings
@@ -34,6 +35,8 @@ _CLIENTS_KEYS = frozenset({"mcpServers", "mcp_servers", "mcpservers", "servers",
 _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("identity", "api_keys"): ApiKey,
     ("tenants", "listed"): TenantSettings,
+    ("policy", "rules"): RuleSettings,
+    ("policy", "tools"): RuleSettings,
 }
 
 

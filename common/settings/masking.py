@@ -10,7 +10,7 @@ from common.domain.tool import MASK, Tool
 from common.settings.entry_of import entry_of
 from common.settings.fields import SecretUrl, masked_url
 from common.settings.model import SECTIONS, Settings
-from common.settings.secrecy import masked_args
+from common.settings.secrecy import masked_args, means_secret
 from common.settings.section import Section
 
 
@@ -32,6 +32,12 @@ def _plain(value: Any) -> Any:
         return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {
+            # A tenant may be called `session`: what has parts of its own is looked into.
+            name: MASK if means_secret(str(name)) and not isinstance(item, tuple | dict) else _plain(item)
+            for name, item in value.items()
+        }
     if isinstance(value, SecretStr):
         return MASK
     return value.masked if isinstance(value, SecretUrl) else value

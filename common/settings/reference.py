@@ -14,6 +14,7 @@ from common.settings.fields import Unit
 from common.settings.identity import ApiKey
 from common.settings.layers import PROCESS_VARIABLES, variable_of
 from common.settings.model import SECTIONS
+from common.settings.policy import RuleSettings
 from common.settings.section import Section
 from common.settings.tenants import TenantSettings
 
@@ -39,6 +40,7 @@ def render() -> str:
     parts += [
         _entries("One entry of identity.api_keys", ApiKey, ApiKey.model_fields),
         _entries("One entry of tenants.listed", TenantSettings, TenantSettings.model_fields),
+        _entries("One rule of policy.rules or policy.tools", RuleSettings, RuleSettings.model_fields),
         _entries("Any tool", ToolEntry, ToolEntry.model_fields),
         _entries("A stdio tool", StdioEntry, _own(StdioEntry)),
         _entries("An HTTP tool", HttpEntry, _own(HttpEntry)),

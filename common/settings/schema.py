@@ -71,9 +71,9 @@ def _open(schema: dict[str, Any]) -> dict[str, Any]:
         return schema
     outer = {key: value for key, value in schema.items() if key in _OUTER}
     inner = {key: value for key, value in schema.items() if key not in _OUTER}
-    if inner.get("type") == "array":
-        return outer | {"anyOf": [inner, {"type": "string", "description": "The list as text: a, b"}]}
     alternatives = inner["anyOf"] if set(inner) == {"anyOf"} else [inner]
+    if any(alternative.get("type") == "array" for alternative in alternatives):
+        return outer | {"anyOf": [*alternatives, {"type": "string", "description": "The list as text: a, b"}]}
     if any(alternative.get("type") == "string" and "enum" not in alternative for alternative in alternatives):
         return schema
     return outer | {"anyOf": [*alternatives, _REFERENCE]}

@@ -8,7 +8,7 @@ from typing import Any
 from flask import Response
 from pydantic import BaseModel, Field, ValidationError
 
-from common.domain.errors import ErrorCode, GatewayError
+from common.domain.errors import ErrorCode, GatewayError, InvalidRequest
 from common.mcp.jsonrpc import dumps
 
 PROBLEM_JSON = "application/problem+json"
@@ -34,10 +34,15 @@ class Problem(BaseModel):
     data: dict[str, Any] | None = Field(default=None, description="What else is known: the version found, ...")
 
 
-class PreconditionRequired(GatewayError):
-    """A change without the version that it changes: somebody else's could be lost by it."""
+class Precondition(InvalidRequest):
+    """A change that does not say which version it changes, or says another than there is: somebody's could be lost.
 
-    code = ErrorCode.PRECONDITION_REQUIRED
+    ``status`` is 428 or 412 (RFC 9110, section 13.1; RFC 6585, section 3).
+    """
+
+    def __init__(self, status: int, message: str, **data: Any) -> None:
+        super().__init__(message, **data)
+        self.status = status
 
 
 def problem(status: int, code: str, detail: str, **more: Any) -> Response:
@@ -61,7 +66,8 @@ def problem_of(error: GatewayError) -> Response:
     field = error.data.get("field")
     if isinstance(field, str):
         more["field"] = field
-    return problem(error.meaning.http, error.code.value, error.message, **more)
+    status = error.status if isinstance(error, Precondition) else error.meaning.http
+    return problem(status, error.code.value, error.message, **more)
 
 
 def invalid(error: ValidationError) -> Response:

@@ -10,6 +10,8 @@ import orjson
 
 from common.domain.errors import GatewayError
 from common.domain.ids import ToolId
+from common.domain.invocation import Caller
+from common.domain.policy_rules import Kind
 from common.gateway import Gateway
 from common.mcp.listings import LISTINGS
 from common.registry.records import Entry
@@ -27,44 +29,46 @@ def list_changed(kind: str) -> str:
 
 
 class ListDigests:
-    """Worked out once for each version of the registry and endpoint. Safe from any thread."""
+    """Worked out once for each version of the registry, endpoint and kind of caller. Safe from any thread."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._lock = threading.Lock()
         self._version = -1
-        self._known: dict[ToolId | None, Digests] = {}
+        self._known: dict[tuple[ToolId | None, Kind], Digests] = {}
 
-    def of(self, tool: ToolId | None) -> Digests:
-        """The lists at an endpoint; empty while they cannot be told (the tool is gone, or switched off)."""
-        version = self._gateway.catalogue.version
+    def of(self, caller: Caller, tool: ToolId | None) -> Digests:
+        """The lists at an endpoint as a caller sees them; empty while they cannot be told (the tool is gone, or
+        switched off).
+        """
+        version, place = self._gateway.catalogue.version, (tool, self._gateway.policy.kind_of(caller))
         with self._lock:
             if version != self._version:
                 self._version, self._known = version, {}
-            found = self._known.get(tool)
+            found = self._known.get(place)
         if found is None:
-            found = self._digests(tool)
+            found = self._digests(caller, tool)
             with self._lock:
                 if version == self._version:
-                    self._known[tool] = found
+                    self._known[place] = found
         return found
 
-    def _digests(self, tool: ToolId | None) -> Digests:
+    def _digests(self, caller: Caller, tool: ToolId | None) -> Digests:
         hashes = {kind: hashlib.sha256() for kind in KINDS}
         for listing in LISTINGS:
             try:
-                items = visible_items(self._gateway, tool, listing)
+                items = visible_items(self._gateway, caller, tool, listing)
             except GatewayError:
                 items = []
             hashes[listing.capability].update(orjson.dumps([listing.member, [dict(item) for item in items]]))
-        for entry in self._entries(tool):
+        for entry in self._entries(caller, tool):
             for kind, count in entry.known.announced.items() if entry.known else ():
                 hashes[kind].update(orjson.dumps([entry.id, count]))
         return {kind: digest.hexdigest()[:16] for kind, digest in hashes.items()}
 
-    def _entries(self, tool: ToolId | None) -> list[Entry]:
+    def _entries(self, caller: Caller, tool: ToolId | None) -> list[Entry]:
         try:
-            return visible_entries(self._gateway, tool)
+            return visible_entries(self._gateway, caller, tool)
         except GatewayError:
             return []
 

@@ -174,7 +174,9 @@ class Duplex:
         elif mcp.era is Era.LEGACY and request.method == "initialize":
             self._session = open_session(self._gateway, mcp, answer)
             self._send(result_response(request.id, answer))
-            stream = SessionStream(self._gateway, self._digests, self._session, self.outbox.nudge)
+            stream = SessionStream(
+                self._gateway, self._digests, self._caller, self._session, self.outbox.nudge
+            )
             self._standing = Standing(stream)
             self.outbox.nudge()
             if self.outbox.closed:

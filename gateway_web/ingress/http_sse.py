@@ -50,7 +50,7 @@ class HttpSse:
             caller = identify(self._resolver, http.facts())
             guards.check_accepts_stream(http.header("accept"))
             if tool is not None:
-                self._gateway.find(tool)
+                self._gateway.find(caller, tool)
             prefix = str(http.environ.get("SCRIPT_NAME", ""))
             stream = SseStream(self._gateway, self._digests, caller, tool, prefix)
         except GatewayError as error:

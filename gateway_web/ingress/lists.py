@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from common.domain.ids import ToolId
+from common.domain.invocation import Caller
 from common.gateway import Gateway
 from common.mcp import naming, resource_uris
 from common.mcp.listings import LISTINGS, RESOURCES, Listing
@@ -27,7 +28,7 @@ BY_METHOD: Mapping[str, Listing] = {listing.method: listing for listing in LISTI
 def list_items(gateway: Gateway, mcp: McpRequest) -> Result:
     """One page of the list that the request's method names."""
     listing = BY_METHOD[mcp.request.method]
-    items = visible_items(gateway, mcp.tool, listing)
+    items = visible_items(gateway, mcp.caller, mcp.tool, listing)
     page, cursor = page_of(items, mcp.params.get("cursor"), gateway.settings.web.list_page_size)
     result: Result = {listing.member: [dict(item) for item in page]}
     if cursor is not None:
@@ -37,16 +38,16 @@ def list_items(gateway: Gateway, mcp: McpRequest) -> Result:
     return to_legacy_result(listing.method, result, mcp.version)
 
 
-def visible_entries(gateway: Gateway, tool: ToolId | None) -> list[Entry]:
-    """The tools of an endpoint (None: that of all) that the caller may use."""
+def visible_entries(gateway: Gateway, caller: Caller, tool: ToolId | None) -> list[Entry]:
+    """The tools of an endpoint (None: that of all) that the caller may use, each with what may be used of it."""
     if tool is not None:
-        return [gateway.find(tool)]
-    return [entry for entry in gateway.tools().entries() if entry.enabled]
+        return [gateway.find(caller, tool)]
+    return [entry for entry in gateway.tools(caller).entries() if entry.enabled]
 
 
-def visible_items(gateway: Gateway, tool: ToolId | None, listing: Listing) -> list[Item]:
+def visible_items(gateway: Gateway, caller: Caller, tool: ToolId | None, listing: Listing) -> list[Item]:
     """The whole list as the caller sees it, under the names that it has at this endpoint."""
-    entries = visible_entries(gateway, tool)
+    entries = visible_entries(gateway, caller, tool)
     if tool is not None:
         return list(items_of(entries[0], listing))
     if listing is RESOURCES:

@@ -80,7 +80,7 @@ def call_tool(gateway: Gateway, mcp: McpRequest) -> Call:
     if not isinstance(params.get("arguments", {}), dict):
         raise InvalidRequest("params.arguments must be an object", field="params.arguments")
     if mcp.era is Era.MODERN:
-        _check_param_headers(gateway.find(tool), params["name"], mcp)
+        _check_param_headers(gateway.find(mcp.caller, tool), params["name"], mcp)
     return _begin(gateway, mcp, (tool, params))
 
 

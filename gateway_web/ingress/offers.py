@@ -21,7 +21,7 @@ def capabilities(gateway: Gateway, mcp: McpRequest) -> dict[str, Any]:
     A tool that was not reached yet may turn out to offer anything: until then everything is offered for it, since a
     client that was told otherwise never asks.
     """
-    entries = visible_entries(gateway, mcp.tool)
+    entries = visible_entries(gateway, mcp.caller, mcp.tool)
     told = {} if mcp.stateless else {"listChanged": True}
     offered: dict[str, dict[str, Any]] = {
         name: dict(told) for name in LISTED if name == "tools" or _any(entries, name)
@@ -40,7 +40,8 @@ def instructions(gateway: Gateway, mcp: McpRequest) -> dict[str, str]:
 
     Where tools share an endpoint, each one's words stand under its id, which its names begin with.
     """
-    said = {entry.id: entry.known.instructions for entry in visible_entries(gateway, mcp.tool) if entry.known}
+    entries = visible_entries(gateway, mcp.caller, mcp.tool)
+    said = {entry.id: entry.known.instructions for entry in entries if entry.known}
     words = {tool: text for tool, text in said.items() if text}
     if not words:
         return {}
@@ -51,7 +52,7 @@ def instructions(gateway: Gateway, mcp: McpRequest) -> dict[str, str]:
 
 def server_info(gateway: Gateway, mcp: McpRequest) -> dict[str, Any]:
     """Who answers: at a single tool's endpoint its backend, once it is known; else this gateway."""
-    known = None if mcp.tool is None else gateway.find(mcp.tool).known
+    known = None if mcp.tool is None else gateway.find(mcp.caller, mcp.tool).known
     return dict(known.server_info) if known is not None and known.server_info else dict(SERVER_INFO)
 
 

@@ -17,7 +17,7 @@ import structlog
 
 from common.domain.errors import GatewayError, StoreUnavailable
 from common.domain.ids import ToolId
-from common.domain.invocation import ExecutionResult
+from common.domain.invocation import Caller, ExecutionResult
 from common.domain.session import McpSession
 from common.gateway import Gateway
 from common.mcp.inbound import META_PREFIX
@@ -40,10 +40,10 @@ SUBSCRIPTION_ID = META_PREFIX + "subscriptionId"
 
 
 def session_stream(
-    gateway: Gateway, digests: ListDigests, session: McpSession, last_event_id: str | None
+    gateway: Gateway, digests: ListDigests, caller: Caller, session: McpSession, last_event_id: str | None
 ) -> HttpAnswer:
     """The GET stream of a session, from the message behind ``last_event_id`` on. It takes over from an earlier one."""
-    stream = SessionStream(gateway, digests, session)
+    stream = SessionStream(gateway, digests, caller, session)
     return HttpAnswer(body=stream.events(last_event_id), headers=dict(STREAM_HEADERS), on_close=stream.close)
 
 
@@ -54,6 +54,7 @@ class SessionStream:
         self,
         gateway: Gateway,
         digests: ListDigests,
+        caller: Caller,
         session: McpSession,
         heard: Callable[[], None] | None = None,
     ) -> None:
@@ -61,6 +62,7 @@ class SessionStream:
         self._gateway = gateway
         self._streams = gateway.session_streams
         self._digests = digests
+        self._caller = caller
         self._session = session
         self._holder = secrets.token_hex(8)
         self._ping = gateway.settings.web.ping_interval
@@ -113,13 +115,13 @@ class SessionStream:
             return None
         self._note_changes()
         return [
-            message._replace(data=as_seen(self._gateway, self._session.tool, message))
+            message._replace(data=as_seen(self._gateway, self._caller, self._session.tool, message))
             for message in self._streams.read(session, place)
         ]
 
     def _note_changes(self) -> None:
         """Tell the session of lists that are others than it knows; what is told is kept, so nothing is missed."""
-        session, now = self._session.id, self._digests.of(self._session.tool)
+        session, now = self._session.id, self._digests.of(self._caller, self._session.tool)
         known = self._streams.lists_told(session)
         if known == now:
             return
@@ -128,14 +130,14 @@ class SessionStream:
         self._streams.tell_lists(session, now)
 
 
-def as_seen(gateway: Gateway, endpoint: ToolId | None, message: Message) -> bytes:
-    """A message with the URI that its resource has at an endpoint."""
+def as_seen(gateway: Gateway, caller: Caller, endpoint: ToolId | None, message: Message) -> bytes:
+    """A message with the URI that its resource has for a caller at an endpoint."""
     if endpoint is not None or not message.tool:
         return message.data
     told = orjson.loads(message.data)
     uri = told.get("params", {}).get("uri")
     if isinstance(uri, str):
-        told["params"]["uri"] = targets.uri_at_aggregate(gateway, ToolId(message.tool), uri)
+        told["params"]["uri"] = targets.uri_at_aggregate(gateway, caller, ToolId(message.tool), uri)
     return dumps(told)
 
 
@@ -225,21 +227,21 @@ class Subscription:
         Raises :class:`GatewayError` when nothing more can be told: without Redis, or the session behind it.
         """
         try:
-            known, place = self._digests.of(self._mcp.tool), BEGINNING
+            known, place = self._digests.of(self._mcp.caller, self._mcp.tool), BEGINNING
             honoured: dict[str, Any] = {f"{kind}ListChanged": True for kind in self._kinds}
             if watched := [uri for uri in self._uris if self._watch(uri)]:
                 honoured["resourceSubscriptions"] = watched
             yield self._told("notifications/subscriptions/acknowledged", {"notifications": honoured})
             while not self._closed:
                 called = self._listener.wait(self._ping)
-                now = self._digests.of(self._mcp.tool)
+                now = self._digests.of(self._mcp.caller, self._mcp.tool)
                 for kind in changed(known, now):
                     if kind in self._kinds:
                         yield self._told(list_changed(kind), {})
                 known = now
                 for message in self._updates(place):
                     place = message.id
-                    told = orjson.loads(as_seen(self._gateway, self._mcp.tool, message))
+                    told = orjson.loads(as_seen(self._gateway, self._mcp.caller, self._mcp.tool, message))
                     yield self._told(told["method"], told.get("params", {}))
                 if not called:
                     yield None

@@ -209,7 +209,7 @@ class StreamableHttp:
             session = self._session(http, caller, tool)
             last = http.header(LAST_EVENT_HEADER)
             rejoined = rejoined_stream(self._gateway, session, last, http.environ)
-            return rejoined or session_stream(self._gateway, self._digests, session, last)
+            return rejoined or session_stream(self._gateway, self._digests, caller, session, last)
         except GatewayError as error:
             return self._refused(error)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from common.domain.errors import InvalidRequest, ToolNotFound
 from common.domain.ids import ToolId
+from common.domain.invocation import Caller
 from common.gateway import Gateway
 from common.mcp import naming, resource_uris
 from common.mcp.jsonrpc import INVALID_PARAMS, JsonRpcError
@@ -62,7 +63,7 @@ def text(params: Mapping[str, Any], member: str, of: str = "params") -> str:
 def _named(gateway: Gateway, mcp: McpRequest, name: str) -> tuple[ToolId, str]:
     if mcp.tool is not None:
         return mcp.tool, name
-    found = naming.split(name, gateway.tools().ids())
+    found = naming.split(name, gateway.tools(mcp.caller).ids())
     if found is None:
         raise ToolNotFound(
             f"Unknown {_WORDS.get(mcp.request.method, 'tool')}: {name[:200]}; "
@@ -75,20 +76,20 @@ def _located(gateway: Gateway, mcp: McpRequest, uri: str) -> tuple[ToolId, str]:
     """The tool of a URI: by name, by the lists, by the templates; or the only one that has resources at all."""
     if mcp.tool is not None:
         return mcp.tool, uri
-    found = _owner(gateway, uri)
+    found = _owner(gateway, mcp.caller, uri)
     if found is not None:
         return found
     code = INVALID_PARAMS if mcp.era is Era.MODERN else RESOURCE_NOT_FOUND
     raise JsonRpcError(code, "Resource not found: no tool here lists it", {"uri": uri[:2000]})
 
 
-def uri_at_aggregate(gateway: Gateway, tool: ToolId, uri: str) -> str:
-    """The URI by which a tool's resource is asked for where tools share an endpoint."""
-    return uri if _owner(gateway, uri) == (tool, uri) else resource_uris.qualified(tool, uri)
+def uri_at_aggregate(gateway: Gateway, caller: Caller, tool: ToolId, uri: str) -> str:
+    """The URI by which a caller asks for a tool's resource where tools share an endpoint."""
+    return uri if _owner(gateway, caller, uri) == (tool, uri) else resource_uris.qualified(tool, uri)
 
 
-def _owner(gateway: Gateway, uri: str) -> tuple[ToolId, str] | None:
-    entries = [entry for entry in visible_entries(gateway, None) if _has_resources(entry)]
+def _owner(gateway: Gateway, caller: Caller, uri: str) -> tuple[ToolId, str] | None:
+    entries = [entry for entry in visible_entries(gateway, caller, None) if _has_resources(entry)]
     if (found := resource_uris.split(uri)) is not None and any(entry.id == found[0] for entry in entries):
         return ToolId(found[0]), found[1]
     for entry in entries:

@@ -136,9 +136,9 @@ class WebSocketDoor:
         try:
             http = HttpRequest(environ)
             facts = http.facts()
-            identify(self._resolver, facts)
+            caller = identify(self._resolver, facts)
             if tool is not None:
-                self._gateway.find(ToolId(tool))
+                self._gateway.find(caller, ToolId(tool))
             if (http.header("sec-websocket-version") or "").strip() != VERSION:
                 return upgrade_required()
             _check_handshake(http)

@@ -699,12 +699,12 @@ def test_a_web_process_publishes_its_tools(publishing: Gateway) -> None:
     """At the start; before that it is not ready, and says "not yet" rather than "no such tool"."""
     assert not publishing.readiness().tools
     with pytest.raises(ToolUnavailable) as caught:
-        publishing.find(FILE_TOOL.id)
+        publishing.find(ME, FILE_TOOL.id)
     assert caught.value.data == {"retry_after": 1}
     publishing.start()
     wait_until(lambda: knows_its_tool(publishing), description="its tool is published")
     with pytest.raises(ToolNotFound):
-        publishing.find(ToolId("nobody"))
+        publishing.find(ME, ToolId("nobody"))
 
 
 def test_a_call_waits_for_the_first_reading(publishing: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -714,7 +714,7 @@ def test_a_call_waits_for_the_first_reading(publishing: Gateway, monkeypatch: py
 
     def find() -> None:
         asked.set()
-        found.append(publishing.find(FILE_TOOL.id).id)
+        found.append(publishing.find(ME, FILE_TOOL.id).id)
 
     caller = threading.Thread(target=find)
     caller.start()

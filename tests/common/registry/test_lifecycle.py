@@ -9,7 +9,8 @@ import pytest
 
 from common.audit.journal import Journal
 from common.domain.errors import InvalidRequest, StoreUnavailable, ToolDisabled, ToolNotFound
-from common.domain.ids import NodeId, ToolId, queue_of
+from common.domain.ids import ClientId, NodeId, TenantId, ToolId, queue_of
+from common.domain.invocation import Caller
 from common.domain.tool import StdioTransport, Tool, ToolState
 from common.domain.tool_status import UNTOUCHED, StateChange, Switch
 from common.gateway import Gateway
@@ -22,6 +23,7 @@ from common.store.client import Client, StoreAddress, connect
 from common.store.keys import Keys
 
 T = ToolId("a b/c")
+ME = Caller(tenant=TenantId("default"), client=ClientId("default"))
 QUEUE = queue_of(T)
 
 
@@ -204,11 +206,11 @@ def test_what_an_operator_switches_off_is_not_found_for_calls(
     try:
         lifecycle.enable(T)
         gateway.catalogue.refresh()
-        assert gateway.find(T).enabled
+        assert gateway.find(ME, T).enabled
         lifecycle.disable(T)
         gateway.catalogue.refresh()
         with pytest.raises(ToolDisabled):
-            gateway.find(T)
+            gateway.find(ME, T)
     finally:
         gateway.close()
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from common.domain.errors import ConfigurationError
-from common.settings import load
+from common.settings import RuleSettings, load
 from common.settings.entry import ENTRY_KEYS
 from common.settings.layers import KEYS, PROCESS_VARIABLES, VARIABLES
 from common.settings.reference import render
@@ -29,6 +29,9 @@ web: {host: 127.0.0.1, port: "${PORT:-8080}", processes: 1, allowed_hosts: [gate
 worker: {concurrency: 1000, processes: 1, max_sessions: 9, events: "${EVENTS:-true}"}
 identity: {resolver: api_key, api_keys: [{key: k, tenant: t, client: c}]}
 tenants: {allow_unlisted: true, max_sessions: "${MOST:-9}", listed: [a, {id: b, max_sessions: 5}]}
+policy:
+  rules: [{effect: deny, tenants: [a, "b*"], mcp_tools: "x, y"}, {id: r, effect: allow}]
+  tools: {pool: [{effect: allow, resources: ["note://*"], prompts: [p]}]}
 runtime:
 logging: {level: "${LEVEL:-info}", format: json}
 tools:
@@ -46,6 +49,9 @@ REFUSED = [
     "logging: {level: inof}",
     "identity: {api_keys: [{key: k, tenant: t}]}",
     "tenants: {listed: [5]}",
+    "policy: {rules: [{tenants: [a]}]}",
+    "policy: {rules: [{effect: forbid}]}",
+    "policy: {tools: {a: [{effect: deny, tool: b}]}}",
     "tools: {a: {}}",
     "tools: {a: {command: x, url: 'http://h'}}",
     "tools: {a: {url: 'http://h', type: sse}}",
@@ -123,7 +129,10 @@ def test_document_and_models_know_the_same_settings() -> None:
     names = {re.findall(r"`([^`]+)`", row)[0] for row in rows}
     assert set(KEYS) <= names
     assert set(ENTRY_KEYS) <= names
-    assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {"key", "tenant", "client", "id"}
+    assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {
+        *("key", "tenant", "client", "id"),
+        *(RuleSettings.model_fields.keys() - ENTRY_KEYS),
+    }
     assert set(VARIABLES) <= set(re.findall(r"CANALGATE_[A-Z_]+", "\n".join(rows)))
 
 

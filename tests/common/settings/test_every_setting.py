@@ -89,6 +89,24 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
         None,
         [5, [5], [""], ["a", "a"], [{"id": "a", "x": 1}], [{}], [{"id": "a", "max_sessions": 0}]],
     ),
+    "policy.rules": (
+        [{"effect": "deny", "tenants": ["a"]}],
+        '[{"effect": "deny", "tenants": ["a"]}]',
+        None,
+        [
+            *(5, "x", [{}], [{"effect": "forbid"}], [{"effect": "deny", "x": 1}]),
+            [{"effect": "deny", "tenants": []}],
+            [{"effect": "deny", "resources": ["note://a/../b"]}],
+            [{"effect": "deny", "resources": ["note://%zz"]}],
+            [{"effect": "deny", "id": "a"}, {"effect": "allow", "id": "a"}],
+        ],
+    ),
+    "policy.tools": (
+        {"git": [{"effect": "allow", "mcp_tools": ["git_*"]}]},
+        '{"git": [{"effect": "allow", "mcp_tools": ["git_*"]}]}',
+        None,
+        [5, {"git": 5}, {"git": [{"effect": "deny", "tools": ["a"]}]}, {"git": [{"effect": "deny", "x": 1}]}],
+    ),
     "runtime.request_timeout": (5, "5", 5.0, SECONDS),
     "runtime.startup_timeout": (5, "5", 5.0, SECONDS),
     "runtime.idle_timeout": (5, "5", 5.0, SECONDS),
@@ -203,6 +221,20 @@ def test_tenants_are_listed_by_name_or_mapping(where: str, tmp_path: Path) -> No
         else load(None, {"CANALGATE_TENANTS__LISTED": text})
     )
     assert [tenant.id for tenant in settings.tenants.listed] == ["a", "b"]
+
+
+@pytest.mark.parametrize("where", ["file", "environment"])
+def test_rules_are_read(where: str, tmp_path: Path) -> None:
+    """Both ways of giving them mean the same."""
+    keys = ["policy.rules", "policy.tools"]
+    if where == "file":
+        path = tmp_path / "canalgate.yaml"
+        path.write_text(yaml.safe_dump({"policy": {key.split(".")[1]: CASES[key][0] for key in keys}}))
+        policy = load(path, {}).policy
+    else:
+        policy = load(None, {variable_of(*key.split(".")): CASES[key][1] for key in keys}).policy
+    assert [name for name, _ in policy.named_rules()] == ["rules[0]", "tools.git[0]"]
+    assert (policy.rules[0].tenants, policy.tools["git"][0].mcp_tools) == (("a",), ("git_*",))
 
 
 @pytest.mark.parametrize(("tenant", "most"), [("own", 7), ("plain", 3), ("nobody listed this one", 3)])

@@ -282,7 +282,7 @@ def test_a_session_is_told_what_came_before_its_connection_looked_first(web: Web
     )
     told = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
     web.gateway.session_streams.append(session.id, told)
-    standing = Standing(SessionStream(web.gateway, ListDigests(web.gateway), session))
+    standing = Standing(SessionStream(web.gateway, ListDigests(web.gateway), ME, session))
     found = standing.look()
     standing.close()
     assert found is not None

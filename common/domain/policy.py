@@ -1,0 +1,142 @@
+"""What policy speaks of: the capability that is asked for, the question on a call, and what was decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from common.domain.errors import PolicyDenied, ToolNotFound
+from common.domain.ids import ToolId
+from common.domain.invocation import Caller
+
+
+class CapabilityKind(StrEnum):
+    """What a tool offers, as rules tell it apart."""
+
+    TOOL = "tool"
+    RESOURCE = "resource"
+    TEMPLATE = "resource_template"
+    PROMPT = "prompt"
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """One thing that a tool offers, or may offer: the name of an MCP tool or prompt, the URI of a resource or template.
+
+    Names are the tool's own, never those with a prefix.
+    """
+
+    kind: CapabilityKind
+    name: str
+
+
+class Ground(StrEnum):
+    """Why a call was denied; a word for records and counters."""
+
+    RULE = "rule"
+    """A rule denies it."""
+    NOT_ALLOWED = "not_allowed"
+    """There is a list of what is allowed, and it is not on it."""
+    UNCLEAR = "unclear"
+    """It cannot be held against the rules: a URI with several readings, a method that names no capability."""
+    INVISIBLE = "invisible"
+    """The caller may use nothing of the tool: it is answered as if there were none."""
+    EVALUATOR = "evaluator"
+    """The evaluator says no."""
+    EVALUATOR_ERROR = "evaluator_error"
+    """The evaluator raised, took too long, had no room or answered nonsense."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What policy says of one call. ``rule`` is the id of the rule that decided, ``evaluator`` who was asked.
+
+    ``reason`` is the evaluator's own, or what was wrong with it; it goes into records. Only an answer's is told to the
+    caller, who learns nothing of rules.
+    """
+
+    allowed: bool
+    ground: Ground | None = None
+    rule: str = ""
+    evaluator: str = ""
+    reason: str = ""
+
+    def error(self, tool: ToolId) -> PolicyDenied | ToolNotFound:
+        """What the caller of a denied call is told: the same whether there is such a capability or not."""
+        match self.ground:
+            case Ground.INVISIBLE:
+                return no_tool(tool)
+            case Ground.UNCLEAR:
+                return PolicyDenied(
+                    "policy denies this call: the name of what it asks for has more than one reading; "
+                    "send it as the list gives it",
+                    reason=self.ground,
+                )
+            case Ground.EVALUATOR if self.reason:
+                return PolicyDenied(f"policy denies this call: {self.reason}", reason=self.ground)
+            case Ground.EVALUATOR_ERROR:
+                return PolicyDenied(
+                    "policy denies this call: it could not be decided", reason=self.ground.value
+                )
+        return PolicyDenied("policy denies this call", reason=self.ground)
+
+
+ALLOWED = Decision(allowed=True)
+
+
+def no_tool(tool: str) -> ToolNotFound:
+    """A tool that is not there, or not there for this caller: nobody can tell which."""
+    return ToolNotFound(f"no tool {tool!r} is registered")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """How much is going on, for evaluators that ask for it. None: not known."""
+
+    tenant_calls: int
+    """Calls of the tenant that this process waits for, without this one."""
+    tool_calls: int | None = None
+    """Calls of the tool that workers hold, in the whole cluster."""
+    tool_waiting: int | None = None
+    """Calls in the tool's queue that any worker may take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What an evaluator is asked about one call. Its arguments may be secret: they belong into no log and no error."""
+
+    caller: Caller
+    tool: ToolId
+    method: str
+    capability: Capability | None
+    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    request_id: str | int | None = None
+    counters: Counters | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The question as plain JSON, as OPA, Cedar and CEL are given it: every key is always there.
+
+        ``counters`` is null where nobody asked for them, ``kind`` and ``name`` are empty for what names no capability.
+        """
+        counters = self.counters
+        return {
+            "tenant": self.caller.tenant,
+            "client": self.caller.client,
+            "subject": self.caller.subject,
+            "scopes": sorted(self.caller.scopes),
+            "tool": self.tool,
+            "kind": "" if self.capability is None else self.capability.kind.value,
+            "name": "" if self.capability is None else self.capability.name,
+            "method": self.method,
+            "arguments": dict(self.arguments),
+            "request_id": "" if self.request_id is None else str(self.request_id),
+            "counters": None
+            if counters is None
+            else {
+                "tenant_calls": counters.tenant_calls,
+                "tool_calls": counters.tool_calls,
+                "tool_waiting": counters.tool_waiting,
+            },
+        }
