@@ -75,7 +75,8 @@ class LiveCalls:
         """The tool's calls, the oldest first."""
         with store_errors("reading calls"):
             seconds, micros = self._client.time()
-            nodes = [name.decode() for name in self._client.zrange(self._keys.nodes, 0, -1)]
+            listed: Any = self._client.zrange(self._keys.nodes, 0, -1)
+        nodes = [name.decode() for name in listed]
         now, queue = seconds * 1000 + micros // 1000, queue_of(tool)
         found: dict[InvocationId, LiveCall] = {}
         places = [

@@ -44,8 +44,8 @@ def workers(client: Client, keys: Keys) -> list[WorkerStatus]:
     """All nodes that are listed, sorted. Fails closed: raises ``StoreUnavailable``."""
     with store_errors("reading the workers"):
         seconds, micros = client.time()
-        listed: list[tuple[bytes, float]] = client.zrange(keys.nodes, 0, -1, withscores=True)
-        names = sorted((name.decode(), ends) for name, ends in listed)
+        listed: Any = client.zrange(keys.nodes, 0, -1, withscores=True)
+        names: list[tuple[str, float]] = sorted((name.decode(), ends) for name, ends in listed)
         pipe = client.pipeline(transaction=False)
         for name, _ in names:
             pipe.scard(keys.node_sessions(NodeId(name)))

@@ -36,7 +36,9 @@ class AdminSettings(Section):
     @model_validator(mode="after")
     def _agrees(self) -> AdminSettings:
         if self.enabled and not self.tokens:
-            raise ValueError("enabled needs at least one entry in admin.tokens: nobody could use the admin API")
+            raise ValueError(
+                "enabled needs at least one entry in admin.tokens: nobody could use the admin API"
+            )
         for what, values in (
             ("name", [entry.name for entry in self.tokens]),
             ("token", [entry.token.get_secret_value() for entry in self.tokens]),

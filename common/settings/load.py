@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from common.domain.errors import ConfigurationError
+from common.settings.admin import AdminToken
 from common.settings.document import Document, KeyPath, parse
 from common.settings.entry import read_entry, read_tool, read_tools
 from common.settings.identity import ApiKey
@@ -34,6 +35,7 @@ _CLIENTS_KEYS = frozenset({"mcpServers", "mcp_servers", "mcpservers", "servers",
 
 _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("identity", "api_keys"): ApiKey,
+    ("admin", "tokens"): AdminToken,
     ("tenants", "listed"): TenantSettings,
     ("policy", "rules"): RuleSettings,
     ("policy", "tools"): RuleSettings,

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from common.settings.admin import AdminToken
 from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
 from common.settings.fields import Unit
 from common.settings.identity import ApiKey
@@ -39,6 +40,7 @@ def render() -> str:
     parts = [_section(name, model) for name, model in SECTIONS.items()]
     parts += [
         _entries("One entry of identity.api_keys", ApiKey, ApiKey.model_fields),
+        _entries("One entry of admin.tokens", AdminToken, AdminToken.model_fields),
         _entries("One entry of tenants.listed", TenantSettings, TenantSettings.model_fields),
         _entries("One rule of policy.rules or policy.tools", RuleSettings, RuleSettings.model_fields),
         _entries("Any tool", ToolEntry, ToolEntry.model_fields),

@@ -87,13 +87,17 @@ class ToolSchemas(Answer):
     resources: list[dict[str, Any]]
     resource_templates: list[dict[str, Any]]
     prompts: list[dict[str, Any]]
-    discovered_at: int | None = Field(description="Milliseconds of Redis time; null before the first discovery.")
+    discovered_at: int | None = Field(
+        description="Milliseconds of Redis time; null before the first discovery."
+    )
 
 
 class DefinitionHeaders(BaseModel):
     """Which version is changed."""
 
-    if_match: str | None = Field(default=None, alias="If-Match", description='The ETag that was read, or "*".')
+    if_match: str | None = Field(
+        default=None, alias="If-Match", description='The ETag that was read, or "*".'
+    )
     if_none_match: str | None = Field(
         default=None, alias="If-None-Match", description='"*": only if there is no such tool.'
     )
@@ -102,7 +106,9 @@ class DefinitionHeaders(BaseModel):
 class PatchHeaders(BaseModel):
     """Which version is changed; a patch without it is made of whatever is the present one."""
 
-    if_match: str | None = Field(default=None, alias="If-Match", description='The ETag that was read, or "*".')
+    if_match: str | None = Field(
+        default=None, alias="If-Match", description='The ETag that was read, or "*".'
+    )
 
 
 class PatchQuery(Asked):
@@ -120,7 +126,7 @@ class Changed(Answer):
     changed: bool
 
 
-class Asked202(Answer):
+class Accepted(Answer):
     """What was asked for happens by and by."""
 
     tool: str
@@ -217,7 +223,7 @@ class CallQuery(PageQuery):
     state: Literal["waiting", "running"] | None = None
 
 
-class LiveCallModel(Answer):
+class CallModel(Answer):
     """A call that waits or runs. Times are in seconds."""
 
     id: str
@@ -236,7 +242,7 @@ class LiveCallModel(Answer):
 class CallPage(Answer):
     """A page of calls."""
 
-    items: list[LiveCallModel]
+    items: list[CallModel]
     next_cursor: str | None
 
 

@@ -31,7 +31,9 @@ class Problem(BaseModel):
     code: str = Field(description="A stable word, as in docs/errors.md.")
     field: str | None = Field(default=None, description="The part of the request that is at fault.")
     errors: list[FieldProblem] | None = None
-    data: dict[str, Any] | None = Field(default=None, description="What else is known: the version found, ...")
+    data: dict[str, Any] | None = Field(
+        default=None, description="What else is known: the version found, ..."
+    )
 
 
 class Precondition(InvalidRequest):
@@ -85,5 +87,3 @@ def _phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return "Client Closed Request" if status == 499 else "Error"
-
-
