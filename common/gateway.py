@@ -7,7 +7,7 @@ is this API's first user, and has no other way to a tool.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -35,6 +35,7 @@ from common.domain.invocation import Caller, ExecutionResult, Invocation, failed
 from common.domain.policy import no_tool
 from common.domain.session import McpSession
 from common.domain.tool import Tool
+from common.identity.api_keys import IssuedKeys
 from common.mcp.client_capabilities import interactive
 from common.mcp.revisions import LATEST_LEGACY
 from common.policy.policy import Policy
@@ -82,6 +83,7 @@ class Gateway:
         self.clock = RedisClock()
         self.registry = Registry(self.client, self.keys)
         self.catalogue = Catalogue(self.client, self.keys)
+        self.issued_keys = IssuedKeys(self._hot, self.keys)
         self.policy = Policy(settings.policy, self.catalogue)
         self.mcp_sessions = McpSessions(self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout)
         self.cancellations = Cancellations(self._hot, self.keys)
@@ -96,7 +98,7 @@ class Gateway:
             self._hot,
             self.keys,
             on_message={
-                self.keys.registry_channel: lambda _: self._refresh_catalogue(),
+                self.keys.registry_channel: lambda _: self._hint(),
                 self.keys.cancel_request_channel: self._session_notice,
                 self.keys.session_stream_channel: self.listeners.hear,
             },
@@ -112,6 +114,7 @@ class Gateway:
         self._publish_tools = publish_tools
         self._first_reading = threading.Event()
         self._listed = settings.listed_tenants
+        self._followers: list[Callable[[], object]] = []
 
     def start(self) -> None:
         """Begin to listen and to follow the registry. Redis may still be away."""
@@ -154,6 +157,8 @@ class Gateway:
         self.authorise_tenant(caller)
         entry = self.find(caller, tool, timeout)
         self.policy.authorise(caller, tool, method, params)
+        if entry.withheld:
+            entry.withheld.check(tool, entry.known, method, params)
         deadline = self._deadline(entry.tool, timeout)
         invocation = Invocation(
             id=InvocationId(new_invocation_id()),
@@ -369,10 +374,22 @@ class Gateway:
         known = self.published and self.catalogue.version >= 0
         return Readiness(redis=True, replies=self.hub.listening, tools=known, workers=int(workers))
 
+    def follow(self, look: Callable[[], object]) -> None:
+        """Have ``look`` called about once a second, and whenever something in Redis is said to have changed.
+
+        It may raise :class:`StoreUnavailable`, and is called again then.
+        """
+        self._followers.append(look)
+
+    def _hint(self) -> None:
+        for look in self._followers:
+            look()
+        self._refresh_catalogue()
+
     def _tick(self) -> None:
         """About once a second: keep connections, catch up with the registry, take back what may be queued in vain."""
         self.connections.keep()
-        self._refresh_catalogue()
+        self._hint()
         self.cancellations.expire(lambda deadline: self.clock.left(deadline) <= 0)
         self._queueing.take_back()
 

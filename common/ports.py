@@ -6,28 +6,54 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from common.domain.credentials import CredentialRequest, Credentials
 from common.domain.invocation import Caller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFacts:
-    """What an identity resolver sees of a request. Header names are lower case; the values are secrets."""
+    """What an identity resolver sees of a request. Header names are lower case; the values are secrets.
+
+    ``remote_address`` is the caller's: that of the peer, or the one that a trusted proxy has told of. ``from_proxy``
+    says that the peer is a trusted proxy: only then are headers that a proxy sets to be believed.
+    """
 
     headers: Mapping[str, str] = field(repr=False)
     remote_address: str
     path: str
+    method: str = ""
+    query: str = field(default="", repr=False)
+    from_proxy: bool = False
 
 
 class IdentityResolver(Protocol):
     """Says who calls. Runs in the web process, on every request; a session id is never a credential.
 
-    A class named by ``identity.resolver: "package.module:Class"`` is made with the identity settings as its only
-    argument.
+    A class named by ``identity.resolver: "package.module:Class"``, or by an entry point of the group
+    ``canalgate.identity``, is made with the identity settings as its only argument.
     """
 
-    def resolve(self, request: RequestFacts) -> Caller:
-        """Return the caller.
+    def resolve(self, request: RequestFacts) -> Caller | None:
+        """Return the caller; None if the request holds nothing of the kind that this resolver knows, so that the next
+        one is asked.
 
-        Raises ``Unauthenticated`` if the request names nobody, ``InvalidRequest`` if it is ambiguous. Any other
-        exception refuses the request as well (fails closed) and is logged as a fault of the resolver.
+        Raises ``Unauthenticated`` if it does and that names nobody, ``InvalidRequest`` if it is ambiguous: then no
+        other resolver is asked. Any other exception refuses the request as well (fails closed) and is logged as a fault
+        of the resolver, as is an answer later than ``identity.resolver_timeout``.
+        """
+
+
+class CredentialsProvider(Protocol):
+    """Knows secrets of tools. Runs in the worker, on an event loop of its own thread, and only when nobody remembers.
+
+    A class named in ``credentials.providers`` as ``package.module:Class``, or by an entry point of the group
+    ``canalgate.credentials``, is made with the credentials settings as its only argument.
+    """
+
+    async def resolve(self, request: CredentialRequest) -> Credentials | None:
+        """The credentials; None if this provider knows none, so that the next one is asked.
+
+        Any exception, and an answer that does not come within ``credentials.timeout``, is a failure: a tool that
+        requires credentials refuses the call (fails closed), others go on without, and nobody else is asked, for the
+        provider may have known. Words of an exception are never shown, since they may hold a secret.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 from flask import Flask, request
@@ -18,7 +19,8 @@ from common.mcp.jsonrpc import INTERNAL_ERROR, JsonRpcError
 from common.mcp.revisions import Era
 from gateway_web.guards import HostGuard
 from gateway_web.http import WEB_SETTINGS, Environ, HttpAnswer, HttpRequest
-from gateway_web.identity import load_resolver
+from gateway_web.identity import load_identity
+from gateway_web.identity.oauth import ProtectedResource
 from gateway_web.ingress.answers import error_answer, json_response
 from gateway_web.ingress.changes import ListDigests
 from gateway_web.ingress.http_sse import HttpSse
@@ -41,9 +43,10 @@ def create_app(gateway: Gateway) -> Flask:
     app.config[WEB_SETTINGS] = gateway.settings.web
     app.url_map.merge_slashes = False
     hosts = HostGuard(gateway.settings.web)
-    resolver, digests = load_resolver(gateway.settings.identity), ListDigests(gateway)
-    door = StreamableHttp(gateway, resolver, digests)
-    sse = HttpSse(gateway, resolver, digests)
+    identity, digests = load_identity(gateway), ListDigests(gateway)
+    resource = ProtectedResource(gateway.settings.identity) if gateway.settings.identity.oauth else None
+    door = StreamableHttp(gateway, identity, digests)
+    sse = HttpSse(gateway, identity, digests)
 
     def guard(environ: Environ) -> HttpAnswer | None:
         try:
@@ -71,13 +74,18 @@ def create_app(gateway: Gateway) -> Flask:
         ("GET", "sse", sse.open),
         ("POST", "messages", sse.post),
     )
+    post: Handler = door.post
+    if resource is not None:
+        handlers = tuple((method, name, resource.around(handler)) for method, name, handler in handlers)
+        post = resource.around(post)
+        resource.add_to(app, _metadata)
     for method, name, handler in handlers:
         for path in (f"/{name}", f"/servers/<path:tool>/{name}"):
             view = _view(handler)
             app.add_url_rule(path, f"{method} {path}", view, methods=[method], strict_slashes=False)
-    WebSocketDoor(gateway, resolver, digests).add_to(app, _response)
+    WebSocketDoor(gateway, identity, digests).add_to(app, _challenging(resource))
     _add_probes(app, gateway)
-    app.wsgi_app = ShortWay(app.wsgi_app, guard=guard, post=door.post, broken=broken)  # type: ignore[method-assign]
+    app.wsgi_app = ShortWay(app.wsgi_app, guard=guard, post=post, broken=broken)  # type: ignore[method-assign]
     return app
 
 
@@ -125,6 +133,19 @@ def _response(answer: HttpAnswer) -> Response:
     if answer.on_close is not None:
         response.call_on_close(answer.on_close)
     return response
+
+
+def _challenging(resource: ProtectedResource | None) -> Callable[[HttpAnswer], ResponseReturnValue]:
+    """How an answer to the request at hand becomes Flask's, its challenge complete."""
+    if resource is None:
+        return _response
+    return lambda answer: _response(resource.completed(answer, request.path))
+
+
+def _metadata(document: dict[str, Any] | None) -> ResponseReturnValue:
+    if document is None:
+        return _response(json_response({"error": "Not Found", "status": 404}, 404))
+    return _response(json_response(document, headers={"Cache-Control": "max-age=3600"}))
 
 
 def _add_probes(app: Flask, gateway: Gateway) -> None:

@@ -137,6 +137,7 @@ def environ_of(req: Any, sock: Any, addr: Any) -> Environ | None:
     environ: Environ = {
         "REQUEST_METHOD": req.method,
         "PATH_INFO": util.unquote_to_wsgi_str(req.path),
+        "QUERY_STRING": req.query or "",
         "REMOTE_ADDR": addr[0],
         "wsgi.input": req.body,
         "wsgi.input_terminated": True,

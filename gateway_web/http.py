@@ -15,7 +15,6 @@ from urllib.parse import parse_qs
 
 from werkzeug.wsgi import ClosingIterator, get_input_stream
 
-from common.ports import RequestFacts
 from gateway_web.guards import check_transfer, read_body
 
 if TYPE_CHECKING:
@@ -89,13 +88,25 @@ class HttpRequest:
         check_transfer(self.header("transfer-encoding"))
         return read_body(get_input_stream(self.environ), self.header("content-length"), limit)
 
-    def facts(self) -> RequestFacts:
-        """What an identity resolver sees."""
-        return RequestFacts(
-            headers=self.headers,
-            remote_address=str(self.environ.get("REMOTE_ADDR", "")),
-            path=str(self.environ.get("PATH_INFO", "")).encode("latin-1").decode("utf-8", "replace"),
-        )
+    @property
+    def peer(self) -> str:
+        """The address of whoever holds the other end of the connection; empty on a Unix socket."""
+        return str(self.environ.get("REMOTE_ADDR", ""))
+
+    @property
+    def method(self) -> str:
+        """The method, in capitals."""
+        return str(self.environ.get("REQUEST_METHOD", ""))
+
+    @property
+    def path(self) -> str:
+        """The path, decoded."""
+        return str(self.environ.get("PATH_INFO", "")).encode("latin-1").decode("utf-8", "replace")
+
+    @property
+    def query_string(self) -> str:
+        """The query as it came."""
+        return str(self.environ.get("QUERY_STRING", ""))
 
 
 @dataclass(slots=True, kw_only=True)

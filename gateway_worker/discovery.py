@@ -11,33 +11,32 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import orjson
 import structlog
 
+from common.credentials.injection import Injected
+from common.domain.content_rules import HiddenCharacters
 from common.domain.errors import GatewayError, StoreUnavailable, TransportFailure
 from common.domain.ids import NodeId, ToolId
-from common.domain.tool import (
-    LISTS,
-    Capabilities,
-    Quarantined,
-    StdioTransport,
-    Tool,
-    capabilities_from_wire,
-)
+from common.domain.tool import LISTS, Capabilities, StdioTransport, Tool, capabilities_from_wire
 from common.mcp.client_capabilities import EVERY
 from common.mcp.jsonrpc import METHOD_NOT_FOUND
-from common.mcp.listings import LISTINGS
+from common.mcp.listings import LISTINGS, Listing
 from common.mcp.revisions import Era
 from common.processes.guard import ProcessGuard
 from common.registry.catalogue import CatalogueReader
-from common.registry.records import Entry, capabilities_to_json
+from common.registry.records import Entry
 from common.settings import DiscoverySettings
 from common.store.client import AsyncClient, store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.scripts import run_async
+from gateway_worker.capability_store import CapabilityStore
+from gateway_worker.content import MOST_FLAGS, examined, resembling, with_server_examined
+from gateway_worker.credentials.identity import GivenTo, nothing_given
 from gateway_worker.definitions import sorted_out
 from gateway_worker.egress.backend import Backend, connect, make_link, start
 from gateway_worker.egress.link import LinkLost, RpcError
@@ -66,7 +65,10 @@ class Discovery:
         guard: ProcessGuard,
         settings: DiscoverySettings,
         max_bytes: int,
+        given_to: GivenTo = nothing_given,
     ) -> None:
+        """``given_to`` says which credentials the gateway's own connections with a tool get."""
+        self._given_to = given_to
         self._node = node
         self._client = client
         self._keys = keys
@@ -79,6 +81,7 @@ class Discovery:
         self._changed: dict[ToolId, set[str]] = {}
         self._running: dict[ToolId, asyncio.Task[None]] = {}
         self._closed = False
+        self._store = CapabilityStore(client, keys, node)
 
     def announce(self, tool: ToolId, kind: str) -> None:
         """The backend said that a list of its has changed; ``kind`` is the capability that it stands under."""
@@ -175,7 +178,7 @@ class Discovery:
             found = self._failure(entry, begun, "the worker failed; its log names the tool")
         counts = dict(entry.known.announced) if entry.known else {}
         counts |= {kind: counts.get(kind, 0) + 1 for kind in announced}
-        await self._store(entry, replace(found, announced=counts), begun)
+        await self._store.put(entry, replace(found, announced=counts), begun)
 
     async def _ask(self, entry: Entry, begun: int) -> Capabilities:
         """Connect, learn the eras if they are not known, and list everything in the newest.
@@ -183,7 +186,8 @@ class Discovery:
         A legacy backend may offer less to a client that it cannot ask, so it is told that it can; what it asks of us
         is refused.
         """
-        link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
+        given = await self._given_to(entry.tool)
+        link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes, given=given)
         started = time.monotonic()
         backend = await start(entry.tool, link, listing_order(entry), EVERY)
         try:
@@ -192,33 +196,39 @@ class Discovery:
                 # It was not asked for the other one, which it may speak as before.
                 spoken = {**entry.known.eras, **spoken}
             elif to_be_probed(entry, backend):
-                modern = await self._modern(entry, time.monotonic() - started)
+                modern = await self._modern(entry, given, time.monotonic() - started)
                 if modern is not None:
                     await backend.link.close()
                     backend = modern
                     spoken[Era.MODERN.value] = modern.negotiated.version
-            lists, quarantined = await all_lists(backend, entry.known)
+            found = await all_lists(backend, entry.known, entry.tool.content.hidden_characters)
         finally:
             await backend.link.close()
-        return Capabilities(
+        listed = replace(
+            found,
             tool_version=entry.registered.version,
             discovered_at=begun,
             eras=spoken,
             server_info=backend.negotiated.server_info,
             server_capabilities=backend.negotiated.capabilities,
             instructions=backend.negotiated.instructions,
-            quarantined=quarantined,
-            **lists,
         )
+        return await asyncio.to_thread(self._examined, entry, listed)
 
-    async def _modern(self, entry: Entry, startup: float) -> Backend | None:
+    def _examined(self, entry: Entry, found: Capabilities) -> Capabilities:
+        """With what the server says of itself looked at, and its names held against those of others."""
+        examined = with_server_examined(found, entry.tool.content.hidden_characters)
+        alike = islice(resembling(entry, examined, self._catalogue.entries()), MOST_FLAGS)
+        return replace(examined, flags=(*examined.flags, *alike)[:MOST_FLAGS])
+
+    async def _modern(self, entry: Entry, given: Injected, startup: float) -> Backend | None:
         """A connection in the modern era to a backend that took the legacy handshake.
 
         One that is silent to the question speaks only the era it has answered in.
         """
         try:
             async with asyncio.timeout(startup + self._settings.era_probe_timeout):
-                link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
+                link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes, given=given)
                 return await connect(link, [Era.MODERN])
         except TimeoutError:
             log.info("era_probe_unanswered", tool=entry.id)
@@ -235,35 +245,6 @@ class Discovery:
         log.warning("discovery_failed", tool=entry.id, error=message, attempts=attempts, retry_in=pause)
         base = known or Capabilities(tool_version=entry.registered.version, discovered_at=begun)
         return replace(base, discovered_at=begun, error=message, attempts=attempts, retry_at=retry_at)
-
-    async def _store(self, entry: Entry, found: Capabilities, begun: int) -> None:
-        keys = self._keys
-        with store_errors("storing capabilities"):
-            stored = await run_async(
-                self._client,
-                "capabilities_put",
-                [
-                    keys.registry_versions,
-                    keys.registry_capabilities,
-                    keys.registry_version,
-                    keys.registry_changes,
-                    keys.registry_refresh,
-                ],
-                [
-                    entry.id,
-                    capabilities_to_json(found),
-                    entry.registered.version,
-                    begun,
-                    keys.registry_channel,
-                ],
-            )
-        if stored and found.error is None:
-            counts = {field: len(getattr(found, field)) for field in LISTS.values()}
-            log.info("capabilities_discovered", tool=entry.id, eras=dict(found.eras), **counts)
-            for item in found.quarantined:
-                log.warning(
-                    "item_quarantined", tool=entry.id, list=item.list, item=item.name, reason=item.reason
-                )
 
 
 def listing_order(entry: Entry) -> list[Era]:
@@ -295,21 +276,31 @@ def operator_words(error: GatewayError, tool: Tool) -> str:
     return f"{error.message}; {said}{detail}"
 
 
-async def all_lists(
-    backend: Backend, known: Capabilities | None
-) -> tuple[dict[str, Any], tuple[Quarantined, ...]]:
-    """The lists of a backend by their field in :class:`Capabilities`, and what no client can be given of them."""
-    lists: dict[str, Any] = {}
-    quarantined: tuple[Quarantined, ...] = ()
+async def all_lists(backend: Backend, known: Capabilities | None, hidden: HiddenCharacters) -> Capabilities:
+    """The lists of a backend, what no client can be given of them, and what an operator should look at."""
+    found = Capabilities(tool_version=0, discovered_at=0)
     for listing in LISTINGS:
         if listing.capability not in backend.negotiated.capabilities:
             continue
         items = await list_all(backend, listing.method, listing.member)
         before = () if known is None else known.lists[listing.member]
-        good, bad = await asyncio.to_thread(sorted_out, listing, items, before)
-        lists[LISTS[listing.member]] = good
-        quarantined += bad
-    return lists, quarantined
+        found = await asyncio.to_thread(_with_list, found, listing, items, before, hidden)
+    return found
+
+
+def _with_list(
+    found: Capabilities,
+    listing: Listing,
+    items: list[Any],
+    before: tuple[Mapping[str, Any], ...],
+    hidden: HiddenCharacters,
+) -> Capabilities:
+    good, bad = sorted_out(listing, items, before)
+    kept, refused, flags = examined(listing, good, hidden)
+    more: Any = {LISTS[listing.member]: kept}
+    return replace(
+        found, quarantined=(*found.quarantined, *bad, *refused), flags=(*found.flags, *flags), **more
+    )
 
 
 async def list_all(backend: Backend, method: str, member: str) -> list[Any]:

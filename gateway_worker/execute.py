@@ -33,6 +33,7 @@ from common.store.clock import RedisClock
 from gateway_worker.asking import Asking
 from gateway_worker.claims import Caps, Claim, Claims, NotOwner
 from gateway_worker.conversation import CallClock, Conversation, log_level_of
+from gateway_worker.credentials.refusal import Refusals
 from gateway_worker.delivery import Held, Taken
 from gateway_worker.egress.backend import Backend
 from gateway_worker.egress.link import (
@@ -59,7 +60,8 @@ KNOWN_VERSIONS = frozenset((*LEGACY_VERSIONS, *MODERN_VERSIONS))
 class Progress:
     """How far a call has come: whether a timeout says anything about the backend depends on it."""
 
-    QUEUE, SESSION, TURN, BACKEND, INPUT = "queue", "session", "turn", "backend", "input"
+    QUEUE, CREDENTIALS, SESSION = "queue", "credentials", "session"
+    TURN, BACKEND, INPUT = "turn", "backend", "input"
     __slots__ = ("clock", "session", "stage")
 
     def __init__(self) -> None:
@@ -70,6 +72,8 @@ class Progress:
     @property
     def timed_out(self) -> str:
         """Where the time ran out: while a client was asked, it was the client's."""
+        if self.stage == self.SESSION and self.session is not None and self.session.waits_for_credentials:
+            return self.CREDENTIALS
         return self.INPUT if self.clock is not None and self.clock.with_client else self.stage
 
 
@@ -149,10 +153,13 @@ class Executor:
     ) -> ExecutionResult:
         """Send it, at most twice. What a shut gate kept from being written was no attempt, and waits."""
         broken: LinkLost | None = None
+        refusals = Refusals()
         while True:
             claim = await self._claim(held, invocation, broken)
             try:
                 return await self._attempt(held, claim, invocation, on_notification, progress)
+            except (StatusRefused, RpcError) as error:
+                await refusals.judge(error, progress.session, held)
             except LinkLost as error:
                 if claim.lost:
                     raise _without_session(held.head.leave, error) from error
@@ -227,6 +234,8 @@ class Executor:
             raise ToolNotFound(f"no tool {invocation.tool!r} is registered")
         if not entry.enabled:
             raise ToolDisabled(f"tool {invocation.tool!r} is disabled")
+        if entry.withheld:
+            entry.withheld.check(entry.id, entry.known, invocation.method, invocation.params)
         if invocation.version not in KNOWN_VERSIONS:
             raise InvalidRequest(
                 f"version {invocation.version[:40]!r} is no known protocol revision", field="version"
@@ -323,6 +332,9 @@ _NO_TURN = contextlib.nullcontext()
 _NO_CONVERSATION: AbstractAsyncContextManager[None] = contextlib.nullcontext()
 _TIMEOUTS: Mapping[str, Callable[[], InvocationTimeout]] = {
     Progress.QUEUE: lambda: InvocationTimeout("the call had not begun at the deadline", stage=Progress.QUEUE),
+    Progress.CREDENTIALS: lambda: InvocationTimeout(
+        "the tool's credentials had not come at the deadline", stage=Progress.CREDENTIALS
+    ),
     Progress.SESSION: lambda: InvocationTimeout(
         "the tool was still starting at the deadline", stage=Progress.SESSION
     ),

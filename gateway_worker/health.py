@@ -19,7 +19,7 @@ import orjson
 import structlog
 
 from common.domain.audit import AuditEvent, EventKind, event_fields
-from common.domain.errors import GatewayError, StoreUnavailable
+from common.domain.errors import CredentialUnavailable, GatewayError, StoreUnavailable
 from common.domain.health import (
     Health,
     HealthTransition,
@@ -39,6 +39,8 @@ from common.store.client import AsyncClient, store_errors
 from common.store.clock import RedisClock
 from common.store.keys import AUDIT_LENGTH, Keys
 from common.store.scripts import run_async
+from gateway_worker.credentials.identity import GivenTo, nothing_given
+from gateway_worker.credentials.refusal import refuses_credentials
 from gateway_worker.discovery import listing_order
 from gateway_worker.egress.backend import Backend, make_link, start
 from gateway_worker.egress.link import GateShut, RpcError
@@ -100,8 +102,13 @@ class Prober:
         guard: ProcessGuard,
         sessions: OpenSessions,
         max_bytes: int,
+        given_to: GivenTo = nothing_given,
     ) -> None:
-        """``node`` tells the worker's present name; ``max_bytes`` bounds one answer."""
+        """``node`` tells the worker's present name; ``max_bytes`` bounds one answer.
+
+        ``given_to`` says which credentials the gateway's own connections with a tool get.
+        """
+        self._given_to = given_to
         self._node = node
         self._client = client
         self._keys = keys
@@ -266,7 +273,8 @@ class Prober:
                 return at_rest(entry)
             found = await self._ask_session(backend, rules)
             return None if found is None or (found.error and backend.link.closed.is_set()) else found
-        if backend is not None:
+        if backend is not None and entry.tool.credentials is None:
+            # The session of a caller with credentials is that caller's: what they may do says nothing of the tool.
             found = await self._ask_session(backend, rules)
             if found is not None and not found.error:
                 return found
@@ -279,12 +287,21 @@ class Prober:
         except GateShut:
             return None
 
-    async def _over_a_connection(self, entry: Entry) -> Finding:
-        """Ask an HTTP tool over a connection of the probe's own; neither it nor a session at the backend is left."""
+    async def _over_a_connection(self, entry: Entry) -> Finding | None:
+        """Ask an HTTP tool over a connection of the probe's own; neither it nor a session at the backend is left.
+
+        That the probe's credentials cannot be had, or are refused, says nothing of the tool.
+        """
         try:
-            link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes)
+            given = await self._given_to(entry.tool)
+            begun = time.monotonic()
+            link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes, given=given)
             backend = await start(entry.tool, link, listing_order(entry))
+        except CredentialUnavailable:
+            return None
         except GatewayError as error:
+            if entry.tool.credentials is not None and refuses_credentials(error):
+                return Finding(time.monotonic() - begun)
             return Finding(None, error.message)
         try:
             return await ask(backend, entry.tool.health)

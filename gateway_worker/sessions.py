@@ -13,10 +13,12 @@ import structlog
 
 from common.domain.errors import GatewayError, SessionLimit
 from common.domain.ids import ToolId
+from common.domain.tool import Tool
 from common.mcp.revisions import Era, era_of_version
 from common.processes.guard import ProcessGuard
 from common.registry.records import Entry
 from gateway_worker.claims import Claim, Claims
+from gateway_worker.credentials.identity import SessionIdentity
 from gateway_worker.egress.backend import Backend
 from gateway_worker.egress.link import GateShut, OnNotification
 from gateway_worker.egress.stdio import StdioLink
@@ -32,11 +34,16 @@ from gateway_worker.tool_session import (
 )
 from gateway_worker.watches import Watches, WatchStore
 
+IdentityOf = Callable[[Tool, str], SessionIdentity | None]
+"""Whose credentials a tool session with this name is given; None: the tool has none."""
+
 log = structlog.get_logger(__name__)
 
 _LIST_CHANGED = re.compile(r"notifications/(tools|resources|prompts)/list_changed")
 SWEEP_INTERVAL = 1.0
 PRUNE_INTERVAL = 20.0
+ROTATED = "credentials changed"
+"""Why a session ended whose credentials are others by now."""
 PING_TIME = 1.0
 """Seconds that a child has for a ping after it let a call run into its deadline."""
 
@@ -67,8 +74,10 @@ class Sessions:
         watch_store: WatchStore,
         on_list_changed: Callable[[ToolId, str], None],
         tell: OnSession = lambda _kind, _session: None,
+        identity_of: IdentityOf = lambda _tool, _session: None,
     ) -> None:
         """``max_sessions`` bounds those of this worker; the idlest one ends for a new one."""
+        self._identity_of = identity_of
         self._tell = tell
         self._guard = guard
         self._claims = claims
@@ -115,7 +124,8 @@ class Sessions:
         if session is None:
             self._make_room()
             watches = Watches(self._watch_store, claim.tool, claim.session)
-            session = self._sessions[key] = ToolSession(key, entry.tool, claim, self._tell, watches)
+            identity = self._identity_of(entry.tool, claim.session)
+            session = self._sessions[key] = ToolSession(key, entry.tool, claim, self._tell, watches, identity)
             self._claims.enter(claim)
             eras, gate = era_order(entry, preferred), partial(self._claims.may_use, claim)
             hearer = self._listener(entry.id)
@@ -230,6 +240,7 @@ class Sessions:
             ("handed over", self._handed_over(tool)),
             ("definition changed", self._changed(session)),
             ("too old", session.too_old),
+            (ROTATED, session.outdated),
             ("idle", session.idle_for > session.tool.idle_timeout),
         )
         return next((why for why, holds in reasons if holds), "")
@@ -292,5 +303,5 @@ def _worn(session: ToolSession) -> str:
 
     One that is in doubt costs its callers its state, so it goes only when there is one to whom a new one is of use.
     """
-    reasons = (("too old", session.too_old), ("in doubt", session.in_doubt))
+    reasons = (("too old", session.too_old), (ROTATED, session.outdated), ("in doubt", session.in_doubt))
     return next((why for why, holds in reasons if holds), "")

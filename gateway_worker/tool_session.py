@@ -13,6 +13,7 @@ import orjson
 import structlog
 
 from common.calls.head import parts_of
+from common.credentials.injection import NOTHING
 from common.domain.audit import EventKind
 from common.domain.errors import GatewayError, InternalError, InvocationTimeout
 from common.domain.ids import McpSessionId, ToolId
@@ -26,6 +27,7 @@ from common.processes.guard import ProcessGuard
 from common.registry.records import Entry
 from gateway_worker.claims import Claim
 from gateway_worker.conversation import Conversation
+from gateway_worker.credentials.identity import SessionIdentity
 from gateway_worker.ears import Ears
 from gateway_worker.egress.backend import Backend, make_link, start
 from gateway_worker.egress.link import Gate, LinkLost, OnNotification, RpcError, refuse_request
@@ -64,8 +66,17 @@ OnSession = Callable[[EventKind, "ToolSession"], None]
 class ToolSession:
     """One session with a backend. The owner task opens the link and closes it; calls run in their own tasks."""
 
-    def __init__(self, key: SessionKey, tool: Tool, claim: Claim, tell: OnSession, watches: Watches) -> None:
-        """``tell`` hears when the session has been opened and when it was closed."""
+    def __init__(
+        self,
+        key: SessionKey,
+        tool: Tool,
+        claim: Claim,
+        tell: OnSession,
+        watches: Watches,
+        identity: SessionIdentity | None = None,
+    ) -> None:
+        """``tell`` hears when the session has been opened and when it was closed; ``identity`` is whose it is."""
+        self.identity = identity
         self.watches = watches
         self._ears: Ears | None = None
         self._watching = asyncio.Lock()
@@ -261,6 +272,16 @@ class ToolSession:
         return age is not None and time.monotonic() - self.begun >= age
 
     @property
+    def outdated(self) -> bool:
+        """Whether its credentials are no longer those that it should have."""
+        return self.identity is not None and self.identity.outdated
+
+    @property
+    def waits_for_credentials(self) -> bool:
+        """Whether it has not begun to start, since it does not know its credentials yet."""
+        return self.identity is not None and self.identity.busy
+
+    @property
     def in_doubt(self) -> bool:
         """Whether its backend's questions are refused for a call that was given up."""
         return self.turns is not None and self.turns.in_doubt
@@ -318,7 +339,8 @@ class ToolSession:
         return {"tool": self.key.tool, "session": self.key.session, "fence": self.claim.token, "pid": pid}
 
     async def _open(self, guard: ProcessGuard, eras: Sequence[Era], max_bytes: int, gate: Gate) -> Backend:
-        link = make_link(self.tool, guard, max_bytes=max_bytes, gate=gate)
+        given = NOTHING if self.identity is None else await self.identity.given()
+        link = make_link(self.tool, guard, max_bytes=max_bytes, gate=gate, given=given)
         return await start(self.tool, link, eras, orjson.loads(self.key.profile or "{}"))
 
     def _fail(self, error: GatewayError) -> None:
@@ -384,4 +406,7 @@ async def usable(session: ToolSession, seconds: float) -> Backend:
         async with asyncio.timeout(seconds):
             return await session.backend()
     except TimeoutError as error:
+        if session.waits_for_credentials:
+            words = "the tool's credentials had not come at the deadline"
+            raise InvocationTimeout(words, stage="credentials") from error
         raise InvocationTimeout("the tool was still starting at the deadline") from error

@@ -28,6 +28,7 @@ from gateway_worker.call_host import CallHost
 from gateway_worker.calls import Calls, Place
 from gateway_worker.circuits import CircuitReports
 from gateway_worker.claims import Claims
+from gateway_worker.credentials.service import CredentialService
 from gateway_worker.dead_letters import DeadLetterBox
 from gateway_worker.delivery import Taken
 from gateway_worker.discovery import Discovery
@@ -99,8 +100,10 @@ class Worker:
             self.node, self._redis, keys, self.outbox, session_idle=settings.web.session_idle_timeout
         )
         self.look_at_registry = asyncio.Event()
+        self.credentials = CredentialService(settings, self.node, self._redis, keys, self.outbox)
         self.discovery = self._discovery()
         self.sessions = self._make_sessions()
+        self.credentials.sessions = self.sessions.all
         self._roots = RootsNews(self.sessions.all, self.asking, self._redis, keys)
         self._session_desk = SessionDesk(self.node, self.sessions, self._redis, keys)
         self.prober = self._make_prober()
@@ -156,6 +159,7 @@ class Worker:
             "removed": self._removed.run(),
             "discovery": self.discovery.run(),
             "health": self.prober.run(),
+            "credentials": self.credentials.run(),
             "guard": self._keep_guarded(),
         }
 
@@ -191,6 +195,7 @@ class Worker:
 
     async def close(self) -> None:
         """Close the connections."""
+        self.credentials.close()
         await self._redis.aclose()
         await self._client.aclose()
         self._blocking_client.close()
@@ -220,6 +225,7 @@ class Worker:
             guard=self.guard,
             settings=self._settings.discovery,
             max_bytes=self._settings.runtime.max_result_bytes,
+            given_to=self.credentials.identities.of_gateway,
         )
 
     def _make_sessions(self) -> Sessions:
@@ -238,6 +244,7 @@ class Worker:
             ),
             on_list_changed=self.discovery.announce,
             tell=self._tell_of_session,
+            identity_of=self.credentials.identities.of_session,
         )
 
     def _tell_of_session(self, kind: EventKind, session: ToolSession) -> None:
@@ -267,6 +274,7 @@ class Worker:
             guard=self.guard,
             sessions=self.sessions,
             max_bytes=self._settings.runtime.max_result_bytes,
+            given_to=self.credentials.identities.of_gateway,
         )
 
     def _make_calls(self, hostname: str, host: CallHost, signals: TaskSignals | None) -> Calls:
@@ -305,7 +313,7 @@ class Worker:
                 {
                     keys.wake_channel: self.fetcher.wake,
                     keys.node_wake_channel(node): self.fetcher.wake_direct,
-                    keys.registry_channel: lambda _: self.look_at_registry.set(),
+                    keys.registry_channel: self._registry_called,
                     keys.cancel_channel: self.calls.cancel,
                     keys.answer_channel(node): self.asking.hear,
                     keys.roots_channel: self._roots.hear,
@@ -330,10 +338,14 @@ class Worker:
             except ProcessGuardError as error:
                 log.error("children_unguarded", error=str(error))
 
+    def _registry_called(self, _data: bytes = b"") -> None:
+        self.look_at_registry.set()
+        self.credentials.look_now.set()
+
     def _look_at_everything(self) -> None:
         """What was called out while nobody listened is lost."""
         self.fetcher.look_everywhere()
-        self.look_at_registry.set()
+        self._registry_called()
 
     async def _fetch(self) -> None:
         """Fetch, but not before the first beat: who is not listed as a node is never missed when it dies."""

@@ -74,6 +74,8 @@ def overview_to_wire(tool: ToolOverview) -> dict[str, Any]:
         "offers": None if known is None else [str(offer.get("name")) for offer in known.tools],
         "lists": {} if known is None else {name: len(items) for name, items in known.lists.items()},
         "quarantined": [] if known is None else [asdict(item) for item in known.quarantined],
+        "unapproved": [list(place) for place in sorted(entry.withheld.unapproved)],
+        "flags": [] if known is None else [asdict(flag) for flag in known.flags],
         "eras": [] if known is None else [f"{era} {version}" for era, version in known.eras.items()],
         "problem": None if known is None else known.error,
     }

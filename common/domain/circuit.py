@@ -27,9 +27,9 @@ from common.domain.ids import InvocationId
 from common.domain.invocation import ExecutionResult
 from common.domain.rules import CircuitRules
 
-OUR_STAGES = frozenset({"queue", "turn", "input"})
-"""``failure.data["stage"]`` where a call has not asked anything of the backend: it waited in its queue, or for its
-turn in a session that was busy with others. (While a session starts, the backend is asked.)"""
+OUR_STAGES = frozenset({"queue", "credentials", "turn", "input"})
+"""``failure.data["stage"]`` where a call has not asked anything of the backend: it waited in its queue, for
+credentials, or for its turn in a session that was busy with others. (While a session starts, the backend is asked.)"""
 PROBE_WAIT = 1.0
 """Most seconds a caller is told to wait for the calls that try a half-open circuit: they are answered soon."""
 

@@ -5,7 +5,9 @@
     GatewayError
       InvalidRequest          INVALID_REQUEST        the caller's message is at fault; names the field
       Unauthenticated         UNAUTHENTICATED        nobody could be recognised as the caller
+      IdentityUnavailable     IDENTITY_UNAVAILABLE   what callers are recognised by cannot be had now
       Forbidden               FORBIDDEN              the caller is known and not allowed here (Origin, tenant)
+      InsufficientScope       INSUFFICIENT_SCOPE     the caller's credential lacks a scope; names all that are needed
       SessionNotFound         SESSION_NOT_FOUND      the MCP session is unknown, expired or another's
       InvocationNotFound      INVOCATION_NOT_FOUND   no such call is under way
       ToolNotFound            TOOL_NOT_FOUND         no such tool for this caller
@@ -13,8 +15,10 @@
       ToolDraining            TOOL_DRAINING          the tool takes no new sessions (drain)
       CircuitOpen             CIRCUIT_OPEN           the tool failed too often in a row; carries retry_after
       SessionLimit            SESSION_LIMIT          no further tool session for this tool or tenant now
+      CredentialUnavailable   CREDENTIAL_UNAVAILABLE  the tool's credentials cannot be had, or it refuses them
       ToolUnavailable         TOOL_UNAVAILABLE       the tool cannot be used now (no worker, cannot start)
       PolicyDenied            POLICY_DENIED          a rule says no
+      CapabilityQuarantined   CAPABILITY_QUARANTINED  its definition changed or hides something; an operator decides
       Throttled               RATE_LIMITED           too many calls; carries retry_after
       QueueFull               QUEUE_FULL             the tool's queue is at its bound; carries retry_after
       InvocationTimeout       INVOCATION_TIMEOUT     no answer within the deadline
@@ -45,7 +49,9 @@ class ErrorCode(StrEnum):
 
     INVALID_REQUEST = "INVALID_REQUEST"
     UNAUTHENTICATED = "UNAUTHENTICATED"
+    IDENTITY_UNAVAILABLE = "IDENTITY_UNAVAILABLE"
     FORBIDDEN = "FORBIDDEN"
+    INSUFFICIENT_SCOPE = "INSUFFICIENT_SCOPE"
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
     INVOCATION_NOT_FOUND = "INVOCATION_NOT_FOUND"
     TOOL_NOT_FOUND = "TOOL_NOT_FOUND"
@@ -53,8 +59,10 @@ class ErrorCode(StrEnum):
     TOOL_DRAINING = "TOOL_DRAINING"
     CIRCUIT_OPEN = "CIRCUIT_OPEN"
     SESSION_LIMIT = "SESSION_LIMIT"
+    CREDENTIAL_UNAVAILABLE = "CREDENTIAL_UNAVAILABLE"
     TOOL_UNAVAILABLE = "TOOL_UNAVAILABLE"
     POLICY_DENIED = "POLICY_DENIED"
+    CAPABILITY_QUARANTINED = "CAPABILITY_QUARANTINED"
     RATE_LIMITED = "RATE_LIMITED"
     QUEUE_FULL = "QUEUE_FULL"
     INVOCATION_TIMEOUT = "INVOCATION_TIMEOUT"
@@ -108,7 +116,9 @@ ERROR_TABLE: Mapping[ErrorCode, ErrorMeaning] = MappingProxyType(
     {
         ErrorCode.INVALID_REQUEST: _meaning(Status.DENIED, 400, _INVALID_PARAMS),
         ErrorCode.UNAUTHENTICATED: _meaning(Status.DENIED, 401, -32001),
+        ErrorCode.IDENTITY_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32013, retryable=True),
         ErrorCode.FORBIDDEN: _meaning(Status.DENIED, 403, -32003),
+        ErrorCode.INSUFFICIENT_SCOPE: _meaning(Status.DENIED, 403, -32003),
         ErrorCode.SESSION_NOT_FOUND: _meaning(Status.DENIED, 404, -32600),
         ErrorCode.INVOCATION_NOT_FOUND: _meaning(Status.DENIED, 404, _INVALID_PARAMS),
         ErrorCode.TOOL_NOT_FOUND: _meaning(Status.DENIED, 404, _INVALID_PARAMS),
@@ -116,8 +126,10 @@ ERROR_TABLE: Mapping[ErrorCode, ErrorMeaning] = MappingProxyType(
         ErrorCode.TOOL_DRAINING: _meaning(Status.DENIED, 503, -32015, retryable=True),
         ErrorCode.CIRCUIT_OPEN: _meaning(Status.DENIED, 503, -32016, retryable=True),
         ErrorCode.SESSION_LIMIT: _meaning(Status.THROTTLED, 429, -32017, retryable=True),
+        ErrorCode.CREDENTIAL_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32018, retryable=True),
         ErrorCode.TOOL_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32005, retryable=True),
         ErrorCode.POLICY_DENIED: _meaning(Status.DENIED, 403, -32006),
+        ErrorCode.CAPABILITY_QUARANTINED: _meaning(Status.DENIED, 403, -32018),
         ErrorCode.RATE_LIMITED: _meaning(Status.THROTTLED, 429, -32007, retryable=True),
         ErrorCode.QUEUE_FULL: _meaning(Status.THROTTLED, 429, -32008, retryable=True),
         ErrorCode.INVOCATION_TIMEOUT: _meaning(Status.TIMEOUT, 504, -32009, trips=True),
@@ -170,10 +182,24 @@ class Forbidden(GatewayError):
     code = ErrorCode.FORBIDDEN
 
 
+class IdentityUnavailable(GatewayError):
+    """What callers are recognised by (the keys of a token's issuer) cannot be had now: nobody is let in by it."""
+
+    code = ErrorCode.IDENTITY_UNAVAILABLE
+
+
+class InsufficientScope(GatewayError):
+    """The caller's credential lacks a scope. ``scopes`` are all that the request needs, as one space-separated text."""
+
+    code = ErrorCode.INSUFFICIENT_SCOPE
+
+
 class SessionNotFound(GatewayError):
     """The MCP session is unknown, expired, or another principal's: the three answer alike on purpose."""
 
     code = ErrorCode.SESSION_NOT_FOUND
+    stranger: bool = False
+    """Whether it is there, and somebody else's: for the audit journal, not for the answer."""
 
 
 class InvocationNotFound(GatewayError):
@@ -212,6 +238,15 @@ class SessionLimit(GatewayError):
     code = ErrorCode.SESSION_LIMIT
 
 
+class CredentialUnavailable(GatewayError):
+    """The tool's credentials cannot be had (``reason`` is ``missing`` or ``failed``), or it refuses them (``refused``).
+
+    Nothing of the call was sent, unless it was refused. It says nothing about the tool, and trips no breaker.
+    """
+
+    code = ErrorCode.CREDENTIAL_UNAVAILABLE
+
+
 class ToolUnavailable(GatewayError):
     """The tool cannot be used at present."""
 
@@ -222,6 +257,12 @@ class PolicyDenied(GatewayError):
     """A rule says no."""
 
     code = ErrorCode.POLICY_DENIED
+
+
+class CapabilityQuarantined(GatewayError):
+    """The capability's definition is not the one that was approved, or hides something; an operator decides on it."""
+
+    code = ErrorCode.CAPABILITY_QUARANTINED
 
 
 class Throttled(GatewayError):

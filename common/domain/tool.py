@@ -9,6 +9,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
+from common.domain.content_rules import ContentRules, content_rules_from_wire, content_rules_to_wire
+from common.domain.credential_rules import (
+    CredentialRules,
+    check_goes_with,
+    credentials_from_wire,
+    credentials_to_wire,
+)
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ToolId, checked_id
 from common.domain.rules import (
@@ -88,6 +95,8 @@ class Tool:
 
     ``trust_annotations`` takes the backend's ``readOnlyHint`` and ``idempotentHint`` for an operator's
     ``retry: safe`` on that capability.
+
+    ``credentials`` says which secrets its sessions are given; None: none beside what the transport holds.
     """
 
     id: ToolId
@@ -112,6 +121,8 @@ class Tool:
     circuit: CircuitRules = field(default_factory=CircuitRules)
     health: HealthRules = field(default_factory=HealthRules)
     limits: ProcessLimits = field(default_factory=ProcessLimits)
+    credentials: CredentialRules | None = None
+    content: ContentRules = field(default_factory=ContentRules)
 
     def __post_init__(self) -> None:
         checked_id(self.id, field="id")
@@ -132,6 +143,8 @@ class Tool:
                     f"{name} must be above 0 and at most {MAX_TIMEOUT:.0f} seconds", field=name
                 )
         self._check_bounds()
+        if self.credentials is not None:
+            check_goes_with(self.credentials, self.routing, stdio=isinstance(self.transport, StdioTransport))
         self._check_text()
 
     def _check_bounds(self) -> None:
@@ -224,6 +237,8 @@ def tool_to_wire(tool: Tool) -> dict[str, Any]:
         "retry": tool.retry.value,
         **{name: getattr(tool, name) for name in _PLAIN},
         **{name: asdict(getattr(tool, name)) for name in _RULES},
+        "credentials": credentials_to_wire(tool.credentials),
+        "content": content_rules_to_wire(tool.content),
     }
 
 
@@ -253,6 +268,8 @@ def tool_from_wire(wire: Mapping[str, Any]) -> Tool:
         circuit=rules_from_wire(CircuitRules, wire.get("circuit", {})),
         health=rules_from_wire(HealthRules, wire.get("health", {})),
         limits=rules_from_wire(ProcessLimits, wire.get("limits", {})),
+        credentials=credentials_from_wire(wire.get("credentials")),
+        content=content_rules_from_wire(wire.get("content", {})),
         **{name: wire[name] for name in _PLAIN if name in wire},
     )
 
@@ -280,7 +297,20 @@ class RegisteredTool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
-    """An item of one of a backend's lists that no client is given. ``list`` is the list's member in its result."""
+    """An item of one of a backend's lists that no client is given. ``list`` is the list's member in its result.
+
+    ``refused`` says that calls of it are refused as well: it hides something.
+    """
+
+    list: str
+    name: str
+    reason: str
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """Something about an item that an operator should look at. Clients are given the item all the same."""
 
     list: str
     name: str
@@ -308,6 +338,7 @@ class Capabilities:
     resource_templates: tuple[Mapping[str, Any], ...] = ()
     prompts: tuple[Mapping[str, Any], ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
+    flags: tuple[Flag, ...] = ()
     announced: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
     attempts: int = 0
@@ -339,6 +370,7 @@ def capabilities_to_wire(capabilities: Capabilities) -> dict[str, Any]:
         "instructions": capabilities.instructions,
         **{field: [dict(item) for item in getattr(capabilities, field)] for field in LISTS.values()},
         "quarantined": [asdict(item) for item in capabilities.quarantined],
+        "flags": [asdict(flag) for flag in capabilities.flags],
         "announced": dict(capabilities.announced),
         "error": capabilities.error,
         "attempts": capabilities.attempts,
@@ -351,4 +383,5 @@ def capabilities_from_wire(wire: Mapping[str, Any]) -> Capabilities:
     known = {field.name: wire[field.name] for field in fields(Capabilities) if field.name in wire}
     lists = {field: tuple(wire.get(field, ())) for field in LISTS.values()}
     quarantined = tuple(Quarantined(**item) for item in wire.get("quarantined", ()))
-    return Capabilities(**{**known, **lists, "quarantined": quarantined})
+    flags = tuple(Flag(**item) for item in wire.get("flags", ()))
+    return Capabilities(**{**known, **lists, "quarantined": quarantined, "flags": flags})

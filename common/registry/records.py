@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
@@ -25,6 +25,7 @@ from common.domain.tool import (
     tool_to_wire,
 )
 from common.domain.tool_status import UNTOUCHED, OperatorState, is_enabled, operator_from_wire, shown_state
+from common.registry.withheld import NOTHING, Withheld, withheld_of
 from common.store.keys import Keys
 
 log = structlog.get_logger(__name__)
@@ -34,14 +35,16 @@ log = structlog.get_logger(__name__)
 class Entry:
     """One tool of the catalogue, and how it stands.
 
-    ``capabilities`` is what its backend offers, None before the first discovery ended; ``operator`` what an operator
-    said of it; ``health`` what the last probe found that changed its grade, None if it is not probed.
+    ``capabilities`` is what its backend offers, without what is ``withheld`` from clients; None before the first
+    discovery ended. ``operator`` is what an operator said of it; ``health`` what the last probe found that changed its
+    grade, None if it is not probed.
     """
 
     registered: RegisteredTool
     capabilities: Capabilities | None = None
     operator: OperatorState = UNTOUCHED
     health: Health | None = None
+    withheld: Withheld = field(default=NOTHING)
 
     @property
     def tool(self) -> Tool:
@@ -109,6 +112,7 @@ class RawEntry(NamedTuple):
     capabilities: bytes | None = None
     operator: bytes | None = None
     health: bytes | None = None
+    unapproved: bytes | None = None
 
 
 def hashes(keys: Keys) -> tuple[str, ...]:
@@ -119,17 +123,21 @@ def hashes(keys: Keys) -> tuple[str, ...]:
         keys.registry_capabilities,
         keys.registry_states,
         keys.health,
+        keys.registry_unapproved,
     )
 
 
 def entry_from_redis(raw: RawEntry) -> Entry:
     """One entry. Raises LookupError, TypeError, ValueError or GatewayError for what cannot be read."""
-    capabilities, operator, health = raw.capabilities, raw.operator, raw.health
+    registered = definition_from_json(raw.definition, int(raw.version))
+    offered = None if raw.capabilities is None else capabilities_from_wire(orjson.loads(raw.capabilities))
+    withheld = withheld_of(registered.tool.content, raw.unapproved, offered)
     return Entry(
-        registered=definition_from_json(raw.definition, int(raw.version)),
-        capabilities=None if capabilities is None else capabilities_from_wire(orjson.loads(capabilities)),
-        operator=UNTOUCHED if operator is None else operator_from_wire(orjson.loads(operator)),
-        health=None if health is None else _health(health),
+        registered=registered,
+        capabilities=None if offered is None else withheld.without(offered),
+        operator=UNTOUCHED if raw.operator is None else operator_from_wire(orjson.loads(raw.operator)),
+        health=None if raw.health is None else _health(raw.health),
+        withheld=withheld,
     )
 
 

@@ -130,7 +130,7 @@ class Registry:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def remove(self, tool: ToolId, *, expected: int = ANY_VERSION, actor: str = API) -> None:
-        """Take a tool off, with its circuit, its health and what an operator said of it.
+        """Take a tool off, with its circuit, its health, its pins and what an operator said of it.
 
         Calls under way end as they would; the sessions' owners close them then. Raises :class:`ToolNotFound` or
         :class:`VersionConflict`.
@@ -147,8 +147,9 @@ class Registry:
                         keys.registry_version,
                         keys.registry_changes,
                     ),
-                    *(keys.audit, keys.circuit(tool), keys.circuit_permits(tool)),
+                    *(keys.audit, keys.circuit(tool), keys.circuit_permits(tool), keys.pins(tool)),
                     *(keys.registry_capabilities, keys.registry_refresh, keys.registry_states, keys.health),
+                    keys.registry_unapproved,
                 ],
                 [tool, expected, keys.registry_channel, MOST_EVENTS, actor],
             )

@@ -27,6 +27,8 @@ KEEP_EVERY = LEASE / 3
 MOST_WAITING, MOST_WAITING_BYTES = 64, 8 * 1024 * 1024
 """Messages that may wait for the holder, and bytes of all of them; one that waits alone may be larger."""
 GONE = "this session does not exist or has ended; open the event stream again"
+_NONE, _OTHERS = 0, -2
+"""Answers of the script that posts."""
 _LEASE_MS = int(LEASE * 1000)
 _TAKEN_AT_ONCE = 16
 _KEPT_AT_ONCE = 200
@@ -103,8 +105,10 @@ class Connections:
         ]
         with store_errors("handing on a message"):
             verdict = int(self._connection.run("connection_post", keys, args))
-        if verdict == 0:
-            raise SessionNotFound(GONE)
+        if verdict in (_NONE, _OTHERS):
+            error = SessionNotFound(GONE)
+            error.stranger = verdict == _OTHERS
+            raise error
         if verdict < 0:
             bounds = f"{MOST_WAITING} messages, or {MOST_WAITING_BYTES} bytes,"
             raise Throttled(f"more than {bounds} would wait on this connection", retry_after=1)

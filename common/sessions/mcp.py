@@ -157,5 +157,7 @@ class McpSessions:
 
 def _owned(session: McpSession, principal: str, tool: ToolId | None) -> McpSession:
     if session.principal != principal or session.tool != tool:
-        raise SessionNotFound(GONE)
+        error = SessionNotFound(GONE)
+        error.stranger = session.principal != principal
+        raise error
     return session

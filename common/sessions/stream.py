@@ -125,6 +125,7 @@ class Listener:
         self._called = threading.Event()
         self._forget = forget
         self._heard = heard
+        self.closed = False
 
     def call(self) -> None:
         """Something was said, perhaps."""
@@ -140,6 +141,7 @@ class Listener:
 
     def close(self) -> None:
         """Wait no more."""
+        self.closed = True
         self._called.set()
         self._forget(self)
 

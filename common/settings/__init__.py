@@ -17,14 +17,20 @@ from common.settings.model import (
     WebSettings,
     WorkerSettings,
 )
+from common.settings.mtls import MtlsSettings
+from common.settings.oauth import OAuthSettings
 from common.settings.policy import PolicySettings, RuleSettings
 from common.settings.tenants import TenantSettings, TenantsSettings
+from common.settings.tokens import JwtSettings
 
 __all__ = [
     "ApiKey",
     "DiscoverySettings",
     "IdentitySettings",
+    "JwtSettings",
     "LoggingSettings",
+    "MtlsSettings",
+    "OAuthSettings",
     "PolicySettings",
     "RedisSettings",
     "RuleSettings",

@@ -21,6 +21,7 @@ from common.domain.tool import (
     Tool,
     ToolState,
 )
+from common.settings import content
 from common.settings.document import KeyPath
 from common.settings.fields import (
     Calls,
@@ -38,6 +39,7 @@ from common.settings.fields import (
 from common.settings.model import RuntimeSettings, ToolProblem
 from common.settings.problems import dotted, explain, shown, unknown_key
 from common.settings.section import Section
+from common.settings.tool_credentials import ToolCredentials
 
 HTTP_TYPES = ("http", "streamable-http")
 
@@ -157,6 +159,13 @@ class ToolEntry(Section):
     health_degraded_after: Seconds | None = Field(
         default=None, description="A tool that takes this long to answer a probe, or longer, is degraded."
     )
+    credentials: ToolCredentials | None = Field(
+        default=None,
+        description="Secrets its sessions are given: `mode`, `scope`, `providers`, `inject`. Absent: none.",
+    )
+    pinning: content.PinningWord | None = Field(default=None, description=content.PINNING_TEXT)
+    approve_first: bool | None = Field(default=None, description=content.APPROVE_FIRST_TEXT)
+    hidden_characters: content.HiddenWord | None = Field(default=None, description=content.HIDDEN_TEXT)
     enabled: bool = Field(
         default=True,
         description="False switches the tool off, unless an operator has switched it on while the gateway runs.",
@@ -241,7 +250,8 @@ def read_tool(name: str, entry: Any, runtime: RuntimeSettings) -> Tool | list[To
     except InvalidRequest as error:
         path: KeyPath = ("tools", name)
         # The domain's fields are spelled as the keys are, so the line of the key at fault is found.
-        return [((*path, str(error.data.get("field", ""))), f"{dotted(path)}: {error.message}")]
+        keys = str(error.data.get("field", "")).split(".")
+        return [((*path, *keys), f"{dotted(path)}: {error.message}")]
 
 
 def read_entry(name: str, entry: Any) -> StdioEntry | HttpEntry | list[ToolFault]:
@@ -344,6 +354,8 @@ def _tool(name: str, entry: StdioEntry | HttpEntry, runtime: RuntimeSettings) ->
         circuit=_circuit(entry, runtime),
         health=_health(entry, runtime),
         limits=_limits(entry),
+        credentials=None if entry.credentials is None else entry.credentials.rules(),
+        content=content.rules_of(entry, runtime),
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from common.domain.content_rules import content_rules_to_wire
+from common.domain.credential_rules import credentials_to_wire
 from common.domain.rules import Routing
 from common.domain.tool import HttpTransport, Tool
 from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
@@ -25,7 +27,8 @@ def entry_of(tool: Tool) -> dict[str, Any]:
         entry["pool_size"] = tool.pool_size
     entry |= {f"circuit_{name}": value for name, value in asdict(tool.circuit).items()}
     entry |= {f"health_{name}": value for name, value in asdict(tool.health).items()}
-    return entry | {"enabled": tool.enabled}
+    entry |= content_rules_to_wire(tool.content)
+    return entry | {"credentials": credentials_to_wire(tool.credentials), "enabled": tool.enabled}
 
 
 def changed_entry(tool: Tool, change: Mapping[str, Any]) -> dict[str, Any]:

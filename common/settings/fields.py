@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -23,9 +24,14 @@ _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:]*)(:[0-9]*)?")
 _HOST_HEADER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # RFC 6454, section 6.2: no path, not even "/"
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749, section 3.3
 _RESOLVER_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
-RESOLVERS = ("none", "header", "api_key")
+RESOLVERS = ("none", "header", "api_key", "jwt", "mtls")
+IDENTITY_PLUGINS = "canalgate.identity"
+"""The group of entry points by which installed packages offer resolvers."""
+UNIX = "unix"
+"""How peers on a Unix socket are written among trusted proxies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,18 @@ def checked_http_url(value: str) -> str:
     return value
 
 
+def checked_secure_url(value: str) -> str:
+    """A URL whose answers nobody on the way can change: https, or http on this machine; ValueError otherwise."""
+    try:
+        checked_http_url(value)
+    except ValueError:
+        raise ValueError("must be a URL such as https://issuer.example.com/path") from None
+    parts = urlsplit(value)
+    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+        raise ValueError("must begin with https:// (http:// on this machine only)")
+    return value
+
+
 def checked_header_name(value: str) -> str:
     """A header field name; ValueError otherwise."""
     if not _TOKEN.fullmatch(value):
@@ -167,10 +185,43 @@ def _key_prefix(value: str) -> str:
     return value
 
 
-def _resolver(value: str) -> str:
-    if value not in RESOLVERS and not _RESOLVER_CLASS.fullmatch(value):
-        raise ValueError(f"must be one of {quoted(RESOLVERS)}, or a class as package.module:Class")
-    return value
+def _resolvers(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values:
+        raise ValueError(f"must name at least one of {quoted(RESOLVERS)}, or a class as package.module:Class")
+    for value in values:
+        if value not in RESOLVERS and not _RESOLVER_CLASS.fullmatch(value) and value not in _plugins():
+            raise ValueError(
+                f"must hold some of {quoted(RESOLVERS)}, names of installed plug-ins ({IDENTITY_PLUGINS}), or a "
+                "class as package.module:Class"
+            )
+    if len(set(values)) != len(values):
+        raise ValueError("names a resolver twice; remove one of the two")
+    if "none" in values[:-1]:
+        raise ValueError("none takes everybody, so it must be the last one")
+    return values
+
+
+def _plugins() -> set[str]:
+    return {entry.name for entry in entry_points(group=IDENTITY_PLUGINS)}
+
+
+def _scopes(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(len(value) <= MAX_ID_LENGTH and _SCOPE.fullmatch(value) for value in values):
+        raise ValueError("must hold scopes: visible ASCII without spaces, quotes and backslashes")
+    return tuple(dict.fromkeys(values))
+
+
+def _proxies(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if value == UNIX:
+            continue
+        try:
+            ipaddress.ip_network(value)
+        except ValueError:
+            raise ValueError(
+                "must hold addresses or networks such as 10.0.0.0/8 (no bits beyond the mask), or unix"
+            ) from None
+    return values
 
 
 def _redis_url(value: SecretUrl) -> SecretUrl | None:
@@ -216,6 +267,7 @@ Calls = Annotated[int, Unit("calls"), Field(ge=1, le=MAX_COUNT), _NUMBER]
 PageSize = Annotated[int, Unit("items"), Field(ge=0, le=MAX_COUNT), _NUMBER]
 Sessions = Annotated[int, Unit("sessions"), Field(ge=1, le=MAX_COUNT), _NUMBER]
 PoolSize = Annotated[int, Unit("sessions"), Field(ge=1, le=MAX_POOL_SIZE), _NUMBER]
+CacheSize = Annotated[int, Unit("answers"), Field(ge=1, le=MAX_COUNT), _NUMBER]
 Failures = Annotated[int, Unit("failures"), Field(ge=1, le=MAX_COUNT), _NUMBER]
 LimitFiles = Annotated[int, Unit("files"), Field(ge=1, lt=1 << 62), _NUMBER]
 LimitProcesses = Annotated[int, Unit("processes"), Field(ge=1, lt=1 << 62), _NUMBER]
@@ -228,7 +280,9 @@ Origins = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_ori
 HeaderName = Annotated[str, AfterValidator(checked_header_name)]
 KeyPrefix = Annotated[str, AfterValidator(_key_prefix)]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
-Resolver = Annotated[str, AfterValidator(_resolver)]
+Resolvers = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_resolvers)]
+Scopes = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_scopes)]
+Proxies = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_proxies)]
 RedisUrl = Annotated[SecretUrl, AfterValidator(_redis_url), WithJsonSchema({"type": "string"})]
 FilePath = Annotated[str, AfterValidator(_file_path)]
 AsList = BeforeValidator(_list)

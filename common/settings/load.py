@@ -13,21 +13,29 @@ from pydantic_core import ErrorDetails
 
 from common.domain.errors import ConfigurationError
 from common.settings.admin import AdminToken
+from common.settings.credentials import StaticCredential
 from common.settings.document import Document, KeyPath, parse
 from common.settings.entry import read_entry, read_tool, read_tools
 from common.settings.identity import ApiKey
 from common.settings.interpolate import interpolate
 from common.settings.layers import CONFIG_VARIABLE, KEYS, Layer, from_command_line, from_environment
 from common.settings.model import SECTIONS, RuntimeSettings, Settings
+from common.settings.mtls import MtlsSettings
+from common.settings.oauth import OAuthSettings
 from common.settings.policy import RuleSettings
 from common.settings.problems import Problem, dotted, explain, locate, nearest, refusal, shown
 from common.settings.section import Section
 from common.settings.tenants import TenantSettings
+from common.settings.tokens import JwtSettings
+from common.settings.tool_credentials import with_providers
 
 DEFAULT_FILE = "canalgate.yaml"
 
 _CROSS_CHECKED = ("web", "host")
-_CROSS_READ = (_CROSS_CHECKED, ("identity", "resolver"))
+_CROSS_READ = (
+    *(_CROSS_CHECKED, ("web", "trusted_proxies"), ("identity", "resolver")),
+    *(("identity", "jwt"), ("identity", "mtls"), ("identity", "oauth")),
+)
 """The setting that the one rule across sections is about, and all that it reads."""
 
 _CLIENTS_KEYS = frozenset({"mcpServers", "mcp_servers", "mcpservers", "servers", "mcp"})
@@ -36,7 +44,11 @@ _CLIENTS_KEYS = frozenset({"mcpServers", "mcp_servers", "mcpservers", "servers",
 _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("identity", "api_keys"): ApiKey,
     ("admin", "tokens"): AdminToken,
+    ("identity", "jwt"): JwtSettings,
+    ("identity", "mtls"): MtlsSettings,
+    ("identity", "oauth"): OAuthSettings,
     ("tenants", "listed"): TenantSettings,
+    ("credentials", "static"): StaticCredential,
     ("policy", "rules"): RuleSettings,
     ("policy", "tools"): RuleSettings,
 }
@@ -102,7 +114,8 @@ def assemble(
         assembly.report_tools(tools, None if settings is None else settings.runtime)
         raise refusal(assembly.problems)
     found, problems = read_tools(tools, settings.runtime, where=assembly.place)
-    return settings.model_copy(update={"tools": found, "tool_problems": problems})
+    found, unknown = with_providers(found, settings.credentials.providers, where=assembly.place)
+    return settings.model_copy(update={"tools": found, "tool_problems": (*problems, *unknown)})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -183,7 +196,9 @@ class _Assembly:
             values = sections.get(section, {})
             if not isinstance(values, dict) or (section, key) in faulty | self.unset:
                 return
-            given[section] = {key: values[key]} if key in values else {}
+            given.setdefault(section, {})
+            if key in values:
+                given[section][key] = values[key]
         try:
             Settings.model_validate(given)
         except ValidationError as error:

@@ -19,6 +19,8 @@ from common.domain.tool import (
     Tool,
 )
 from common.settings.admin import AdminSettings
+from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
+from common.settings.credentials import CredentialsSettings
 from common.settings.fields import (
     Bytes,
     Calls,
@@ -33,6 +35,7 @@ from common.settings.fields import (
     PageSize,
     Port,
     Processes,
+    Proxies,
     RedisUrl,
     Seconds,
     SecondsOrZero,
@@ -43,6 +46,7 @@ from common.settings.identity import IdentitySettings
 from common.settings.policy import PolicySettings
 from common.settings.section import Section
 from common.settings.tenants import TenantsSettings
+from common.settings.vault import VaultSettings
 
 
 class RedisSettings(Section):
@@ -79,6 +83,11 @@ class WebSettings(Section):
     )
     allowed_origins: Origins = Field(
         default=(), description="Origins whose pages may call, beside the gateway's own."
+    )
+    trusted_proxies: Proxies = Field(
+        default=(),
+        description="Addresses or networks of proxies whose headers on the caller are believed, and unix for those on "
+        "a Unix socket. Absent: this machine's, if web.host is on loopback.",
     )
     max_body_bytes: Bytes = Field(default=4 * 1024 * 1024, description="Largest request body to accept.")
     write_timeout: Seconds = Field(
@@ -191,6 +200,9 @@ class RuntimeSettings(Section):
         default=HealthRules().degraded_after,
         description="A tool that takes this long to answer a probe, or longer, is degraded.",
     )
+    pinning: PinningWord = Field(default="warn", description=PINNING_TEXT)
+    approve_first: bool = Field(default=False, description=APPROVE_FIRST_TEXT)
+    hidden_characters: HiddenWord = Field(default="strip", description=HIDDEN_TEXT)
 
     @model_validator(mode="after")
     def _agrees(self) -> RuntimeSettings:
@@ -252,6 +264,8 @@ class Settings(Section):
     worker: WorkerSettings = WorkerSettings()
     identity: IdentitySettings = IdentitySettings()
     tenants: TenantsSettings = TenantsSettings()
+    credentials: CredentialsSettings = CredentialsSettings()
+    vault: VaultSettings = VaultSettings()
     policy: PolicySettings = PolicySettings()
     runtime: RuntimeSettings = RuntimeSettings()
     discovery: DiscoverySettings = DiscoverySettings()
@@ -262,17 +276,24 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _not_open_to_the_world(self) -> Settings:
-        if self.identity.resolver == "none" and not is_loopback(self.web.host):
+        if is_loopback(self.web.host):
+            return self
+        if self.identity.open:
             raise ValueError(
                 "web.host is reachable from other machines while identity.resolver is none, so that "
-                "anybody could call: set identity.resolver to api_key or header, or web.host to 127.0.0.1"
+                "anybody could call: set identity.resolver to api_key or jwt, or web.host to 127.0.0.1"
+            )
+        if self.identity.trusts_headers and not self.web.trusted_proxies:
+            raise ValueError(
+                "web.host is reachable from other machines while identity.resolver believes headers that anybody "
+                "could send: set web.trusted_proxies to the proxy's addresses, or web.host to 127.0.0.1"
             )
         return self
 
     @property
     def listed_tenants(self) -> frozenset[str]:
         """The ids in ``tenants.listed``, and with resolver none the default tenant too."""
-        own = (self.identity.default_tenant,) if self.identity.resolver == "none" else ()
+        own = (self.identity.default_tenant,) if self.identity.open else ()
         return frozenset((*own, *(tenant.id for tenant in self.tenants.listed)))
 
     def max_sessions_of(self, tenant: str) -> int | None:

@@ -10,14 +10,19 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 
 from common.settings.admin import AdminToken
+from common.settings.credentials import StaticCredential
 from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
 from common.settings.fields import Unit
 from common.settings.identity import ApiKey
 from common.settings.layers import PROCESS_VARIABLES, variable_of
 from common.settings.model import SECTIONS
+from common.settings.mtls import MtlsSettings
+from common.settings.oauth import OAuthSettings
 from common.settings.policy import RuleSettings
 from common.settings.section import Section
 from common.settings.tenants import TenantSettings
+from common.settings.tokens import JwtSettings
+from common.settings.tool_credentials import CredentialInjection, ToolCredentials
 
 _KINDS: Mapping[str, str] = {
     "integer": "whole number",
@@ -34,6 +39,13 @@ _BOUNDS: Mapping[str, str] = {
     "exclusiveMaximum": "below",
 }
 
+PARTS: Mapping[str, type[Section]] = {
+    "identity.jwt": JwtSettings,
+    "identity.mtls": MtlsSettings,
+    "identity.oauth": OAuthSettings,
+}
+"""Settings that are mappings, and what may stand in them."""
+
 
 def render() -> str:
     """All tables: the sections, the entries of ``tools``, and the variables that are no settings."""
@@ -41,11 +53,15 @@ def render() -> str:
     parts += [
         _entries("One entry of identity.api_keys", ApiKey, ApiKey.model_fields),
         _entries("One entry of admin.tokens", AdminToken, AdminToken.model_fields),
+        *(_entries(name, model, model.model_fields) for name, model in PARTS.items()),
         _entries("One entry of tenants.listed", TenantSettings, TenantSettings.model_fields),
+        _entries("One entry of credentials.static", StaticCredential, StaticCredential.model_fields),
         _entries("One rule of policy.rules or policy.tools", RuleSettings, RuleSettings.model_fields),
         _entries("Any tool", ToolEntry, ToolEntry.model_fields),
         _entries("A stdio tool", StdioEntry, _own(StdioEntry)),
         _entries("An HTTP tool", HttpEntry, _own(HttpEntry)),
+        _entries("credentials of a tool", ToolCredentials, ToolCredentials.model_fields),
+        _entries("inject of these", CredentialInjection, CredentialInjection.model_fields),
         _process_variables(),
     ]
     return "\n\n".join(parts) + "\n"
@@ -94,6 +110,8 @@ def _kind(schema: Mapping[str, Any]) -> str:
         return "one of " + ", ".join(f"`{value}`" for value in core["enum"])
     if "const" in core:
         return f"`{core['const']}`"
+    if "$ref" in core:
+        return "mapping"
     limits = [f"{words} {_figure(core[key])}" for key, words in _BOUNDS.items() if key in core]
     return ", ".join([_KINDS[core["type"]], *limits])
 

@@ -15,6 +15,13 @@ key                              type     lifetime                     owner and
 {p}:registry:refresh             hash     permanent                    tool id -> Redis ms of a wanted discovery
 {p}:registry:states              hash     permanent                    tool id -> the operator's word: on, off,
                                                                        draining (JSON)
+{p}:api-keys                     hash     permanent                    key id -> what is kept of an issued key (JSON):
+                                                                       its digest, whose it is, until when
+{p}:api-keys:version             string   permanent                    counts every change of them
+{p}:registry:unapproved          hash     permanent                    tool id -> list and key of each definition that
+                                                                       is not the approved one (JSON)
+{p}:pins:<tool>                  hash     permanent                    definitions that were approved, those that wait
+                                                                       for it, and how often this changed
 {p}:health                       hash     permanent                    tool id -> what the last probe found (JSON)
 {p}:probe:<tool>                 string   lease, PX                    the worker that probes the tool
 {p}:circuit:<tool>               hash     permanent                    the tool's circuit breaker
@@ -62,6 +69,8 @@ key                              type     lifetime                     owner and
 {p}:held-back:<queue>            string   1 minute                     calls wait because max_in_flight is reached
 {p}:audit                        stream   permanent                    what happened to calls, sessions and tools: at
                                                                        most 100,000 events
+{p}:credential-orders            stream   permanent                    operators' orders to forget credentials, or to
+                                                                       build sessions anew: at most 1,000
 {p}:sweep                        string   lease, PX                    the worker that looks for dead nodes
 {p}:dead-letters                 stream   permanent                    messages that no worker can run: at most
                                                                        1,000, of each at most 64 KiB
@@ -77,12 +86,11 @@ celery-task-meta-<id>            string   runtime.result_ttl           result of
 Channels (publish/subscribe, hints and replies only; nothing depends on a message arriving):
 
 ``{p}:reply:<web process>`` replies of that process's calls; ``{p}:wake`` name of a queue that was empty and
-got a message; ``{p}:wake:<node>`` the same for the queue's direct list of one node; ``{p}:registry`` the registry
-changed; ``{p}:answer:<node>`` a client has answered a request of a backend; ``{p}:cancel`` an invocation is taken back
-(to workers); ``{p}:roots`` a client's roots are others now (to workers); ``{p}:cancel-request`` a client cancelled a
-request or ended its MCP session (to web processes); ``{p}:close-session`` an operator wants a tool session closed (to
-workers); ``{p}:session-stream`` there is something for an MCP session, or
-from a connection's client.
+got a message; ``{p}:wake:<node>`` the same for the queue's direct list of one node; ``{p}:registry`` the registry,
+or an API key, changed; ``{p}:answer:<node>`` a client has answered a request of a backend; ``{p}:cancel`` an invocation
+is taken back (to workers); ``{p}:roots`` a client's roots are others now (to workers); ``{p}:cancel-request`` a client
+cancelled a request or ended its MCP session (to web processes); ``{p}:close-session`` an operator wants a tool session
+closed (to workers); ``{p}:session-stream`` there is something for an MCP session, or from a connection's client.
 """
 
 from __future__ import annotations
@@ -135,6 +143,21 @@ class Keys:
     @property
     def registry_states(self) -> str:
         return f"{self.prefix}:registry:states"
+
+    @property
+    def api_keys(self) -> str:
+        return f"{self.prefix}:api-keys"
+
+    @property
+    def api_keys_version(self) -> str:
+        return f"{self.prefix}:api-keys:version"
+
+    @property
+    def registry_unapproved(self) -> str:
+        return f"{self.prefix}:registry:unapproved"
+
+    def pins(self, tool: ToolId) -> str:
+        return f"{self.prefix}:pins:{encode_part(tool)}"
 
     @property
     def health(self) -> str:
@@ -282,6 +305,10 @@ class Keys:
     @property
     def wake_channel(self) -> str:
         return f"{self.prefix}:wake"
+
+    @property
+    def credential_orders(self) -> str:
+        return f"{self.prefix}:credential-orders"
 
     @property
     def registry_channel(self) -> str:

@@ -59,6 +59,8 @@ class ToolSummary(Answer):
     offers: list[str] | None = Field(description="Names of its MCP tools; null before it was asked.")
     lists: dict[str, int] = Field(description="How many of each kind it offers.")
     quarantined: list[dict[str, Any]]
+    unapproved: list[list[str]] = Field(description="List and name of each item that waits for an approval.")
+    flags: list[dict[str, Any]] = Field(description="What is conspicuous in its definitions.")
     eras: list[str]
     problem: str | None
 

@@ -65,6 +65,8 @@ def _problem(tool: ToolOverview) -> str:
     if known is not None and known.quarantined:
         first = known.quarantined[0]
         found.append(f"{len(known.quarantined)} quarantined: {first.list} {first.name!r}: {first.reason}")
+    if unapproved := tool.entry.withheld.unapproved:
+        found.append(f"{len(unapproved)} not approved: see `canalgate tools quarantine list`")
     if health is not None and health.grade is not ToolState.ENABLED:
         found.append(health.reason)
     return "; ".join(_once([" ".join(text.split()) for text in found if text]))

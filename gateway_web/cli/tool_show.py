@@ -10,6 +10,7 @@ import typer
 
 from common.control.tools import overview_of, overview_to_wire
 from common.domain.ids import ToolId
+from common.mcp.hidden_text import visible
 from gateway_web.cli.output import for_terminal, out, say_json
 from gateway_web.cli.tool_rows import COLUMNS, cells
 from gateway_web.cli.where import store
@@ -41,7 +42,11 @@ def show(
         if line := _first_line(offer.get("description")):
             out.print(for_terminal(f"      {line}"))
     for item in () if known is None else known.quarantined:
-        out.print(for_terminal(f"  quarantined: {item.list} {item.name!r}: {item.reason}"))
+        out.print(for_terminal(f"  quarantined: {item.list} {visible(item.name)!r}: {item.reason}"))
+    for kind, name in sorted(found.entry.withheld.unapproved):
+        out.print(for_terminal(f"  quarantined: {kind} {visible(name)!r}: see `canalgate tools quarantine`"))
+    for flag in () if known is None else known.flags:
+        out.print(for_terminal(f"  flagged: {flag.list} {flag.name!r}: {flag.reason}"))
 
 
 def signature(offer: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from common.settings import RuntimeSettings
 from common.settings.entry import read_tool
 from common.settings.entry_of import changed_entry
 from common.settings.interpolate import interpolate
-from gateway_web.cli import tool_show, tool_state
+from gateway_web.cli import quarantine, tool_show, tool_state
 from gateway_web.cli.output import err, errors_as_exit_codes, out, say_json, say_table
 from gateway_web.cli.tool_rows import COLUMNS, cells
 from gateway_web.cli.where import Store, store
@@ -29,6 +29,7 @@ cli = typer.Typer(
 )
 cli.command("show")(errors_as_exit_codes(tool_show.show))
 tool_state.add_verbs(cli)
+cli.add_typer(quarantine.cli, name="quarantine")
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
 DefinitionArgument = Annotated[
     str, typer.Argument(help="As in the settings file: '{command: npx, args: [...]}'.")

@@ -14,13 +14,17 @@ from common.mcp.revisions import Era
 from common.mcp.translate import legacy_error, modern_error
 from gateway_web.guards import Refused
 from gateway_web.http import HttpAnswer
+from gateway_web.identity.refusals import Unrecognised
 
 Id = str | int | None
+_BEARER = 'Bearer realm="canalgate"'
 
 KEEPS_STATUS = frozenset(
     {
         ErrorCode.UNAUTHENTICATED,
+        ErrorCode.IDENTITY_UNAVAILABLE,
         ErrorCode.FORBIDDEN,
+        ErrorCode.INSUFFICIENT_SCOPE,
         ErrorCode.SESSION_NOT_FOUND,
         ErrorCode.RATE_LIMITED,
         ErrorCode.QUEUE_FULL,
@@ -81,9 +85,20 @@ def _headers(error: GatewayError | JsonRpcError) -> dict[str, str]:
             headers["Retry-After"] = str(max(1, math.ceil(error.data["retry_after"])))
         elif error.code is ErrorCode.STORE_UNAVAILABLE and "outcome" not in error.data:
             headers["Retry-After"] = "1"
-        if error.code is ErrorCode.UNAUTHENTICATED:
-            headers["WWW-Authenticate"] = 'Bearer realm="canalgate"'
+        if (challenge := challenge_of(error)) is not None:
+            headers["WWW-Authenticate"] = challenge
     return headers
+
+
+def challenge_of(error: GatewayError) -> str | None:
+    """What a client is told to do about its credential (RFC 6750, section 3); None where it can do nothing."""
+    if error.code is ErrorCode.INSUFFICIENT_SCOPE:
+        return f'{_BEARER}, error="insufficient_scope", scope="{error.data.get("scopes", "")}"'
+    if error.code is not ErrorCode.UNAUTHENTICATED:
+        return None
+    # Who sent no credential is told of no error (RFC 6750, section 3.1).
+    refused = isinstance(error, Unrecognised) and error.presented
+    return f'{_BEARER}, error="invalid_token"' if refused else _BEARER
 
 
 def result_message(result: ExecutionResult, request_id: str | int, era: Era, method: str) -> dict[str, Any]:

@@ -22,11 +22,10 @@ from common.domain.invocation import Caller
 from common.gateway import Gateway
 from common.mcp.jsonrpc import JsonRpcError, is_batch, parse_batch, parse_message
 from common.mcp.revisions import Era
-from common.ports import IdentityResolver
 from common.sessions.connections import GONE
 from gateway_web import guards
 from gateway_web.http import HttpAnswer, HttpRequest
-from gateway_web.identity import identify
+from gateway_web.identity import Identity
 from gateway_web.ingress.answers import error_answer, refusal_status
 from gateway_web.ingress.batch import MOST_MESSAGES
 from gateway_web.ingress.changes import ListDigests
@@ -39,15 +38,15 @@ log = structlog.get_logger(__name__)
 class HttpSse:
     """The door. One instance a process."""
 
-    def __init__(self, gateway: Gateway, resolver: IdentityResolver, digests: ListDigests) -> None:
+    def __init__(self, gateway: Gateway, identity: Identity, digests: ListDigests) -> None:
         self._gateway = gateway
-        self._resolver = resolver
+        self._identity = identity
         self._digests = digests
 
     def open(self, http: HttpRequest, tool: ToolId | None) -> HttpAnswer:
         """GET: a connection, whose stream stands until the client hangs up."""
         try:
-            caller = identify(self._resolver, http.facts())
+            caller = self._identity.identify(http)
             guards.check_accepts_stream(http.header("accept"))
             if tool is not None:
                 self._gateway.find(caller, tool)
@@ -55,12 +54,13 @@ class HttpSse:
             stream = SseStream(self._gateway, self._digests, caller, tool, prefix)
         except GatewayError as error:
             return _refused(error)
-        return HttpAnswer(body=stream.events(), headers=dict(STREAM_HEADERS), on_close=stream.close)
+        answer = HttpAnswer(body=stream.events(), headers=dict(STREAM_HEADERS), on_close=stream.close)
+        return self._identity.watched(http, caller, answer)
 
     def post(self, http: HttpRequest, tool: ToolId | None) -> HttpAnswer:
         """POST: one message of a connection's client. Its answer comes on the stream."""
         try:
-            caller = identify(self._resolver, http.facts())
+            caller = self._identity.identify(http)
             guards.check_content_type(http.header("content-type"))
             name = http.query("session_id")
             if not name:
@@ -70,7 +70,7 @@ class HttpSse:
                 parse_batch(raw, MOST_MESSAGES)
             else:
                 parse_message(raw)
-            self._gateway.connections.post(name, caller, tool, raw)
+            self._post(http, name, caller, tool, raw)
         except JsonRpcError as error:
             answer = error_answer(error, error.request_id, Era.LEGACY)
             answer.status = 400
@@ -78,6 +78,13 @@ class HttpSse:
         except GatewayError as error:
             return _refused(error)
         return HttpAnswer(status=202, body=b"Accepted", headers={"Content-Type": "text/plain"})
+
+    def _post(self, http: HttpRequest, name: str, caller: Caller, tool: ToolId | None, raw: bytes) -> None:
+        try:
+            self._gateway.connections.post(name, caller, tool, raw)
+        except SessionNotFound as error:
+            self._identity.note(error, http, caller)
+            raise
 
 
 class SseStream:

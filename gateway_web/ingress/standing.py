@@ -98,7 +98,7 @@ class SessionStream:
 
         Raises :class:`StoreUnavailable`.
         """
-        while (found := self.look(place)) is not None:
+        while not self._listener.closed and (found := self.look(place)) is not None:
             for message in found:
                 place = message.id
                 yield message

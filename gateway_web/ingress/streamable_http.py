@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from common.domain.errors import GatewayError
+from common.domain.errors import GatewayError, SessionNotFound
 from common.domain.ids import ToolId
 from common.domain.invocation import Caller
 from common.domain.session import McpSession
@@ -28,10 +28,9 @@ from common.mcp.jsonrpc import (
     result_response,
 )
 from common.mcp.revisions import LEGACY_VERSIONS, Era, era_of_header
-from common.ports import IdentityResolver
 from gateway_web import guards
 from gateway_web.http import HttpAnswer, HttpRequest
-from gateway_web.identity import identify
+from gateway_web.identity import Identity
 from gateway_web.ingress.answers import error_answer, json_response, refusal_status
 from gateway_web.ingress.batch import BATCH_VERSION, MOST_MESSAGES, answer_batch
 from gateway_web.ingress.changes import ListDigests
@@ -54,9 +53,9 @@ ASSUMED_VERSION = "2025-03-26"
 class StreamableHttp:
     """The door. One instance a process."""
 
-    def __init__(self, gateway: Gateway, resolver: IdentityResolver, digests: ListDigests) -> None:
+    def __init__(self, gateway: Gateway, identity: Identity, digests: ListDigests) -> None:
         self._gateway = gateway
-        self._resolver = resolver
+        self._identity = identity
         self._web = gateway.settings.web
         self._digests = digests
 
@@ -67,7 +66,7 @@ class StreamableHttp:
         era = era_of_header(http.header(VERSION_HEADER))
         request_id: str | int | None = None
         try:
-            caller = identify(self._resolver, http.facts())
+            caller = self._identity.identify(http)
             raw = self._body(http)
             if is_batch(raw) and era is Era.LEGACY:
                 return self._batch(http, raw, caller, tool)
@@ -102,7 +101,7 @@ class StreamableHttp:
         mcp = read(http, message, caller, tool)
         if era is Era.MODERN and message.method == "subscriptions/listen":
             self._gateway.authorise_tenant(caller)
-            return subscription(self._gateway, self._digests, mcp)
+            return self._identity.watched(http, caller, subscription(self._gateway, self._digests, mcp))
         mcp, answer = self._begun(mcp)
         if isinstance(answer, Call):
             return answer_call(answer, mcp, self._web, http.environ)
@@ -180,7 +179,11 @@ class StreamableHttp:
         if not session_id:
             raise guards.Refused(400, "Missing session ID: send initialize first, then its Mcp-Session-Id")
         find = find or self._gateway.mcp_sessions.use
-        return find(session_id, principal=caller.principal, tool=tool)
+        try:
+            return find(session_id, principal=caller.principal, tool=tool)
+        except SessionNotFound as error:
+            self._identity.note(error, http, caller)
+            raise
 
     def _aside(
         self, http: HttpRequest, message: Message, caller: Caller, tool: ToolId | None, era: Era
@@ -204,12 +207,16 @@ class StreamableHttp:
         if self._post_only(http):
             return HttpAnswer(status=405, headers={"Allow": "POST"})
         try:
-            caller = identify(self._resolver, http.facts())
+            caller = self._identity.identify(http)
             guards.check_accepts_stream(http.header("accept"))
             session = self._session(http, caller, tool)
             last = http.header(LAST_EVENT_HEADER)
             rejoined = rejoined_stream(self._gateway, session, last, http.environ)
-            return rejoined or session_stream(self._gateway, self._digests, caller, session, last)
+            if rejoined is not None:
+                return rejoined
+            return self._identity.watched(
+                http, caller, session_stream(self._gateway, self._digests, caller, session, last)
+            )
         except GatewayError as error:
             return self._refused(error)
 
@@ -218,7 +225,7 @@ class StreamableHttp:
         if self._post_only(http):
             return HttpAnswer(status=405, headers={"Allow": "POST"})
         try:
-            caller = identify(self._resolver, http.facts())
+            caller = self._identity.identify(http)
             self._gateway.end_session(self._session(http, caller, tool))
         except GatewayError as error:
             return self._refused(error)

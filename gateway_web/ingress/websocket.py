@@ -12,6 +12,7 @@ import re
 from _thread import start_new_thread
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from flask import Blueprint, Flask, g, request
@@ -25,10 +26,10 @@ from common.domain.errors import GatewayError, InvalidRequest
 from common.domain.ids import ToolId
 from common.gateway import Gateway
 from common.mcp.revisions import Era
-from common.ports import IdentityResolver, RequestFacts
+from common.ports import RequestFacts
 from gateway_web.guards import Refused
 from gateway_web.http import Environ, HttpAnswer, HttpRequest
-from gateway_web.identity import identify
+from gateway_web.identity import Identity
 from gateway_web.ingress.answers import error_answer, json_response, refusal_status
 from gateway_web.ingress.changes import ListDigests
 from gateway_web.ingress.duplex import Duplex
@@ -100,9 +101,9 @@ class Heard:
 class WebSocketDoor:
     """The door. One instance a process."""
 
-    def __init__(self, gateway: Gateway, resolver: IdentityResolver, digests: ListDigests) -> None:
+    def __init__(self, gateway: Gateway, identity: Identity, digests: ListDigests) -> None:
         self._gateway = gateway
-        self._resolver = resolver
+        self._identity = identity
         self._digests = digests
         self._web = gateway.settings.web
 
@@ -135,8 +136,8 @@ class WebSocketDoor:
         """A refusal; or None, and the environment is as the upgrade needs it."""
         try:
             http = HttpRequest(environ)
-            facts = http.facts()
-            caller = identify(self._resolver, facts)
+            facts = self._identity.facts(http)
+            caller = self._identity.recognise(facts)
             if tool is not None:
                 self._gateway.find(caller, ToolId(tool))
             if (http.header("sec-websocket-version") or "").strip() != VERSION:
@@ -146,9 +147,7 @@ class WebSocketDoor:
             answer = error_answer(error, None, Era.LEGACY)
             answer.status = refusal_status(error)
             return answer
-        g.facts = RequestFacts(
-            headers=dict(facts.headers), remote_address=facts.remote_address, path=facts.path
-        )
+        g.facts = replace(facts, headers=dict(facts.headers))
         for name in [name for name in environ if name.startswith("HTTP_") and name not in _HANDSHAKE]:
             del environ[name]
         name = next(name for name in _SOCKETS if name in environ)
@@ -160,8 +159,9 @@ class WebSocketDoor:
     def _serve(self, ws: Server, tool: str | None = None) -> None:
         """Write what there is for the client, until either side ends the connection."""
         facts: RequestFacts = g.facts
-        caller = identify(self._resolver, facts)
+        caller = self._identity.recognise(facts)
         duplex = Duplex(self._gateway, self._digests, caller, None if tool is None else ToolId(tool))
+        forget = self._identity.watch(facts, caller, partial(self._end, ws, duplex))
         try:
             g.wire.on_close(duplex.outbox.close)
             ws.event.take = partial(self._take, ws, duplex, facts)
@@ -173,8 +173,15 @@ class WebSocketDoor:
         except (ConnectionClosed, LocalProtocolError, OSError):
             pass
         finally:
+            forget()
             duplex.close()
             _close(ws, CloseReason.NORMAL_CLOSURE, "the session has ended")
+
+    @staticmethod
+    def _end(ws: Server, duplex: Duplex) -> None:
+        """The credential behind the connection is good no more."""
+        _close(ws, CloseReason.POLICY_VIOLATION, "the credential of this connection is good no more")
+        duplex.close()
 
     def _take(self, ws: Server, duplex: Duplex, facts: RequestFacts) -> None:
         """Take what was read. Raises OSError, which ends the connection, for what no connection goes on after."""
@@ -188,7 +195,7 @@ class WebSocketDoor:
             if not isinstance(message, str):
                 raise _closed(ws, CloseReason.UNSUPPORTED_DATA, "messages are text")
             try:
-                duplex.hear(message.encode(), identify(self._resolver, facts))
+                duplex.hear(message.encode(), self._identity.recognise(facts))
             except GatewayError as error:
                 raise _closed(ws, CloseReason.POLICY_VIOLATION, error.message) from None
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from common import __version__
+from common.credentials.injection import NOTHING, Injected
 from common.domain.errors import TransportFailure
 from common.domain.tool import HttpTransport, StdioTransport, Tool
 from common.mcp.inbound import (
@@ -141,13 +142,37 @@ def modern_headers(method: str, params: Mapping[str, Any], version: str) -> dict
     return headers
 
 
-def make_link(tool: Tool, guard: ProcessGuard, *, max_bytes: int, gate: Gate = always_open) -> Link:
-    """The link for a tool's transport; nothing is started yet. ``gate`` is asked before each write to it."""
+def make_link(
+    tool: Tool,
+    guard: ProcessGuard,
+    *,
+    max_bytes: int,
+    gate: Gate = always_open,
+    given: Injected = NOTHING,
+) -> Link:
+    """The link for a tool's transport; nothing is started yet. ``gate`` is asked before each write to it.
+
+    ``given`` are credentials, which win over what the definition says under the same names.
+    """
     match tool.transport:
         case StdioTransport() as transport:
-            return StdioLink(Child(transport, guard, line_limit=max_bytes, limits=tool.limits), gate=gate)
+            transport = replace(transport, env={**transport.env, **given.env})
+            child = Child(transport, guard, line_limit=max_bytes, limits=tool.limits)
+            return StdioLink(child, gate=gate, meta=given.meta)
         case HttpTransport() as transport:
-            return HttpLink(transport, connect_timeout=tool.startup_timeout, max_bytes=max_bytes, gate=gate)
+            return HttpLink(
+                replace(transport, headers=_over(transport.headers, given.headers)),
+                connect_timeout=tool.startup_timeout,
+                max_bytes=max_bytes,
+                gate=gate,
+                meta=given.meta,
+            )
+
+
+def _over(declared: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """The headers together; the same name may be spelled in two ways."""
+    names = {name.lower() for name in given}
+    return {**{name: value for name, value in declared.items() if name.lower() not in names}, **given}
 
 
 async def connect(

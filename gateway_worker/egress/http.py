@@ -24,6 +24,7 @@ from gateway_worker.egress.http1 import ConnectionLost, Response
 from gateway_worker.egress.http_pool import HttpClient
 from gateway_worker.egress.link import (
     NO_HEADERS,
+    NO_META,
     AnswerTooLarge,
     Gate,
     GateShut,
@@ -31,7 +32,7 @@ from gateway_worker.egress.link import (
     OnNotification,
     OnRequest,
     OnSettled,
-    ProgressTokens,
+    RequestMeta,
     RpcError,
     StatusRefused,
     always_open,
@@ -83,9 +84,17 @@ class HttpLink:
     """See :class:`~gateway_worker.egress.link.Link`. ``era`` is set by the negotiation."""
 
     def __init__(
-        self, transport: HttpTransport, *, connect_timeout: float, max_bytes: int, gate: Gate = always_open
+        self,
+        transport: HttpTransport,
+        *,
+        connect_timeout: float,
+        max_bytes: int,
+        gate: Gate = always_open,
+        meta: Mapping[str, Any] = NO_META,
     ) -> None:
         """``connect_timeout`` is in seconds; ``max_bytes`` bounds one answer; ``gate`` is asked before each write.
+
+        ``meta`` goes with each request.
 
         Raises :class:`LinkLost` for a URL or headers that HTTP cannot carry.
         """
@@ -96,7 +105,7 @@ class HttpLink:
         self.noise = 0
         self._max_bytes = max_bytes
         self._ids = itertools.count(1)
-        self._tokens = ProgressTokens()
+        self._meta = RequestMeta(meta)
         self._listeners: dict[int, tuple[OnNotification, OnRequest | None]] = {}
         self._asked = Asked(lambda message: self._spawn(self._answer(message)), gate)
         self._session_id: str | None = None
@@ -141,7 +150,7 @@ class HttpLink:
         if self.closed.is_set():
             raise LinkLost("the tool's session has ended", unsent=True)
         request_id = next(self._ids)
-        outgoing = self._tokens.outgoing(request_id, params)
+        outgoing = self._meta.outgoing(request_id, params)
         message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": outgoing}
         self._listeners[request_id] = on_notification or _ignore, on_request
         try:
@@ -154,7 +163,7 @@ class HttpLink:
             raise
         finally:
             del self._listeners[request_id]
-            self._tokens.done(request_id)
+            self._meta.done(request_id)
 
     async def notify(
         self, method: str, params: dict[str, Any], *, headers: Mapping[str, str] = NO_HEADERS
@@ -242,7 +251,7 @@ class HttpLink:
             except LinkLost:
                 message = {}
             if isinstance(message.get("error"), dict):
-                raise RpcError(message["error"])
+                raise RpcError(message["error"], status=response.status)
         raise StatusRefused(response.status, retry_after=_seconds(response.headers.get("retry-after")))
 
     def _expired(self, response: Response) -> bool:
@@ -334,7 +343,7 @@ class HttpLink:
             self._asked.withdraw(params)
             return
         if method == "notifications/progress":
-            found = self._tokens.incoming(params)
+            found = self._meta.incoming(params)
             if found is None:
                 return
             listener, params = self._listeners.get(found[0], (_ignore, None))[0], found[1]

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
+from common.credentials.injection import with_meta
 from common.domain.errors import ResponseTooLarge, TransportFailure
 from common.mcp.inbound import META_PREFIX
 from common.mcp.jsonrpc import METHOD_NOT_FOUND
@@ -23,8 +24,13 @@ Gate = Callable[[], bool]
 """Whether anything may be written to a backend at this moment. It is asked right before each write, so it is cheap."""
 
 NO_HEADERS: Mapping[str, str] = {}
+NO_META: Mapping[str, Any] = {}
 INTERMEDIARIES = frozenset({502, 504})
 """Statuses that a proxy gives of its own; the backend behind it may be at the request still."""
+
+
+REFUSES_CREDENTIALS = frozenset({401, 403})
+"""Statuses by which a backend says that it does not know who asks, or that he may not."""
 
 
 def always_open() -> bool:
@@ -36,11 +42,15 @@ def always_open() -> bool:
 
 
 class RpcError(Exception):
-    """The backend's own JSON-RPC error: an answer. ``error`` is its error object, unchanged."""
+    """The backend's own JSON-RPC error: an answer. ``error`` is its error object, unchanged.
 
-    def __init__(self, error: dict[str, Any]) -> None:
+    ``status`` is the HTTP status it came under, 0 where there was none, or one of success.
+    """
+
+    def __init__(self, error: dict[str, Any], *, status: int = 0) -> None:
         super().__init__(f"{error.get('code')}: {error.get('message')}")
         self.error = error
+        self.status = status
 
     @property
     def code(self) -> object:
@@ -140,19 +150,23 @@ def noise_words(noise: int) -> str:
     return f"; {noise} lines of its output were no JSON-RPC" if noise else ""
 
 
-class ProgressTokens:
-    """Gives every request a progress token of its own, and the caller's back to what comes in for it.
+class RequestMeta:
+    """Puts into every request's ``_meta`` what is the gateway's own: credentials, and a progress token.
 
-    Callers choose their tokens freely, so two of them on one session would meet.
+    Callers choose their tokens freely, so two of them on one session would meet: each request has one of its own, and
+    what comes in for it gets the caller's back. ``own`` is put there whatever the caller says.
     """
 
-    __slots__ = ("_original",)
+    __slots__ = ("_original", "_own")
 
-    def __init__(self) -> None:
+    def __init__(self, own: Mapping[str, Any]) -> None:
+        self._own = own
         self._original: dict[str | int, Any] = {}
 
     def outgoing(self, request_id: int, params: dict[str, Any]) -> dict[str, Any]:
-        """``params`` with the request's own token, if the caller wants progress."""
+        """``params`` with the session's own members, and with the request's own token if the caller wants progress."""
+        if self._own:
+            params = with_meta(params, self._own)
         meta = params.get("_meta")
         if not isinstance(meta, dict) or "progressToken" not in meta:
             return params

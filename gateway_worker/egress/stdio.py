@@ -18,13 +18,14 @@ from gateway_worker.egress.asked import Asked
 from gateway_worker.egress.child_input import Outgoing
 from gateway_worker.egress.link import (
     NO_HEADERS,
+    NO_META,
     Gate,
     GateShut,
     LinkLost,
     OnNotification,
     OnRequest,
     OnSettled,
-    ProgressTokens,
+    RequestMeta,
     RpcError,
     always_open,
     noise_words,
@@ -100,8 +101,8 @@ def _ignore(_method: str, _params: dict[str, Any]) -> None:
 class StdioLink:
     """See :class:`~gateway_worker.egress.link.Link`."""
 
-    def __init__(self, child: Child, *, gate: Gate = always_open) -> None:
-        """``gate`` is asked before the child is started, and before each write to it."""
+    def __init__(self, child: Child, *, gate: Gate = always_open, meta: Mapping[str, Any] = NO_META) -> None:
+        """``gate`` is asked before the child is started, and before each write; ``meta`` goes with each request."""
         self.closed = asyncio.Event()
         self.on_notification: OnNotification = _ignore
         self.on_request: OnRequest = refuse_request
@@ -111,7 +112,7 @@ class StdioLink:
         self._pending: dict[int, tuple[asyncio.Future[dict[str, Any]], OnNotification | None]] = {}
         self._late: dict[int, OnSettled] = {}
         """Who wants to know of an answer that comes behind the end of its wait."""
-        self._tokens = ProgressTokens()
+        self._meta = RequestMeta(meta)
         self._parties = Parties()
         self._asked = Asked(self._respond, gate)
         self._slot: Slot | None = None
@@ -164,7 +165,7 @@ class StdioLink:
         settled = self._parties.enter(method, request_id, principal, on_notification, on_settled)
         heard, at_work = self._heard, False
         try:
-            outgoing = self._tokens.outgoing(request_id, params)
+            outgoing = self._meta.outgoing(request_id, params)
             message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": outgoing}
             line = self._out.put(_line(message), partial(self._given_back, future))
             return await future
@@ -179,7 +180,7 @@ class StdioLink:
                 future.exception()  # the link may have closed while the request still waited to be written
                 at_work = False
             del self._pending[request_id]
-            self._tokens.done(request_id)
+            self._meta.done(request_id)
             self._parties.leave(request_id)
             if settled is not None:
                 self._ended(request_id, settled, at_work=at_work)
@@ -402,7 +403,7 @@ class StdioLink:
         Fails closed: what might be another caller's is told to nobody.
         """
         if method == "notifications/progress":
-            found = self._tokens.incoming(params)
+            found = self._meta.incoming(params)
             entry = self._pending.get(found[0]) if found else None
             if found and entry and entry[1]:
                 entry[1](method, found[1])

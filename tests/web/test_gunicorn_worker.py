@@ -41,6 +41,7 @@ def test_a_plain_post_takes_it() -> None:
     assert environ == {
         "REQUEST_METHOD": "POST",
         "PATH_INFO": "/servers/a b/mcp",
+        "QUERY_STRING": "x=1",
         "REMOTE_ADDR": "10.0.0.1",
         "wsgi.input_terminated": True,
         "gunicorn.socket": "the socket",

@@ -13,7 +13,10 @@ from common.domain.audit import FIELDS, MAX_FIELD, AuditEvent, AuditRecord, Even
 KINDS = {
     *("tool_registered", "tool_updated", "tool_removed", "tool_enabled", "tool_disabled", "tool_drained"),
     *("tool_undrained", "circuit_state_change", "circuit_reset", "circuit_tripped", "health_transition"),
+    *("tool_quarantined", "definition_changed", "definition_approved", "definition_rejected", "tool_flagged"),
     *("session_created", "session_recovered", "session_closed", "node_lost", "invocation_lost"),
+    *("credential_resolution", "credentials_flushed", "credentials_rotated"),
+    *("api_key_issued", "api_key_rotated", "api_key_revoked", "identity_failure"),
 }
 
 

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.domain.content_rules import ContentRules, HiddenCharacters, Pinning
+from common.domain.credential_rules import CredentialMode, CredentialRules, CredentialScope, Injection
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ToolId
 from common.domain.rules import (
@@ -52,6 +54,9 @@ HEALTH = st.builds(
     degraded_after=st.floats(0.001, 9),
 )
 LIMITS = st.builds(ProcessLimits, open_files=LIMIT, processes=LIMIT, file_bytes=LIMIT, memory_bytes=LIMIT)
+CONTENT = st.builds(
+    ContentRules, pinning=st.sampled_from(Pinning), hidden_characters=st.sampled_from(HiddenCharacters)
+) | st.just(ContentRules(pinning=Pinning.QUARANTINE, approve_first=True))
 PLAIN = {
     "id": WORD,
     "transport": TRANSPORTS,
@@ -73,6 +78,7 @@ PLAIN = {
     "circuit": CIRCUITS,
     "health": HEALTH,
     "limits": LIMITS,
+    "content": CONTENT,
 }
 TOOLS = st.builds(
     Tool, **PLAIN, routing=st.just(Routing.STICKY), affinity=st.sampled_from(Affinity)
@@ -113,6 +119,12 @@ def test_capabilities_survive_the_registry(capabilities: Capabilities) -> None:
     assert capabilities_from_wire(over_the_wire(capabilities_to_wire(capabilities))) == capabilities
 
 
+OTHER_CONTENT = (
+    ContentRules(pinning=Pinning.OFF),
+    ContentRules(pinning=Pinning.QUARANTINE),
+    ContentRules(pinning=Pinning.QUARANTINE, approve_first=True),
+    ContentRules(hidden_characters=HiddenCharacters.REJECT),
+)
 CHANGES: list[tuple[Tool, dict[str, Any]]] = [
     (STDIO, {"id": ToolId("u")}),
     (STDIO, {"state": ToolState.DISABLED}),
@@ -140,7 +152,19 @@ CHANGES: list[tuple[Tool, dict[str, Any]]] = [
         (STDIO, {"health": HealthRules(**change)})
         for change in ({"interval": 6}, {"timeout": 6}, {"degraded_after": 2})
     ),
+    *((STDIO, {"content": content}) for content in OTHER_CONTENT),
     *((STDIO, {"limits": ProcessLimits(**{field.name: 6})}) for field in fields(ProcessLimits)),
+    *(
+        (STDIO, {"credentials": CredentialRules(inject=Injection(meta={"a": "k"}), **change)})
+        for change in (
+            {},
+            {"mode": CredentialMode.OPTIONAL},
+            {"scope": CredentialScope.TOOL},
+            {"providers": ("p",)},
+        )
+    ),
+    (STDIO, {"credentials": CredentialRules(inject=Injection(env={"A": "k"}))}),
+    (HTTP, {"credentials": CredentialRules(inject=Injection(headers={"A": "{k}"}))}),
     (STDIO, {"transport": HTTP.transport}),
     (STDIO, {"transport": replace(STDIO.transport, command="other")}),
     (STDIO, {"transport": replace(STDIO.transport, args=("b",))}),

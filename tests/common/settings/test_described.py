@@ -16,7 +16,7 @@ from common.domain.errors import ConfigurationError
 from common.settings import RuleSettings, load
 from common.settings.entry import ENTRY_KEYS
 from common.settings.layers import KEYS, PROCESS_VARIABLES, VARIABLES
-from common.settings.reference import render
+from common.settings.reference import PARTS, render
 from common.settings.schema import json_schema, text
 
 ROOT = Path(__file__).parents[3]
@@ -27,16 +27,25 @@ EXAMPLE = """
 redis: {url: "redis://127.0.0.1:6379/0"}
 web: {host: 127.0.0.1, port: "${PORT:-8080}", processes: 1, allowed_hosts: [gate.example], allowed_origins: "https://a.example"}
 worker: {concurrency: 1000, processes: 1, max_sessions: 9, events: "${EVENTS:-true}"}
-identity: {resolver: api_key, api_keys: [{key: k, tenant: t, client: c}]}
+identity:
+  resolver: [api_key, "${RESOLVER:-jwt}"]
+  api_keys: [{key: k, tenant: t, client: c, scopes: [a]}]
+  jwt: {issuer: "https://i.example", jwks: /keys.json, tenant_claim: org, leeway: "${LEEWAY:-5}"}
+  oauth: {resource: "https://g.example", authorization_servers: "https://i.example"}
+  mtls: {tenant: t, form: dn}
+  required_scopes: a, b
 tenants: {allow_unlisted: true, max_sessions: "${MOST:-9}", listed: [a, {id: b, max_sessions: 5}]}
 policy:
   rules: [{effect: deny, tenants: [a, "b*"], mcp_tools: "x, y"}, {id: r, effect: allow}]
   tools: {pool: [{effect: allow, resources: ["note://*"], prompts: [p]}]}
 runtime:
 logging: {level: "${LEVEL:-info}", format: json}
+credentials: {providers: [static, vault], timeout: "${T:-5}", static: [{tool: t, tenant: u, values: {key: k}}]}
+vault: {url: "https://vault.example:8200", auth: approle, role_id: r, secret_id: s}
 tools:
   everything: {command: npx, args: [-p, 8080], env: {K: V, PORT: 80, DEBUG: yes}, cwd: /dir, idle_timeout: 60}
   remote: {url: "http://127.0.0.1:9000/mcp", type: http, headers: {X-K: V}, enabled: false}
+  secret: {command: x, credentials: {mode: optional, scope: client, providers: vault, inject: {env: {TOKEN: key}}}}
   pool: {url: "http://h", routing: "${ROUTING:-least_loaded}", pool_size: 2, retry: safe, health_interval: 0}
   bound: {command: x, affinity: mcp_session, max_sessions: 1, max_session_age: 1.5, limit_memory_bytes: "${M:-99}"}
 """
@@ -48,6 +57,9 @@ REFUSED = [
     "runtime: {request_timeout: 0}",
     "logging: {level: inof}",
     "identity: {api_keys: [{key: k, tenant: t}]}",
+    "identity: {jwt: {issuer: i}}",
+    "identity: {mtls: {tenant: t, from: dn}}",
+    "identity: {oauth: {resource: 5}}",
     "tenants: {listed: [5]}",
     "policy: {rules: [{tenants: [a]}]}",
     "policy: {rules: [{effect: forbid}]}",
@@ -61,7 +73,19 @@ REFUSED = [
     "tools: {a: {url: 'http://h', limit_open_files: 5}}",
     "tenants: {listed: [{id: a, max_sessions: 0}]}",
     "tools: {'': {command: x}}",
+    "credentials: {provider: [static]}",
+    "credentials: {static: [{tool: t, values: {a: b}, token: x}]}",
+    "vault: {auth: ldap}",
+    "tools: {a: {command: x, credentials: {}}}",
+    "tools: {a: {command: x, credentials: {inject: {env: {T: k}}, mode: maybe}}}",
+    "tools: {a: {command: x, credentials: {inject: {environment: {T: k}}}}}",
 ]
+
+
+PARTS_NAMES = {"key", "tenant", "client", "subject", "scopes", "id"}.union(
+    *(model.model_fields for model in PARTS.values())
+)
+"""Rows of what stands within a setting."""
 
 
 def valid(document: str) -> bool:
@@ -85,7 +109,7 @@ def test_schema_and_program_accept_the_same_example(tmp_path: Path) -> None:
     file.write_text(EXAMPLE)
     assert valid(EXAMPLE)
     settings = load(file, {})
-    assert (settings.tool_problems, len(settings.tools)) == ((), 4)
+    assert (settings.tool_problems, len(settings.tools)) == ((), 5)
 
 
 @pytest.mark.parametrize("document", REFUSED)
@@ -131,6 +155,8 @@ def test_document_and_models_know_the_same_settings() -> None:
     assert set(ENTRY_KEYS) <= names
     assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {
         *("key", "tenant", "client", "id"),
+        *("tool", "values", "mode", "scope", "providers", "inject", "meta"),
+        *PARTS_NAMES,
         *(RuleSettings.model_fields.keys() - ENTRY_KEYS),
     }
     assert set(VARIABLES) <= set(re.findall(r"CANALGATE_[A-Z_]+", "\n".join(rows)))

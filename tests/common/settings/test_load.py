@@ -294,10 +294,10 @@ def test_an_open_gateway_without_identity_does_not_start(host: str) -> None:
     """Both keys and the fix are named."""
     message = refusal(None, {"CANALGATE_WEB__HOST": host})
     assert "  - CANALGATE_WEB__HOST: web.host is reachable" in message
-    for word in ("web.host", "identity.resolver", "api_key or header", "127.0.0.1"):
+    for word in ("web.host", "identity.resolver", "api_key or jwt", "127.0.0.1"):
         assert word in message
     assert (
-        load(None, {"CANALGATE_WEB__HOST": host, "CANALGATE_IDENTITY__RESOLVER": "header"}).web.host == host
+        load(None, {"CANALGATE_WEB__HOST": host, "CANALGATE_IDENTITY__RESOLVER": "api_key"}).web.host == host
     )
 
 
@@ -307,9 +307,51 @@ def test_on_loopback_no_identity_is_needed(host: str) -> None:
     assert load(None, {"CANALGATE_WEB__HOST": host}).web.host == host
 
 
-def test_api_key_without_keys_is_refused() -> None:
-    """Nobody could ever call."""
-    assert "identity.api_keys" in refusal(None, {"CANALGATE_IDENTITY__RESOLVER": "api_key"})
+@pytest.mark.parametrize("resolver", ["header", "mtls", "api_key,header"])
+def test_headers_of_anybody_are_not_believed(resolver: str) -> None:
+    """Beyond loopback those of trusted proxies are, so there must be some."""
+    environ = {
+        "CANALGATE_WEB__HOST": "0.0.0.0",  # noqa: S104
+        "CANALGATE_IDENTITY__RESOLVER": resolver,
+        "CANALGATE_IDENTITY__MTLS": "{tenant: t}",
+    }
+    assert "set web.trusted_proxies" in refusal(None, environ)
+    assert load(None, {**environ, "CANALGATE_WEB__TRUSTED_PROXIES": "10.0.0.0/8"})
+    assert load(None, {**environ, "CANALGATE_WEB__HOST": "127.0.0.1"})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{resolver: jwt}", "resolver jwt needs identity.jwt"),
+        ("{resolver: mtls}", "resolver mtls needs identity.mtls"),
+        ("{resolver: [none, api_key]}", "none takes everybody"),
+        ("{resolver: [api_key, api_key]}", "names a resolver twice"),
+        ("{jwt: {issuer: i, jwks: /k, tenant: t}}", "jwt.audience must name this gateway"),
+        ("{jwt: {issuer: i, jwks: /k, audience: a}}", "give either tenant, or tenant_claim"),
+        (
+            "{jwt: {issuer: i, jwks: 'http://idp.example/k', audience: a, tenant: t}}",
+            "must begin with https://",
+        ),
+        ("{jwt: {issuer: i, jwks: /k, audience: a, tenant: t, algorithms: [HS256]}}", "asymmetric"),
+        ("{jwt: {issuer: i, jwks: /k, audience: a, tenant: t, algorithms: [none]}}", "asymmetric"),
+        ("{jwt: {issuer: i, jwks: /k, audience: a, tenant: t, leeway: 301}}", "must be at most 300"),
+        ("{jwt: {issuer: i, jwkz: /k}}", "did you mean 'jwks'?"),
+        ("{oauth: {resource: 'https://g.example'}}", "oauth.authorization_servers must name at least one"),
+        ("{oauth: {resource: 'https://g.example/'}}", "no final slash"),
+        ("{oauth: {resource: 'http://g.example'}}", "must begin with https://"),
+        ("{mtls: {}}", "give either tenant, or tenant_attribute"),
+        ("{mtls: {tenant_attribute: O, source: uri}}", "tenant must be set"),
+        ("{mtls: {tenant: t, form: dn, source: uri}}", "go with form xfcc"),
+        ("{required_scopes: ['a b']}", "must hold scopes"),
+        ("{api_keys: [{key: 'a,b', tenant: t, client: c}]}", "must hold no comma"),
+        ("{subject_header: x-tenant-id}", "must be different headers"),
+    ],
+)
+def test_what_of_identity_does_not_go_together(file: Path, text: str, words: str) -> None:
+    """Each is told with its fix."""
+    file.write_text(f"identity: {text}")
+    assert words in refusal(file, {})
 
 
 def test_the_default_tenant_is_listed_with_resolver_none() -> None:

@@ -42,7 +42,9 @@ def test_all_else_is_shown(settings: Settings) -> None:
     """Names, structure and defaults stay readable."""
     shown = masked(settings)
     assert shown["redis"]["url"] == f"redis://me:{MASK}@h/0?password={MASK}"
-    assert shown["identity"]["api_keys"] == [{"key": MASK, "tenant": "t", "client": "c"}]
+    assert shown["identity"]["api_keys"] == [
+        {"key": MASK, "tenant": "t", "client": "c", "subject": None, "scopes": []}
+    ]
     assert shown["tools"]["a"]["args"] == ["--token", MASK, f"--api-key={MASK}", "--port", "80"]
     assert shown["tools"]["a"]["env"] == {"K": MASK}
     assert shown["tools"]["b"]["url"] == f"http://u:{MASK}@h/mcp?key={MASK}"

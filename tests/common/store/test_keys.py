@@ -27,6 +27,7 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "unacked": (NodeId("celery@host:1:2"),),
     "result": (InvocationId("i-1"),),
     "probe_lease": (ToolId("a:b/c"),),
+    "pins": (ToolId("a:b/c"),),
     "circuit": (ToolId("a:b/c"),),
     "circuit_permits": (ToolId("a:b/c"),),
     "unsent": (NodeId("celery@host:1:2"),),

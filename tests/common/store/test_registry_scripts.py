@@ -43,6 +43,7 @@ class Scripts:
         names = [
             *(keys.registry_tools, keys.registry_versions, keys.registry_version, keys.registry_changes),
             *(keys.audit, keys.circuit(ToolId(tool)), keys.circuit_permits(ToolId(tool))),
+            keys.pins(ToolId(tool)),
             *(keys.registry_capabilities, keys.registry_refresh, keys.registry_states, keys.health),
         ]
         done, version = run(self.client, "registry_remove", names, [tool, expected, CHANNEL, MOST, "me"])

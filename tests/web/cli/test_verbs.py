@@ -76,7 +76,8 @@ def test_the_mistakes_of_all_sections_are_shown(tmp_path: Path) -> None:
         ("tools: {a: {comand: x}}", Exit.FAILED, "command"),
         ("tools: {a: {command: x, env: {T: '${NOT_SET_ANYWHERE}'}}}", Exit.USAGE, "NOT_SET_ANYWHERE"),
         ("web: [", Exit.USAGE, "canalgate.yaml:1"),
-        ("identity: {resolver: api_key}", Exit.USAGE, "api_keys"),
+        ("identity: {resolver: api_key}", Exit.FAILED, "tenants.listed"),
+        ("identity: {resolver: jwt}", Exit.USAGE, "identity.jwt"),
         ("web: {host: 0.0.0.0}", Exit.USAGE, "identity.resolver"),
     ],
 )

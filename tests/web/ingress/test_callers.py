@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
+from common.domain.ids import ClientId, TenantId
 from common.domain.invocation import Caller
 from common.ports import RequestFacts
-from gateway_web.ingress import streamable_http
+from common.settings import IdentitySettings
 from tests.web.harness import INITIALIZE, Serve, Web, body, error, notification, request
 
 CALL = {"name": "echo__add", "arguments": {}}
@@ -57,7 +58,8 @@ def test_who_is_unknown_gets_401_everywhere(serve: Serve) -> None:
     for headers in ({}, bearer("wrong"), {"X-API-Key": "wrong"}):
         for way, response in every_way(web, session, headers).items():
             assert error(response) == (401, -32001), way
-            assert response.headers["WWW-Authenticate"] == 'Bearer realm="canalgate"'
+            wrong = ', error="invalid_token"' if headers else ""
+            assert response.headers["WWW-Authenticate"] == f'Bearer realm="canalgate"{wrong}'
     assert web.legacy(session, "ping", headers=bearer("key-acme-1")).status_code == 200
     assert web.worker.taken == []
 
@@ -133,40 +135,46 @@ class Says:
     """A resolver that does what it is told."""
 
     answer: Any = None
+    seen: list[RequestFacts]
 
-    def resolve(self, request: RequestFacts) -> Caller:
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer  # type: ignore[no-any-return]
+    def __init__(self, _settings: IdentitySettings) -> None:
+        """As the port says."""
+
+    def resolve(self, request: RequestFacts) -> Caller | None:
+        Says.seen.append(request)
+        if isinstance(Says.answer, Exception):
+            raise Says.answer
+        return Says.answer  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("answer", [RuntimeError("secret"), None, "acme"])
-def test_a_broken_resolver_lets_nobody_in(serve: Serve, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
-    """500 everywhere, and no word of why."""
-    web = serve()
-    session = web.initialize()
-    original = streamable_http.identify
-    resolver = Says()
-    resolver.answer = answer
-    monkeypatch.setattr(streamable_http, "identify", lambda _, facts: original(resolver, facts))
-    for way, response in every_way(web, session, {}).items():
-        assert error(response) == (500, -32603), way
+@pytest.fixture
+def says(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Web:
+    """A web process that asks it."""
+    monkeypatch.setattr(Says, "seen", [], raising=False)
+    monkeypatch.setattr(Says, "answer", Caller(tenant=TenantId("default"), client=ClientId("c")))
+    return serve(identity={"resolver": f"{__name__}:Says"}, tenants={"allow_unlisted": True})
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [(RuntimeError("secret"), (500, -32603)), (None, (401, -32001)), ("acme", (500, -32603))],
+)
+def test_a_broken_resolver_lets_nobody_in(
+    says: Web, monkeypatch: pytest.MonkeyPatch, answer: Any, status: tuple[int, int]
+) -> None:
+    """The same everywhere, and no word of why."""
+    session = says.initialize()
+    monkeypatch.setattr(Says, "answer", answer)
+    for way, response in every_way(says, session, {}).items():
+        assert error(response) == status, way
         assert b"secret" not in response.data
 
 
-def test_the_resolver_sees_the_request(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_resolver_sees_the_request(says: Web) -> None:
     """Header names in lower case, the peer's address, the path."""
-    web = serve()
-    seen: list[RequestFacts] = []
-    original = streamable_http.identify
-
-    def watching(resolver: Any, facts: RequestFacts) -> Caller:
-        seen.append(facts)
-        return original(resolver, facts)
-
-    monkeypatch.setattr(streamable_http, "identify", watching)
-    web.modern("tools/list", path="/servers/echo/mcp", headers={"X-Custom-Thing": "ü"})
-    (found,) = seen
+    says.modern("tools/list", path="/servers/echo/mcp?a=b", headers={"X-Custom-Thing": "ü"})
+    (found,) = Says.seen
     assert found.headers["x-custom-thing"]
     assert found.headers["host"] == "localhost"
     assert (found.remote_address, found.path) == ("127.0.0.1", "/servers/echo/mcp")
+    assert (found.method, found.query, found.from_proxy) == ("POST", "a=b", True)

@@ -20,7 +20,7 @@ from common.domain.ids import ClientId, TenantId
 from common.domain.invocation import Caller, answer
 from common.ports import RequestFacts
 from common.settings import IdentitySettings
-from gateway_web.identity import load_resolver
+from gateway_web.identity import load_identity
 from gateway_web.ingress.changes import ListDigests
 from gateway_web.ingress.duplex import Duplex
 from gateway_web.ingress.outbox import Outbox
@@ -360,7 +360,7 @@ def test_a_connection_that_has_ended_takes_no_message(web: Web) -> None:
     heard: list[bytes] = []
     ws = SimpleNamespace(connected=False, input_buffer=["{}"], pong_received=False)
     duplex = SimpleNamespace(outbox=Outbox(), hear=lambda raw, _caller: heard.append(raw))
-    door = WebSocketDoor(web.gateway, load_resolver(web.gateway.settings.identity), ListDigests(web.gateway))
+    door = WebSocketDoor(web.gateway, load_identity(web.gateway), ListDigests(web.gateway))
     facts = RequestFacts(headers={}, remote_address="127.0.0.1", path="/ws")
     door._take(cast("Server", ws), cast("Duplex", duplex), facts)
     assert (heard, ws.input_buffer) == ([], ["{}"])

@@ -1,8 +1,10 @@
-"""Who calls: each resolver's table, and what becomes of a resolver that breaks."""
+"""Who calls: each resolver's table, the chain, and what becomes of a resolver that breaks."""
 
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,7 @@ from common.domain.errors import (
     ConfigurationError,
     Forbidden,
     GatewayError,
+    InsufficientScope,
     InternalError,
     InvalidRequest,
     Unauthenticated,
@@ -20,27 +23,11 @@ from common.domain.errors import (
 from common.domain.ids import ClientId, TenantId
 from common.domain.invocation import Caller
 from common.ports import RequestFacts
-from common.settings import IdentitySettings
-from gateway_web.identity import identify, load_resolver
+from gateway_web.identity import custom
+from gateway_web.identity.loading import load_resolvers
+from tests.web.identity.support import Issued, Noted, facts, identity_of, named, settings, who
 
 KEY, OTHER_KEY = "key-0123456789", "key-abcdefghij"
-
-
-def facts(headers: dict[str, str]) -> RequestFacts:
-    return RequestFacts(headers=headers, remote_address="127.0.0.1", path="/mcp")
-
-
-def settings(resolver: str, **changes: Any) -> IdentitySettings:
-    return IdentitySettings.model_validate({"resolver": resolver, **changes})
-
-
-def who(identity: IdentitySettings, headers: dict[str, str]) -> tuple[str, str] | type[GatewayError]:
-    """Tenant and client, or the refusal."""
-    try:
-        caller = identify(load_resolver(identity), facts(headers))
-    except GatewayError as error:
-        return type(error)
-    return caller.tenant, caller.client
 
 
 # -- none -----------------------------------------------------------------------------------------------
@@ -78,6 +65,24 @@ def test_without_identity_everybody_is_the_same(headers: dict[str, str]) -> None
 def test_trusted_headers(headers: dict[str, str], expected: object) -> None:
     """Both are needed, each once: WSGI joins two by a comma, and that is nobody's id."""
     assert who(settings("header"), headers) == expected
+
+
+@pytest.mark.parametrize("headers", [{"x-tenant-id": "acme", "x-client-id": "bot"}, {"x-client-id": "bot"}])
+def test_headers_of_a_stranger_are_refused(headers: dict[str, str]) -> None:
+    """Not passed over: whoever sends them without being the proxy claims to be somebody."""
+    chain = settings("header", "none", default_tenant="home", default_client="me")
+    assert who(chain, headers, from_proxy=False) is Unauthenticated
+    assert who(chain, {}, from_proxy=False) == ("home", "me")
+
+
+def test_the_header_resolver_can_name_subject_and_scopes() -> None:
+    """By headers that the settings name, with the same rules."""
+    section = settings("header", subject_header="X-Subject", scopes_header="X-Scopes")
+    sent = {"x-tenant-id": "t", "x-client-id": "c", "x-subject": "ann", "x-scopes": " read  write "}
+    caller = identity_of(section).recognise(facts(sent))
+    assert (caller.subject, caller.scopes) == ("ann", {"read", "write"})
+    assert who(section, {**sent, "x-subject": "ann,bob"}) is InvalidRequest
+    assert who(section, {"x-subject": "ann"}) is Unauthenticated
 
 
 def test_the_headers_may_have_other_names() -> None:
@@ -118,16 +123,17 @@ KEYS = settings(
         ({"authorization": f"Bearer {KEY}x"}, Unauthenticated),
         ({"authorization": f"Bearer {KEY[:-1]}"}, Unauthenticated),
         ({"authorization": f"Bearer {KEY.upper()}"}, Unauthenticated),
-        ({"authorization": f"Bearer {KEY},Bearer {KEY}"}, Unauthenticated),
-        ({"x-api-key": f"{KEY},{OTHER_KEY}"}, Unauthenticated),
+        ({"authorization": f"Bearer {KEY},Bearer {KEY}"}, InvalidRequest),
+        ({"x-api-key": f"{KEY},{OTHER_KEY}"}, InvalidRequest),
         ({"x-api-key": "kéy"}, Unauthenticated),
         ({"x-api-key": "\udcff"}, Unauthenticated),
-        ({"authorization": "Bearer wrong", "x-api-key": KEY}, Unauthenticated),
-        ({"authorization": f"Bearer {KEY}", "x-api-key": OTHER_KEY}, ("acme", "bot")),
+        ({"authorization": "Bearer wrong", "x-api-key": KEY}, InvalidRequest),
+        ({"authorization": f"Bearer {KEY}", "x-api-key": OTHER_KEY}, InvalidRequest),
+        ({"cookie": f"authorization=Bearer {KEY}"}, Unauthenticated),
     ],
 )
 def test_api_keys(headers: dict[str, str], expected: object) -> None:
-    """By either header; Authorization comes first, and one that is wrong is not made good by the other."""
+    """By either header, and once: which of two is meant cannot be said."""
     assert who(KEYS, headers) == expected
 
 
@@ -135,7 +141,7 @@ def test_refusals_do_not_repeat_the_key() -> None:
     """It may be a good one with a typing error."""
     for headers in ({"authorization": f"Bearer {KEY}x"}, {"x-api-key": f"{KEY},{KEY}"}):
         with pytest.raises(GatewayError) as caught:
-            identify(load_resolver(KEYS), facts(headers))
+            identity_of(KEYS).recognise(facts(headers))
         assert KEY not in f"{caught.value!r}{caught.value.data}"
 
 
@@ -159,13 +165,19 @@ class Says:
         return self.answer
 
 
+def asked(*resolvers: Any, headers: dict[str, str] | None = None, noted: Noted | None = None) -> Caller:
+    """What the chain of these resolvers says."""
+    identity = identity_of(settings("api_key"), resolvers=resolvers, noted=noted)
+    return identity.recognise(facts(headers or {}))
+
+
 @pytest.mark.parametrize(
     "fault", [ValueError("secret"), KeyError("secret"), RuntimeError(), AssertionError("secret"), OSError()]
 )
 def test_a_resolver_that_raises_refuses_the_request(fault: Exception) -> None:
     """Fails closed, and tells the caller nothing of the fault."""
     with pytest.raises(InternalError) as caught:
-        identify(Says(fault), facts({}))
+        asked(Says(fault))
     assert "secret" not in caught.value.message
 
 
@@ -173,7 +185,7 @@ def test_a_resolver_that_raises_refuses_the_request(fault: Exception) -> None:
 def test_a_resolvers_own_refusal_is_passed_on(refusal: GatewayError) -> None:
     """It knows best."""
     with pytest.raises(type(refusal)) as caught:
-        identify(Says(refusal), facts({}))
+        asked(Says(refusal))
     assert caught.value is refusal
 
 
@@ -184,7 +196,6 @@ def caller(**changes: Any) -> Caller:
 @pytest.mark.parametrize(
     "answer",
     [
-        None,
         "acme",
         {"tenant": "t", "client": "c"},
         ("t", "c"),
@@ -206,13 +217,13 @@ def caller(**changes: Any) -> Caller:
 def test_a_resolver_that_answers_nonsense_refuses_the_request(answer: object) -> None:
     """What is no caller, or one that cannot be sent on, calls nothing."""
     with pytest.raises(InternalError, match="could not be recognised"):
-        identify(Says(answer), facts({}))
+        asked(Says(answer))
 
 
 def test_a_caller_of_any_ids_is_passed_on() -> None:
     """With subject and scopes."""
     wanted = caller(tenant="ü:|%", subject="", scopes=frozenset({"read", "ü"}))
-    assert identify(Says(wanted), facts({})) is wanted
+    assert asked(Says(wanted)) is wanted
 
 
 # -- custom resolvers -----------------------------------------------------------------------------------
@@ -277,6 +288,137 @@ def test_a_class_of_ones_own_is_loaded() -> None:
 def test_a_class_that_cannot_be_had_is_a_configuration_error(path: str) -> None:
     """Whatever is wrong with it: the process does not start, and the message names the key and the path."""
     with pytest.raises(ConfigurationError) as caught:
-        load_resolver(settings(path))
+        load_resolvers(settings(path), Issued(), lambda: 0)
     assert caught.value.data == {"field": "identity.resolver"}
     assert f"identity.resolver '{path}'" in caught.value.message
+
+
+# -- plug-ins, and time -----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("modules")
+def test_a_resolver_is_found_by_the_entry_point_of_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its plain name; one that no package offers is refused by the settings."""
+    about = tmp_path / "corp-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: corp\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[canalgate.identity]\ncorp = custom_identity:Fixed\n")
+    assert who(settings("corp", default_tenant="acme"), {"x-who": "me"}) == ("acme", "me")
+    with pytest.raises(ValueError, match="installed plug-ins"):
+        settings("crop")
+
+
+class Slow:
+    """A resolver that waits for its test."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+
+    def resolve(self, request: RequestFacts) -> Caller:
+        self.go.wait(20)
+        return caller()
+
+
+def test_a_resolver_that_hangs_refuses_the_request_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those beyond the bound at once; when it goes on, it is asked again."""
+    monkeypatch.setattr(custom, "MOST_UNDER_WAY", 1)
+    slow = Slow()
+    bounded = custom.Bounded(slow, 0.05)
+    noted = Noted()
+    for _ in range(2):
+        with pytest.raises(InternalError, match="could not be recognised"):
+            asked(bounded, noted=noted)
+    assert noted.reasons == ["resolver_broke"] * 2
+    slow.go.set()
+    assert bounded._slots.acquire(timeout=10)
+    bounded._slots.release()
+    assert asked(custom.Bounded(slow, 10)) == caller()
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("secret"), SystemExit(1)])
+def test_what_a_resolver_raises_in_its_thread_refuses_the_request(fault: BaseException) -> None:
+    """Whatever it is."""
+    with pytest.raises(InternalError) as caught:
+        asked(custom.Bounded(Says(fault), 0.5))
+    assert "secret" not in caught.value.message
+
+
+# -- the chain --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([None, "one"], "one"),
+        (["one", "two"], "one"),
+        ([Unauthenticated("wrong"), "two"], Unauthenticated),
+        ([Forbidden("never"), "two"], Forbidden),
+        ([RuntimeError(), "two"], InternalError),
+        ([7, "two"], InternalError),
+        ([None, None], Unauthenticated),
+    ],
+)
+def test_the_first_that_knows_the_kind_of_credential_decides(answers: Sequence[Any], expected: Any) -> None:
+    """What one has refused no other one lets in."""
+    given = [Says(caller(client=answer) if isinstance(answer, str) else answer) for answer in answers]
+    found = named(identity_of(settings("api_key"), resolvers=given), facts({}))
+    assert found == (("t", expected) if isinstance(expected, str) else expected)
+
+
+def test_a_wrong_key_is_not_everybody() -> None:
+    """With a chain that ends in none only who sends no credential is that."""
+    chain = settings("api_key", "none", api_keys=[{"key": KEY, "tenant": "acme", "client": "bot"}])
+    assert who(chain, {}) == ("default", "default")
+    assert who(chain, {"x-api-key": KEY}) == ("acme", "bot")
+    for headers in ({"x-api-key": "wrong"}, {"authorization": "Bearer wrong"}):
+        assert who(chain, headers) is Unauthenticated
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("access_token=x", 400),
+        ("session_id=a&ACCESS_TOKEN=x", 400),
+        ("api%5Fkey=x", 400),
+        ("token", 400),
+        ("session_id=token", 401),
+        ("", 401),
+    ],
+)
+def test_a_credential_in_the_url_is_refused(query: str, status: int) -> None:
+    """Whatever else is sent: URLs get into logs."""
+    with pytest.raises(GatewayError) as caught:
+        identity_of(KEYS).recognise(facts({}, query=query))
+    assert caught.value.meaning.http == status
+
+
+def test_scopes_that_all_need() -> None:
+    """Who lacks one is told all that are needed."""
+    keys = [
+        {"key": KEY, "tenant": "acme", "client": "bot", "scopes": ["mcp", "more"], "subject": "ann"},
+        {"key": OTHER_KEY, "tenant": "acme", "client": "bot", "scopes": ["mcp"]},
+    ]
+    section = settings("api_key", api_keys=keys, required_scopes=["more", "mcp"])
+    found = identity_of(section).recognise(facts({"x-api-key": KEY}))
+    assert (found.subject, found.scopes) == ("ann", {"mcp", "more"})
+    with pytest.raises(InsufficientScope) as caught:
+        identity_of(section).recognise(facts({"x-api-key": OTHER_KEY}))
+    assert caught.value.data == {"scopes": "mcp more"}
+
+
+def test_each_refusal_is_noted() -> None:
+    """By one word."""
+    noted = Noted()
+    identity = identity_of(KEYS, noted=noted)
+    for headers in (
+        {},
+        {"x-api-key": "wrong"},
+        {"authorization": "Bearer a,b"},
+        {"authorization": "Basic x"},
+    ):
+        assert isinstance(named(identity, facts(headers)), type)
+    assert noted.reasons == ["missing", "unknown_key", "ambiguous", "malformed"]
+    assert named(identity, facts({"x-api-key": KEY})) == ("acme", "bot")
+    assert len(noted.reasons) == 4

@@ -1,0 +1,1 @@
+"""Credentials that the gateway itself issues."""

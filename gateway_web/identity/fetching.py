@@ -1,0 +1,59 @@
+"""Getting a small document from a URL that the operator gave: in bounded time and size, and from nowhere else."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from pathlib import Path
+
+import httpx
+
+MAX_BYTES = 512 * 1024
+
+
+class NotFetched(Exception):
+    """Why there is no document; the message holds nothing of what the other side sent."""
+
+
+def read_document(place: str, timeout: float) -> bytes:
+    """The document at a URL, or in a file. Raises :class:`NotFetched`."""
+    return _fetched(place, timeout) if "://" in place else _read(place)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise NotFetched(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if len(data) > MAX_BYTES:
+        raise NotFetched(f"{path}: larger than {MAX_BYTES} bytes")
+    return data
+
+
+def _fetched(url: str, timeout: float) -> bytes:
+    """No redirect is followed, no proxy of the environment used; the time is for all of it, to the last byte."""
+    until = time.monotonic() + timeout
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        with (
+            httpx.Client(
+                timeout=timeout, follow_redirects=False, trust_env=False, verify=ssl.create_default_context()
+            ) as client,
+            client.stream(
+                "GET", url, headers={"accept": "application/json", "accept-encoding": "identity"}
+            ) as answer,
+        ):
+            if answer.status_code != 200:
+                raise NotFetched(f"{url}: HTTP status {answer.status_code}")
+            for piece in answer.iter_raw():
+                size += len(piece)
+                if size > MAX_BYTES:
+                    raise NotFetched(f"{url}: larger than {MAX_BYTES} bytes")
+                if time.monotonic() > until:
+                    raise NotFetched(f"{url}: not complete within {timeout:g} s")
+                pieces.append(piece)
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
+        raise NotFetched(f"{url}: {type(error).__name__}") from error
+    return b"".join(pieces)

@@ -1,0 +1,129 @@
+"""From settings to the resolvers they name, and what of them could never work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from common.domain.api_key import ApiKeyRecord
+from common.domain.errors import ConfigurationError
+from common.gateway import Gateway
+from common.ports import IdentityResolver
+from common.settings import IdentitySettings, Settings
+from gateway_web.identity.api_keys import ApiKeyResolver, KeyLookup
+from gateway_web.identity.custom import load_custom
+from gateway_web.identity.doorkeeper import Identity
+from gateway_web.identity.failures import Failures
+from gateway_web.identity.proxies import TrustedProxies
+from gateway_web.identity.static import HeaderResolver, NobodyResolver
+
+
+class NoKeys:
+    """No issued keys: for whoever only asks whether the settings would do."""
+
+    version = 0
+
+    def find(self, key_id: str) -> ApiKeyRecord | None:  # noqa: ARG002 - the port's signature
+        """None."""
+        return None
+
+
+def load_identity(gateway: Gateway) -> Identity:
+    """The identity of a web process. Raises :class:`ConfigurationError` for resolvers that cannot be loaded."""
+    settings = gateway.settings.identity
+    resolvers = load_resolvers(settings, gateway.issued_keys, gateway.clock.now, begin=True)
+    failures = Failures(gateway.client, gateway.keys)
+    identity = Identity(resolvers, settings, TrustedProxies(gateway.settings.web), failures)
+    gateway.follow(failures.flush)
+    if "api_key" in settings.resolver:
+
+        def look() -> None:
+            if gateway.issued_keys.refresh():
+                identity.watches.call()
+
+        gateway.follow(look)
+    return identity
+
+
+def load_resolvers(
+    settings: IdentitySettings, issued: KeyLookup, now: Callable[[], int], *, begin: bool = False
+) -> list[IdentityResolver]:
+    """The resolvers in their order. ``now`` is Redis' time in ms; ``begin`` lets them fetch what they need beforehand.
+
+    Raises :class:`ConfigurationError`.
+    """
+    return [_load(name, settings, issued, now, begin=begin) for name in settings.resolver]
+
+
+def _load(
+    name: str, settings: IdentitySettings, issued: KeyLookup, now: Callable[[], int], *, begin: bool
+) -> IdentityResolver:
+    if name == "none":
+        return NobodyResolver(settings)
+    if name == "header":
+        return HeaderResolver(settings)
+    if name == "api_key":
+        return ApiKeyResolver(settings, issued, now)
+    if name == "mtls" and settings.mtls is not None:
+        from gateway_web.identity.certificates import CertificateResolver
+
+        return CertificateResolver(settings.mtls)
+    if name == "jwt" and settings.jwt is not None:
+        # The cryptography library takes its time to load: for those who use it.
+        from gateway_web.identity.jwks import Jwks
+        from gateway_web.identity.tokens import JwtResolver
+
+        keys = Jwks(settings.jwt)
+        if begin:
+            keys.begin()
+        return JwtResolver(settings, settings.jwt, keys)
+    return load_custom(name, settings)
+
+
+def identity_problems(settings: Settings) -> list[str]:
+    """What of the identity could never work, in words that name the fix. Empty: nothing found."""
+    try:
+        load_resolvers(settings.identity, NoKeys(), lambda: int(time.time() * 1000))
+    except ConfigurationError as error:
+        return [error.message]
+    return list(_problems(settings))
+
+
+def _problems(settings: Settings) -> Iterator[str]:
+    identity, listed = settings.identity, settings.listed_tenants
+    if not settings.tenants.allow_unlisted:
+        named = {"an API key belongs to": {key.tenant for key in identity.api_keys}}
+        if identity.jwt is not None and identity.jwt.tenant is not None:
+            named["identity.jwt gives its callers"] = {identity.jwt.tenant}
+        if identity.mtls is not None and identity.mtls.tenant is not None:
+            named["identity.mtls gives its callers"] = {identity.mtls.tenant}
+        for who, tenants in named.items():
+            for tenant in sorted(tenants - listed):
+                yield f"{who} tenant {tenant!r}, which may not call: add it to tenants.listed"
+        if not listed:
+            yield "no tenant may call: add them to tenants.listed, or set tenants.allow_unlisted"
+    for name in ("jwt", "mtls"):
+        if getattr(identity, name) is not None and name not in identity.resolver:
+            yield f"identity.{name} is set, but {name} is not in identity.resolver: it has no effect"
+    if (
+        identity.required_scopes
+        and {"none", "header"} >= set(identity.resolver)
+        and not identity.scopes_header
+    ):
+        yield "nobody could have the scopes in identity.required_scopes: no resolver gives any"
+    if identity.jwt is not None and "jwt" in identity.resolver:
+        yield from _jwks_problems(identity)
+
+
+def _jwks_problems(identity: IdentitySettings) -> Iterator[str]:
+    """A file is looked at; what a URL holds only shows when it is fetched."""
+    from gateway_web.identity.fetching import NotFetched, read_document
+    from gateway_web.identity.jwks import parsed
+
+    token = identity.jwt
+    if token is None or "://" in token.jwks:
+        return
+    try:
+        parsed(read_document(token.jwks, token.jwks_timeout))
+    except NotFetched as error:
+        yield f"identity.jwt.jwks: {error}"

@@ -1,0 +1,67 @@
+"""The providers that the settings name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from common.domain.errors import ConfigurationError
+from common.ports import CredentialsProvider
+from common.settings import Settings
+from gateway_worker.credentials.environment import EnvironmentProvider
+from gateway_worker.credentials.files import FileProvider
+from gateway_worker.credentials.static import StaticProvider
+from gateway_worker.credentials.vault import VaultProvider
+
+GROUP = "canalgate.credentials"
+"""Entry points of packages that bring a provider."""
+
+BUILT_IN: Mapping[str, Callable[[Settings], CredentialsProvider]] = {
+    "static": lambda settings: StaticProvider(settings.credentials.static),
+    "environment": lambda settings: EnvironmentProvider(settings.credentials.environment_prefix, os.environ),
+    "file": lambda settings: FileProvider(settings.credentials.directory),
+    "vault": VaultProvider,
+}
+
+
+def load_providers(settings: Settings) -> dict[str, CredentialsProvider]:
+    """All of ``credentials.providers`` by name, in their order.
+
+    Raises :class:`ConfigurationError` for one that cannot be made: the worker does not start then.
+    """
+    return {name: _load(name, settings) for name in settings.credentials.providers}
+
+
+def _load(name: str, settings: Settings) -> CredentialsProvider:
+    try:
+        made = BUILT_IN.get(name)
+        provider: Any = _brought(name)(settings.credentials) if made is None else made(settings)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        # Not its words: they may hold a secret of the settings.
+        raise _fault(f"{name!r} cannot be loaded: {type(error).__name__}") from error
+    if not callable(getattr(provider, "resolve", None)):
+        raise _fault(f"{name!r} has no method resolve(request)")
+    found: CredentialsProvider = provider
+    return found
+
+
+def _brought(name: str) -> Callable[..., object]:
+    """The class that is named as ``package.module:Class``, or by an entry point."""
+    module, colon, kind = name.partition(":")
+    if colon:
+        found: Callable[..., object] = getattr(import_module(module), kind)
+        return found
+    for entry in entry_points(group=GROUP, name=name):
+        return entry.load()  # type: ignore[no-any-return]
+    raise _fault(
+        f"{name!r} is unknown: built in are {', '.join(BUILT_IN)}, and no package brings it ({GROUP})"
+    )
+
+
+def _fault(words: str) -> ConfigurationError:
+    return ConfigurationError(f"credentials.providers: {words}", field="credentials.providers")
