@@ -149,11 +149,9 @@ def _metadata(document: dict[str, Any] | None) -> ResponseReturnValue:
 
 
 def _add_probes(app: Flask, gateway: Gateway) -> None:
-    @app.get("/livez")
     def livez() -> ResponseReturnValue:
         return _response(json_response({"status": "ok"}))
 
-    @app.get("/readyz")
     def readyz() -> ResponseReturnValue:
         state = gateway.readiness()
         body = {
@@ -164,3 +162,6 @@ def _add_probes(app: Flask, gateway: Gateway) -> None:
             "workers": state.workers,
         }
         return _response(json_response(body, 200 if state.ready else 503))
+
+    for name, view in (("livez", livez), ("readyz", readyz)):
+        app.add_url_rule(f"/{name}", name, view, methods=["GET"])

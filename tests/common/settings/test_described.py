@@ -155,6 +155,7 @@ def test_document_and_models_know_the_same_settings() -> None:
     assert set(ENTRY_KEYS) <= names
     assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {
         *("key", "tenant", "client", "id"),
+        *("name", "token", "role"),
         *("tool", "values", "mode", "scope", "providers", "inject", "meta"),
         *PARTS_NAMES,
         *(RuleSettings.model_fields.keys() - ENTRY_KEYS),

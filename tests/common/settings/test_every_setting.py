@@ -116,6 +116,19 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     ),
     "identity.default_tenant": ("acme", "acme", "acme", IDS),
     "identity.default_client": ("cli", "cli", "cli", IDS),
+    "admin.enabled": (False, "false", None, FLAG),
+    "admin.tokens": (
+        [{"name": "n", "token": "t" * 16}],
+        '[{"name": "n", "token": "tttttttttttttttt"}]',
+        None,
+        [
+            5,
+            [{"name": "n", "token": "short"}],
+            [{"name": "n", "token": "t" * 16, "role": "root"}],
+            [{"name": "n", "token": "t" * 16}, {"name": "n", "token": "u" * 16}],
+            [{"name": "n", "token": "t" * 16}, {"name": "m", "token": "t" * 16}],
+        ],
+    ),
     "tenants.allow_unlisted": (True, "true", True, FLAG),
     "tenants.max_sessions": (5, "5", 5, [value for value in COUNT if value is not None]),
     "tenants.listed": (
