@@ -12,7 +12,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --gen
 	--custom-compile-command "make lock" --quiet
 CHAOS := $(if $(SEED),CHAOS_SEED=$(SEED) )$(PYTEST) -p no:randomly -q
 
-.PHONY: help demo up test unit e2e interop containers chaos chaos-full storm mutants lint type format lock fuzz scale conformance balanced bench bench-queue bench-docs schema clean
+.PHONY: help demo up test unit e2e security interop containers chaos chaos-full storm mutants lint type format lock fuzz scale conformance balanced bench bench-queue bench-docs schema clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -39,6 +39,9 @@ unit: $(READY) ## The tests beside the code, with a real Redis
 e2e: $(READY) ## Real gateway processes, real backends, real clients, kill -9
 	$(PYTEST) tests -m "e2e and not alone and not interop and not chaos_fast and not chaos_full" -q -n 2
 	$(PYTEST) tests -m "e2e and alone and not interop" -q
+
+security: $(READY) ## The tables of attacks, and a test for each published weakness of an MCP product
+	$(PYTEST) tests/security -q -n auto
 
 interop: $(READY) ## Eleven clients, the reference servers and our own in each era, through one gateway (Node >= 22.19 is fetched from npm)
 	$(PYTEST) tests -m "interop and not chaos_fast and not chaos_full" -q

@@ -9,11 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self
 
 import orjson
 import structlog
 
+from common.audit.refusals import Refusals, refusal_event
 from common.calls.call import Call, CallPlace
 from common.calls.call_stream import MOST_WAITS, CallStreams
 from common.calls.cancellation import Cancellations
@@ -71,6 +73,35 @@ class Readiness:
         return self.redis and self.replies and self.tools and self.workers > 0
 
 
+P = ParamSpec("P")
+Begin = Callable[Concatenate["Gateway", Caller, ToolId, str, Mapping[str, Any], P], Call]
+
+
+def _audited(begin: Begin[P]) -> Begin[P]:
+    """Whatever refuses a call is told to the journal."""
+
+    @wraps(begin)
+    def told(
+        gateway: Gateway,
+        caller: Caller,
+        tool: ToolId,
+        method: str,
+        params: Mapping[str, Any],
+        /,
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> Call:
+        try:
+            return begin(gateway, caller, tool, method, params, *args, **options)
+        except GatewayError as error:
+            request = options.get("request_id")
+            name = request if isinstance(request, str | int) else None
+            gateway.refusals.note(refusal_event(caller, tool, method, params, error, request_id=name))
+            raise
+
+    return told
+
+
 class Gateway:
     """One process's door to the tools. Use as a context manager, or ``start`` and ``close``."""
 
@@ -81,7 +112,7 @@ class Gateway:
         self.client: Client = connect(address)
         self._hot = SharedConnection(address)
         self.clock = RedisClock()
-        self.registry = Registry(self.client, self.keys)
+        self.registry = Registry(self.client, self.keys, settings.egress.rules)
         self.catalogue = Catalogue(self.client, self.keys)
         self.issued_keys = IssuedKeys(self._hot, self.keys)
         self.policy = Policy(settings.policy, self.catalogue)
@@ -94,6 +125,7 @@ class Gateway:
         self.connections = Connections(self._hot, self.keys)
         self.client_answers = ClientAnswers(self._hot, self.keys)
         self.request_states = RequestStates(self._hot, self.keys)
+        self.refusals = Refusals(lambda command: self._hot.command(*command), self.keys)
         self.hub = ReplyHub(
             self._hot,
             self.keys,
@@ -123,6 +155,7 @@ class Gateway:
     def close(self) -> None:
         """Let go of everything."""
         self.hub.close()
+        self.refusals.tick(at_once=True)
         self._hot.close()
         self.client.close()
 
@@ -135,6 +168,7 @@ class Gateway:
 
     # -- one call ---------------------------------------------------------------------------------------
 
+    @_audited
     def begin(
         self,
         caller: Caller,
@@ -212,6 +246,7 @@ class Gateway:
             raise
         return call
 
+    @_audited
     def resume(
         self, caller: Caller, tool: ToolId, method: str, params: Mapping[str, Any], *, version: str
     ) -> Call:
@@ -392,6 +427,7 @@ class Gateway:
         self._hint()
         self.cancellations.expire(lambda deadline: self.clock.left(deadline) <= 0)
         self._queueing.take_back()
+        self.refusals.tick()
 
     def _refresh_catalogue(self) -> None:
         if not self.clock.synchronised:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from common.domain.audit_chain import SealedRecord
 from common.domain.credentials import CredentialRequest, Credentials
 from common.domain.invocation import Caller
 
@@ -41,6 +42,26 @@ class IdentityResolver(Protocol):
         other resolver is asked. Any other exception refuses the request as well (fails closed) and is logged as a fault
         of the resolver, as is an answer later than ``identity.resolver_timeout``.
         """
+
+
+class AuditSink(Protocol):
+    """Keeps the records of the journal. Runs in the keeper's process, in a thread of its own: it may block.
+
+    A class named by ``type: "package.module:Class"`` in ``audit.sinks``, or by an entry point of the group
+    ``canalgate.audit``, is made with the ``options`` of its entry as its only argument (a mapping). Records come in the
+    order of their numbers, each at least once: those whose number is not above the last one that is there have been
+    there before (the keeper died between the writing and the remembering) and are to be dropped.
+    """
+
+    def write(self, records: Sequence[SealedRecord]) -> int:
+        """Store records; return the number of the last one that is safe. Up to it nothing is kept for this sink.
+
+        It is called with no records about once a second while nothing comes. Whatever it raises, the same records come
+        again after a pause; meanwhile the journal keeps them, and other sinks go on.
+        """
+
+    def close(self) -> None:
+        """The process ends: let go of everything. Nothing may be lost by it that ``write`` called safe."""
 
 
 class CredentialsProvider(Protocol):

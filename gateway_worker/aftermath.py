@@ -17,7 +17,7 @@ from common.store.pipelined import PipelinedConnection
 from gateway_worker.calls import Calls
 from gateway_worker.claims import Claims
 from gateway_worker.delivery import Taken, lost_end
-from gateway_worker.message import PoisonMessage, head_in, read_message
+from gateway_worker.message import PoisonMessage, TaskMessage, head_in, read_message
 from gateway_worker.node import Node
 from gateway_worker.outbox import Outbox
 from gateway_worker.sweep import MOST_ATTEMPTS
@@ -143,7 +143,7 @@ class Aftermath:
         elif self._calls.begun.running(head.id):
             return False
         else:
-            await self._decide(epoch, node, tag, head)
+            await self._decide(epoch, node, tag, head, message)
         return True
 
     async def _settle_headless(self, node: NodeId, tag: str, raw: bytes, call: InvocationId) -> None:
@@ -159,7 +159,7 @@ class Aftermath:
         """What no backend has seen: whatever is done with it removes the record in the same step, so only once."""
         self._calls.begin(Taken(node=node, tag=tag, raw=raw, queue="", verdict=b"headless", token=None))
 
-    async def _decide(self, epoch: int, node: NodeId, tag: str, head: Head) -> None:
+    async def _decide(self, epoch: int, node: NodeId, tag: str, head: Head, message: TaskMessage) -> None:
         maybe_sent = int(not self._calls.begun.never((node, tag)))
         with store_errors("deciding on a stray"):
             fate: bytes = await self._redis.run(
@@ -169,5 +169,5 @@ class Aftermath:
                 epoch=epoch,
             )
         if fate == b"lost":
-            self._outbox.put(lost_end(node, tag, head))
+            self._outbox.put(lost_end(node, tag, head, message))
         log.warning("stray_call", invocation=head.id, queue=head.queue, tag=tag, fate=fate.decode())

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from common.calls.contract import encoded_result, result_frame, result_record
 from common.calls.head import Head
+from common.domain.audit_call import MEMBER as AUDIT
+from common.domain.audit_call import end_text
 from common.domain.errors import WorkerLost
 from common.domain.ids import InvocationId, NodeId
 from common.domain.invocation import ExecutionResult, failed
 from common.store.keys import Keys
 from gateway_worker.message import TaskMessage
 
-Arguments = tuple[str, str, str, str, str, bytes, bytes, int]
+_PACKED = re.compile(r"[!-~]{1,8000}")
+Arguments = tuple[str, str, str, str, str, bytes, bytes, int, str]
 """What ``finish.lua`` takes for each call; first the delivery tag."""
 
 
@@ -75,6 +80,8 @@ class End(NamedTuple):
     result: ExecutionResult
     record: bytes
     frame: bytes
+    told: str
+    """What the journal is told."""
 
     @property
     def node(self) -> NodeId:
@@ -91,7 +98,9 @@ class End(NamedTuple):
 
     def arguments(self) -> Arguments:
         """What the script wants to know of it."""
-        return _arguments(self.held.tag, self.held.head, self.record, self.frame, cold=self.held.cold)
+        return _arguments(
+            self.held.tag, self.held.head, self.record, self.frame, cold=self.held.cold, told=self.told
+        )
 
     def bare(self) -> BareEnd:
         """The same without the call."""
@@ -116,15 +125,23 @@ class BareEnd(NamedTuple):
 
 def end_of(held: Held, result: ExecutionResult) -> End:
     """The end of a call that has a head. Raises ``orjson.JSONEncodeError`` for a result that cannot be written."""
-    return End(held, result, *_written(held.head, result))
+    told = end_text(call_told(held.message.envelope), result, attempt=held.head.attempt)
+    return End(held, result, *_written(held.head, result), told)
 
 
-def lost_end(node: NodeId, tag: str, head: Head) -> BareEnd:
+def lost_end(node: NodeId, tag: str, head: Head, message: TaskMessage) -> BareEnd:
     """The end of a call that the node has a record of, and knows nothing else."""
-    record, frame = _written(
-        head, failed(WorkerLost("Redis was restarted, and what came of the call is unknown"))
-    )
-    return BareEnd(node, len(record) + len(frame), _arguments(tag, head, record, frame, cold=True))
+    result = failed(WorkerLost("Redis was restarted, and what came of the call is unknown"))
+    record, frame = _written(head, result)
+    told = end_text(call_told(message.envelope), result, attempt=head.attempt)
+    return BareEnd(node, len(record) + len(frame), _arguments(tag, head, record, frame, cold=True, told=told))
+
+
+def call_told(envelope: Mapping[str, Any]) -> str:
+    """What the journal is told of the call that a message is for; empty for one that is not audited."""
+    told = envelope.get(AUDIT)
+    # Whoever may write to the queue may write anything here, and finish.lua must be able to take it apart.
+    return told if isinstance(told, str) and _PACKED.fullmatch(told) else ""
 
 
 def _written(head: Head, result: ExecutionResult) -> tuple[bytes, bytes]:
@@ -134,8 +151,8 @@ def _written(head: Head, result: ExecutionResult) -> tuple[bytes, bytes]:
     return record, result_frame(head.id, result, encoded=encoded) if head.reply else b""
 
 
-def _arguments(tag: str, head: Head, record: bytes, frame: bytes, *, cold: bool) -> Arguments:
-    return tag, head.id, head.queue, head.session, head.reply, record, frame, int(cold)
+def _arguments(tag: str, head: Head, record: bytes, frame: bytes, *, cold: bool, told: str) -> Arguments:
+    return tag, head.id, head.queue, head.session, head.reply, record, frame, int(cold), told
 
 
 def end_of_message(

@@ -26,7 +26,6 @@ from common.mcp.client_capabilities import EVERY
 from common.mcp.jsonrpc import METHOD_NOT_FOUND
 from common.mcp.listings import LISTINGS, Listing
 from common.mcp.revisions import Era
-from common.processes.guard import ProcessGuard
 from common.registry.catalogue import CatalogueReader
 from common.registry.records import Entry
 from common.settings import DiscoverySettings
@@ -38,7 +37,7 @@ from gateway_worker.capability_store import CapabilityStore
 from gateway_worker.content import MOST_FLAGS, examined, resembling, with_server_examined
 from gateway_worker.credentials.identity import GivenTo, nothing_given
 from gateway_worker.definitions import sorted_out
-from gateway_worker.egress.backend import Backend, connect, make_link, start
+from gateway_worker.egress.backend import Backend, MakeLink, connect, start
 from gateway_worker.egress.link import LinkLost, RpcError
 from gateway_worker.tool_session import opening_order
 
@@ -62,9 +61,8 @@ class Discovery:
         clock: RedisClock,
         catalogue: CatalogueReader,
         serves: Callable[[ToolId], bool],
-        guard: ProcessGuard,
+        links: MakeLink,
         settings: DiscoverySettings,
-        max_bytes: int,
         given_to: GivenTo = nothing_given,
     ) -> None:
         """``given_to`` says which credentials the gateway's own connections with a tool get."""
@@ -75,9 +73,8 @@ class Discovery:
         self._clock = clock
         self._catalogue = catalogue
         self._serves = serves
-        self._guard = guard
+        self._links = links
         self._settings = settings
-        self._max_bytes = max_bytes
         self._changed: dict[ToolId, set[str]] = {}
         self._running: dict[ToolId, asyncio.Task[None]] = {}
         self._closed = False
@@ -187,7 +184,7 @@ class Discovery:
         is refused.
         """
         given = await self._given_to(entry.tool)
-        link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes, given=given)
+        link = self._links(entry.tool, given=given)
         started = time.monotonic()
         backend = await start(entry.tool, link, listing_order(entry), EVERY)
         try:
@@ -228,7 +225,7 @@ class Discovery:
         """
         try:
             async with asyncio.timeout(startup + self._settings.era_probe_timeout):
-                link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes, given=given)
+                link = self._links(entry.tool, given=given)
                 return await connect(link, [Era.MODERN])
         except TimeoutError:
             log.info("era_probe_unanswered", tool=entry.id)

@@ -32,17 +32,16 @@ from common.domain.ids import NodeId, ToolId
 from common.domain.rules import HealthRules
 from common.domain.tool import StdioTransport, ToolState
 from common.mcp.revisions import Era
-from common.processes.guard import ProcessGuard
 from common.registry.catalogue import CatalogueReader
 from common.registry.records import Entry
 from common.store.client import AsyncClient, store_errors
 from common.store.clock import RedisClock
-from common.store.keys import AUDIT_LENGTH, Keys
+from common.store.keys import Keys
 from common.store.scripts import run_async
 from gateway_worker.credentials.identity import GivenTo, nothing_given
 from gateway_worker.credentials.refusal import refuses_credentials
 from gateway_worker.discovery import listing_order
-from gateway_worker.egress.backend import Backend, make_link, start
+from gateway_worker.egress.backend import Backend, MakeLink, start
 from gateway_worker.egress.link import GateShut, RpcError
 
 log = structlog.get_logger(__name__)
@@ -99,12 +98,11 @@ class Prober:
         clock: RedisClock,
         catalogue: CatalogueReader,
         serves: Callable[[ToolId], bool],
-        guard: ProcessGuard,
+        links: MakeLink,
         sessions: OpenSessions,
-        max_bytes: int,
         given_to: GivenTo = nothing_given,
     ) -> None:
-        """``node`` tells the worker's present name; ``max_bytes`` bounds one answer.
+        """``node`` tells the worker's present name.
 
         ``given_to`` says which credentials the gateway's own connections with a tool get.
         """
@@ -115,9 +113,8 @@ class Prober:
         self._clock = clock
         self._catalogue = catalogue
         self._serves = serves
-        self._guard = guard
+        self._links = links
         self._sessions = sessions
-        self._max_bytes = max_bytes
         self._plans: dict[ToolId, _Plan] = {}
         self._running: dict[ToolId, asyncio.Task[None]] = {}
         self._turns = itertools.count()
@@ -295,7 +292,7 @@ class Prober:
         try:
             given = await self._given_to(entry.tool)
             begun = time.monotonic()
-            link = make_link(entry.tool, self._guard, max_bytes=self._max_bytes, given=given)
+            link = self._links(entry.tool, given=given)
             backend = await start(entry.tool, link, listing_order(entry))
         except CredentialUnavailable:
             return None
@@ -338,7 +335,6 @@ class Prober:
                     before or b"",
                     record,
                     keys.registry_channel,
-                    AUDIT_LENGTH,
                     *told,
                 ],
             )

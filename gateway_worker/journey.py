@@ -14,7 +14,7 @@ from common.domain.errors import StoreUnavailable
 from common.domain.ids import tool_of
 from common.registry.records import Entry
 from common.store.client import store_errors
-from common.store.keys import AUDIT_LENGTH, UNSENT_TTL, Keys
+from common.store.keys import UNSENT_TTL, Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker.delivery import Held, Taken
 from gateway_worker.egress.link import LinkLost
@@ -29,10 +29,14 @@ AGAIN = 0.2
 class Journey:
     """Belongs to the engine's loop."""
 
-    def __init__(self, redis: PipelinedConnection, keys: Keys, outbox: Outbox) -> None:
+    def __init__(
+        self, redis: PipelinedConnection, keys: Keys, outbox: Outbox, *, most_events: int = 0
+    ) -> None:
+        """``most_events`` is how many the journal may hold before calls are refused (0: any number)."""
         self._outbox = outbox
         self._redis = redis
         self._keys = keys
+        self._most_events = most_events
 
     async def unsent(self, held: Held) -> None:
         """Note that nothing of the call is sent yet: should this worker die now, it goes back to its queue.
@@ -81,7 +85,7 @@ class Journey:
             keys.begin,
             int(not entry.draining),
             entry.tool.circuit.probes,
-            AUDIT_LENGTH,
+            self._most_events,
         )
         while True:
             try:

@@ -11,6 +11,8 @@ from common.calls.admission import Order, QueueBounds
 from common.calls.contract import task_message
 from common.calls.head import MEMBER, Head, head_of
 from common.calls.leave import leave_of
+from common.domain.audit_call import MEMBER as AUDIT
+from common.domain.audit_call import call_text
 from common.domain.errors import InvalidRequest, ToolNotFound
 from common.domain.ids import ToolId, queue_of
 from common.domain.invocation import Invocation, invocation_from_wire
@@ -50,16 +52,17 @@ class Producer:
                 f"a call of tool {invocation.tool!r} goes to the queue {queue_of(invocation.tool)}",
                 field="tool",
             )
-        envelope = {name: value for name, value in message.envelope.items() if name != MEMBER}
+        envelope = {name: value for name, value in message.envelope.items() if name not in (MEMBER, AUDIT)}
+        told = {AUDIT: call_text(invocation)} if self._settings.audit.calls else {}
         try:
-            return entry, orjson.dumps({MEMBER: head.text(), **envelope})
+            return entry, orjson.dumps({MEMBER: head.text(), **told, **envelope})
         except orjson.JSONEncodeError as error:
             raise InvalidRequest("the message is nested too deeply", field="message") from error
 
     def fresh(self, payload: object, task_id: str) -> tuple[Entry, Order]:
         """The order of a delayed call that is due. Raises :class:`GatewayError` as :meth:`adopted` does."""
         entry, invocation, head = self._read(payload, task_id, "")
-        message = task_message(invocation, head, prefix=self._keys.prefix)
+        message = task_message(invocation, head, prefix=self._keys.prefix, audited=self._settings.audit.calls)
         tool = entry.tool
         bounds = QueueBounds(max_length=tool.queue_max_length, max_age=tool.queue_max_age)
         return entry, Order(
@@ -68,6 +71,7 @@ class Producer:
             bounds=bounds,
             may_create=not entry.draining,
             circuit_probes=tool.circuit.probes,
+            most_events=self._settings.audit.bound,
         )
 
     def _read(self, payload: object, task_id: str, reply_to: str) -> tuple[Entry, Invocation, Head]:

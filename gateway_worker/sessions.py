@@ -15,11 +15,10 @@ from common.domain.errors import GatewayError, SessionLimit
 from common.domain.ids import ToolId
 from common.domain.tool import Tool
 from common.mcp.revisions import Era, era_of_version
-from common.processes.guard import ProcessGuard
 from common.registry.records import Entry
 from gateway_worker.claims import Claim, Claims
 from gateway_worker.credentials.identity import SessionIdentity
-from gateway_worker.egress.backend import Backend
+from gateway_worker.egress.backend import Backend, MakeLink
 from gateway_worker.egress.link import GateShut, OnNotification
 from gateway_worker.egress.stdio import StdioLink
 from gateway_worker.node import Node
@@ -65,12 +64,11 @@ class Sessions:
 
     def __init__(
         self,
-        guard: ProcessGuard,
+        links: MakeLink,
         claims: Claims,
         keeping: Keeping,
         *,
         max_sessions: int,
-        max_bytes: int,
         watch_store: WatchStore,
         on_list_changed: Callable[[ToolId, str], None],
         tell: OnSession = lambda _kind, _session: None,
@@ -79,11 +77,10 @@ class Sessions:
         """``max_sessions`` bounds those of this worker; the idlest one ends for a new one."""
         self._identity_of = identity_of
         self._tell = tell
-        self._guard = guard
+        self._links = links
         self._claims = claims
         self._keeping = keeping
         self._max_sessions = max_sessions
-        self._max_bytes = max_bytes
         self._watch_store = watch_store
         self._on_list_changed = on_list_changed
         self._leaving = False
@@ -129,7 +126,7 @@ class Sessions:
             self._claims.enter(claim)
             eras, gate = era_order(entry, preferred), partial(self._claims.may_use, claim)
             hearer = self._listener(entry.id)
-            session.begin(self._guard, eras, max_bytes=self._max_bytes, gate=gate, on_event=hearer)
+            session.begin(self._links, eras, gate=gate, on_event=hearer)
         session.in_flight += 1
         return session
 

@@ -16,7 +16,7 @@ from common.domain.ids import InvocationId, NodeId
 from common.domain.invocation import failed
 from common.store.client import store_errors
 from common.store.clock import RedisClock
-from common.store.keys import AUDIT_LENGTH, Keys
+from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker.node import LEASE, Node
 from gateway_worker.nodes import BEAT, Nodes
@@ -148,13 +148,12 @@ class Sweeper:
             before,
             behind,
             frame,
-            AUDIT_LENGTH,
         ]
 
 
 def fence_script(keys: Keys, node: NodeId, why: int, *, actor: str) -> tuple[list[str], list[str | int]]:
     """Keys and arguments of ``node_fence.lua``."""
-    return [keys.nodes, keys.fenced(node), keys.audit], [node, why, TOMBSTONE, actor, AUDIT_LENGTH]
+    return [keys.nodes, keys.fenced(node), keys.audit], [node, why, TOMBSTONE, actor]
 
 
 def lost_answer() -> tuple[bytes, bytes, bytes]:

@@ -23,13 +23,12 @@ from common.domain.tool import HttpTransport, Tool
 from common.mcp.inbound import LOG_LEVELS
 from common.mcp.jsonrpc import INTERNAL_ERROR
 from common.mcp.revisions import Era
-from common.processes.guard import ProcessGuard
 from common.registry.records import Entry
 from gateway_worker.claims import Claim
 from gateway_worker.conversation import Conversation
 from gateway_worker.credentials.identity import SessionIdentity
 from gateway_worker.ears import Ears
-from gateway_worker.egress.backend import Backend, make_link, start
+from gateway_worker.egress.backend import Backend, MakeLink, start
 from gateway_worker.egress.link import Gate, LinkLost, OnNotification, RpcError, refuse_request
 from gateway_worker.egress.stdio import StdioLink
 from gateway_worker.turns import Stay, Turns
@@ -106,16 +105,15 @@ class ToolSession:
 
     def begin(
         self,
-        guard: ProcessGuard,
+        links: MakeLink,
         eras: Sequence[Era],
         *,
-        max_bytes: int,
         gate: Gate,
         on_event: OnNotification,
     ) -> None:
         """Start the owner task. ``gate`` is asked before anything is written to the backend."""
         self._owner = asyncio.create_task(
-            self._own(partial(self._open, guard, eras, max_bytes, gate), on_event),
+            self._own(partial(self._open, links, eras, gate), on_event),
             name=f"session-{self.key.tool}",
         )
 
@@ -338,9 +336,9 @@ class ToolSession:
         pid = link.child.process.pid if isinstance(link, StdioLink) else None
         return {"tool": self.key.tool, "session": self.key.session, "fence": self.claim.token, "pid": pid}
 
-    async def _open(self, guard: ProcessGuard, eras: Sequence[Era], max_bytes: int, gate: Gate) -> Backend:
+    async def _open(self, links: MakeLink, eras: Sequence[Era], gate: Gate) -> Backend:
         given = NOTHING if self.identity is None else await self.identity.given()
-        link = make_link(self.tool, guard, max_bytes=max_bytes, gate=gate, given=given)
+        link = links(self.tool, gate=gate, given=given)
         return await start(self.tool, link, eras, orjson.loads(self.key.profile or "{}"))
 
     def _fail(self, error: GatewayError) -> None:

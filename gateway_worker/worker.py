@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,12 @@ from gateway_worker.credentials.service import CredentialService
 from gateway_worker.dead_letters import DeadLetterBox
 from gateway_worker.delivery import Taken
 from gateway_worker.discovery import Discovery
+from gateway_worker.egress.backend import make_link
 from gateway_worker.execute import Executor
 from gateway_worker.fetcher import Fetcher
 from gateway_worker.health import Prober
 from gateway_worker.heartbeat import Heartbeat
+from gateway_worker.journal_keeping import JournalKeeping
 from gateway_worker.journey import Journey
 from gateway_worker.listener import Listener
 from gateway_worker.message import largest_message
@@ -89,6 +92,12 @@ class Worker:
         self._blocking_client = connect(address, size=4)
         self._clock = RedisClock()
         self.guard = ProcessGuard(grace=GUARD_GRACE)
+        self._links = partial(
+            make_link,
+            guard=self.guard,
+            max_bytes=settings.runtime.max_result_bytes,
+            rules=settings.egress.rules,
+        )
         self.catalogue = Catalogue(self._blocking_client, keys)
         self._redis = PipelinedConnection(address)
         self.outbox = Outbox(self._redis, keys, result_ttl=settings.runtime.result_ttl)
@@ -131,6 +140,7 @@ class Worker:
             result_ttl=settings.runtime.result_ttl,
             headless=self._take_over,
         )
+        self._journal = JournalKeeping(settings, address, self._redis, keys)
         self._ears: asyncio.Task[None] | None = None
         self._followed: set[str] = set()
         self._removed = RemovedQueues(self._redis, keys, on_forgotten=self._follow)
@@ -161,6 +171,7 @@ class Worker:
             "health": self.prober.run(),
             "credentials": self.credentials.run(),
             "guard": self._keep_guarded(),
+            "journal": self._journal.run(),
         }
 
     def follow(self, queues: Collection[str]) -> None:
@@ -222,15 +233,14 @@ class Worker:
             clock=self._clock,
             catalogue=self.catalogue,
             serves=self._serves,
-            guard=self.guard,
+            links=self._links,
             settings=self._settings.discovery,
-            max_bytes=self._settings.runtime.max_result_bytes,
             given_to=self.credentials.identities.of_gateway,
         )
 
     def _make_sessions(self) -> Sessions:
         return Sessions(
-            self.guard,
+            self._links,
             self.claims,
             Keeping(
                 digest_of=self._digest_of,
@@ -238,7 +248,6 @@ class Worker:
                 serves=self._serves,
             ),
             max_sessions=self._settings.worker.max_sessions,
-            max_bytes=self._settings.runtime.max_result_bytes,
             watch_store=WatchStore(
                 self._redis, self._keys, self.outbox, session_idle=self._settings.web.session_idle_timeout
             ),
@@ -271,14 +280,13 @@ class Worker:
             clock=self._clock,
             catalogue=self.catalogue,
             serves=lambda tool: self.node.may_act and self._serves(tool),
-            guard=self.guard,
+            links=self._links,
             sessions=self.sessions,
-            max_bytes=self._settings.runtime.max_result_bytes,
             given_to=self.credentials.identities.of_gateway,
         )
 
     def _make_calls(self, hostname: str, host: CallHost, signals: TaskSignals | None) -> Calls:
-        journey = Journey(self._redis, self._keys, self.outbox)
+        journey = Journey(self._redis, self._keys, self.outbox, most_events=self._settings.audit.bound)
         place = Place(
             hostname=hostname,
             keys=self._keys,

@@ -1,26 +1,33 @@
 """The journal, a stream in Redis.
 
-Its newest :data:`MOST_EVENTS` events are kept (and up to a few hundred more, since Redis trims by the block). Where an
-event tells of a change in Redis, the script that makes the change writes the event in the same step; everything else
-is written with :func:`audit_command` or :meth:`Journal.record`.
+Where an event tells of a change in Redis, the script that makes the change writes the event in the same step;
+everything else is written with :func:`audit_command` or :meth:`Journal.record`. Whoever writes never trims: the keeper
+does (:mod:`common.audit.keeper`), behind what every sink has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from common.domain.audit import AuditEvent, AuditRecord, event_fields
+from common.domain.audit_call import unpacked
 from common.domain.errors import InvalidRequest
 from common.store.client import Client, store_errors
 from common.store.keys import Keys
 
-MOST_EVENTS = 100_000
+PAGE = 1000
+"""Records that are read at a time."""
+LOOK_AGAIN = 0.2
+"""Seconds between two looks of a subscriber whose connection had nothing new."""
+
+Chosen = Callable[[AuditRecord], bool]
 
 
 def audit_command(keys: Keys, event: AuditEvent) -> tuple[str | int, ...]:
     """The command that records an event, for a pipeline. Sent twice, it makes two records."""
-    return ("XADD", keys.audit, "MAXLEN", "~", MOST_EVENTS, "*", *event_fields(event))
+    return ("XADD", keys.audit, "*", *event_fields(event))
 
 
 class Journal:
@@ -37,16 +44,76 @@ class Journal:
             written: bytes = self._client.execute_command(*command)  # type: ignore[no-untyped-call]
         return written.decode()
 
-    def newest(self, most: int) -> list[AuditRecord]:
-        """The newest events, the newest first. Raises :class:`InvalidRequest` for a number below 1."""
+    def newest(
+        self, most: int, *, since: int | None = None, chosen: Chosen = lambda _record: True
+    ) -> list[AuditRecord]:
+        """The newest events, the newest first; only those not before ``since`` (Redis ms) that ``chosen`` takes.
+
+        Raises :class:`InvalidRequest` for a number below 1.
+        """
         if most < 1:
             raise InvalidRequest("the number of events must be 1 or more", field="most")
+        found: list[AuditRecord] = []
+        last, first = "+", "-" if since is None else str(since)
+        while len(found) < most:
+            with store_errors("reading the audit journal"):
+                page: Any = self._client.xrevrange(self._keys.audit, last, first, count=PAGE)
+            records = [record_of(*entry) for entry in page]
+            found += [record for record in records if chosen(record)]
+            if len(page) < PAGE:
+                break
+            last = f"({records[-1].id}"
+        return found[:most]
+
+    def after(self, last: str, most: int = PAGE) -> list[AuditRecord]:
+        """The records behind the one with the id ``last``, the oldest first; ``0`` is before all of them."""
         with store_errors("reading the audit journal"):
-            found: Any = self._client.xrevrange(self._keys.audit, count=most)
-        return [_record(*entry) for entry in found]
+            found: Any = self._client.xrange(self._keys.audit, f"({last}", "+", count=most)
+        return [record_of(*entry) for entry in found]
+
+    def newest_id(self) -> str:
+        """The id of the newest record; ``0-0`` if there is none."""
+        with store_errors("reading the audit journal"):
+            found: Any = self._client.xrevrange(self._keys.audit, count=1)
+        return found[0][0].decode() if found else "0-0"
+
+    def subscribe(
+        self,
+        last: str = "$",
+        *,
+        chosen: Chosen = lambda _record: True,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> Iterator[AuditRecord]:
+        """Every record behind the one with the id ``last`` (``$``: from now on), as they come, while they are wanted.
+
+        A subscriber that comes back gives the id of the last record it had. What the journal holds no more by then is
+        not told: sinks are what may not miss anything. ``wanted`` is asked at least once a second.
+        """
+        at = self.newest_id() if last == "$" else last
+        while wanted():
+            records = self.after(at)
+            for record in records:
+                at = record.id
+                if chosen(record):
+                    yield record
+            if not records:
+                self._wait(at)
+
+    def _wait(self, last: str) -> None:
+        """Wait for something behind ``last``, for a second at most."""
+        begun = time.monotonic()
+        with store_errors("waiting for the audit journal"):
+            found = self._client.xread({self._keys.audit: last}, count=1, block=1000)
+        if not found and time.monotonic() - begun < LOOK_AGAIN:
+            time.sleep(LOOK_AGAIN)
 
 
-def _record(raw_id: bytes, fields: Mapping[bytes, bytes]) -> AuditRecord:
-    name = raw_id.decode()
-    told = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in fields.items()}
-    return AuditRecord(id=name, at=int(name.partition("-")[0]), fields=told)
+def record_of(raw_id: bytes, raw: Mapping[bytes, bytes]) -> AuditRecord:
+    """What stands in the stream, as readers see it."""
+    name, told = raw_id.decode(), texts(raw)
+    return AuditRecord(id=name, at=int(name.partition("-")[0]), fields=unpacked(told))
+
+
+def texts(raw: Mapping[bytes, bytes]) -> dict[str, str]:
+    """The fields of an entry as text."""
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in raw.items()}

@@ -13,15 +13,24 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from common.domain.circuit import Refusal, RefusalReason
-from common.domain.errors import CircuitOpen, GatewayError, QueueFull, SessionLimit, ToolDraining
+from common.domain.errors import (
+    AuditUnavailable,
+    CircuitOpen,
+    GatewayError,
+    QueueFull,
+    SessionLimit,
+    ToolDraining,
+)
 from common.domain.session import SessionClaim
 from common.store.client import store_errors
-from common.store.keys import AUDIT_LENGTH, Keys
+from common.store.keys import Keys
 from common.store.scripts import Arg
 from common.store.shared import SharedConnection
 
 RETRY_LEAST, RETRY_MOST = 1.0, 60.0
 """Bounds of ``retry_after``, in seconds; the upper one is said as well where nothing is drained at all."""
+FULL_RETRY = 5.0
+"""``retry_after`` in seconds while the journal is full: nobody knows how long its sink is away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +46,8 @@ class Order:
     """A call that asks to be queued. ``session`` is the MCP session it relies on, None if it has none.
 
     ``may_create`` is False while the tool is being drained: then only calls of tool sessions that live are taken.
-    ``circuit_probes`` is how many calls at a time may try a half-open circuit.
+    ``circuit_probes`` is how many calls at a time may try a half-open circuit, ``most_events`` how many events the
+    journal may hold before calls are refused (0: any number).
     """
 
     queue: str
@@ -46,6 +56,7 @@ class Order:
     session: SessionClaim | None = None
     may_create: bool = True
     circuit_probes: int = 1
+    most_events: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +114,19 @@ class QueueAtBound:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalFull:
+    """The journal holds as many events as it may: a sink has not taken them."""
+
+    now: int
+
+    def error(self, _tool: str) -> AuditUnavailable:
+        """As the caller sees it."""
+        return AuditUnavailable(
+            "the audit journal is full, and no call goes unrecorded; try again later", retry_after=FULL_RETRY
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Draining:
     """The tool is being drained, and the call would need a new tool session."""
 
@@ -149,7 +173,7 @@ def session_limit(tool: str, whose: Literal["tool", "tenant"]) -> SessionLimit:
     )
 
 
-Refused = QueueAtBound | Draining | SessionsAtBound | CircuitRefuses
+Refused = QueueAtBound | JournalFull | Draining | SessionsAtBound | CircuitRefuses
 Verdict = Admitted | SessionGone | SessionChanged | Refused
 
 
@@ -182,7 +206,7 @@ def admit_script(keys: Keys, order: Order) -> tuple[list[str], list[Arg]]:
     args: list[Arg] = [
         *(order.message, keys.begin),
         *(bounds.max_length, int(bounds.max_age * 1000)),
-        *(int(order.may_create), order.circuit_probes, AUDIT_LENGTH),
+        *(int(order.may_create), order.circuit_probes, order.most_events),
     ]
     if order.session is not None:
         named.append(keys.mcp_session(order.session.id))
@@ -212,6 +236,8 @@ def refused_of(answer: list[Any]) -> Refused:
         case b"open" | b"probes_taken":
             wait = None if rest[0] < 0 else rest[0]
             return CircuitRefuses(now, Refusal(reason=RefusalReason(kind.decode()), generation=0, wait=wait))
+        case b"journal_full":
+            return JournalFull(now)
         case b"draining":
             return Draining(now)
         case b"tool_limit":

@@ -13,6 +13,8 @@ from uuid import uuid4
 import orjson
 
 from common.calls.head import MEMBER, Head
+from common.domain.audit_call import MEMBER as AUDIT
+from common.domain.audit_call import call_text
 from common.domain.errors import ERRORS_BY_CODE, InternalError
 from common.domain.invocation import ExecutionResult, Invocation, invocation_to_wire, result_to_wire
 
@@ -30,12 +32,13 @@ def new_invocation_id() -> str:
     return str(uuid4())
 
 
-def task_message(invocation: Invocation, head: Head, *, prefix: str) -> bytes:
-    """The message for one call, as ``admit.lua`` takes it: its head first."""
+def task_message(invocation: Invocation, head: Head, *, prefix: str, audited: bool = False) -> bytes:
+    """The message for one call, as ``admit.lua`` takes it: its head first, and behind it what the journal is told."""
     queue = head.queue
     body = [[invocation_to_wire(invocation)], {}, _EMBED]
     message = {
         MEMBER: head.text(),
+        **({AUDIT: call_text(invocation)} if audited else {}),
         "body": orjson.dumps(body).decode(),
         "content-encoding": "utf-8",
         "content-type": "application/json",

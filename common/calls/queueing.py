@@ -101,6 +101,7 @@ class Queueing:
                 session=None if session is None else self._sessions.claim(session),
                 may_create=not entry.draining,
                 circuit_probes=tool.circuit.probes,
+                most_events=self._settings.audit.bound,
             )
             verdict = self._admit(call.invocation, order)
             if isinstance(verdict, Admitted):
@@ -140,7 +141,9 @@ class Queueing:
             tenant_max_sessions=self._settings.max_sessions_of(invocation.caller.tenant),
         )
         try:
-            return task_message(invocation, head, prefix=self._keys.prefix)
+            return task_message(
+                invocation, head, prefix=self._keys.prefix, audited=self._settings.audit.calls
+            )
         except TypeError as error:
             raise InvalidRequest(f"params cannot be written as JSON: {error}", field="params") from error
 

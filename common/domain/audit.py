@@ -13,6 +13,14 @@ MAX_FIELD = 500
 class EventKind(StrEnum):
     """What happened."""
 
+    POLICY_DECISION = "policy_decision"
+    """Whether a call may go on its way: ``outcome`` is allow, deny, throttle, error or unknown."""
+    INVOCATION_START = "invocation_start"
+    """A worker has taken the call; nothing of it was sent to a backend before."""
+    INVOCATION_COMPLETE = "invocation_complete"
+    """The backend answered, be it with an error."""
+    INVOCATION_FAILED = "invocation_failed"
+    """The call ended without an answer of the backend."""
     TOOL_REGISTERED = "tool_registered"
     TOOL_UPDATED = "tool_updated"
     TOOL_REMOVED = "tool_removed"
@@ -56,15 +64,24 @@ class EventKind(StrEnum):
     NODE_LOST = "node_lost"
     """A worker's lease ended without its leave."""
     INVOCATION_LOST = "invocation_lost"
-    """A call was under way on a lost node: whether its backend acted is unknown."""
+    """A call was under way on a lost node: whether its backend acted is unknown. It is the end of that call."""
+    JOURNAL_GAP = "journal_gap"
+    """Records are missing from the journal that were there; ``detail`` says which."""
+
+
+CALL_ENDS = frozenset((EventKind.INVOCATION_COMPLETE, EventKind.INVOCATION_FAILED, EventKind.INVOCATION_LOST))
+"""Every call that was accepted has exactly one record of one of these kinds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
     """One event before it is recorded. What is empty is not written.
 
-    ``actor`` is who did it: an operator (``cli:<user>``), ``file`` for the settings file, or a node. ``reason`` is a
-    word or a sentence on why, ``detail`` what else is worth knowing; neither may hold a secret or an argument.
+    ``actor`` is who did it: an operator (``cli:<user>``), ``file`` for the settings file, a node, or the subject of a
+    caller. ``reason`` is a word or a sentence on why, ``detail`` what else is worth knowing; neither may hold a secret
+    or an argument. ``outcome`` says how it came out (the words of :class:`~common.domain.errors.Status`, and
+    ``allow``, ``deny``, ``throttle``, ``error``, ``cancelled``, ``unknown``), ``error_code`` is one of
+    :class:`~common.domain.errors.ErrorCode`. ``duration_ms`` is in milliseconds, ``attempt`` counts from 0.
     """
 
     kind: EventKind
@@ -74,6 +91,16 @@ class AuditEvent:
     client: str = ""
     session: str = ""
     node: str = ""
+    invocation: str = ""
+    method: str = ""
+    capability: str = ""
+    request_id: str = ""
+    trace_id: str = ""
+    attempt: str = ""
+    outcome: str = ""
+    error_code: str = ""
+    duration_ms: str = ""
+    count: str = ""
     reason: str = ""
     detail: str = ""
 

@@ -27,6 +27,7 @@
       ResponseTooLarge        RESPONSE_TOO_LARGE     the backend's answer is above the bound
       WorkerLost              WORKER_LOST            the worker died; whether the backend acted is unknown
       StoreUnavailable        STORE_UNAVAILABLE      Redis does not answer
+      AuditUnavailable        AUDIT_UNAVAILABLE      the journal is full, and nothing may happen unrecorded
       VersionConflict         VERSION_CONFLICT       somebody else changed it first
       ConfigurationError      CONFIGURATION_ERROR    the settings are wrong; the process does not start
       InternalError           INTERNAL               our own fault
@@ -71,6 +72,7 @@ class ErrorCode(StrEnum):
     RESPONSE_TOO_LARGE = "RESPONSE_TOO_LARGE"
     WORKER_LOST = "WORKER_LOST"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    AUDIT_UNAVAILABLE = "AUDIT_UNAVAILABLE"
     VERSION_CONFLICT = "VERSION_CONFLICT"
     CONFIGURATION_ERROR = "CONFIGURATION_ERROR"
     INTERNAL = "INTERNAL"
@@ -138,6 +140,7 @@ ERROR_TABLE: Mapping[ErrorCode, ErrorMeaning] = MappingProxyType(
         ErrorCode.RESPONSE_TOO_LARGE: _meaning(Status.FAILURE, 502, -32011),
         ErrorCode.WORKER_LOST: _meaning(Status.FAILURE, 502, -32012),
         ErrorCode.STORE_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32013, retryable=True),
+        ErrorCode.AUDIT_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32019, retryable=True),
         ErrorCode.VERSION_CONFLICT: _meaning(Status.DENIED, 409, -32014, retryable=True),
         ErrorCode.CONFIGURATION_ERROR: _meaning(Status.FAILURE, 500, _INTERNAL),
         ErrorCode.INTERNAL: _meaning(Status.FAILURE, 500, _INTERNAL),
@@ -311,6 +314,12 @@ class StoreUnavailable(GatewayError):
     """Redis does not answer."""
 
     code = ErrorCode.STORE_UNAVAILABLE
+
+
+class AuditUnavailable(GatewayError):
+    """The journal is full, and nothing may happen unrecorded. ``retry_after`` is in seconds."""
+
+    code = ErrorCode.AUDIT_UNAVAILABLE
 
 
 class VersionConflict(GatewayError):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
+from urllib.parse import urlsplit
 
 from common.domain.content_rules import ContentRules, content_rules_from_wire, content_rules_to_wire
 from common.domain.credential_rules import (
@@ -30,6 +31,7 @@ from common.domain.rules import (
     choice,
     rules_from_wire,
 )
+from common.domain.tls import PLAIN_TLS, TlsRules
 
 DEFAULT_REQUEST_TIMEOUT = 30.0
 DEFAULT_STARTUP_TIMEOUT = 20.0
@@ -56,6 +58,8 @@ class Origin(StrEnum):
     """Where a tool was registered."""
 
     FILE = "file"
+    CHANGED = "changed"
+    """The file's, but its transport was changed at run time: trusted no more than a tool of run time."""
     RUNTIME = "runtime"
 
 
@@ -71,10 +75,24 @@ class StdioTransport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpTransport:
-    """An MCP endpoint over Streamable HTTP. ``headers`` are sent with every request."""
+    """An MCP endpoint over Streamable HTTP. ``headers`` are sent with every request.
+
+    ``local`` says that it may be on this machine or in a private network: the operator's own settings file names it.
+    It is no part of the definition: the registry knows where a tool comes from.
+    """
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tls: TlsRules = PLAIN_TLS
+    local: bool = field(default=True, compare=False)
+
+    @property
+    def host(self) -> str:
+        """The host in the URL, without brackets; empty if there is none."""
+        try:
+            return urlsplit(self.url).hostname or ""
+        except ValueError:
+            return ""
 
 
 Transport = StdioTransport | HttpTransport
@@ -132,6 +150,12 @@ class Tool:
             ("http://", "https://")
         ):
             raise InvalidRequest("url must begin with http:// or https://", field="url")
+        if (
+            isinstance(self.transport, HttpTransport)
+            and self.transport.tls != PLAIN_TLS
+            and not self.transport.url.startswith("https://")
+        ):
+            raise InvalidRequest("tls_* keys go with a url of https://", field="url")
         if not 0 < self.queue_max_length <= MAX_QUEUE_LENGTH:
             raise InvalidRequest(
                 f"queue_max_length must be above 0 and at most {MAX_QUEUE_LENGTH}", field="queue_max_length"
@@ -222,6 +246,8 @@ def tool_to_wire(tool: Tool) -> dict[str, Any]:
         }
     else:
         transport = {"type": "http", "url": tool.transport.url, "headers": dict(tool.transport.headers)}
+        if tool.transport.tls != PLAIN_TLS:
+            transport["tls"] = asdict(tool.transport.tls)
     return {
         "id": tool.id,
         "transport": transport,
@@ -251,7 +277,7 @@ def tool_from_wire(wire: Mapping[str, Any]) -> Tool:
             command=raw["command"], args=tuple(raw["args"]), env=raw["env"], cwd=raw["cwd"]
         )
     else:
-        transport = HttpTransport(url=raw["url"], headers=raw["headers"])
+        transport = HttpTransport(url=raw["url"], headers=raw["headers"], tls=TlsRules(**raw.get("tls", {})))
     return Tool(
         id=ToolId(wire["id"]),
         transport=transport,

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from common.audit.journal import MOST_EVENTS, Journal
+from common.audit.journal import Journal
 from common.circuit.breaker import Circuits
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.circuit import Transition
@@ -161,7 +161,7 @@ class Lifecycle:
                     keys.registry_changes,
                     keys.audit,
                 ],
-                [tool, part, value, actor, keys.registry_channel, MOST_EVENTS, kind.value],
+                [tool, part, value, actor, keys.registry_channel, kind.value],
             )
         if not known:
             raise ToolNotFound(f"no tool {tool!r} is registered")

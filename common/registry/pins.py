@@ -8,7 +8,6 @@ from typing import Any
 
 import orjson
 
-from common.audit.journal import MOST_EVENTS
 from common.domain.audit import AuditEvent, EventKind, event_fields
 from common.domain.content_rules import ContentRules
 from common.domain.errors import ToolNotFound, VersionConflict
@@ -60,7 +59,7 @@ def pin_arguments(pins: Pins, change: Change, events: Iterable[AuditEvent]) -> l
     for event in events:
         parts = event_fields(event)
         told += [len(parts), *parts]
-    fixed: list[Arg] = [pins.version, unapproved_of(after), MOST_EVENTS]
+    fixed: list[Arg] = [pins.version, unapproved_of(after)]
     return [*fixed, len(sets) // 2, *sets, len(removed), *removed, *told]
 
 

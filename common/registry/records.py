@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -15,6 +15,7 @@ from common.domain.health import Health, health_from_wire
 from common.domain.ids import ToolId
 from common.domain.tool import (
     Capabilities,
+    HttpTransport,
     Origin,
     RegisteredTool,
     Tool,
@@ -91,12 +92,11 @@ def definition_to_json(tool: Tool, origin: Origin) -> bytes:
 def definition_from_json(raw: bytes, version: int) -> RegisteredTool:
     """Inverse of :func:`definition_to_json`."""
     record: dict[str, Any] = orjson.loads(raw)
-    return RegisteredTool(
-        tool=tool_from_wire(record["tool"]),
-        version=version,
-        digest=hashlib.sha256(raw).hexdigest(),
-        origin=Origin(record["origin"]),
-    )
+    origin = Origin(record["origin"])
+    tool = tool_from_wire(record["tool"])
+    if isinstance(tool.transport, HttpTransport):
+        tool = replace(tool, transport=replace(tool.transport, local=origin is Origin.FILE))
+    return RegisteredTool(tool=tool, version=version, digest=hashlib.sha256(raw).hexdigest(), origin=origin)
 
 
 def capabilities_to_json(capabilities: Capabilities) -> bytes:

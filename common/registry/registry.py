@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 
-from common.audit.journal import MOST_EVENTS
+from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import InvalidRequest, ToolNotFound, VersionConflict
 from common.domain.ids import ToolId
 from common.domain.tool import Origin, RegisteredTool, Tool, changed_fields
@@ -35,12 +35,14 @@ MOST_ATTEMPTS = 10
 class Registry:
     """The tools of one gateway. Fails closed: without Redis every method raises ``StoreUnavailable``.
 
-    ``actor`` is what the audit journal is told of who makes a change.
+    ``actor`` is what the audit journal is told of who makes a change. A definition that does not come from the settings
+    file must pass ``rules``, whoever brings it.
     """
 
-    def __init__(self, client: Client, keys: Keys) -> None:
+    def __init__(self, client: Client, keys: Keys, rules: EgressRules = STRICT) -> None:
         self._client = client
         self._keys = keys
+        self._rules = rules
 
     def put(
         self,
@@ -55,8 +57,11 @@ class Registry:
 
         ``expected`` is the version the writer has read: ``ABSENT`` if there must be none, ``ANY_VERSION`` to
         write in any case. Raises :class:`VersionConflict` if it is another. ``changed`` names the fields that the
-        writer knows to be others now, for the audit journal.
+        writer knows to be others now, for the audit journal. Raises :class:`InvalidRequest` for what may not be
+        registered at run time.
         """
+        if origin is not Origin.FILE:
+            self._rules.check_runtime(tool)
         keys, names = self._keys, ", ".join(changed)
         with store_errors("registering a tool"):
             done, version = run(
@@ -74,7 +79,6 @@ class Registry:
                     definition_to_json(tool, origin),
                     expected,
                     keys.registry_channel,
-                    MOST_EVENTS,
                     actor,
                     f"; changed: {names}" if names else "",
                 ],
@@ -96,10 +100,11 @@ class Registry:
     ) -> int:
         """Change a registered tool; return its version, which is the old one if ``change`` changes nothing.
 
-        ``change`` is given the present definition, once more each time somebody else was first. The id, the origin
-        and whether the tool is enabled stay as they are, and so does what an operator said of it. That a command
-        becomes a URL or the other way round is refused unless ``change_transport`` asks for it. ``expected`` is the one
-        version that may be changed.
+        ``change`` is given the present definition, once more each time somebody else was first. The id and whether the
+        tool is enabled stay as they are, and so does what an operator said of it. The file's tool stays the file's;
+        but where it leads was not said there any more if that is what changes. That a command becomes a URL or the
+        other way round is refused unless ``change_transport`` asks for it. ``expected`` is the one version that may be
+        changed.
 
         Raises :class:`ToolNotFound`, :class:`InvalidRequest`, or :class:`VersionConflict` if others are always first.
         """
@@ -120,10 +125,10 @@ class Registry:
             if wanted == found.tool:
                 return found.version
             changed = changed_fields(found.tool, wanted)
+            moved = found.origin is Origin.FILE and wanted.transport != found.tool.transport
+            origin = Origin.CHANGED if moved else found.origin
             try:
-                return self.put(
-                    wanted, origin=found.origin, expected=found.version, actor=actor, changed=changed
-                )
+                return self.put(wanted, origin=origin, expected=found.version, actor=actor, changed=changed)
             except VersionConflict:
                 if attempt + 1 == MOST_ATTEMPTS:
                     raise
@@ -151,7 +156,7 @@ class Registry:
                     *(keys.registry_capabilities, keys.registry_refresh, keys.registry_states, keys.health),
                     keys.registry_unapproved,
                 ],
-                [tool, expected, keys.registry_channel, MOST_EVENTS, actor],
+                [tool, expected, keys.registry_channel, actor],
             )
         if not done and version == 0:
             raise ToolNotFound(f"no tool {tool!r} is registered")
@@ -198,7 +203,7 @@ class Registry:
         present: dict[ToolId, RegisteredTool] = {entry.id: entry.registered for entry in self.entries()}
         changed = [tool.id for tool in wanted.values() if self._publish(tool, present.get(tool.id))]
         for tool_id, found in present.items():
-            if found.origin is Origin.FILE and tool_id not in wanted:
+            if found.origin is not Origin.RUNTIME and tool_id not in wanted:
                 # Race: another web process removes it as well, or an operator has just registered it anew.
                 with suppress(ToolNotFound, VersionConflict):
                     self.remove(tool_id, expected=found.version, actor=FILE)

@@ -39,6 +39,7 @@ from common.settings.fields import (
 from common.settings.model import RuntimeSettings, ToolProblem
 from common.settings.problems import dotted, explain, shown, unknown_key
 from common.settings.section import Section
+from common.settings.tls import BackendTlsKeys
 from common.settings.tool_credentials import ToolCredentials
 
 HTTP_TYPES = ("http", "streamable-http")
@@ -199,7 +200,7 @@ class StdioEntry(ToolEntry):
     type: Literal["stdio"] = Field(default="stdio", description="May be left out.")
 
 
-class HttpEntry(ToolEntry):
+class HttpEntry(BackendTlsKeys, ToolEntry):
     """A tool behind an MCP endpoint over Streamable HTTP."""
 
     url: Annotated[str, AfterValidator(checked_http_url)] = Field(
@@ -362,7 +363,7 @@ def _tool(name: str, entry: StdioEntry | HttpEntry, runtime: RuntimeSettings) ->
 def _transport(entry: StdioEntry | HttpEntry) -> StdioTransport | HttpTransport:
     if isinstance(entry, StdioEntry):
         return StdioTransport(command=entry.command, args=entry.args, env=entry.env, cwd=entry.cwd)
-    return HttpTransport(url=entry.url, headers=entry.headers)
+    return HttpTransport(url=entry.url, headers=entry.headers, tls=entry.tls_rules())
 
 
 def _idle_timeout(entry: ToolEntry, runtime: RuntimeSettings) -> float:

@@ -50,7 +50,8 @@ def _transport(tool: Tool) -> dict[str, Any]:
     """The keys that only a tool of this kind may have."""
     transport = tool.transport
     if isinstance(transport, HttpTransport):
-        return {"url": transport.url, "headers": dict(transport.headers)}
+        tls = {f"tls_{name}": value for name, value in asdict(transport.tls).items()}
+        return {"url": transport.url, "headers": dict(transport.headers), **tls}
     return {
         "command": transport.command,
         "args": list(transport.args),

@@ -26,6 +26,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # RFC 6454, section 6.2
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749, section 3.3
 _RESOLVER_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+_PLUGIN_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 RESOLVERS = ("none", "header", "api_key", "jwt", "mtls")
 IDENTITY_PLUGINS = "canalgate.identity"
@@ -224,6 +225,12 @@ def _proxies(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _plugin(value: str) -> str:
+    if not _PLUGIN_NAME.fullmatch(value) and not _RESOLVER_CLASS.fullmatch(value):
+        raise ValueError("must be a name, or a class as package.module:Class")
+    return value
+
+
 def _redis_url(value: SecretUrl) -> SecretUrl | None:
     if not value:
         return None
@@ -272,6 +279,9 @@ Failures = Annotated[int, Unit("failures"), Field(ge=1, le=MAX_COUNT), _NUMBER]
 LimitFiles = Annotated[int, Unit("files"), Field(ge=1, lt=1 << 62), _NUMBER]
 LimitProcesses = Annotated[int, Unit("processes"), Field(ge=1, lt=1 << 62), _NUMBER]
 LimitBytes = Annotated[int, Unit("bytes"), Field(ge=1, lt=1 << 62), _NUMBER]
+Events = Annotated[int, Unit("events"), Field(ge=100, le=100_000_000), _NUMBER]
+Files = Annotated[int, Unit("files"), Field(ge=0, le=MAX_COUNT), _NUMBER]
+AnyBytes = Annotated[int, Unit("bytes"), Field(ge=1024, lt=1 << 62), _NUMBER]
 Connections = Annotated[int, Unit("connections"), Field(ge=1, le=1_000_000), _NUMBER]
 Port = Annotated[int, Field(ge=0, le=65535), _NUMBER]
 Host = Annotated[str, AfterValidator(_host)]
@@ -280,6 +290,7 @@ Origins = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_ori
 HeaderName = Annotated[str, AfterValidator(checked_header_name)]
 KeyPrefix = Annotated[str, AfterValidator(_key_prefix)]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+Plugin = Annotated[str, AfterValidator(_plugin)]
 Resolvers = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_resolvers)]
 Scopes = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_scopes)]
 Proxies = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_proxies)]

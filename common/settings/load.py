@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from common.domain.errors import ConfigurationError
 from common.settings.admin import AdminToken
+from common.settings.audit import AuditSink
 from common.settings.credentials import StaticCredential
 from common.settings.document import Document, KeyPath, parse
 from common.settings.entry import read_entry, read_tool, read_tools
@@ -44,6 +45,7 @@ _CLIENTS_KEYS = frozenset({"mcpServers", "mcp_servers", "mcpservers", "servers",
 _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("identity", "api_keys"): ApiKey,
     ("admin", "tokens"): AdminToken,
+    ("audit", "sinks"): AuditSink,
     ("identity", "jwt"): JwtSettings,
     ("identity", "mtls"): MtlsSettings,
     ("identity", "oauth"): OAuthSettings,

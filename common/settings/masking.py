@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from common.domain.tool import MASK, Tool
+from common.settings.audit_sinks import CustomOptions
 from common.settings.entry_of import entry_of
 from common.settings.fields import SecretUrl, masked_url
 from common.settings.model import SECTIONS, Settings
@@ -28,6 +29,8 @@ def masked(settings: Settings) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, CustomOptions):
+        return {name: MASK if means_secret(name) else _plain(item) for name, item in value.values.items()}
     if isinstance(value, Section):
         return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, tuple):

@@ -19,8 +19,10 @@ from common.domain.tool import (
     Tool,
 )
 from common.settings.admin import AdminSettings
+from common.settings.audit import AuditSettings
 from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
 from common.settings.credentials import CredentialsSettings
+from common.settings.egress import EgressSettings
 from common.settings.fields import (
     Bytes,
     Calls,
@@ -264,6 +266,7 @@ class Settings(Section):
     worker: WorkerSettings = WorkerSettings()
     identity: IdentitySettings = IdentitySettings()
     tenants: TenantsSettings = TenantsSettings()
+    egress: EgressSettings = EgressSettings()
     credentials: CredentialsSettings = CredentialsSettings()
     vault: VaultSettings = VaultSettings()
     policy: PolicySettings = PolicySettings()
@@ -271,6 +274,7 @@ class Settings(Section):
     discovery: DiscoverySettings = DiscoverySettings()
     admin: AdminSettings = AdminSettings()
     logging: LoggingSettings = LoggingSettings()
+    audit: AuditSettings = AuditSettings()
     tools: tuple[InstanceOf[Tool], ...] = ()
     tool_problems: tuple[InstanceOf[ToolProblem], ...] = ()
 

@@ -10,6 +10,8 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 
 from common.settings.admin import AdminToken
+from common.settings.audit import AuditSink
+from common.settings.audit_sinks import FileOptions, MemoryOptions
 from common.settings.credentials import StaticCredential
 from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
 from common.settings.fields import Unit
@@ -55,6 +57,9 @@ def render() -> str:
         _entries("One entry of admin.tokens", AdminToken, AdminToken.model_fields),
         *(_entries(name, model, model.model_fields) for name, model in PARTS.items()),
         _entries("One entry of tenants.listed", TenantSettings, TenantSettings.model_fields),
+        _entries("One entry of audit.sinks", AuditSink, AuditSink.model_fields),
+        _entries("Options of a file sink", FileOptions, FileOptions.model_fields),
+        _entries("Options of a memory sink", MemoryOptions, MemoryOptions.model_fields),
         _entries("One entry of credentials.static", StaticCredential, StaticCredential.model_fields),
         _entries("One rule of policy.rules or policy.tools", RuleSettings, RuleSettings.model_fields),
         _entries("Any tool", ToolEntry, ToolEntry.model_fields),

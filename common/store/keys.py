@@ -68,7 +68,13 @@ key                              type     lifetime                     owner and
 {p}:began:<invocation>           string   1 minute                     begun before Redis was restarted: not again
 {p}:held-back:<queue>            string   1 minute                     calls wait because max_in_flight is reached
 {p}:audit                        stream   permanent                    what happened to calls, sessions and tools: at
-                                                                       most 100,000 events
+                                                                       most audit.max_backlog events, unless a sink
+                                                                       has not got them
+{p}:audit-chain                  hash     permanent                    the keeper of the journal, the last record it has
+                                                                       sealed, and of each sink the last it has safely
+{p}:audit-marks                  zset     permanent                    places in the chain of what the journal holds,
+                                                                       by their numbers: one for 500 records
+{p}:audit-keeper                 string   lease, PX                    the process that seals and delivers the journal
 {p}:credential-orders            stream   permanent                    operators' orders to forget credentials, or to
                                                                        build sessions anew: at most 1,000
 {p}:sweep                        string   lease, PX                    the worker that looks for dead nodes
@@ -101,7 +107,6 @@ from common.domain.ids import InvocationId, McpSessionId, NodeId, TenantId, Tool
 
 UNSENT_TTL = 24 * 3600
 WATCHES_TTL = 24 * 3600
-AUDIT_LENGTH = 100_000
 RESULT_PREFIX = "celery-task-meta-"
 
 
@@ -215,6 +220,18 @@ class Keys:
     @property
     def audit(self) -> str:
         return f"{self.prefix}:audit"
+
+    @property
+    def audit_chain(self) -> str:
+        return f"{self.prefix}:audit-chain"
+
+    @property
+    def audit_marks(self) -> str:
+        return f"{self.prefix}:audit-marks"
+
+    @property
+    def audit_lease(self) -> str:
+        return f"{self.prefix}:audit-keeper"
 
     def node_wake_channel(self, node: NodeId) -> str:
         return f"{self.prefix}:wake:{encode_part(node)}"

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from common import __version__
+from gateway_web.cli import audit, credentials, dead_letters, interchange, keys, tools
 from gateway_web.cli import call as call_verb
 from gateway_web.cli import config as config_verbs
-from gateway_web.cli import credentials, dead_letters, interchange, keys, tools
-from gateway_web.cli.audit import audit
 from gateway_web.cli.output import errors_as_exit_codes, out
 from gateway_web.cli.sessions import sessions
 
@@ -32,10 +31,10 @@ cli = typer.Typer(
 cli.add_typer(tools.cli, name="tools")
 cli.add_typer(config_verbs.cli, name="config")
 cli.add_typer(dead_letters.cli, name="dead-letters")
+cli.add_typer(audit.cli, name="audit")
 cli.add_typer(credentials.cli, name="credentials")
 cli.add_typer(keys.cli, name="keys")
 cli.command("sessions")(errors_as_exit_codes(sessions))
-cli.command("audit")(errors_as_exit_codes(audit))
 cli.command("call")(errors_as_exit_codes(call_verb.call))
 cli.command("import")(errors_as_exit_codes(interchange.import_file))
 cli.command("export")(errors_as_exit_codes(interchange.export))

@@ -129,7 +129,7 @@ def refresh(tool: str, config: ConfigOption = None) -> None:
 
 
 def _registry(where: Store) -> Registry:
-    return Registry(where.client, where.keys)
+    return Registry(where.client, where.keys, where.settings.egress.rules)
 
 
 def _given(definition: str) -> Any:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from common import __version__
 from common.credentials.injection import NOTHING, Injected
+from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import TransportFailure
 from common.domain.tool import HttpTransport, StdioTransport, Tool
 from common.mcp.inbound import (
@@ -142,17 +143,26 @@ def modern_headers(method: str, params: Mapping[str, Any], version: str) -> dict
     return headers
 
 
+class MakeLink(Protocol):
+    """:func:`make_link` with what is the same for all links of a worker."""
+
+    def __call__(self, tool: Tool, *, gate: Gate = ..., given: Injected = ...) -> Link:
+        """The link for a tool's transport."""
+
+
 def make_link(
     tool: Tool,
     guard: ProcessGuard,
     *,
     max_bytes: int,
     gate: Gate = always_open,
+    rules: EgressRules = STRICT,
     given: Injected = NOTHING,
 ) -> Link:
     """The link for a tool's transport; nothing is started yet. ``gate`` is asked before each write to it.
 
-    ``given`` are credentials, which win over what the definition says under the same names.
+    ``rules`` say where connections may lead. ``given`` are credentials, which win over what the definition says under
+    the same names.
     """
     match tool.transport:
         case StdioTransport() as transport:
@@ -165,6 +175,7 @@ def make_link(
                 connect_timeout=tool.startup_timeout,
                 max_bytes=max_bytes,
                 gate=gate,
+                rules=rules,
                 meta=given.meta,
             )
 

@@ -11,11 +11,13 @@ import itertools
 import re
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import orjson
 import structlog
 
+from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import ResponseTooLarge
 from common.domain.tool import HttpTransport
 from common.mcp.revisions import Era
@@ -90,11 +92,12 @@ class HttpLink:
         connect_timeout: float,
         max_bytes: int,
         gate: Gate = always_open,
+        rules: EgressRules = STRICT,
         meta: Mapping[str, Any] = NO_META,
     ) -> None:
         """``connect_timeout`` is in seconds; ``max_bytes`` bounds one answer; ``gate`` is asked before each write.
 
-        ``meta`` goes with each request.
+        ``rules`` say where connections may lead; ``meta`` goes with each request.
 
         Raises :class:`LinkLost` for a URL or headers that HTTP cannot carry.
         """
@@ -112,7 +115,12 @@ class HttpLink:
         self._listening = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._client = HttpClient(
-            transport.url, transport.headers, connect_timeout=connect_timeout, gate=gate
+            transport.url,
+            transport.headers,
+            connect_timeout=connect_timeout,
+            gate=gate,
+            judge=partial(rules.refusal, local=transport.local),
+            tls=transport.tls,
         )
         self._fields = self._client.fields.extended(
             {"content-type": JSON, "accept": f"{JSON}, {EVENT_STREAM}"}

@@ -7,10 +7,14 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Mapping
-from functools import cache
+from functools import partial
 from typing import Any
 
 from common import __version__
+from common.domain.egress import STRICT, Judge
+from common.domain.networks import parsed
+from common.domain.tls import PLAIN_TLS, TlsRules
+from common.tls import TlsFileError, is_fresh, kept_context
 from gateway_worker.egress.http1 import Connection, ConnectionLost, Response
 from gateway_worker.egress.http_request import Fields, Origin, request_bytes
 from gateway_worker.egress.link import Gate, GateShut, always_open
@@ -24,14 +28,16 @@ IDLE_EXPIRY_MOST = 30.0
 STAGGER = 0.25
 """Seconds after which the next address of a name is tried as well (RFC 8305)."""
 RECEIVE_BUFFER = 64 * 1024
+OWN_FILE: Judge = partial(STRICT.refusal, local=True)
+"""What a tool of the operator's own file may connect to without any setting."""
 
 
-@cache
-def tls_context() -> ssl.SSLContext:
-    """One for all links: reading the trust store takes 0.1 s, in which the loop stands still."""
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+async def tls_context(rules: TlsRules) -> ssl.SSLContext:
+    """One for all links of the same rules, until a file changes. Raises :class:`TlsFileError`.
+
+    It is made in a thread: reading the trust store takes 0.1 s.
+    """
+    return kept_context(rules) if is_fresh(rules) else await asyncio.to_thread(kept_context, rules)
 
 
 class HttpClient:
@@ -42,9 +48,18 @@ class HttpClient:
     """
 
     def __init__(
-        self, url: str, headers: Mapping[str, str], *, connect_timeout: float, gate: Gate = always_open
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        connect_timeout: float,
+        gate: Gate = always_open,
+        judge: Judge = OWN_FILE,
+        tls: TlsRules = PLAIN_TLS,
     ) -> None:
         """``headers`` go with every request; ``connect_timeout`` is in seconds, for TCP and TLS together.
+
+        ``judge`` is asked with each new connection whether its addresses may be connected to; ``tls`` is for https.
 
         Raises :class:`LinkLost` for a URL or headers that HTTP cannot carry.
         """
@@ -56,7 +71,8 @@ class HttpClient:
         self.fields = Fields(basis).extended(headers).extended({"accept-encoding": "identity"})
         self._connect_timeout = connect_timeout
         self._gate = gate
-        self._tls = tls_context() if origin.secure else None
+        self._judge = judge
+        self._tls = tls
         self._buffer = memoryview(bytearray(RECEIVE_BUFFER))
         self._connections: set[Connection] = set()
         self._idle: deque[Connection] = deque()
@@ -143,7 +159,9 @@ class HttpClient:
             async with asyncio.timeout(self._connect_timeout):
                 await self._open(connection)
         except (OSError, TimeoutError) as error:
-            reason = "TLS failed" if isinstance(error, ssl.SSLError) else "connection failed"
+            reason = next(
+                (words for kind, words in _REASONS.items() if isinstance(error, kind)), "connection failed"
+            )
             raise ConnectionLost(
                 f"the tool's URL cannot be reached: {reason}", unsent=True, detail=str(error)
             ) from error
@@ -156,24 +174,40 @@ class HttpClient:
     async def _open(self, connection: Connection) -> None:
         origin, loop = self._origin, asyncio.get_running_loop()
         try:
+            context = await tls_context(self._tls) if origin.secure else None
             await loop.create_connection(
                 lambda: connection,
-                sock=await dial(origin.host, origin.port),
-                ssl=self._tls,
-                server_hostname=origin.host if origin.secure else None,
+                sock=await dial(origin.host, origin.port, self._judge),
+                ssl=context,
+                server_hostname=(self._tls.server_name or origin.host) if origin.secure else None,
             )
         except BaseException:
             connection.abort("")
             raise
 
 
-async def dial(host: str, port: int) -> socket.socket:
+class AddressRefused(OSError):
+    """The rules of egress say no. The text names the address: it is for operators."""
+
+
+_REASONS: Mapping[type[Exception], str] = {
+    AddressRefused: "its address is refused (egress)",
+    TlsFileError: "a file of its tls_* keys cannot be used",
+    ssl.SSLError: "TLS failed",
+}
+
+
+async def dial(host: str, port: int, judge: Judge) -> socket.socket:
     """A connected socket: the addresses are tried in turn, each a moment after the one before (RFC 8305).
 
-    Raises OSError, that of the last address to fail.
+    The name is resolved once, and what was judged is what is dialled: an answer that changes in between changes
+    nothing. Raises :class:`AddressRefused`, or OSError, that of the last address to fail.
     """
     loop = asyncio.get_running_loop()
-    addresses = deque(_interleaved(await _addresses(host, port)))
+    found = await _addresses(host, port)
+    if (reason := judge(host, [parsed(entry[4][0]) for entry in found])) is not None:
+        raise AddressRefused(reason)
+    addresses = deque(_interleaved(found))
     attempts: set[asyncio.Task[socket.socket]] = set()
     failure: BaseException = OSError("the name has no address")
     try:

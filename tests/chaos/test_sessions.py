@@ -186,7 +186,7 @@ def test_a_changed_or_removed_tool_ends_its_sessions_behind_their_calls(scene: S
     scene.wait_backend("got")
     with scene.cluster.client() as redis:
         registry = Registry(redis, scene.cluster.keys)
-        registry.put(replace(registry.get(ToolId("a")).tool, description="another"))
+        registry.update(ToolId("a"), lambda tool: replace(tool, description="another"))
         wait_until(
             lambda: scene.load.call(Call(tool="a")).good and len(markers(scene)) == 2,
             description="a session of the new definition",

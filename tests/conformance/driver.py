@@ -41,7 +41,11 @@ def canalgate(directory: str, *arguments: str) -> str:
 
     done = subprocess.run(
         [*gateway_command(), *arguments],
-        env={**os.environ, "CANALGATE_STATE_DIR": f"{directory}/state"},
+        env={
+            **os.environ,
+            "CANALGATE_STATE_DIR": f"{directory}/state",
+            "CANALGATE_CONFIG": f"{directory}/canalgate.yaml",
+        },
         capture_output=True,
         text=True,
         timeout=TIMEOUT,

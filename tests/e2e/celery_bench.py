@@ -16,6 +16,7 @@ import yaml
 from celery import Celery
 from redis import Redis
 
+from tests.support.egress import ANYTHING
 from tests.support.redis import RedisServer
 from tests.support.servers.peer import logged
 from tests.support.servers.process import server_command
@@ -118,7 +119,7 @@ def register(config: Path, url: str) -> None:
     from common.store.keys import Keys
 
     with connect(StoreAddress(url=url)) as client:
-        Registry(client, Keys()).publish_file(load(config, {}).tools)
+        Registry(client, Keys(), ANYTHING).publish_file(load(config, {}).tools)
 
 
 def serves(bench: Bench, queue: str, name: str = "w1") -> bool:

@@ -20,6 +20,7 @@ import yaml
 from celery import Celery
 
 from tests.e2e.celery_bench import ARGS, COMMAND, DB, Bench, register, serves, stop
+from tests.support.egress import ANYTHING
 from tests.support.servers.process import free_port
 from tests.support.wait import wait_until
 
@@ -134,7 +135,7 @@ def register_more(bench: Bench, tool: str) -> None:
 
     with connect(StoreAddress(url=bench.server.url(DB))) as client:
         transport = StdioTransport(command=COMMAND, args=tuple(ARGS))
-        Registry(client, Keys()).put(Tool(id=ToolId(tool), transport=transport))
+        Registry(client, Keys(), ANYTHING).put(Tool(id=ToolId(tool), transport=transport))
 
 
 def test_every_start_on_a_filled_registry_serves(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,7 +28,11 @@ ECHO = {"command": COMMAND, "args": ARGS}
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """Two web processes and two workers behind one port."""
-    settings = {"web": {"processes": 2}, "worker": {"processes": 2}}
+    settings = {
+        "web": {"processes": 2},
+        "worker": {"processes": 2},
+        "egress": {"allowed_commands": [shlex.join([ECHO["command"], *ECHO["args"]])]},
+    }
     tools = {"one": ECHO, "with/slash & blank": ECHO}
     with running_gateway(tools, directory=tmp_path_factory.mktemp("many"), settings=settings) as found:
         yield found
@@ -36,6 +41,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway
 def canalgate(gateway: RunningGateway, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the command beside the gateway."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("CANALGATE_")}
+    env["CANALGATE_CONFIG"] = str(gateway.config)
     env["CANALGATE_STATE_DIR"] = str(gateway.config.parent / "state")
     return subprocess.run(
         [sys.executable, "-m", "gateway_web", *words],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from common.domain.ids import NodeId, ToolId
 from common.domain.tool import Capabilities
@@ -16,10 +17,12 @@ from common.store.client import Client, StoreAddress, connect_async
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from gateway_worker.discovery import Discovery
+from gateway_worker.egress.backend import make_link
 from tests.support.aio import ended, until
 from tests.support.backends import (
     MAX_BYTES,
 )
+from tests.support.egress import ANYTHING
 from tests.support.servers.echo_core import ENTRIES, EchoServer
 from tests.support.servers.echo_http import HttpServer
 from tests.support.servers.http_wire import Connection, Request
@@ -34,7 +37,7 @@ class Cluster:
     def __init__(self, client: Client, keys: Keys, address: StoreAddress, guard: ProcessGuard) -> None:
         self.client = client
         self.keys = keys
-        self.registry = Registry(client, keys)
+        self.registry = Registry(client, keys, ANYTHING)
         self.catalogue = Catalogue(client, keys)
         self.workers: list[Discovery] = []
         self._address = address
@@ -59,9 +62,8 @@ class Cluster:
                 clock=RedisClock(),
                 catalogue=self.catalogue,
                 serves=serves,
-                guard=self._guard,
+                links=partial(make_link, guard=self._guard, max_bytes=MAX_BYTES, rules=ANYTHING),
                 settings=settings,
-                max_bytes=MAX_BYTES,
             )
             for node in nodes or ("n1",)
         ]

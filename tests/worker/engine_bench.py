@@ -14,7 +14,7 @@ from common.calls.head import MEMBER, session_of
 from common.domain.errors import ErrorCode
 from common.domain.ids import InvocationId
 from common.domain.invocation import ExecutionResult, Invocation, result_from_wire
-from common.domain.tool import Tool
+from common.domain.tool import Origin, Tool
 from common.registry.registry import Registry
 from common.settings import DiscoverySettings, RedisSettings, Settings, WorkerSettings
 from common.store.client import Client, StoreAddress
@@ -24,6 +24,7 @@ from gateway_worker.outbox import Command
 from gateway_worker.requests import RunningRequest
 from gateway_worker.telemetry import TaskSignals
 from tests.support.backends import invocation, stdio_tool, text_of
+from tests.support.egress import ANYTHING
 from tests.support.messages import head
 from tests.support.wait import wait_until
 
@@ -101,7 +102,7 @@ class Bench:
     ) -> None:
         self.keys = keys
         self.raw = raw
-        self.registry = Registry(client, keys)
+        self.registry = Registry(client, keys, ANYTHING)
         self.host = FakeHost()
         settings = Settings(
             redis=RedisSettings(key_prefix=keys.prefix),
@@ -118,7 +119,7 @@ class Bench:
 
     def register(self, tool: Tool) -> None:
         """Register a tool and wait until the engine knows it."""
-        self.registry.put(tool)
+        self.registry.put(tool, origin=Origin.FILE)
         wait_until(lambda: tool.id in self.engine.tools(), description=f"the engine to know {tool.id}")
 
     def push(self, raw_message: bytes | str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import orjson
 
@@ -19,10 +20,11 @@ from common.store.client import Client, StoreAddress, connect_async
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.scripts import run
-from gateway_worker.egress.backend import Backend
+from gateway_worker.egress.backend import Backend, make_link
 from gateway_worker.health import Prober
 from tests.support.aio import ended, until
 from tests.support.backends import MAX_BYTES
+from tests.support.egress import ANYTHING
 
 
 class Sessions:
@@ -43,7 +45,7 @@ class ProbingCluster:
         self.client = client
         self.keys = keys
         self.guard = guard
-        self.registry = Registry(client, keys)
+        self.registry = Registry(client, keys, ANYTHING)
         self.catalogue = Catalogue(client, keys)
         self.sessions = Sessions()
         self.probers: list[Prober] = []
@@ -67,9 +69,8 @@ class ProbingCluster:
                 clock=RedisClock(),
                 catalogue=self.catalogue,
                 serves=serves,
-                guard=self.guard,
+                links=partial(make_link, guard=self.guard, max_bytes=MAX_BYTES, rules=ANYTHING),
                 sessions=self.sessions,
-                max_bytes=MAX_BYTES,
             )
             for node in nodes or ("n1",)
         ]

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from common.calls.head import session_of
 from common.domain.ids import ToolId
@@ -16,6 +17,7 @@ from common.store.client import StoreAddress
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker.claims import Claims
+from gateway_worker.egress.backend import make_link
 from gateway_worker.node import Node
 from gateway_worker.outbox import Outbox
 from gateway_worker.sessions import Keeping, Sessions
@@ -47,11 +49,10 @@ class SessionDesk:
         self.settled = True
         self.present: dict[ToolId, str] = {}
         self.sessions = Sessions(
-            guard,
+            partial(make_link, guard=guard, max_bytes=MAX_BYTES),
             self.claims,
             Keeping(digest_of=self.present.get, settled=lambda: self.settled, serves=lambda _: self.serves),
             max_sessions=max_sessions,
-            max_bytes=MAX_BYTES,
             watch_store=WatchStore(
                 self.redis, keys, Outbox(self.redis, keys, result_ttl=60), session_idle=60
             ),

@@ -134,7 +134,7 @@ async def test_a_fault_of_our_own_is_paused_for_too(
         tries.append(time.monotonic())
         raise KeyError("a bug")
 
-    monkeypatch.setattr("gateway_worker.discovery.make_link", broken)
+    monkeypatch.setattr("tests.worker.discovery_cluster.make_link", broken)
     cluster.registry.put(stdio_tool())
     async with cluster.running():
         known = await cluster.settled(lambda k: k.attempts >= 4, what="four attempts")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ from common.processes import ProcessGuard
 from common.registry.lifecycle import Lifecycle
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
+from gateway_worker.egress.backend import make_link
 from gateway_worker.health import MAX_AT_ONCE, Prober
 from tests.support.aio import on_loop, until
 from tests.support.backends import FixedCatalogue, echo_backend, entry_of, http_backend, http_tool
@@ -119,9 +121,8 @@ async def test_the_probes_do_not_come_all_at_once(client: Client, keys: Keys, gu
         clock=None,  # type: ignore[arg-type]
         catalogue=catalogue,
         serves=lambda _: True,
-        guard=guard,
+        links=partial(make_link, guard=guard, max_bytes=1),
         sessions=Sessions(),
-        max_bytes=1,
     )
     now = time.monotonic()
     prober._look()
@@ -311,7 +312,7 @@ async def test_a_fault_of_ours_is_not_the_tools(
     cluster.registry.put(http_tool("http://127.0.0.1:1/", health=OFTEN))
     cluster.put_record("remote", ENABLED)
     with monkeypatch.context() as patch:
-        patch.setattr("gateway_worker.health.make_link", broken)
+        patch.setattr("tests.worker.health_cluster.make_link", broken)
         async with cluster.running():
             await until(lambda: tries >= 3, description="three tries")
             known = cluster.known("remote")

@@ -73,8 +73,8 @@ def test_a_message_gets_a_head_and_stays_what_it_was() -> None:
     call = invocation("echo", tenant="t", client="c")
     message = stock(call)
     entry, made = producer(entry_of(stdio_tool(max_sessions=7))).adopted(message, payload(call))
-    name, *rest = orjson.loads(made)
-    assert (entry.id, name) == ("local", MEMBER)
+    name, audit, *rest = orjson.loads(made)
+    assert (entry.id, name, audit) == ("local", MEMBER, "audit")
     assert {member: orjson.loads(made)[member] for member in rest} == message.envelope
     assert adopted_head(made) == Head(
         id=call.id,

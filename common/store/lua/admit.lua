@@ -1,16 +1,16 @@
 -- Decides whether a call may go on a queue, and puts it there.
 -- The queue is its tool's, or the direct list of the node that owns its session.
--- uses: heads, owners, lists, rates, circuit
+-- uses: heads, owners, lists, rates, circuit, audit
 -- KEYS 1 queue of the tool  2 drain rate of the queue (see fetch.lua)  3 head of the queue: when its oldest message
 --      was queued  4 MCP session of the caller (left out where there is none)
 -- ARGV 1 message (a JSON object that begins with its head)  2 what all keys begin with  3 most messages (0: any number)
 --      4 greatest age in ms (0: any)  5 1 if a session may be created, 0 if the tool is being drained
---      6 most calls at a time that try a half-open circuit  7 most events of the audit
+--      6 most calls at a time that try a half-open circuit  7 most events in the journal (0: any number)
 --      8 idle time of the MCP session in ms  9 SHA-1 of its record as the caller knows it
 -- Returns one of
 --   {'admitted', Redis ms, length}
 --   {'session_gone', Redis ms}, {'session_changed', Redis ms, record}
---   {'draining', Redis ms}, {'tool_limit', Redis ms}, {'tenant_limit', Redis ms}
+--   {'journal_full', Redis ms}, {'draining', Redis ms}, {'tool_limit', Redis ms}, {'tenant_limit', Redis ms}
 --   {'open', Redis ms, ms until it is tried again or -1}, {'probes_taken', Redis ms, ms until a permit ends}
 --   {'queue_full', Redis ms, length, age in ms of the oldest or -1, messages a second drained, as text}
 -- Whatever is refused takes nothing: each check comes before any write to what is checked.
@@ -27,7 +27,8 @@ if KEYS[4] then
   if redis.sha1hex(record) ~= ARGV[9] then return {'session_changed', now, record} end
 end
 
-local head = head_unstamped(ARGV[1])
+if journal_full(ARGV[7]) then return {'journal_full', now} end
+local head, _, last = head_unstamped(ARGV[1])
 local owner, owned = nil, nil
 local pooled = head.session == '*'
 if not pooled then
@@ -69,5 +70,7 @@ elseif redis.call('LPUSH', KEYS[1], message) == 1 then
   redis.call('PUBLISH', prefix .. 'wake', KEYS[1])
 end
 if KEYS[4] then redis.call('PEXPIRE', KEYS[4], ARGV[8]) end
-circuit_told(head.tool, change, ARGV[7])
+circuit_told(head.tool, change)
+local call = told_of(ARGV[1], last)
+if call then tell('policy_decision', head, call, 'outcome', 'allow') end
 return {'admitted', now, length + 1}

@@ -1,11 +1,12 @@
 -- Puts a message without a head back in front of its queue with one, or says why its call may not run now.
 -- With a head it is taken up under the rules of all.
--- uses: heads, owners, lists, circuit
+-- uses: heads, owners, lists, circuit, audit
 -- KEYS 1 unacked hash of the node that holds it  2 queue
 -- ARGV 1 delivery tag  2 the message with its head, as admit.lua takes it  3 what all keys begin with
 --      4 1 if a session may be created, 0 if the tool is being drained  5 most calls at a time that try a half-open
---      circuit  6 most events of the audit
--- Returns {'adopted'}, {'gone'} if it is not recorded any more, or a refusal as admit.lua has it: {'draining', Redis ms},
+--      circuit  6 most events in the journal (0: any number)
+-- Returns {'adopted'}, {'gone'} if it is not recorded any more, or a refusal as admit.lua has it: {'journal_full',
+-- Redis ms}, {'draining', Redis ms},
 -- {'open', Redis ms, ms}, {'probes_taken', Redis ms, ms}. What is refused stays recorded: it has to be answered.
 -- Race: whoever sends this twice finds the record gone: no second copy is made.
 local prefix = ARGV[3]
@@ -13,7 +14,8 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 --@uses
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {'gone'} end
-local head = head_unstamped(ARGV[2])
+if journal_full(ARGV[6]) then return {'journal_full', now} end
+local head, _, last = head_unstamped(ARGV[2])
 if ARGV[4] == '0' then
   local owner = head.session ~= '*' and owner_of(head.tool, head.session)
   if not owner or gone(owner) then return {'draining', now} end
@@ -24,5 +26,7 @@ local verdict, generation, wait, change =
 if verdict ~= 'admitted' then return {verdict, now, wait} end
 redis.call('HDEL', KEYS[1], ARGV[1])
 put_back(KEYS[2], stamped(ARGV[2], now, generation))
-circuit_told(head.tool, change, ARGV[6])
+circuit_told(head.tool, change)
+local call = told_of(ARGV[2], last)
+if call then tell('policy_decision', head, call, 'outcome', 'allow') end
 return {'adopted'}

@@ -1,5 +1,5 @@
 -- Takes messages off lists, records them as begun by this node, and decides whose session each is for, in one step.
--- uses: heads, owners, lists, rates, pool, taken
+-- uses: heads, owners, lists, rates, pool, audit, taken
 -- KEYS 1 unacked hash of the node  2.. lists, in the order in which they are served: queues of tools, and the node's
 --      own direct lists
 -- ARGV 1 most messages  2 first delivery tag  3 largest message in bytes  4 bytes kept of a larger one
@@ -42,7 +42,7 @@ local function decide(i, queue, message)
     record(i, message, 'headless', '0')
     return
   end
-  local chosen = head.session
+  local chosen, call = head.session, told_of(message, last)
   if chosen == '*' then
     chosen = of_pool(whole(head))
     head.session = chosen
@@ -63,6 +63,7 @@ local function decide(i, queue, message)
     token = verdict == 'claimed' and claim_session(head.tool, chosen, me) or '0'
   end
   record(i, message, verdict, token)
+  if call then begun[#begun + 1] = {head, call} end
 end
 
 local live, more, unusable = {}, {}, {}

@@ -3,8 +3,9 @@
 -- uses: heads, lists
 -- KEYS 1 unacked hash of the node
 -- ARGV 1 what all keys begin with  2 the node  3 life of the results in ms  4 queues of tools with a bound on their
---      calls in flight, each between spaces  5.. for each call eight: delivery tag, id, queue, session, reply channel ('' if only the result key is
---           watched), result record, reply frame, 1 if its session had still to start when it ended
+--      calls in flight, each between spaces  5.. for each call nine: delivery tag, id, queue, session, reply channel ('' if only the result key is
+--           watched), result record, reply frame, 1 if its session had still to start when it ended, and
+--           what the journal is told: kind, call and end with spaces between ('' for nothing)
 -- Returns {refused, circuits}: numbers (from 1) of the calls whose end came too late; queues of tools whose circuit
 -- wants to know of every end.
 -- Race: a frozen worker wakes and answers a call that was declared lost meanwhile: its record is gone, and it is
@@ -24,12 +25,12 @@ local function too_late(id, result)
 end
 
 local refused, circuits, ended = {}, {}, {}
-for i = 5, #ARGV, 8 do
+for i = 5, #ARGV, 9 do
   local tag, id, queue, session, reply = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local recorded = redis.call('HDEL', KEYS[1], tag) == 1
   local before = not recorded and too_late(id, ARGV[i + 5])
   if before == 'late' then
-    refused[#refused + 1] = (i - 5) / 8 + 1
+    refused[#refused + 1] = (i - 5) / 9 + 1
   elseif before == 'written' then
     ended[queue] = ended[queue] or {}
   else
@@ -44,6 +45,11 @@ for i = 5, #ARGV, 8 do
       redis.call('PUBLISH', reply, ARGV[i + 6])
     else
       redis.call('PUBLISH', 'celery-task-meta-' .. id, ARGV[i + 5])
+    end
+    if ARGV[i + 8] ~= '' then
+      local kind, call, how = string.match(ARGV[i + 8], '^(%S+) (%S*) (%S*)$')
+      redis.call('XADD', prefix .. 'audit', '*', 'kind', kind, 'invocation', id, 'tool', decoded(string.sub(queue, 6)),
+        'session', session, 'node', node, 'call', call, 'end', how)
     end
   end
 end

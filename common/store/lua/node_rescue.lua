@@ -1,10 +1,10 @@
 -- Works off a part of what a node left that was declared dead: its direct lists, the calls it held, its sessions.
--- uses: heads, owners, lists
+-- uses: heads, owners, lists, audit
 -- KEYS 1 nodes  2 tombstone of the node  3 unacked hash of the node  4 its unsent hash  5 its set of direct queues
---      6 its set of sessions  7 audit
+--      6 its set of sessions  7 the journal
 -- ARGV 1 what all keys begin with  2 node  3 most things to do in this step  4 most attempts of a call
 --      5 life of a result in ms  6 what stands before the id in the record of a lost call  7 what stands behind it
---      8 the frame of a lost call without its id  9 most events of the audit
+--      8 the frame of a lost call without its id
 -- Returns {done, returned, lost, freed, headless}: 1 if nothing is left (the node is off the list then), calls put
 -- back, calls answered WORKER_LOST, sessions freed; flat tag, message of those without a head, which stay recorded.
 -- One that has its end already (Redis was restarted, and remembers the record alone) only gives back what it held.
@@ -17,7 +17,7 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local returned, lost, freed, headless = 0, 0, 0, {}
 if redis.call('EXISTS', KEYS[2]) == 0 then return {0, 0, 0, 0, {}} end
 
-local function answer_lost(head, id)
+local function answer_lost(head, id, call)
   local record = ARGV[6] .. cjson.encode(id) .. ARGV[7]
   redis.call('SET', 'celery-task-meta-' .. id, record, 'PX', ARGV[5])
   if head.reply ~= '' then
@@ -26,8 +26,8 @@ local function answer_lost(head, id)
     redis.call('PUBLISH', 'celery-task-meta-' .. id, record)
   end
   redis.call('ZREM', prefix .. 'circuit-permits:' .. head.tool, id)
-  redis.call('XADD', KEYS[7], 'MAXLEN', '~', ARGV[9], '*', 'kind', 'invocation_lost', 'at', now, 'node', node,
-    'tool', decoded(head.tool), 'detail', id)
+  tell('invocation_lost', head, call or '', 'session', head.session, 'node', node, 'attempt', head.attempt, 'outcome',
+    'failure', 'error_code', 'WORKER_LOST', 'detail', id)
 end
 
 local function work_off(tag, message)
@@ -56,7 +56,7 @@ local function work_off(tag, message)
     put_back(head.queue, with_head(message, first, last, head))
     returned = returned + 1
   else
-    answer_lost(head, id)
+    answer_lost(head, id, told_of(message, last))
     lost = lost + 1
   end
 end

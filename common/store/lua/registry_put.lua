@@ -1,7 +1,7 @@
 -- Registers or changes a tool if nobody else changed it first, and writes that into the audit.
 -- KEYS 1 tools  2 versions  3 registry version  4 changes  5 audit
 -- ARGV 1 tool id  2 definition (JSON)  3 expected version: -1 any, 0 must be absent, n must be n  4 channel
---      5 most events of the audit  6 who does it  7 what the audit's detail says behind the version
+--      5 who does it  6 what the audit's detail says behind the version
 -- Returns {1, new version} or {0, version found}.
 -- Race: two writers that both read version n; the second finds n+k and is told so.
 -- The new version is the registry's own counter, so a tool removed and registered again never repeats one.
@@ -14,6 +14,6 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('HSET', KEYS[2], ARGV[1], version)
 redis.call('ZADD', KEYS[4], version, ARGV[1])
 redis.call('PUBLISH', ARGV[4], version)
-redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[5], '*', 'kind', found == 0 and 'tool_registered' or 'tool_updated',
-  'actor', ARGV[6], 'tool', ARGV[1], 'detail', string.format('version %d%s', version, ARGV[7]))
+redis.call('XADD', KEYS[5], '*', 'kind', found == 0 and 'tool_registered' or 'tool_updated', 'actor', ARGV[5],
+  'tool', ARGV[1], 'detail', string.format('version %d%s', version, ARGV[6]))
 return {1, version}

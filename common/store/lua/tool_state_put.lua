@@ -1,7 +1,7 @@
 -- Changes one part of what an operator says of a tool (see common/domain/tool_status.py), and writes that into the audit.
 -- KEYS 1 versions  2 states  3 registry version  4 changes  5 audit
 -- ARGV 1 tool id  2 switch or draining  3 its value as JSON: "on", "off", true, false  4 who says it  5 channel
---      6 most events of the audit  7 kind of the event
+--      6 kind of the event
 -- Returns {1, state as it was (JSON; false: nobody has said anything), state as it is (JSON or false)},
 -- or {0, false, false}: there is no such tool.
 -- Race: of two operators who change different parts at once both are heard, since the other part is kept as it is here.
@@ -23,5 +23,5 @@ local version = redis.call('INCR', KEYS[3])
 redis.call('HSET', KEYS[2], ARGV[1], after)
 redis.call('ZADD', KEYS[4], version, ARGV[1])
 redis.call('PUBLISH', ARGV[5], version)
-redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[6], '*', 'kind', ARGV[7], 'actor', ARGV[4], 'tool', ARGV[1])
+redis.call('XADD', KEYS[5], '*', 'kind', ARGV[6], 'actor', ARGV[4], 'tool', ARGV[1])
 return {1, before, after}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from common.audit.journal import MOST_EVENTS, Journal, audit_command
-from common.domain.audit import AuditEvent, EventKind
+from common import store
+from common.audit.journal import PAGE, Journal, audit_command
+from common.domain.audit import AuditEvent, AuditRecord, EventKind
 from common.domain.errors import InvalidRequest, StoreUnavailable
 from common.store.client import Client, StoreAddress, connect
 from common.store.keys import Keys
@@ -54,9 +58,61 @@ def test_a_command_goes_into_a_pipeline(journal: Journal, client: Client, keys: 
     assert [record.kind for record in journal.newest(5)] == ["session_closed"]
 
 
-def test_the_journal_is_bounded_by_the_command_itself(keys: Keys) -> None:
-    """Approximately, which costs Redis next to nothing."""
-    assert audit_command(keys, event("1"))[:6] == ("XADD", keys.audit, "MAXLEN", "~", MOST_EVENTS, "*")
+def test_nobody_who_writes_trims(keys: Keys) -> None:
+    """What a sink has not got must stay; the keeper alone knows what that is."""
+    assert audit_command(keys, event("1"))[:3] == ("XADD", keys.audit, "*")
+    writing = re.compile(r"XADD', (?:prefix \.\. 'audit'|KEYS\[\d\]), 'MAXLEN'")
+    for file in (Path(store.__file__).parent / "lua").rglob("*.lua"):
+        if file.name != "dead_letter.lua":
+            assert not writing.search(
+                file.read_text(encoding="utf-8").replace("KEYS[1], 'MAXLEN', ARGV[5]", "")
+            ), file
+
+
+def test_the_newest_are_chosen_over_pages(journal: Journal, client: Client, keys: Keys) -> None:
+    """What is wanted may stand far behind; what is older than asked for is not looked at."""
+    old = journal.record(event("wanted"))
+    with client.pipeline(transaction=False) as pipe:
+        for _ in range(PAGE + 10):
+            pipe.execute_command(*audit_command(keys, event("x")))
+        pipe.execute()
+    new = journal.record(event("wanted"))
+
+    def wanted(record: AuditRecord) -> bool:
+        return record.fields["session"] == "wanted"
+
+    assert [record.id for record in journal.newest(5, chosen=wanted)] == [new, old]
+    assert [record.id for record in journal.newest(1, chosen=wanted)] == [new]
+    assert [record.id for record in journal.newest(5, chosen=wanted, since=_ms(old) + 10**6)] == []
+
+
+def test_a_subscriber_hears_everything_in_order(journal: Journal) -> None:
+    """What was there behind its place, and what comes while it listens; only what it chose."""
+    before = journal.record(event("0"))
+    journal.record(event("1"))
+    heard: list[str] = []
+
+    def wanted(record: AuditRecord) -> bool:
+        return record.fields["session"] != "2"
+
+    for record in journal.subscribe(before, chosen=wanted):
+        heard.append(record.fields["session"])
+        if heard == ["1"]:
+            journal.record(event("2"))
+            journal.record(event("3"))
+        if len(heard) == 2:
+            break
+    assert heard == ["1", "3"]
+
+
+def test_a_subscriber_who_is_not_wanted_ends(journal: Journal) -> None:
+    """It is asked while nothing comes."""
+    turns = iter([True, False])
+    assert list(journal.subscribe(wanted=lambda: next(turns))) == []
+
+
+def _ms(name: str) -> int:
+    return int(name.partition("-")[0])
 
 
 def test_what_others_wrote_is_shown(journal: Journal, client: Client, keys: Keys) -> None:

@@ -23,6 +23,7 @@ from common.domain.rules import (
     Retry,
     Routing,
 )
+from common.domain.tls import TlsRules
 from common.domain.tool import (
     MAX_POOL_SIZE,
     MAX_TIMEOUT,
@@ -119,6 +120,14 @@ def test_capabilities_survive_the_registry(capabilities: Capabilities) -> None:
     assert capabilities_from_wire(over_the_wire(capabilities_to_wire(capabilities))) == capabilities
 
 
+TLS = TlsRules(ca_file="a", cert_file="c", key_file="k", min_version="1.2", server_name="n")
+TLS_CHANGES: list[dict[str, Any]] = [
+    *({name: None} for name in ("ca_file", "key_file", "server_name")),
+    {"cert_file": "d"},
+    {"min_version": "1.3"},
+]
+SECURE = Tool(id=ToolId("s"), transport=HttpTransport(url="https://h", tls=TLS))
+
 OTHER_CONTENT = (
     ContentRules(pinning=Pinning.OFF),
     ContentRules(pinning=Pinning.QUARANTINE),
@@ -172,6 +181,10 @@ CHANGES: list[tuple[Tool, dict[str, Any]]] = [
     (STDIO, {"transport": replace(STDIO.transport, cwd=None)}),
     (HTTP, {"transport": replace(HTTP.transport, url="http://h/other")}),
     (HTTP, {"transport": replace(HTTP.transport, headers={"X": "2"})}),
+    *(
+        (SECURE, {"transport": replace(SECURE.transport, tls=replace(TLS, **change))})
+        for change in TLS_CHANGES
+    ),
 ]
 
 
@@ -186,7 +199,7 @@ def test_the_changes_above_name_every_field() -> None:
     named = {name for _, change in CHANGES for name in change}
     assert named == {field.name for field in fields(Tool)}
     for tool in (STDIO, HTTP):
-        changed = set()
+        changed = {"tls"} if tool is HTTP else set()
         for base, change in CHANGES:
             new = change.get("transport")
             if base is tool and type(new) is type(tool.transport):
@@ -195,7 +208,9 @@ def test_the_changes_above_name_every_field() -> None:
                     for field in fields(tool.transport)
                     if getattr(new, field.name) != getattr(tool.transport, field.name)
                 }
-        assert changed == {field.name for field in fields(tool.transport)}
+        # What does not count when definitions are compared is no part of them.
+        assert changed == {field.name for field in fields(tool.transport) if field.compare}
+    assert {name for change in TLS_CHANGES for name in change} == {field.name for field in fields(TlsRules)}
 
 
 def test_the_order_of_a_mapping_is_no_change() -> None:

@@ -21,6 +21,7 @@ from common.registry.registry import Registry
 from common.store.client import Client, StoreAddress, connect
 from common.store.keys import Keys
 from common.store.scripts import run
+from tests.support.egress import ANYTHING
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait import wait_until
 
@@ -31,7 +32,7 @@ def tool(name: str, command: str = "cmd") -> Tool:
 
 @pytest.fixture
 def registry(client: Client, keys: Keys) -> Registry:
-    return Registry(client, keys)
+    return Registry(client, keys, ANYTHING)
 
 
 @pytest.fixture

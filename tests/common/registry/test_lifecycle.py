@@ -21,6 +21,7 @@ from common.registry.registry import Registry
 from common.settings import Settings
 from common.store.client import Client, StoreAddress, connect
 from common.store.keys import Keys
+from tests.support.egress import ANYTHING
 
 T = ToolId("a b/c")
 ME = Caller(tenant=TenantId("default"), client=ClientId("default"))
@@ -29,7 +30,7 @@ QUEUE = queue_of(T)
 
 @pytest.fixture
 def registry(client: Client, keys: Keys) -> Registry:
-    registry = Registry(client, keys)
+    registry = Registry(client, keys, ANYTHING)
     registry.put(Tool(id=T, transport=StdioTransport(command="cmd")))
     return registry
 

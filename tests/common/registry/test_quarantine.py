@@ -24,6 +24,7 @@ from common.store.client import Client
 from common.store.keys import Keys
 from common.store.scripts import run
 from gateway_worker.content import offered
+from tests.support.egress import ANYTHING
 
 T = ToolId("a tool/ü")
 WITHHOLDING = ContentRules(pinning=Pinning.QUARANTINE)
@@ -40,7 +41,7 @@ class Desk:
     def __init__(self, client: Client, keys: Keys, rules: ContentRules) -> None:
         self.client = client
         self.keys = keys
-        self.registry = Registry(client, keys)
+        self.registry = Registry(client, keys, ANYTHING)
         self.quarantine = Quarantine(client, keys)
         self.pins = PinStore(client, keys)
         self.rules = rules

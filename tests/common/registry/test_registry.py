@@ -22,6 +22,7 @@ from common.domain.tool import HttpTransport, Origin, StdioTransport, Tool, Tool
 from common.registry.registry import ABSENT, MOST_ATTEMPTS, Registry
 from common.store.client import Client, StoreAddress, connect
 from common.store.keys import Keys
+from tests.support.egress import ANYTHING
 
 
 def tool(name: str, command: str = "cmd") -> Tool:
@@ -30,14 +31,14 @@ def tool(name: str, command: str = "cmd") -> Tool:
 
 @pytest.fixture
 def registry(client: Client, keys: Keys) -> Registry:
-    return Registry(client, keys)
+    return Registry(client, keys, ANYTHING)
 
 
 @pytest.fixture
 def away(keys: Keys) -> Iterator[Registry]:
     """A registry whose Redis is not there."""
     client = connect(StoreAddress(url="unix:///nonexistent/redis.sock"))
-    yield Registry(client, keys)
+    yield Registry(client, keys, ANYTHING)
     client.close()
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from common.domain.errors import ConfigurationError
 from common.settings import RuleSettings, load
+from common.settings.audit_sinks import FileOptions
 from common.settings.entry import ENTRY_KEYS
 from common.settings.layers import KEYS, PROCESS_VARIABLES, VARIABLES
 from common.settings.reference import PARTS, render
@@ -154,10 +155,12 @@ def test_document_and_models_know_the_same_settings() -> None:
     assert set(KEYS) <= names
     assert set(ENTRY_KEYS) <= names
     assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {
+        *FileOptions.model_fields,
         *("key", "tenant", "client", "id"),
         *("name", "token", "role"),
         *("tool", "values", "mode", "scope", "providers", "inject", "meta"),
         *PARTS_NAMES,
+        *("name", "options", "most"),
         *(RuleSettings.model_fields.keys() - ENTRY_KEYS),
     }
     assert set(VARIABLES) <= set(re.findall(r"CANALGATE_[A-Z_]+", "\n".join(rows)))

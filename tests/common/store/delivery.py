@@ -112,7 +112,7 @@ def finish_all(
     args = [
         part
         for tag, of, record in ends
-        for part in (tag, of.id, of.queue, of.session, of.reply, record, "f", int(cold))
+        for part in (tag, of.id, of.queue, of.session, of.reply, record, "f", int(cold), "")
     ]
     fixed = [keys.begin, node, RESULT_MS, f" {QUEUE} "]
     answer: list[Any] = run(client, "finish", [keys.unacked(node)], [*fixed, *args])
@@ -126,7 +126,7 @@ def rescue(client: Client, keys: Keys, node: NodeId, step: int = 100, attempts: 
         client,
         "node_rescue",
         [*named, keys.node_sessions(node), keys.audit],
-        [keys.begin, node, step, attempts, RESULT_MS, *lost_answer(), 1000],
+        [keys.begin, node, step, attempts, RESULT_MS, *lost_answer()],
     )
     return answer
 
@@ -145,9 +145,7 @@ def rescue_all(client: Client, keys: Keys, node: NodeId, step: int = 100) -> lis
 def admit(client: Client, keys: Keys, of: Head, *, may_create: bool = True) -> list[Any]:
     """Ask for a place in the queue."""
     named = [of.queue, keys.drain(of.queue), keys.head(of.queue)]
-    answer: list[Any] = run(
-        client, "admit", named, [unstamped(of), keys.begin, 0, 0, int(may_create), 1, 1000]
-    )
+    answer: list[Any] = run(client, "admit", named, [unstamped(of), keys.begin, 0, 0, int(may_create), 1, 0])
     return answer
 
 
@@ -155,7 +153,7 @@ def adopt(
     client: Client, keys: Keys, node: NodeId, tag: int, of: Head, *, may_create: bool = True
 ) -> list[Any]:
     """Give a recorded message its head."""
-    args = [tag, unstamped(of), keys.begin, int(may_create), 1, 1000]
+    args = [tag, unstamped(of), keys.begin, int(may_create), 1, 0]
     answer: list[Any] = run(client, "call_adopt", [keys.unacked(node), of.queue], args)
     return answer
 

@@ -32,15 +32,12 @@ class Scripts:
         *news: str,
         tool: str = "t",
         version: int = 7,
-        most: int = 100_000,
     ) -> int:
         keys = self.keys
         names = [
             *(keys.registry_versions, keys.health, keys.registry_version, keys.registry_changes, keys.audit),
         ]
-        return int(
-            run(self.client, "health_put", names, [tool, version, before, record, CHANNEL, most, *news])
-        )
+        return int(run(self.client, "health_put", names, [tool, version, before, record, CHANNEL, *news]))
 
     def forget(self, tool: str = "t", version: int = 7) -> int:
         keys = self.keys
@@ -149,16 +146,6 @@ def test_of_probers_that_saw_the_same_one_tells(scripts: Scripts) -> None:
             before = (scripts.kept() or b"").decode()
             assert sum(pool.map(tell, range(threads), [before] * threads, [round_] * threads)) == 1
     assert (scripts.counter(), len(scripts.audit())) == (7 + rounds, rounds)
-
-
-def test_the_audit_has_an_end(scripts: Scripts) -> None:
-    """A tool that comes and goes does not fill Redis."""
-    before = ""
-    for number in range(500):
-        scripts.put(str(number), before, *NEWS, most=100)
-        before = str(number)
-    # Redis cuts whole blocks, by default of 100 events.
-    assert 100 <= scripts.client.xlen(scripts.keys.audit) <= 200
 
 
 def test_the_definition_and_the_operators_word_stay(scripts: Scripts) -> None:

@@ -16,7 +16,6 @@ from common.store.scripts import run
 
 ANY = -1
 CHANNEL = "test:registry"
-MOST = 1000
 
 
 class Scripts:
@@ -34,7 +33,7 @@ class Scripts:
             *(keys.registry_tools, keys.registry_versions, keys.registry_version, keys.registry_changes),
             keys.audit,
         ]
-        told = [tool, definition, expected, CHANNEL, MOST, "me", added]
+        told = [tool, definition, expected, CHANNEL, "me", added]
         done, version = run(self.client, "registry_put", names, told)
         return done, version
 
@@ -46,7 +45,7 @@ class Scripts:
             keys.pins(ToolId(tool)),
             *(keys.registry_capabilities, keys.registry_refresh, keys.registry_states, keys.health),
         ]
-        done, version = run(self.client, "registry_remove", names, [tool, expected, CHANNEL, MOST, "me"])
+        done, version = run(self.client, "registry_remove", names, [tool, expected, CHANNEL, "me"])
         return done, version
 
     def say(
@@ -57,9 +56,7 @@ class Scripts:
             *(keys.registry_versions, keys.registry_states, keys.registry_version, keys.registry_changes),
             keys.audit,
         ]
-        answer: list[Any] = run(
-            self.client, "tool_state_put", names, [tool, part, value, by, CHANNEL, MOST, kind]
-        )
+        answer: list[Any] = run(self.client, "tool_state_put", names, [tool, part, value, by, CHANNEL, kind])
         return [answer[0], *(raw and orjson.loads(raw) for raw in answer[1:])]
 
     def said(self, tool: str) -> dict[str, Any] | None:
@@ -346,7 +343,7 @@ def test_a_record_that_nobody_can_read_is_replaced(scripts: Scripts, record: str
         keys.registry_changes,
         keys.audit,
     ]
-    run(scripts.client, "tool_state_put", names, ["t", "switch", '"on"', "me", CHANNEL, MOST, "tool_enabled"])
+    run(scripts.client, "tool_state_put", names, ["t", "switch", '"on"', "me", CHANNEL, "tool_enabled"])
     said = scripts.said("t")
     assert said is not None
     assert (said["switch"], said["draining"]) == ("on", False)
@@ -394,10 +391,3 @@ def test_each_change_is_audited_in_its_step(scripts: Scripts) -> None:
         {"kind": "tool_drained", "actor": "cli:ann", "tool": "t"},
         {"kind": "tool_removed", "actor": "me", "tool": "t", "detail": "version 2"},
     ]
-
-
-def test_the_audit_is_bounded(scripts: Scripts) -> None:
-    """By about as many as are asked for: Redis trims whole blocks."""
-    for number in range(3 * MOST):
-        scripts.put("t", str(number))
-    assert MOST <= scripts.client.xlen(scripts.keys.audit) < 1.5 * MOST

@@ -21,4 +21,5 @@ def canalgate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str) -
     monkeypatch.setenv("CANALGATE_REDIS__URL", redis_url)
     monkeypatch.setenv("CANALGATE_REDIS__KEY_PREFIX", "test")
     monkeypatch.setenv("LOGNAME", USER)
+    monkeypatch.setenv("CANALGATE_EGRESS__ALLOWED_COMMANDS", "cmd, x, y")
     return lambda *words: CliRunner().invoke(cli, list(words))

@@ -12,6 +12,7 @@ from common.registry.registry import Registry
 from common.store.client import Client
 from common.store.keys import Keys
 from gateway_web.cli.output import Exit
+from tests.support.egress import ANYTHING
 from tests.web.cli.conftest import USER, Canalgate
 
 
@@ -24,7 +25,7 @@ def orders(client: Client, keys: Keys) -> list[Order | None]:
 @pytest.mark.parametrize("verb", ["flush", "rotate"])
 def test_an_order_is_given_and_audited(verb: str, canalgate: Canalgate, client: Client, keys: Keys) -> None:
     """For all, a tool, a tenant, or a tenant of a tool."""
-    Registry(client, keys).put(Tool(id=ToolId("demo"), transport=StdioTransport(command="cmd")))
+    Registry(client, keys, ANYTHING).put(Tool(id=ToolId("demo"), transport=StdioTransport(command="cmd")))
     for words in ([], ["--tool", "demo"], ["--tenant", "a:b"], ["--tool", "demo", "--tenant", "a:b"]):
         assert canalgate("credentials", verb, *words).exit_code == Exit.OK
     demo, tenant = ToolId("demo"), TenantId("a:b")

@@ -14,6 +14,7 @@ from common.registry.registry import Registry
 from common.store.client import Client
 from common.store.keys import Keys
 from gateway_web.cli.output import Exit
+from tests.support.egress import ANYTHING
 from tests.web.cli.conftest import Canalgate
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "operations.md"
@@ -43,7 +44,7 @@ def place(canalgate: Canalgate, client: Client, keys: Keys) -> Canalgate:
     }.items():
         Path(name).write_text(text, encoding="utf-8")
     tool = ToolId("demo")
-    Registry(client, keys).put(Tool(id=tool, transport=StdioTransport(command="cmd")))
+    Registry(client, keys, ANYTHING).put(Tool(id=tool, transport=StdioTransport(command="cmd")))
     client.hset(keys.sessions(tool), "a:b", "n 1 1")
     return canalgate
 

@@ -12,6 +12,7 @@ from common.registry.registry import Registry
 from common.store.client import Client, StoreAddress, connect
 from common.store.keys import Keys
 from gateway_web.cli.first_answers import FirstAnswers
+from tests.support.egress import ANYTHING
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait import wait_until
 
@@ -21,7 +22,7 @@ GOOD, BAD, OFF = ToolId("good"), ToolId("bad"), ToolId("off")
 @pytest.fixture
 def registry(client: Client, keys: Keys) -> Registry:
     """Two tools that nobody has asked yet, and one that nobody will ask."""
-    registry = Registry(client, keys)
+    registry = Registry(client, keys, ANYTHING)
     transport = StdioTransport(command="cmd")
     for name in (GOOD, BAD):
         registry.put(Tool(id=name, transport=transport))
@@ -76,7 +77,7 @@ def test_good_tools_need_no_word(registry: Registry, client: Client, keys: Keys)
 def test_before_calls_can_be_served_nothing_is_complete(client: Client, keys: Keys) -> None:
     """Until then the file's tools may not be registered: a registry without tools is no answer."""
     serving = False
-    answers = FirstAnswers(Registry(client, keys), lambda: serving, patience=3600)
+    answers = FirstAnswers(Registry(client, keys, ANYTHING), lambda: serving, patience=3600)
     assert not answers.complete()
     serving = True
     assert answers.complete()
@@ -87,7 +88,7 @@ def test_without_redis_it_waits_no_longer_than_its_patience(proxy: TcpProxy, key
     """And raises nothing."""
     proxy.refuse()
     away = connect(StoreAddress(url=proxy.url, connect_timeout=0.2, socket_timeout=0.2))
-    answers = FirstAnswers(Registry(away, keys), lambda: True, patience=0.05)
+    answers = FirstAnswers(Registry(away, keys, ANYTHING), lambda: True, patience=0.05)
     assert not answers.complete()
     wait_until(answers.complete, description="the patience to end")
     away.close()

@@ -11,6 +11,7 @@ from common.registry.registry import Registry
 from common.store.client import Client
 from common.store.keys import Keys
 from gateway_web.cli.output import Exit
+from tests.support.egress import ANYTHING
 from tests.web.cli.conftest import Canalgate
 
 A, B = ToolId("a b/c"), ToolId("pool")
@@ -19,7 +20,7 @@ NODE = "w@host:1f"
 
 @pytest.fixture
 def registered(client: Client, keys: Keys) -> None:
-    registry = Registry(client, keys)
+    registry = Registry(client, keys, ANYTHING)
     for tool in (A, B):
         registry.put(Tool(id=tool, transport=StdioTransport(command="cmd")))
 

@@ -15,6 +15,7 @@ from common.store.client import Client
 from common.store.keys import Keys
 from gateway_web.cli.output import Exit
 from gateway_web.cli.tool_show import arguments, signature
+from tests.support.egress import ANYTHING
 from tests.web.cli.conftest import Canalgate
 
 T = ToolId("demo")
@@ -36,7 +37,7 @@ ADD = {
 
 @pytest.fixture
 def registry(client: Client, keys: Keys) -> Registry:
-    registry = Registry(client, keys)
+    registry = Registry(client, keys, ANYTHING)
     registry.put(Tool(id=T, transport=StdioTransport(command="cmd", env={"K": SECRET})))
     return registry
 

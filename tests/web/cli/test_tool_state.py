@@ -13,6 +13,7 @@ from common.registry.registry import Registry
 from common.store.client import Client
 from common.store.keys import Keys
 from gateway_web.cli.output import Exit
+from tests.support.egress import ANYTHING
 from tests.web.cli.conftest import USER, Canalgate
 
 T = ToolId("demo")
@@ -21,7 +22,7 @@ VERBS = [("enable",), ("disable",), ("drain",), ("undrain",), ("circuit", "reset
 
 @pytest.fixture
 def registry(client: Client, keys: Keys) -> Registry:
-    registry = Registry(client, keys)
+    registry = Registry(client, keys, ANYTHING)
     registry.put(Tool(id=T, transport=StdioTransport(command="cmd")))
     return registry
 

@@ -22,6 +22,7 @@ from common.store.client import Client
 from common.store.keys import Keys
 from gateway_web.cli import doctor
 from gateway_web.cli.output import Exit
+from tests.support.egress import ANYTHING
 from tests.web.cli.conftest import USER, Canalgate
 
 T = ToolId("demo")
@@ -30,7 +31,7 @@ SECRET = "hunter2"
 
 @pytest.fixture
 def registry(client: Client, keys: Keys) -> Registry:
-    return Registry(client, keys)
+    return Registry(client, keys, ANYTHING)
 
 
 def stdio(**more: Any) -> Tool:
@@ -208,6 +209,50 @@ def test_a_definition_that_cannot_work_is_refused_by_key(
         assert said.replace("demo", verb[1]) in done.output.replace("\n", " ")
         assert "Traceback" not in done.output
     assert [entry.tool for entry in registry.entries()] == [stdio()]
+
+
+@pytest.mark.parametrize(
+    ("definition", "said"),
+    [
+        ("{command: sh, args: [-c, id]}", "egress.allowed_commands"),
+        ("{command: --x}", "must not begin with a hyphen"),
+        ("{command: x, env: {LD_PRELOAD: /tmp/evil.so}}", "env must not set LD_PRELOAD"),
+        ("{url: 'http://127.0.0.1:6379/'}", "egress.allowed_networks"),
+        ("{url: 'http://169.254.169.254/'}", "egress.allowed_networks"),
+        ("{url: 'https://h/', tls_key_file: /etc/shadow, tls_cert_file: /x}", "tls_key_file"),
+    ],
+)
+def test_what_may_not_come_at_run_time_is_refused(
+    canalgate: Canalgate, registry: Registry, definition: str, said: str
+) -> None:
+    """By adding and by changing, also a tool of the file, which keeps what it was."""
+    registry.put(stdio(), origin=Origin.FILE)
+    for verb in (("add", "other"), ("add", "demo"), ("update", "demo")):
+        more = (
+            ("--replace",)
+            if verb == ("add", "demo")
+            else ("--change-transport",)
+            if verb[0] == "update"
+            else ()
+        )
+        done = canalgate("tools", *verb, definition, *more)
+        assert done.exit_code == Exit.REFUSED, done.output
+        assert said in done.output.replace("\n", " ")
+    (entry,) = registry.entries()
+    assert (entry.tool, entry.registered.origin) == (stdio(), Origin.FILE)
+
+
+def test_a_tool_of_the_file_whose_place_changes_is_the_operator_s_no_more(
+    canalgate: Canalgate, registry: Registry
+) -> None:
+    """What else changes takes nothing from it."""
+    registry.put(Tool(id=T, transport=HttpTransport(url="http://127.0.0.1/mcp")), origin=Origin.FILE)
+    assert canalgate("tools", "update", "demo", "{request_timeout: 5}").exit_code == Exit.OK
+    assert registry.get(T).registered.origin is Origin.FILE
+    assert registry.get(T).tool.transport.local  # type: ignore[union-attr]
+    assert canalgate("tools", "update", "demo", "{url: 'http://h.example/mcp'}").exit_code == Exit.OK
+    assert registry.get(T).registered.origin is Origin.CHANGED
+    assert not registry.get(T).tool.transport.local  # type: ignore[union-attr]
 
 
 # -- updating ---------------------------------------------------------------------------------------------

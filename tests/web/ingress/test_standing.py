@@ -11,7 +11,9 @@ from werkzeug.test import TestResponse
 
 from common.domain.ids import McpSessionId, ToolId
 from common.domain.tool import StdioTransport, Tool
+from common.registry.registry import Registry
 from common.sessions.stream import SessionStreams
+from tests.support.egress import ANYTHING
 from tests.support.wait import wait_until
 from tests.web.harness import META, MODERN, Serve, Web, error
 
@@ -67,7 +69,9 @@ def standing(web: Web, session: str, last: str | None = None, **headers: str) ->
 def change(web: Web, tool: str = "new") -> None:
     """Register a tool, and wait until the web process knows."""
     before = web.gateway.catalogue.version
-    web.gateway.registry.put(Tool(id=ToolId(tool), transport=StdioTransport(command="x")))
+    Registry(web.gateway.client, web.gateway.keys, ANYTHING).put(
+        Tool(id=ToolId(tool), transport=StdioTransport(command="x"))
+    )
     wait_until(lambda: web.gateway.catalogue.version > before, description="the catalogue follows")
 
 

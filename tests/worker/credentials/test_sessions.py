@@ -28,6 +28,7 @@ from gateway_worker.sessions import ROTATED
 from gateway_worker.tool_session import usable
 from tests.support.aio import ended, on_loop, until
 from tests.support.backends import EchoLog, echo_backend, entry_of, http_tool, invocation, stdio_tool
+from tests.support.egress import ANYTHING
 from tests.worker.credentials.desk import Steered, by_caller, credential_desk, with_credentials
 from tests.worker.session_desk import SessionDesk, swept
 
@@ -255,7 +256,7 @@ def test_an_order_reaches_every_worker(
     """The next call has a new child with the new value; calls under way end on the old one; others stay."""
     monkeypatch.setattr(service_module, "LOOK_INTERVAL", 0.02)
     tool = with_credentials(stdio_tool(), env={"TOKEN": "key"})
-    Registry(client, keys).put(tool)
+    Registry(client, keys, ANYTHING).put(tool)
 
     @on_loop
     async def scenario() -> None:

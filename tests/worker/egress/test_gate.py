@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from common.domain.egress import Judge
 from common.domain.errors import TransportFailure
 from common.domain.rules import HealthRules
 from common.domain.tool import HttpTransport
@@ -175,8 +176,8 @@ async def test_a_gate_that_shuts_while_the_connection_comes_about(monkeypatch: p
             link._client._idle.clear()
             dial = http_pool.dial
 
-            async def slow(host: str, port: int) -> socket.socket:
-                found = await dial(host, port)
+            async def slow(host: str, port: int, judge: Judge) -> socket.socket:
+                found = await dial(host, port, judge)
                 latch.open = False
                 return found
 

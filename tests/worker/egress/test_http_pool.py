@@ -13,7 +13,7 @@ import pytest
 from common.mcp.revisions import Era
 from gateway_worker.egress import http_pool
 from gateway_worker.egress.http1 import REST_BYTES, ConnectionLost
-from gateway_worker.egress.http_pool import HttpClient, dial
+from gateway_worker.egress.http_pool import OWN_FILE, HttpClient, dial
 from gateway_worker.egress.link import LinkLost
 from tests.support.aio import on_loop, until
 from tests.support.backends import echo_backend, text_of
@@ -316,11 +316,11 @@ def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
                 for first, patience in ((free_port(), 0.2), (deaf, 2.0)):
                     resolved(monkeypatch, first, server.port)
                     begun = time.monotonic()
-                    (await dial("two.example", 80)).close()
+                    (await dial("two.example", 80, OWN_FILE)).close()
                     assert time.monotonic() - begun < patience
                 resolved(monkeypatch, free_port(), free_port())
                 with pytest.raises(ConnectionRefusedError):
-                    await dial("two.example", 80)
+                    await dial("two.example", 80, OWN_FILE)
 
     scenario()
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from common.domain.tls import PLAIN_TLS, TlsRules
+from common.tls import kept_context
 from gateway_worker.egress import http_pool
 from gateway_worker.egress.http1 import ConnectionLost
 from tests.support.aio import on_loop, until
@@ -31,6 +33,15 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("tls"))
 
 
+def trusting(monkeypatch: pytest.MonkeyPatch, context: ssl.SSLContext) -> None:
+    """Have links use this context."""
+
+    async def tls_context(_rules: TlsRules) -> ssl.SSLContext:
+        return context
+
+    monkeypatch.setattr(http_pool, "tls_context", tls_context)
+
+
 @pytest.fixture
 def tls(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Tls:
     """Both sides; links of this test trust the authority."""
@@ -38,7 +49,7 @@ def tls(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Tls:
     server = server_context(authority.issue("localhost", "127.0.0.1"))
     server.sni_callback = lambda _socket, name, _context: asked.append(name)
     client = client_context(authority.file)
-    monkeypatch.setattr(http_pool, "tls_context", lambda: client)
+    trusting(monkeypatch, client)
     return Tls(server, client, asked)
 
 
@@ -73,7 +84,7 @@ def test_an_unproven_name(tls: Tls, why: str, monkeypatch: pytest.MonkeyPatch) -
     async def scenario() -> None:
         before = open_sockets()
         if why == "unknown issuer":
-            monkeypatch.setattr(http_pool, "tls_context", ssl.create_default_context)
+            trusting(monkeypatch, ssl.create_default_context())
         name = "localhost" if why == "unknown issuer" else "localhost.localdomain"
         monkeypatch.setattr(http_pool, "_addresses", loopback)
         async with (
@@ -140,7 +151,7 @@ def test_a_cancelled_request_over_tls(tls: Tls) -> None:
 
 def test_trust_is_the_systems() -> None:
     """Names are checked, certificates required, and no other protocol than HTTP/1.1 is offered."""
-    context = http_pool.tls_context()
+    context = kept_context(PLAIN_TLS)
     assert context.check_hostname
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2

@@ -26,8 +26,8 @@ local function circuit_admit(circuit_key, permits_key, now, id, probes, permit_e
 end
 
 -- Puts a transition into the audit, if there was one. Uses of the script around it: prefix, heads.
-local function circuit_told(tool, change, most)
+local function circuit_told(tool, change)
   if not change then return end
-  redis.call('XADD', prefix .. 'audit', 'MAXLEN', '~', most, '*', 'kind', 'circuit_state_change', 'tool', decoded(tool),
-    'reason', change[3], 'detail', change[1] .. ' -> ' .. change[2])
+  redis.call('XADD', prefix .. 'audit', '*', 'kind', 'circuit_state_change', 'tool', decoded(tool), 'reason', change[3],
+    'detail', change[1] .. ' -> ' .. change[2])
 end

@@ -43,7 +43,7 @@ end
 
 -- The head of a message that has no stamp yet, as it comes from its producer.
 local function head_unstamped(message)
-  return (head_behind(message, '^{'))
+  return head_behind(message, '^{')
 end
 
 -- The message with the time at which it was queued and the generation of its tool's circuit, first of all its members.

@@ -1,8 +1,8 @@
 -- What a step of fetch.lua has taken, kept until its end and written then: one command for many records.
--- Uses of the script around it: KEYS, prefix, me, heads, lists, rates.
+-- Uses of the script around it: KEYS, prefix, me, heads, lists, rates, audit.
 
 local left, tag = tonumber(ARGV[1]), tonumber(ARGV[2])
-local taken, records, unsent, counts, others, passed = {}, {}, {}, {}, {}, 0
+local taken, records, unsent, counts, others, begun, passed = {}, {}, {}, {}, {}, {}, 0
 
 -- A message is recorded as begun, under the delivery tag `tag`. Where its session is claimed with it, the backend has
 -- still to start, so it is noted as unsent in the same step: the node may die before it can say so itself.
@@ -45,6 +45,10 @@ local function write_taken()
       for i = #messages, 1, -1 do turned[#turned + 1] = messages[i] end
       put_direct(encoded(owner), queue, 'RPUSH', unpack(turned))
     end
+  end
+  for _, of in ipairs(begun) do
+    local head = whole(of[1])
+    tell('invocation_start', head, of[2], 'session', head.session, 'node', me, 'attempt', head.attempt)
   end
   for queue, messages in pairs(counts) do measure_drain(queue, messages) end
 end

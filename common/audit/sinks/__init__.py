@@ -1,0 +1,62 @@
+"""Where the journal's records go, and how a sink is made of its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from common.audit.sinks.file import FileSink
+from common.audit.sinks.memory import MemorySink
+from common.audit.sinks.stdout import StdoutSink
+from common.domain.errors import ConfigurationError
+from common.ports import AuditSink
+from common.settings.audit import AuditSink as SinkSettings
+from common.settings.audit_sinks import CustomOptions
+
+GROUP = "canalgate.audit"
+"""The entry points of sinks that other packages bring."""
+_BUILT_IN: Mapping[str, Callable[[Any], AuditSink]] = {
+    "file": FileSink,
+    "stdout": StdoutSink,
+    "memory": MemorySink,
+}
+
+
+def make_sink(settings: SinkSettings) -> AuditSink:
+    """The sink of an entry of ``audit.sinks``. Raises :class:`ConfigurationError` if it cannot be made."""
+    built_in = _BUILT_IN.get(settings.type)
+    if built_in is not None:
+        return built_in(settings.options)
+    options = settings.options.values if isinstance(settings.options, CustomOptions) else {}
+    try:
+        sink: AuditSink = _loaded(settings.type)(options)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"audit.sinks: the sink {settings.name!r} cannot be made: {type(error).__name__}",
+            field="audit.sinks",
+        ) from error
+    return sink
+
+
+def _loaded(kind: str) -> Callable[[Mapping[str, Any]], AuditSink]:
+    found: Any
+    if ":" in kind:
+        module, _, name = kind.partition(":")
+        found = getattr(import_module(module), name)
+    else:
+        named = list(entry_points(group=GROUP, name=kind))
+        if not named:
+            raise ConfigurationError(
+                f"audit.sinks: no type {kind!r}: use {', '.join(_BUILT_IN)}, a class as package.module:Class, "
+                f"or install the package that brings it",
+                field="audit.sinks",
+            )
+        found = named[0].load()
+    if not callable(found):
+        raise ConfigurationError(f"audit.sinks: {kind!r} is no class", field="audit.sinks")
+    made: Callable[[Mapping[str, Any]], AuditSink] = found
+    return made

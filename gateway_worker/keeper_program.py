@@ -1,0 +1,112 @@
+"""The process that keeps the journal: ``python -m gateway_worker.keeper_program``, started by a worker.
+
+A process and not a thread of the worker, so that sealing and slow sinks take nothing from the calls. What it needs
+comes as one line of JSON on standard input, since there are secrets in it. When that input ends, the worker has.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import structlog
+from pydantic import SecretStr
+
+from common.audit.keeper import Keeper, Rules
+from common.audit.sinks import make_sink
+from common.domain.errors import ConfigurationError
+from common.logs import configure as configure_logs
+from common.settings import LoggingSettings, Settings
+from common.settings.audit import AuditSettings
+from common.settings.audit_sinks import CustomOptions
+from common.settings.section import Section
+from common.store.client import StoreAddress, connect
+from common.store.keys import Keys
+
+log = structlog.get_logger(__name__)
+
+GIVEN_UP, UNUSABLE = 3, 4
+"""Exit codes: another keeps the journal by now; a sink cannot be made."""
+FORCED_AFTER = 10.0
+"""Seconds after which a process that was told to end does so whatever hangs."""
+
+
+def order_of(settings: Settings, address: StoreAddress, owner: str) -> bytes:
+    """What the process is told, as one line."""
+    told = {
+        "url": address.url,
+        "connect_timeout": address.connect_timeout,
+        "socket_timeout": address.socket_timeout,
+        "prefix": settings.redis.key_prefix,
+        "owner": owner,
+        "audit": _revealed(settings.audit),
+        "logging": _revealed(settings.logging),
+    }
+    return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _revealed(value: Any) -> Any:
+    """A section as the plain data of which it can be made again, secrets included."""
+    if isinstance(value, CustomOptions):
+        return value.values
+    if isinstance(value, Section):
+        return {name: _revealed(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, tuple):
+        return [_revealed(part) for part in value]
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def keeper_of(order: Mapping[str, Any]) -> Keeper:
+    """The keeper that an order asks for. Raises :class:`ConfigurationError` if a sink cannot be made."""
+    audit = AuditSettings.model_validate(order["audit"])
+    address = StoreAddress(
+        url=order["url"], connect_timeout=order["connect_timeout"], socket_timeout=order["socket_timeout"]
+    )
+    key = audit.chain_key.get_secret_value().encode() if audit.chain_key else b""
+    return Keeper(
+        lambda: connect(address, size=2),
+        Keys(order["prefix"]),
+        {sink.name: make_sink(sink) for sink in audit.sinks},
+        Rules(most=audit.max_backlog, key=key),
+        owner=order["owner"],
+    )
+
+
+def main() -> int:
+    """Keep the journal until the input ends, a signal comes, or another process keeps it."""
+    # The worker decides when it ends: a terminal's Ctrl-C goes to all.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    order: dict[str, Any] = orjson.loads(sys.stdin.buffer.readline())
+    configure_logs(LoggingSettings.model_validate(order["logging"]), process=f"keeper-{os.getpid()}")
+    try:
+        keeper = keeper_of(order)
+    except ConfigurationError as error:
+        log.error("journal_not_kept", error=error.message)
+        return UNUSABLE
+
+    def end(*_: object) -> None:
+        keeper.stop()
+        forced = threading.Timer(FORCED_AFTER, os._exit, (1,))
+        forced.daemon = True
+        forced.start()
+
+    signal.signal(signal.SIGTERM, end)
+    threading.Thread(target=_until_input_ends, args=(end,), daemon=True, name="input").start()
+    return 0 if keeper.run() else GIVEN_UP
+
+
+def _until_input_ends(end: Any) -> None:
+    sys.stdin.buffer.read()
+    end()
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    # A sink that hangs in its thread must not hold the process.
+    os._exit(code)
