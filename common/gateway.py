@@ -40,6 +40,7 @@ from common.domain.tool import Tool
 from common.identity.api_keys import IssuedKeys
 from common.mcp.client_capabilities import interactive
 from common.mcp.revisions import LATEST_LEGACY
+from common.policy.counters import CounterReader
 from common.policy.policy import Policy
 from common.registry.catalogue import Catalogue, CatalogueReader
 from common.registry.records import Entry
@@ -115,7 +116,7 @@ class Gateway:
         self.registry = Registry(self.client, self.keys, settings.egress.rules)
         self.catalogue = Catalogue(self.client, self.keys)
         self.issued_keys = IssuedKeys(self._hot, self.keys)
-        self.policy = Policy(settings.policy, self.catalogue)
+        self.policy = Policy(settings.policy, self.catalogue, CounterReader(self._hot, self.keys).read)
         self.mcp_sessions = McpSessions(self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout)
         self.cancellations = Cancellations(self._hot, self.keys)
         self.listeners = Listeners()
@@ -156,6 +157,7 @@ class Gateway:
         """Let go of everything."""
         self.hub.close()
         self.refusals.tick(at_once=True)
+        self.policy.close()
         self._hot.close()
         self.client.close()
 
@@ -190,10 +192,12 @@ class Gateway:
         """
         self.authorise_tenant(caller)
         entry = self.find(caller, tool, timeout)
-        self.policy.authorise(caller, tool, method, params)
+        deadline = self._deadline(entry.tool, timeout)
+        decision = self.policy.authorise(
+            caller, tool, method, params, request_id=request_id, left=self.clock.left(deadline)
+        )
         if entry.withheld:
             entry.withheld.check(tool, entry.known, method, params)
-        deadline = self._deadline(entry.tool, timeout)
         invocation = Invocation(
             id=InvocationId(new_invocation_id()),
             caller=caller,
@@ -212,6 +216,7 @@ class Gateway:
             self.hub.expect(invocation.id),
             session,
             input_timeout=entry.tool.input_timeout,
+            decision=decision,
         )
         self.cancellations.remember(call)
         try:
@@ -257,7 +262,8 @@ class Gateway:
         """
         self.authorise_tenant(caller)
         entry = self.find(caller, tool)
-        self.policy.authorise(caller, tool, method, params)
+        deadline = self._deadline(entry.tool, None)
+        self.policy.authorise(caller, tool, method, params, left=self.clock.left(deadline))
         asked = Invocation(
             id=InvocationId(""),
             caller=caller,
@@ -265,7 +271,7 @@ class Gateway:
             method=method,
             params=params,
             version=version,
-            deadline=self._deadline(entry.tool, None),
+            deadline=deadline,
         )
         waiting = self.request_states.open(str(params["requestState"]), asked, now=self.clock.now())
         invocation = replace(asked, id=waiting.invocation)

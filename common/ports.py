@@ -9,6 +9,7 @@ from typing import Protocol
 from common.domain.audit_chain import SealedRecord
 from common.domain.credentials import CredentialRequest, Credentials
 from common.domain.invocation import Caller
+from common.domain.policy import Question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,4 +78,33 @@ class CredentialsProvider(Protocol):
         Any exception, and an answer that does not come within ``credentials.timeout``, is a failure: a tool that
         requires credentials refuses the call (fails closed), others go on without, and nobody else is asked, for the
         provider may have known. Words of an exception are never shown, since they may hold a secret.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyAnswer:
+    """What an evaluator says of one call. ``reason`` is told to the caller of a denied one, so it must hold no secret;
+    ``rule`` is a name for records.
+    """
+
+    allow: bool
+    reason: str = ""
+    rule: str = ""
+
+
+class PolicyEvaluator(Protocol):
+    """Says whether a call may go on its way. Runs in the web process, after the rules have let the call pass.
+
+    A class named by ``implementation`` of an entry of ``policy.evaluators`` (``package.module:Class``, or an entry
+    point of the group ``canalgate.policy``) is made with the entry's ``options``, a mapping, as its only argument. What
+    it raises then keeps the process from starting. If it has a method ``close``, that is called at the end.
+    ``common.policy.testing`` tests what is said here of any implementation.
+    """
+
+    def evaluate(self, question: Question) -> PolicyAnswer:
+        """Answer the question.
+
+        May be called by several threads at a time, and may block: each question has a thread of its own, which is left
+        alone when ``timeout`` is over. Whatever it raises denies the call, and so does what is no
+        :class:`PolicyAnswer` (fails closed).
         """

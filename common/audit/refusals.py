@@ -108,5 +108,5 @@ def refusal_event(
         trace_id=trace_of(params),
         outcome=outcome,
         error_code=error.code.value,
-        reason=error.message,
+        reason=f"{error.message} ({error.note})" if error.note else error.message,
     )

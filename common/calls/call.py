@@ -25,6 +25,7 @@ from common.calls.request_state import RequestStates
 from common.calls.unread import SharedBound
 from common.domain.errors import InvocationCancelled, InvocationTimeout, StoreUnavailable
 from common.domain.invocation import ExecutionResult, Invocation, failed
+from common.domain.policy import ALLOWED, Decision
 from common.domain.session import McpSession
 from common.store.clock import RedisClock
 
@@ -62,9 +63,14 @@ class Call:
         session: McpSession | None,
         *,
         input_timeout: float,
+        decision: Decision = ALLOWED,
     ) -> None:
-        """``input_timeout`` is how long the client has for each answer to what the backend asks, in seconds."""
+        """``input_timeout`` is how long the client has for each answer to what the backend asks, in seconds.
+
+        ``decision`` is what policy said of the call, with the rule and the evaluator that let it pass.
+        """
         self.session = session
+        self.decision = decision
         self._input_timeout = input_timeout
         self._for_input = 0.0
         self._asked: set[str] = set()

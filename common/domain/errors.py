@@ -155,6 +155,8 @@ class GatewayError(Exception):
     """
 
     code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
+    note: str = ""
+    """What records say beside the message; the caller is not told."""
 
     def __init__(self, message: str, **data: Any) -> None:
         super().__init__(message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -41,8 +41,6 @@ class Ground(StrEnum):
     """There is a list of what is allowed, and it is not on it."""
     UNCLEAR = "unclear"
     """It cannot be held against the rules: a URI with several readings, a method that names no capability."""
-    INVISIBLE = "invisible"
-    """The caller may use nothing of the tool: it is answered as if there were none."""
     EVALUATOR = "evaluator"
     """The evaluator says no."""
     EVALUATOR_ERROR = "evaluator_error"
@@ -63,11 +61,20 @@ class Decision:
     evaluator: str = ""
     reason: str = ""
 
-    def error(self, tool: ToolId) -> PolicyDenied | ToolNotFound:
+    def error(self) -> PolicyDenied:
         """What the caller of a denied call is told: the same whether there is such a capability or not."""
+        error = self._told()
+        parts = {"rule": self.rule, "evaluator": self.evaluator, "fault": self.fault}
+        error.note = ", ".join(f"{name} {value}" for name, value in parts.items() if value)
+        return error
+
+    @property
+    def fault(self) -> str:
+        """What was wrong with the evaluator; empty if nothing was."""
+        return self.reason if self.ground is Ground.EVALUATOR_ERROR else ""
+
+    def _told(self) -> PolicyDenied:
         match self.ground:
-            case Ground.INVISIBLE:
-                return no_tool(tool)
             case Ground.UNCLEAR:
                 return PolicyDenied(
                     "policy denies this call: the name of what it asks for has more than one reading; "
@@ -93,14 +100,14 @@ def no_tool(tool: str) -> ToolNotFound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """How much is going on, for evaluators that ask for it. None: not known."""
+    """How much is going on in the whole cluster, for evaluators that ask for it."""
 
-    tenant_calls: int
-    """Calls of the tenant that this process waits for, without this one."""
-    tool_calls: int | None = None
-    """Calls of the tool that workers hold, in the whole cluster."""
-    tool_waiting: int | None = None
+    tool_calls: int
+    """Calls of the tool that workers hold."""
+    tool_waiting: int
     """Calls in the tool's queue that any worker may take."""
+    tenant_sessions: int
+    """Tool sessions of the tenant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +139,5 @@ class Question:
             "method": self.method,
             "arguments": dict(self.arguments),
             "request_id": "" if self.request_id is None else str(self.request_id),
-            "counters": None
-            if counters is None
-            else {
-                "tenant_calls": counters.tenant_calls,
-                "tool_calls": counters.tool_calls,
-                "tool_waiting": counters.tool_waiting,
-            },
+            "counters": None if counters is None else asdict(counters),
         }

@@ -19,13 +19,14 @@ from common.settings.model import (
 )
 from common.settings.mtls import MtlsSettings
 from common.settings.oauth import OAuthSettings
-from common.settings.policy import PolicySettings, RuleSettings
+from common.settings.policy import EvaluatorSettings, PolicySettings, RuleSettings
 from common.settings.tenants import TenantSettings, TenantsSettings
 from common.settings.tokens import JwtSettings
 
 __all__ = [
     "ApiKey",
     "DiscoverySettings",
+    "EvaluatorSettings",
     "IdentitySettings",
     "JwtSettings",
     "LoggingSettings",

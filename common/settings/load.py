@@ -23,7 +23,7 @@ from common.settings.layers import CONFIG_VARIABLE, KEYS, Layer, from_command_li
 from common.settings.model import SECTIONS, RuntimeSettings, Settings
 from common.settings.mtls import MtlsSettings
 from common.settings.oauth import OAuthSettings
-from common.settings.policy import RuleSettings
+from common.settings.policy import EvaluatorSettings, RuleSettings
 from common.settings.problems import Problem, dotted, explain, locate, nearest, refusal, shown
 from common.settings.section import Section
 from common.settings.tenants import TenantSettings
@@ -53,6 +53,7 @@ _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("credentials", "static"): StaticCredential,
     ("policy", "rules"): RuleSettings,
     ("policy", "tools"): RuleSettings,
+    ("policy", "evaluators"): EvaluatorSettings,
 }
 
 

@@ -20,7 +20,7 @@ from common.settings.layers import PROCESS_VARIABLES, variable_of
 from common.settings.model import SECTIONS
 from common.settings.mtls import MtlsSettings
 from common.settings.oauth import OAuthSettings
-from common.settings.policy import RuleSettings
+from common.settings.policy import EvaluatorSettings, RuleSettings
 from common.settings.section import Section
 from common.settings.tenants import TenantSettings
 from common.settings.tokens import JwtSettings
@@ -62,6 +62,7 @@ def render() -> str:
         _entries("Options of a memory sink", MemoryOptions, MemoryOptions.model_fields),
         _entries("One entry of credentials.static", StaticCredential, StaticCredential.model_fields),
         _entries("One rule of policy.rules or policy.tools", RuleSettings, RuleSettings.model_fields),
+        _entries("One entry of policy.evaluators", EvaluatorSettings, EvaluatorSettings.model_fields),
         _entries("Any tool", ToolEntry, ToolEntry.model_fields),
         _entries("A stdio tool", StdioEntry, _own(StdioEntry)),
         _entries("An HTTP tool", HttpEntry, _own(HttpEntry)),

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from common import __version__
-from gateway_web.cli import audit, credentials, dead_letters, interchange, keys, tools
+from gateway_web.cli import audit, credentials, dead_letters, interchange, keys, policy, tools
 from gateway_web.cli import call as call_verb
 from gateway_web.cli import config as config_verbs
 from gateway_web.cli.output import errors_as_exit_codes, out
@@ -31,6 +31,7 @@ cli = typer.Typer(
 cli.add_typer(tools.cli, name="tools")
 cli.add_typer(config_verbs.cli, name="config")
 cli.add_typer(dead_letters.cli, name="dead-letters")
+cli.add_typer(policy.cli, name="policy")
 cli.add_typer(audit.cli, name="audit")
 cli.add_typer(credentials.cli, name="credentials")
 cli.add_typer(keys.cli, name="keys")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from common.domain.errors import ConfigurationError
+from common.policy.loading import evaluator_problems
 from common.settings import find_file, load, masked
 from common.settings.schema import json_schema
 from gateway_web.cli.output import Exit, err, errors_as_exit_codes, out, say_json
@@ -33,7 +34,7 @@ def check(
         say_json(masked(settings))
     for problem in settings.tool_problems:
         err.print(f"tool {problem.id} would be skipped: {problem.message}", markup=False)
-    unusable = identity_problems(settings)
+    unusable = [*identity_problems(settings), *evaluator_problems(settings.policy)]
     for text in unusable:
         err.print(text, markup=False)
     if settings.tool_problems or unusable:

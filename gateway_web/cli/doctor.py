@@ -13,6 +13,7 @@ import httpx
 
 from common.domain.errors import ConfigurationError, GatewayError
 from common.domain.tool import StdioTransport
+from common.policy.loading import evaluator_problems
 from common.registry.registry import Registry
 from common.settings import Settings, WebSettings, find_file, load
 from gateway_web.cli.output import Exit, out
@@ -60,7 +61,7 @@ def _findings(config: Path | None) -> Iterator[Finding]:
     yield Finding(True, f"settings: {find_file(config, os.environ) or 'no file, the built-in demo'}")
     for problem in settings.tool_problems:
         yield Finding(False, f"tool {problem.id}: {problem.message}")
-    for text in identity_problems(settings):
+    for text in (*identity_problems(settings), *evaluator_problems(settings.policy)):
         yield Finding(False, text)
     yield from _commands(settings)
     running = running_instance(state_dir_path(os.environ))

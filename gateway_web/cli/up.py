@@ -16,6 +16,8 @@ import yaml
 
 from common.domain.errors import StoreUnavailable
 from common.interchange.exporters import to_client
+from common.policy.evaluation import PolicyCounts
+from common.policy.loading import evaluators_of
 from common.processes import ProcessGuard
 from common.registry.registry import Registry
 from common.settings import Settings, find_file, load
@@ -80,6 +82,7 @@ def _plan(config: Path | None, *, host: str | None, port: int | None, state: Sta
     settings = load(file, overrides={"web.host": host, "web.port": port})
     for problem in settings.tool_problems:
         err.print(f"tool {problem.id} is skipped: {problem.message}", markup=False)
+    evaluators_of(settings.policy, PolicyCounts())  # what it raises every web process would die of
     for text in identity_problems(settings):
         err.print(text, markup=False)
     configured = None if settings.redis.url is None else str(settings.redis.url)

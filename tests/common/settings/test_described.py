@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from common.domain.errors import ConfigurationError
-from common.settings import RuleSettings, load
+from common.settings import EvaluatorSettings, RuleSettings, load
 from common.settings.audit_sinks import FileOptions
 from common.settings.entry import ENTRY_KEYS
 from common.settings.layers import KEYS, PROCESS_VARIABLES, VARIABLES
@@ -39,6 +39,9 @@ tenants: {allow_unlisted: true, max_sessions: "${MOST:-9}", listed: [a, {id: b, 
 policy:
   rules: [{effect: deny, tenants: [a, "b*"], mcp_tools: "x, y"}, {id: r, effect: allow}]
   tools: {pool: [{effect: allow, resources: ["note://*"], prompts: [p]}]}
+  evaluators: [{id: e, type: cel, expression: "true"}, {id: c, type: custom, implementation: "a:B", options: {k: 1}}]
+  evaluator: e
+  tenants: {b: c}
 runtime:
 logging: {level: "${LEVEL:-info}", format: json}
 credentials: {providers: [static, vault], timeout: "${T:-5}", static: [{tool: t, tenant: u, values: {key: k}}]}
@@ -65,6 +68,7 @@ REFUSED = [
     "policy: {rules: [{tenants: [a]}]}",
     "policy: {rules: [{effect: forbid}]}",
     "policy: {tools: {a: [{effect: deny, tool: b}]}}",
+    "policy: {evaluators: [{id: a, type: lua}]}",
     "tools: {a: {}}",
     "tools: {a: {command: x, url: 'http://h'}}",
     "tools: {a: {url: 'http://h', type: sse}}",
@@ -162,6 +166,7 @@ def test_document_and_models_know_the_same_settings() -> None:
         *PARTS_NAMES,
         *("name", "options", "most"),
         *(RuleSettings.model_fields.keys() - ENTRY_KEYS),
+        *(EvaluatorSettings.model_fields.keys() - ENTRY_KEYS),
     }
     assert set(VARIABLES) <= set(re.findall(r"CANALGATE_[A-Z_]+", "\n".join(rows)))
 

@@ -242,6 +242,21 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
         None,
         [5, {"git": 5}, {"git": [{"effect": "deny", "tools": ["a"]}]}, {"git": [{"effect": "deny", "x": 1}]}],
     ),
+    "policy.evaluators": (
+        [{"id": "e", "type": "cel", "expression": "true"}],
+        '[{"id": "e", "type": "cel", "expression": "true"}]',
+        None,
+        [
+            *(5, [{"id": "e", "type": "cel"}], [{"id": "e", "type": "lua"}], [{"type": "opa"}]),
+            [{"id": "e", "type": "opa", "url": "no"}],
+            [{"id": "e", "type": "cel", "expression": "true", "url": "http://h/"}],
+            [{"id": "e", "type": "cel", "expression": "true", "timeout": 0}],
+            [{"id": "e", "type": "cel", "expression": "true", "max_in_flight": 0}],
+            [{"id": "e", "type": "cel", "expression": "true"}] * 2,
+        ],
+    ),
+    "policy.evaluator": ("e", "e", None, ["nobody", "", 5]),
+    "policy.tenants": ({"acme": "e"}, "{acme: e}", None, [5, {"acme": "nobody"}, {"acme": 5}]),
     "runtime.request_timeout": (5, "5", 5.0, SECONDS),
     "runtime.startup_timeout": (5, "5", 5.0, SECONDS),
     "runtime.idle_timeout": (5, "5", 5.0, SECONDS),
@@ -385,9 +400,9 @@ def test_tenants_are_listed_by_name_or_mapping(where: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("where", ["file", "environment"])
-def test_rules_are_read(where: str, tmp_path: Path) -> None:
+def test_rules_and_evaluators_are_read(where: str, tmp_path: Path) -> None:
     """Both ways of giving them mean the same."""
-    keys = ["policy.rules", "policy.tools"]
+    keys = ["policy.rules", "policy.tools", "policy.evaluators", "policy.evaluator", "policy.tenants"]
     if where == "file":
         path = tmp_path / "canalgate.yaml"
         path.write_text(yaml.safe_dump({"policy": {key.split(".")[1]: CASES[key][0] for key in keys}}))
@@ -396,6 +411,7 @@ def test_rules_are_read(where: str, tmp_path: Path) -> None:
         policy = load(None, {variable_of(*key.split(".")): CASES[key][1] for key in keys}).policy
     assert [name for name, _ in policy.named_rules()] == ["rules[0]", "tools.git[0]"]
     assert (policy.rules[0].tenants, policy.tools["git"][0].mcp_tools) == (("a",), ("git_*",))
+    assert (policy.evaluator, policy.tenants, policy.evaluators[0].expression) == ("e", {"acme": "e"}, "true")
 
 
 @pytest.mark.parametrize(("tenant", "most"), [("own", 7), ("plain", 3), ("nobody listed this one", 3)])

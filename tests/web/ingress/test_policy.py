@@ -359,3 +359,23 @@ def test_a_connection_s_requests_are_judged_as_well(web: Web, era: str) -> None:
         assert ask("tools/call", name="slow__wait")["error"]["data"]["code"] == "TOOL_NOT_FOUND"
     finally:
         duplex.close()
+
+
+def test_denied_calls_are_recorded_with_their_rule_and_cannot_fill_the_journal(web: Web) -> None:
+    """The first at once, the others of the same kind as a number."""
+    gateway = web.gateway
+    gateway.refusals.tick(at_once=True)
+    gateway.client.delete(gateway.keys.audit)
+    for _ in range(50):
+        web.modern("tools/call", {"name": "sub__tract"}, path="/servers/echo/mcp", headers=SMALL)
+    gateway.refusals.tick(at_once=True)
+    records = [
+        {name.decode(): value.decode() for name, value in fields.items()}
+        for _, fields in gateway.client.xrange(gateway.keys.audit)
+    ]
+    denied = [found for found in records if found.get("error_code") == "POLICY_DENIED"]
+    assert len(denied) < 10
+    assert sum(int(found.get("count", 1)) for found in denied) == 50
+    for found in denied:
+        assert (found["kind"], found["outcome"], found["tenant"]) == ("policy_decision", "deny", "small")
+        assert found["reason"] == "policy denies this call (rule rules[1])"

@@ -1,0 +1,99 @@
+"""The evaluators of the settings, made ready."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from common.domain.errors import ConfigurationError
+from common.policy.bulkhead import Bulkhead
+from common.policy.evaluation import Asked, PolicyCounts
+from common.ports import PolicyEvaluator
+from common.settings import EvaluatorSettings, PolicySettings
+
+GROUP = "canalgate.policy"
+"""Of the entry points that name classes of evaluators."""
+FIELD = "policy.evaluators"
+
+
+def evaluators_of(settings: PolicySettings, counts: PolicyCounts) -> Mapping[str, Asked]:
+    """All evaluators by id. Raises :class:`ConfigurationError` for the first that cannot be made."""
+    return {entry.id: _asked(entry, counts) for entry in settings.evaluators}
+
+
+def evaluator_problems(settings: PolicySettings) -> list[str]:
+    """What is wrong with the evaluators, in words that name the fix. Empty: nothing."""
+    problems = []
+    for entry in settings.evaluators:
+        try:
+            _asked(entry, PolicyCounts())
+        except ConfigurationError as error:
+            problems.append(error.message)
+    return problems
+
+
+def _asked(entry: EvaluatorSettings, counts: PolicyCounts) -> Asked:
+    bulkhead = None
+    if entry.type in ("opa", "custom"):
+        # What waits for OPA waits as this process does; nobody knows what a custom one waits for.
+        bulkhead = Bulkhead(entry.max_in_flight, native=entry.type == "custom")
+    return Asked(
+        entry.id,
+        _evaluator(entry),
+        counts,
+        timeout=entry.timeout,
+        bulkhead=bulkhead,
+        counters=entry.counters,
+    )
+
+
+def _evaluator(entry: EvaluatorSettings) -> PolicyEvaluator:
+    # Each is imported only where it is wanted: the web processes start the sooner.
+    match entry.type:
+        case "cel":
+            from common.policy.cel import CelEvaluator
+
+            return CelEvaluator(entry.id, entry.expression or "")
+        case "cedar":
+            from common.policy.cedar import CedarEvaluator
+
+            return CedarEvaluator(entry.id, entry.policies or "")
+        case "opa":
+            from common.policy.opa import OpaEvaluator
+
+            return OpaEvaluator(
+                entry.url or "",
+                token=None if entry.token is None else entry.token.get_secret_value(),
+                timeout=entry.timeout,
+                connections=entry.max_in_flight,
+                cache_ttl=entry.cache_ttl or 0.0,
+            )
+    return _custom(entry)
+
+
+def _custom(entry: EvaluatorSettings) -> PolicyEvaluator:
+    name = entry.implementation or ""
+    try:
+        kind = _named(name)
+        evaluator: PolicyEvaluator = kind(dict(entry.options))
+    except Exception as error:
+        # Not its text: a class that does not like its options may repeat them, secrets included.
+        raise ConfigurationError(
+            f"policy evaluator {entry.id!r}: {name!r} cannot be made: {type(error).__name__}", field=FIELD
+        ) from error
+    if not callable(getattr(evaluator, "evaluate", None)):
+        raise ConfigurationError(
+            f"policy evaluator {entry.id!r}: {name!r} has no method evaluate(question)", field=FIELD
+        )
+    return evaluator
+
+
+def _named(name: str) -> Any:
+    """The class behind a dotted path or the name of an entry point. Raises whatever is wrong with it."""
+    module, colon, attribute = name.partition(":")
+    if colon:
+        return getattr(import_module(module), attribute)
+    (found,) = entry_points(group=GROUP, name=name)
+    return found.load()
