@@ -17,6 +17,7 @@ SETTINGS = {
     "enabled": True,
     "tokens": [{"name": f"{role}-1", "token": token, "role": role} for role, token in TOKENS.items()],
 }
+EGRESS = {"allowed_commands": ["cmd", "x", "other"]}
 PREFIX = "/admin/v1"
 Ask = Callable[..., TestResponse]
 
@@ -24,7 +25,7 @@ Ask = Callable[..., TestResponse]
 @pytest.fixture(scope="module")
 def admin_web(redis_server: RedisServer) -> Iterator[Web]:
     """One for a module's tests."""
-    with serving(redis_server, SHARED, admin=SETTINGS) as web:
+    with serving(redis_server, SHARED, admin=SETTINGS, egress=EGRESS) as web:
         yield web
 
 

@@ -127,6 +127,14 @@ def test_a_definition_with_faults_is_refused_by_name(ask: Ask, entry: dict[str, 
     assert ask("GET", "/tools/bad").status_code == 404
 
 
+def test_only_commands_that_the_file_allows_are_registered(ask: Ask, fresh: str) -> None:
+    """Whoever holds a token must not be able to start what he likes on a worker."""
+    created = ask("PUT", "/tools/evil", json={"command": "sh"}, headers={"If-None-Match": "*"})
+    changed = ask("PATCH", "/tools/own", json={"command": "sh"})
+    assert (created.status_code, changed.status_code) == (400, 400)
+    assert created.json["field"] == changed.json["field"] == "command"
+
+
 def test_a_patch_changes_what_it_names(ask: Ask, fresh: str, admin_web: Web) -> None:
     """Everything else stays, secrets too."""
     answer = ask("PATCH", "/tools/own", json={"description": "mine"})
