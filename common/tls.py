@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import ssl
-import threading
+from collections.abc import Callable, Sequence
+from functools import cache
 
 from common.domain.tls import PLAIN_TLS, TlsRules
 
 MINIMUM = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 _Stamp = tuple[tuple[int, int, int], ...]
-_made: dict[TlsRules, tuple[_Stamp, ssl.SSLContext]] = {}
-_lock = threading.Lock()
 
 
 class TlsFileError(OSError):
@@ -41,34 +40,47 @@ def load_chain(context: ssl.SSLContext, cert_file: str, key_file: str | None) ->
         raise TlsFileError(f"{names}: {_why(error)}") from error
 
 
-def kept_context(rules: TlsRules) -> ssl.SSLContext:
-    """The context for these rules as their files are now. Raises :class:`TlsFileError`.
+class KeptContext:
+    """A context that is made anew when one of its files has changed.
 
-    It costs a look at each file: for new connections, not for calls. A file that is being replaced is used as soon as
-    it can be: until then the connection fails, and what was read before is not used again.
+    To ask for it costs a look at each file: for new connections, not for calls. While a file is being replaced
+    connections fail: what was read before is not used again.
     """
-    stamp = _stamp(rules)
-    with _lock:
-        found = _made.get(rules)
-    if found is not None and found[0] == stamp:
-        return found[1]
-    context = client_context(rules)
-    context.set_alpn_protocols(["http/1.1"])
-    with _lock:
-        _made[rules] = stamp, context
-    return context
+
+    def __init__(self, files: Sequence[str], make: Callable[[], ssl.SSLContext]) -> None:
+        self._files = tuple(files)
+        self._make = make
+        self._made: tuple[_Stamp, ssl.SSLContext] | None = None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether :meth:`now` has it at once. Raises :class:`TlsFileError`."""
+        made = self._made
+        return made is not None and made[0] == _stamp(self._files)
+
+    def now(self) -> ssl.SSLContext:
+        """The context as the files are now. Raises :class:`TlsFileError`."""
+        made, stamp = self._made, _stamp(self._files)
+        if made is None or made[0] != stamp:
+            made = self._made = stamp, self._make()
+        return made[1]
 
 
-def is_fresh(rules: TlsRules) -> bool:
-    """Whether :func:`kept_context` has it at once."""
-    with _lock:
-        found = _made.get(rules)
-    return found is not None and found[0] == _stamp(rules)
+@cache
+def http_context(rules: TlsRules) -> KeptContext:
+    """That of all HTTP connections under the same rules."""
+
+    def make() -> ssl.SSLContext:
+        context = client_context(rules)
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    return KeptContext(rules.files, make)
 
 
-def _stamp(rules: TlsRules) -> _Stamp:
+def _stamp(files: Sequence[str]) -> _Stamp:
     try:
-        stats = [os.stat(name) for name in rules.files]
+        stats = [os.stat(name) for name in files]
     except OSError as error:
         raise TlsFileError(f"{error.filename}: {_why(error)}") from error
     return tuple((each.st_mtime_ns, each.st_size, each.st_ino) for each in stats)

@@ -23,6 +23,8 @@ def make_app(configured: Settings, redis: StoreAddress) -> Celery:
     app = Celery("canalgate", broker=redis.celery_url, set_as_current=True)
     app.conf.update(
         result_backend=redis.celery_url,
+        broker_use_ssl=redis.celery_tls,
+        redis_backend_use_ssl=redis.celery_tls,
         task_default_queue=HOUSEKEEPING_QUEUE,
         task_serializer="json",
         result_serializer="json",

@@ -11,6 +11,7 @@ from pydantic import Field, InstanceOf, model_validator
 
 from common.domain.errors import InvalidRequest
 from common.domain.rules import CircuitRules, HealthRules
+from common.domain.tls import PLAIN_TLS
 from common.domain.tool import (
     DEFAULT_IDLE_TIMEOUT,
     DEFAULT_QUEUE_MAX_LENGTH,
@@ -48,10 +49,11 @@ from common.settings.identity import IdentitySettings
 from common.settings.policy import PolicySettings
 from common.settings.section import Section
 from common.settings.tenants import TenantsSettings
+from common.settings.tls import TlsKeys
 from common.settings.vault import VaultSettings
 
 
-class RedisSettings(Section):
+class RedisSettings(TlsKeys):
     """The Redis (or Valkey) server that holds queues, sessions and results."""
 
     url: RedisUrl | None = Field(
@@ -67,6 +69,16 @@ class RedisSettings(Section):
             "Give each gateway a Redis of its own."
         ),
     )
+
+    @model_validator(mode="after")
+    def _tls_agrees(self) -> RedisSettings:
+        try:
+            rules = self.tls_rules()
+        except InvalidRequest as error:
+            raise ValueError(error.message) from None
+        if rules != PLAIN_TLS and not str(self.url).startswith("rediss://"):
+            raise ValueError("tls_* keys go with a url of rediss://")
+        return self
 
 
 class WebSettings(Section):

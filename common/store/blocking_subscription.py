@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import hiredis
 
 from common.domain.errors import StoreUnavailable
-from common.store.dial import READ_SIZE
+from common.store.dial import READ_SIZE, StoreSocket
 from common.store.endpoint import pack
 from common.store.pipelined import CommandRefused
 
@@ -33,7 +33,7 @@ class Published:
 class BlockingSubscription:
     """Belongs to one thread. Any fault is :class:`StoreUnavailable`, and ends it."""
 
-    def __init__(self, sock: socket.socket, channels: Sequence[str]) -> None:
+    def __init__(self, sock: StoreSocket, channels: Sequence[str]) -> None:
         """Subscribe on a connected socket, which is closed with the subscription."""
         self._sock = sock
         self._reader = hiredis.Reader(protocolError=ConnectionError, replyError=CommandRefused)

@@ -7,9 +7,12 @@ script twice. Here nothing is repeated: a command either answers within ``socket
 
 from __future__ import annotations
 
+import os
 import re
+import ssl
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, quote, urlsplit
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from redis import BlockingConnectionPool, Redis
 from redis.asyncio import BlockingConnectionPool as AsyncBlockingConnectionPool
@@ -23,8 +26,10 @@ from redis.exceptions import TimeoutError as AnswerLate
 from redis.retry import Retry
 
 from common.domain.errors import ConfigurationError, StoreUnavailable
+from common.domain.tls import PLAIN_TLS, TlsRules
 from common.domain.tool import MASK
 from common.settings import RedisSettings
+from common.tls import MINIMUM
 
 __all__ = [
     "AsyncClient",
@@ -43,6 +48,7 @@ AsyncClient = AsyncRedis
 Subscription = PubSub
 
 POOL_SIZE = 64
+_CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 POOL_WAIT = 5.0
 # What the URL parser has to say may hold a piece of the password, so it is not repeated.
 NO_URL = (
@@ -73,6 +79,10 @@ class StoreAddress:
     def celery_url(self) -> str:
         """The same address in the words of kombu, which spells Unix sockets in its own way."""
         parts = urlsplit(self.url)
+        if parts.scheme == "rediss":
+            # Celery wants to be told of TLS beside the URL: it takes no version from there.
+            rest = [pair for pair in parse_qsl(parts.query) if not pair[0].startswith("ssl_")]
+            return urlunsplit(parts._replace(query=urlencode(rest)))
         if parts.scheme != "unix":
             return self.url
         options = dict(parse_qsl(parts.query))
@@ -80,6 +90,26 @@ class StoreAddress:
         if "password" in options:
             userinfo = f"{parts.username or ''}:{quote(options['password'], safe='')}@"
         return f"redis+socket://{userinfo}{parts.path}?virtual_host={options.get('db', '0')}"
+
+    @property
+    def celery_tls(self) -> dict[str, Any] | None:
+        """What ``broker_use_ssl`` and ``redis_backend_use_ssl`` have to be; None for a connection without TLS."""
+        parts = urlsplit(self.url)
+        if parts.scheme != "rediss":
+            return None
+        said = {name: value for name, value in parse_qsl(parts.query) if name.startswith("ssl_")}
+        wanted: dict[str, Any] = {
+            **said,
+            "ssl_cert_reqs": _CERT_REQS.get(said.get("ssl_cert_reqs", ""), ssl.CERT_REQUIRED),
+        }
+        wanted["ssl_check_hostname"] = said.get("ssl_check_hostname", "true").lower() not in {
+            "false",
+            "0",
+            "no",
+        }
+        if "ssl_min_version" in said:
+            wanted["ssl_min_version"] = ssl.TLSVersion(int(said["ssl_min_version"]))
+        return wanted
 
 
 def address_of(redis: RedisSettings) -> StoreAddress:
@@ -91,8 +121,21 @@ def address_of(redis: RedisSettings) -> StoreAddress:
             field="redis.url",
         )
     return StoreAddress(
-        url=str(redis.url), connect_timeout=redis.connect_timeout, socket_timeout=redis.socket_timeout
+        url=with_tls(str(redis.url), redis.tls_rules()),
+        connect_timeout=redis.connect_timeout,
+        socket_timeout=redis.socket_timeout,
     )
+
+
+def with_tls(url: str, rules: TlsRules) -> str:
+    """The address with these rules in its query, in redis-py's words, where every program finds them."""
+    if rules == PLAIN_TLS:
+        return url
+    parts = urlsplit(url)
+    named = {"ssl_ca_certs": rules.ca_file, "ssl_certfile": rules.cert_file, "ssl_keyfile": rules.key_file}
+    said = {name: os.path.abspath(file) for name, file in named.items() if file is not None}
+    said["ssl_min_version"] = str(int(MINIMUM[rules.min_version]))
+    return urlunsplit(parts._replace(query=urlencode({**dict(parse_qsl(parts.query)), **said})))
 
 
 def connect(address: StoreAddress, *, size: int = POOL_SIZE) -> Redis:

@@ -9,11 +9,14 @@ import hiredis
 from common.domain.errors import StoreUnavailable
 from common.store.endpoint import Endpoint
 from common.store.pipelined import CommandRefused
+from common.store.tls_socket import TlsSocket
+from common.tls import KeptContext
 
 READ_SIZE = 65536
+StoreSocket = socket.socket | TlsSocket
 
 
-def connected(endpoint: Endpoint, timeout: float) -> socket.socket:
+def connected(endpoint: Endpoint, timeout: float) -> StoreSocket:
     """Connect, authenticate and choose the database, each within ``timeout`` seconds.
 
     Raises :class:`StoreUnavailable`.
@@ -30,12 +33,12 @@ def connected(endpoint: Endpoint, timeout: float) -> socket.socket:
     return sock
 
 
-def _dial(place: Endpoint, timeout: float) -> socket.socket:
+def _dial(place: Endpoint, timeout: float) -> StoreSocket:
     if place.path is None:
         sock = socket.create_connection((place.host, place.port), timeout=timeout)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        return sock if place.tls is None else place.tls.wrap_socket(sock, server_hostname=place.host)
+        return sock if place.tls is None else _shaken(sock, place.tls, place.host)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout)
@@ -46,7 +49,16 @@ def _dial(place: Endpoint, timeout: float) -> socket.socket:
     return sock
 
 
-def _greet(sock: socket.socket, endpoint: Endpoint) -> None:
+def _shaken(sock: socket.socket, tls: KeptContext, host: str) -> TlsSocket:
+    """Behind the handshake, which keeps to the timeout of each of its steps."""
+    try:
+        return TlsSocket(tls.now().wrap_socket(sock, server_hostname=host))
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _greet(sock: StoreSocket, endpoint: Endpoint) -> None:
     if not endpoint.greeting:
         return
     reader = hiredis.Reader(replyError=CommandRefused)

@@ -11,8 +11,10 @@ import hiredis
 from redis.connection import parse_url
 
 from common.domain.errors import ConfigurationError
+from common.domain.tls import TlsRules
 from common.store.client import NO_URL, StoreAddress
 from common.store.scripts import Arg
+from common.tls import KeptContext, TlsFileError, client_context
 
 _VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
@@ -26,14 +28,20 @@ class TlsParts:
     check_hostname: bool = True
     certfile: str | None = None
     keyfile: str | None = None
+    min_version: str = "1.2"
+
+    @property
+    def rules(self) -> TlsRules:
+        """The same, without what weakens it."""
+        return TlsRules(
+            ca_file=self.cafile, cert_file=self.certfile, key_file=self.keyfile, min_version=self.min_version
+        )
 
     def context(self) -> ssl.SSLContext:
-        """As Python's TLS wants it. Reads the files named, and raises :class:`OSError` for one that cannot be."""
-        context = ssl.create_default_context(cafile=self.cafile)
+        """As Python's TLS wants it. Reads the files named, and raises :class:`TlsFileError` for one that cannot be."""
+        context = client_context(self.rules)
         context.check_hostname = self.check_hostname
         context.verify_mode = _VERIFY[self.verify]
-        if self.certfile is not None:
-            context.load_cert_chain(self.certfile, self.keyfile)
         return context
 
 
@@ -47,7 +55,7 @@ class Endpoint:
     host: str = "localhost"
     port: int = 6379
     path: str | None = None
-    tls: ssl.SSLContext | None = None
+    tls: KeptContext | None = None
     tls_parts: TlsParts | None = None
     greeting: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
 
@@ -80,10 +88,20 @@ def endpoint_of(address: StoreAddress) -> Endpoint:
         host=parts.get("host", "localhost"),
         port=int(parts.get("port", 6379)),
         path=parts.get("path"),
-        tls=None if tls_parts is None else tls_parts.context(),
+        tls=None if tls_parts is None else _kept(tls_parts),
         tls_parts=tls_parts,
         greeting=tuple(greeting),
     )
+
+
+def _kept(parts: TlsParts) -> KeptContext:
+    """Read at the start, so that a missing file is told there, and again when a file changes."""
+    kept = KeptContext(parts.rules.files, parts.context)
+    try:
+        kept.now()
+    except TlsFileError as error:
+        raise ConfigurationError(f"TLS to Redis: {error}", field="redis.tls_cert_file") from error
+    return kept
 
 
 def _tls(parts: dict[str, Any]) -> TlsParts:
@@ -98,4 +116,5 @@ def _tls(parts: dict[str, Any]) -> TlsParts:
         check_hostname=checked and verify == "required",
         certfile=certfile,
         keyfile=parts.get("ssl_keyfile") if certfile else None,
+        min_version="1.3" if parts.get("ssl_min_version") == ssl.TLSVersion.TLSv1_3 else "1.2",
     )

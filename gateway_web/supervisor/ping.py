@@ -7,6 +7,8 @@ import socket
 import ssl
 from collections.abc import Iterator
 
+from common.domain.tls import TlsRules
+from common.tls import client_context
 from gateway_web.supervisor.errors import RedisUnreachableError, RedisUrlError
 from gateway_web.supervisor.redis_url import RedisUrl
 
@@ -95,9 +97,15 @@ def _connected(url: RedisUrl, timeout: float) -> Iterator[socket.socket]:
 
 def _tls(url: RedisUrl) -> ssl.SSLContext:
     """A client context from those of redis-py's ``ssl_*`` options that decide whom we trust."""
-    context = ssl.create_default_context(cafile=url.option("ssl_ca_certs"))
-    if (certificate := url.option("ssl_certfile")) is not None:
-        context.load_cert_chain(certificate, url.option("ssl_keyfile"))
+    oldest = url.option("ssl_min_version")
+    context = client_context(
+        TlsRules(
+            ca_file=url.option("ssl_ca_certs"),
+            cert_file=(certificate := url.option("ssl_certfile")),
+            key_file=url.option("ssl_keyfile") if certificate else None,
+            min_version="1.3" if oldest == str(int(ssl.TLSVersion.TLSv1_3)) else "1.2",
+        )
+    )
     demand = (url.option("ssl_cert_reqs") or "required").lower().removeprefix("cert_")
     if demand not in ("none", "optional", "required"):
         raise RedisUrlError("redis.url: ssl_cert_reqs is not one of none, optional, required")

@@ -14,7 +14,7 @@ from common import __version__
 from common.domain.egress import STRICT, Judge
 from common.domain.networks import parsed
 from common.domain.tls import PLAIN_TLS, TlsRules
-from common.tls import TlsFileError, is_fresh, kept_context
+from common.tls import TlsFileError, http_context
 from gateway_worker.egress.http1 import Connection, ConnectionLost, Response
 from gateway_worker.egress.http_request import Fields, Origin, request_bytes
 from gateway_worker.egress.link import Gate, GateShut, always_open
@@ -37,7 +37,8 @@ async def tls_context(rules: TlsRules) -> ssl.SSLContext:
 
     It is made in a thread: reading the trust store takes 0.1 s.
     """
-    return kept_context(rules) if is_fresh(rules) else await asyncio.to_thread(kept_context, rules)
+    kept = http_context(rules)
+    return kept.now() if kept.fresh else await asyncio.to_thread(kept.now)
 
 
 class HttpClient:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 
 from common.domain.errors import InvalidRequest
 from common.domain.tls import PLAIN_TLS, TlsRules
-from common.tls import TlsFileError, client_context, is_fresh, kept_context
+from common.tls import TlsFileError, client_context, http_context
 from tests.support.certificates import Authority
 
 
@@ -35,13 +35,14 @@ def test_a_context_is_made_once_and_anew_when_a_file_changes(tmp_path: Path) -> 
     ca = Authority(tmp_path)
     old, new = ca.issue("me", usage="client"), ca.issue("me", usage="client")
     rules = TlsRules(ca_file=str(ca.file), cert_file=str(old.both))
-    assert not is_fresh(rules)
-    first = kept_context(rules)
-    assert is_fresh(rules)
-    assert kept_context(rules) is first
+    kept = http_context(rules)
+    assert not kept.fresh
+    first = kept.now()
+    assert kept.fresh
+    assert http_context(rules).now() is first
     os.replace(new.both, old.both)
-    assert not is_fresh(rules)
-    assert kept_context(rules) is not first
+    assert not kept.fresh
+    assert kept.now() is not first
 
 
 def _passphrase(tmp_path: Path, ca: Authority) -> TlsRules:
@@ -77,7 +78,7 @@ def test_a_file_that_cannot_be_used_is_named_with_the_reason(tmp_path: Path) -> 
         (_passphrase(tmp_path, ca), "behind a passphrase"),
     ]
     for rules, said in cases:
-        for make in (client_context, kept_context):
+        for make in (client_context, lambda rules: http_context(rules).now()):
             with pytest.raises(TlsFileError, match=said) as refused:
                 make(rules)
             assert "hunter2" not in str(refused.value)

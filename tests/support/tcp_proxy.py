@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,8 +29,10 @@ class TcpProxy:
     piece that clients wrote: one for each of their writes, unless the next one came before it was read.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, *, tls: ssl.SSLContext | None = None) -> None:
+        """With ``tls`` clients have to speak that to the proxy."""
         self._target = target
+        self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tcp-proxy")
         self._links: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
@@ -59,7 +62,7 @@ class TcpProxy:
     @property
     def url(self) -> str:
         """The server's address through this proxy."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{self.port}/0"
 
     @property
     def links(self) -> int:
@@ -115,7 +118,7 @@ class TcpProxy:
         self._do(run())
 
     async def _listen(self) -> asyncio.Server:
-        return await asyncio.start_server(self._link, "127.0.0.1", 0)
+        return await asyncio.start_server(self._link, "127.0.0.1", 0, ssl=self._tls)
 
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:

@@ -28,6 +28,11 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
         None,
         ["h:6379", "http://h", "redis://", "redis://h:x", "unix://", "redis://[::1", "REDIS://h", 5],
     ),
+    # What they do together is in tests/common/store/test_tls.py.
+    "redis.tls_ca_file": ("/a", "/a", None, ["", " ", 5]),
+    "redis.tls_cert_file": ("/a", "/a", None, ["", 5]),
+    "redis.tls_key_file": ("/a", "/a", None, ["", 5]),
+    "redis.tls_min_version": ("1.3", "1.3", None, ["1.1", "1.4", "x", 5]),
     "redis.connect_timeout": (0.5, "0.5", 0.5, SECONDS),
     "redis.socket_timeout": (7, "7", 7.0, SECONDS),
     "redis.key_prefix": ("b.1_x-Y", "b.1_x-Y", "b.1_x-Y", ["", "a:b", "{a}", "a b", "-a", "x" * 65, 5]),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from common.domain.tls import PLAIN_TLS, TlsRules
-from common.tls import kept_context
+from common.tls import http_context
 from gateway_worker.egress import http_pool
 from gateway_worker.egress.http1 import ConnectionLost
 from tests.support.aio import on_loop, until
@@ -151,7 +151,7 @@ def test_a_cancelled_request_over_tls(tls: Tls) -> None:
 
 def test_trust_is_the_systems() -> None:
     """Names are checked, certificates required, and no other protocol than HTTP/1.1 is offered."""
-    context = kept_context(PLAIN_TLS)
+    context = http_context(PLAIN_TLS).now()
     assert context.check_hostname
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
