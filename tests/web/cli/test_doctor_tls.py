@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from gateway_web.cli.doctor_tls import tls_findings
 
 from common.settings import load
+from gateway_web.cli.doctor_tls import tls_findings
 from tests.support.certificates import Authority
 
 
