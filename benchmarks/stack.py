@@ -91,16 +91,16 @@ class Stack:
         nodes: list[Any] = self.client.zrange(self.keys.nodes, 0, -1)
         return next((node.decode() for node in nodes if node.startswith(f"{name}@".encode())), None)
 
-    def start_web(self, *extra: str) -> int:
-        """Start a web process and return its port, once it is ready.
+    def start_web(self, *extra: str, env: Mapping[str, str] | None = None) -> int:
+        """Start a web process and return its port, once it is ready; ``env`` holds settings of its own.
 
         Raises:
             StartError: it is not.
         """
         port = free_port()
         command = web_command(self.settings, host="127.0.0.1", port=port, extra=extra)
-        env = {**self._environment, "CANALGATE_WEB__PORT": str(port)}
-        process = self.desk.spawn(f"web{len(self.webs) + 1}", command, env=env, cwd=REPOSITORY)
+        given = {**self._environment, "CANALGATE_WEB__PORT": str(port), **(env or {})}
+        process = self.desk.spawn(f"web{len(self.webs) + 1}", command, env=given, cwd=REPOSITORY)
         self.webs.append(process)
         self.webs.append(process)
         self.ports.append(port)

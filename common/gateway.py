@@ -33,7 +33,7 @@ from common.domain.errors import (
     ToolUnavailable,
 )
 from common.domain.ids import InvocationId, McpSessionId, ToolId
-from common.domain.invocation import Caller, ExecutionResult, Invocation, failed
+from common.domain.invocation import Caller, ExecutionResult, Invocation, failed, require_scopes
 from common.domain.policy import no_tool
 from common.domain.session import McpSession
 from common.domain.tool import Tool
@@ -196,6 +196,7 @@ class Gateway:
         decision = self.policy.authorise(
             caller, tool, method, params, request_id=request_id, left=self.clock.left(deadline)
         )
+        self._require_scopes(caller, entry.tool)
         if entry.withheld:
             entry.withheld.check(tool, entry.known, method, params)
         invocation = Invocation(
@@ -264,6 +265,7 @@ class Gateway:
         entry = self.find(caller, tool)
         deadline = self._deadline(entry.tool, None)
         self.policy.authorise(caller, tool, method, params, left=self.clock.left(deadline))
+        self._require_scopes(caller, entry.tool)
         asked = Invocation(
             id=InvocationId(""),
             caller=caller,
@@ -321,6 +323,13 @@ class Gateway:
             raise Forbidden(
                 f"tenant {caller.tenant!r} is not listed; add it to tenants.listed or set tenants.allow_unlisted"
             )
+
+    def _require_scopes(self, caller: Caller, tool: Tool) -> None:
+        """Ask for the scopes of a tool, after everything that no scope would change. Raises
+        :class:`InsufficientScope`.
+        """
+        if tool.required_scopes:
+            require_scopes(caller, tool.required_scopes, always=self.settings.identity.required_scopes)
 
     def tools(self, caller: Caller, patience: float | None = None) -> CatalogueReader:
         """The catalogue as a caller sees it: what policy's rules deny is not there, of tools and of what they offer.

@@ -18,7 +18,7 @@ from common.gateway import Gateway
 from common.mcp.jsonrpc import INTERNAL_ERROR, JsonRpcError
 from common.mcp.revisions import Era
 from gateway_web.guards import HostGuard
-from gateway_web.http import WEB_SETTINGS, Environ, HttpAnswer, HttpRequest
+from gateway_web.http import IDENTITY, WEB_SETTINGS, Environ, HttpAnswer, HttpRequest
 from gateway_web.identity import load_identity
 from gateway_web.identity.oauth import ProtectedResource
 from gateway_web.ingress.answers import error_answer, json_response
@@ -44,6 +44,7 @@ def create_app(gateway: Gateway) -> Flask:
     app.url_map.merge_slashes = False
     hosts = HostGuard(gateway.settings.web)
     identity, digests = load_identity(gateway), ListDigests(gateway)
+    app.config[IDENTITY] = identity
     resource = ProtectedResource(gateway.settings.identity) if gateway.settings.identity.oauth else None
     door = StreamableHttp(gateway, identity, digests)
     sse = HttpSse(gateway, identity, digests)

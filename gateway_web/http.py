@@ -24,6 +24,8 @@ Environ = dict[str, Any]
 
 WEB_SETTINGS = "CANALGATE_WEB"
 """The entry of the application's ``config`` that holds the settings for whoever serves it."""
+IDENTITY = "CANALGATE_IDENTITY"
+"""The entry that holds the application's identity."""
 _PREFIX = "HTTP_"
 _BARE = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}

@@ -6,7 +6,7 @@ refuses a newer one instead of guessing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from common.domain.errors import (
     ERRORS_BY_CODE,
     ErrorCode,
     GatewayError,
+    InsufficientScope,
     InternalError,
     InvalidRequest,
     Status,
@@ -37,6 +38,16 @@ class Caller:
     def principal(self) -> str:
         """What an MCP session is bound to: another principal with the same session id is a stranger."""
         return ":".join(map(encode_part, (self.tenant, self.client, self.subject)))
+
+
+def require_scopes(caller: Caller, scopes: Iterable[str], *, always: Iterable[str] = ()) -> None:
+    """Refuse a caller that lacks one of ``scopes``. Raises :class:`InsufficientScope`, which names all that would do:
+    these, and those that everything ``always`` needs.
+    """
+    if caller.scopes.issuperset(scopes):
+        return
+    words = " ".join(sorted({*scopes, *always}))
+    raise InsufficientScope(f"this needs the scopes: {words}", scopes=words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

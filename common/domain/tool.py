@@ -111,6 +111,8 @@ class Tool:
     others wait in the queue; ``max_in_flight_per_session`` those that one session is given at a time. A session
     older than ``max_session_age`` is given no further call. None: no bound.
 
+    ``required_scopes`` are those that a caller must have for any call of the tool.
+
     ``trust_annotations`` takes the backend's ``readOnlyHint`` and ``idempotentHint`` for an operator's
     ``retry: safe`` on that capability.
 
@@ -131,6 +133,7 @@ class Tool:
     pool_size: int = DEFAULT_POOL_SIZE
     retry: Retry = Retry.UNSENT
     trust_annotations: bool = False
+    required_scopes: tuple[str, ...] = ()
     max_sessions: int | None = None
     max_in_flight: int | None = None
     max_in_flight_per_session: int | None = None
@@ -262,6 +265,7 @@ def tool_to_wire(tool: Tool) -> dict[str, Any]:
         "affinity": tool.affinity.value,
         "retry": tool.retry.value,
         **{name: getattr(tool, name) for name in _PLAIN},
+        "required_scopes": list(tool.required_scopes),
         **{name: asdict(getattr(tool, name)) for name in _RULES},
         "credentials": credentials_to_wire(tool.credentials),
         "content": content_rules_to_wire(tool.content),
@@ -296,6 +300,7 @@ def tool_from_wire(wire: Mapping[str, Any]) -> Tool:
         limits=rules_from_wire(ProcessLimits, wire.get("limits", {})),
         credentials=credentials_from_wire(wire.get("credentials")),
         content=content_rules_from_wire(wire.get("content", {})),
+        required_scopes=tuple(wire.get("required_scopes", ())),
         **{name: wire[name] for name in _PLAIN if name in wire},
     )
 

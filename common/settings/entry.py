@@ -30,6 +30,7 @@ from common.settings.fields import (
     LimitFiles,
     LimitProcesses,
     PoolSize,
+    Scopes,
     Seconds,
     SecondsOrZero,
     Sessions,
@@ -121,6 +122,10 @@ class ToolEntry(Section):
     trust_annotations: bool = Field(
         default=False,
         description="True takes `readOnlyHint` and `idempotentHint` of the backend for `retry: safe`.",
+    )
+    required_scopes: Scopes = Field(
+        default=(),
+        description="Scopes that a caller must have for any call, beside identity.required_scopes.",
     )
     max_sessions: Sessions | None = Field(
         default=None,
@@ -347,6 +352,7 @@ def _tool(name: str, entry: StdioEntry | HttpEntry, runtime: RuntimeSettings) ->
         pool_size=_pool_size(entry),
         retry=Retry(entry.retry),
         trust_annotations=entry.trust_annotations,
+        required_scopes=entry.required_scopes,
         max_sessions=entry.max_sessions,
         max_in_flight=entry.max_in_flight,
         max_in_flight_per_session=entry.max_in_flight_per_session,

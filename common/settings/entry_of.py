@@ -14,7 +14,7 @@ from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
 
 _PLAIN = (
     *("description", "request_timeout", "startup_timeout", "idle_timeout"),
-    *("queue_max_length", "queue_max_age", "trust_annotations"),
+    *("queue_max_length", "queue_max_age", "trust_annotations", "required_scopes"),
     *("max_sessions", "max_in_flight", "max_in_flight_per_session", "max_session_age", "input_timeout"),
 )
 

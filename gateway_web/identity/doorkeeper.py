@@ -8,13 +8,12 @@ import structlog
 
 from common.domain.errors import (
     GatewayError,
-    InsufficientScope,
     InternalError,
     InvalidRequest,
     SessionNotFound,
 )
 from common.domain.ids import checked_id
-from common.domain.invocation import Caller
+from common.domain.invocation import Caller, require_scopes
 from common.ports import IdentityResolver, RequestFacts
 from common.settings import IdentitySettings
 from gateway_web.http import HttpAnswer, HttpRequest
@@ -80,8 +79,7 @@ class Identity:
         try:
             check_once(request)
             caller = self._resolved(request)
-            if not self._required <= caller.scopes:
-                raise lacking(self._required)
+            require_scopes(caller, self._required)
         except GatewayError as error:
             self._failures.note(reason_of(error), request)
             raise
@@ -122,12 +120,6 @@ class Identity:
 
             answer.on_close = close
         return answer
-
-
-def lacking(scopes: frozenset[str]) -> InsufficientScope:
-    """The refusal of a caller that needs these scopes, all at once."""
-    words = " ".join(sorted(scopes))
-    return InsufficientScope(f"this needs the scopes: {words}", scopes=words)
 
 
 def ask(resolver: IdentityResolver, request: RequestFacts) -> Caller | None:

@@ -79,3 +79,12 @@ def test_web_classes_are_called_and_hold_streams(tmp_path: Path) -> None:
         assert row["cpu_16"] > 0
         assert row["opened"] == row["completed"] == 20
         assert row["failed_beside"] == 0
+
+
+def test_recognising_callers_is_compared_with_not_doing_so(tmp_path: Path) -> None:
+    """Each way let its callers in, and what is remembered costs little."""
+    rows = {row["who"]: row for row in smoke("identity", tmp_path)["rows"]}
+    assert len(rows) == 7
+    assert rows["none"]["to_none"] == 1.0
+    assert all(row["rate"] > 0 for row in rows.values())
+    assert rows["token"]["web_us"] < rows["token, looked at each time"]["web_us"]

@@ -66,6 +66,7 @@ def test_the_rules_of_a_tool_are_what_its_entry_says() -> None:
             "affinity": "mcp_session",
             "retry": "safe",
             "trust_annotations": True,
+            "required_scopes": ["b", "a"],
             "max_sessions": 1,
             "max_in_flight": 2,
             "max_in_flight_per_session": 3,
@@ -84,6 +85,7 @@ def test_the_rules_of_a_tool_are_what_its_entry_says() -> None:
     )
     assert (tool.routing, tool.affinity, tool.retry) == (Routing.STICKY, Affinity.MCP_SESSION, Retry.SAFE)
     assert (tool.trust_annotations, tool.max_session_age) == (True, 40)
+    assert tool.required_scopes == ("b", "a")
     assert (tool.max_sessions, tool.max_in_flight, tool.max_in_flight_per_session) == (1, 2, 3)
     assert tool.circuit == CircuitRules(failures=5, open_for=6, probes=7)
     assert tool.health == HealthRules(interval=10, timeout=9, degraded_after=8)
@@ -318,3 +320,12 @@ def test_a_bad_tool_does_not_keep_the_others(tmp_path: Path) -> None:
     (problem,) = settings.tool_problems
     assert problem.id == "bad"
     assert problem.message == f"{file}:5: unknown key 'comand' in tools.bad; did you mean 'command'?"
+
+
+@pytest.mark.parametrize("bad", [["a b"], [""], ['"'], ["a", "\\"]])
+def test_scopes_that_cannot_be_sent_are_refused(bad: list[str]) -> None:
+    """No token could hold them."""
+    assert "tools.echo.required_scopes must hold scopes" in problem_of(
+        {"command": "x", "required_scopes": bad}
+    )
+    assert tool_of({"command": "x", "required_scopes": "a, b"}).required_scopes == ("a", "b")
