@@ -51,7 +51,7 @@ from common.sessions.stream import Listeners, SessionStreams
 from common.settings import Settings
 from common.store.client import Client, StoreAddress, connect, store_errors
 from common.store.clock import RedisClock
-from common.store.keys import Keys
+from common.store.key_ring import keys_of
 from common.store.shared import SharedConnection
 
 log = structlog.get_logger(__name__)
@@ -97,7 +97,9 @@ def _audited(begin: Begin[P]) -> Begin[P]:
         except GatewayError as error:
             request = options.get("request_id")
             name = request if isinstance(request, str | int) else None
-            gateway.refusals.note(refusal_event(caller, tool, method, params, error, request_id=name))
+            private = gateway.keys.seals is not None
+            event = refusal_event(caller, tool, method, params, error, request_id=name, private=private)
+            gateway.refusals.note(event)
             raise
 
     return told
@@ -109,7 +111,7 @@ class Gateway:
     def __init__(self, settings: Settings, address: StoreAddress, *, publish_tools: bool = False) -> None:
         """``publish_tools`` makes the registry hold the settings' tools, now and after Redis lost them."""
         self.settings = settings
-        self.keys = Keys(settings.redis.key_prefix)
+        self.keys = keys_of(settings.redis)
         self.client: Client = connect(address)
         self._hot = SharedConnection(address)
         self.clock = RedisClock()

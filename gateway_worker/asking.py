@@ -17,9 +17,9 @@ from typing import Any
 import orjson
 import structlog
 
-from common.calls.client_answers import answerer
-from common.calls.contract import notification_payload, server_request_payload
-from common.domain.errors import StoreUnavailable
+from common.calls.client_answers import ANSWER, answerer
+from common.calls.contract import FRAME, notification_payload, server_request_payload
+from common.domain.errors import PayloadUnreadable, StoreUnavailable
 from common.domain.ids import McpSessionId
 from common.domain.invocation import Invocation
 from common.mcp.jsonrpc import INTERNAL_ERROR
@@ -107,7 +107,7 @@ class Asking:
             held=held,
             principal=invocation.caller.principal,
             asked=answerer(invocation.mcp_session, invocation.caller.principal),
-            payload=payload,
+            payload=self._keys.sealed(payload, FRAME, held.head.id),
             life=int((seconds + KEPT) * 1000),
             answer=asyncio.get_running_loop().create_future(),
         )
@@ -214,7 +214,16 @@ class Asking:
             if raw is not None:
                 # First: whoever lays the same one again between the two is told by what is sent behind it.
                 self._outbox.put(("EVAL", _TAKEN, 1, self._keys.client_answer(name), raw))
-                self._answered(name, orjson.loads(raw))
+                self._answered(name, self._opened(name, raw))
+
+    def _opened(self, name: str, raw: bytes) -> Mapping[str, Any]:
+        """An answer as it was given; one that cannot be opened is an error, for the backend."""
+        try:
+            answer: Mapping[str, Any] = orjson.loads(self._keys.opened(raw, ANSWER, name))
+        except PayloadUnreadable as error:
+            log.error("answer_unreadable", error=error.message)
+            return {"response": {"error": {"code": INTERNAL_ERROR, "message": "the answer cannot be read"}}}
+        return answer
 
     async def _read(self, name: str) -> bytes | None:
         """The answer that lies there. Degrades: without Redis there is none, and the next look may find it."""
@@ -262,7 +271,7 @@ class Asking:
 
     def _take_back(self, held: Held, name: str) -> None:
         """The client need not answer any more (2025-11-25, "Cancellation")."""
-        payload = notification_payload(CANCELLED, _unneeded(name))
+        payload = self._keys.sealed(notification_payload(CANCELLED, _unneeded(name)), FRAME, held.head.id)
         self._outbox.put_notification(frame_command(self._keys, held, payload))
 
 

@@ -20,7 +20,7 @@ from common.calls.admission import (
     refusal_of,
     session_limit,
 )
-from common.calls.contract import INVOKE_TASK, ORIGIN
+from common.calls.contract import INVOKE_TASK, ORIGIN, opened_argument
 from common.calls.dead_letters import Reason
 from common.calls.head import MEMBER, Head, head_from_text
 from common.domain.errors import (
@@ -276,11 +276,11 @@ class Calls:
     def _end(self, held: Held, result: ExecutionResult) -> ExecutionResult:
         """Write the end; an error in place of what orjson reads but cannot write again. Returns what was written."""
         try:
-            end = end_of(held, result)
+            end = end_of(held, result, self._keys.seals)
         except orjson.JSONEncodeError as error:
             log.warning("answer_not_sendable", invocation=held.head.id, error=str(error))
             result = failed(InternalError("the tool's answer cannot be sent on: it is nested too deeply"))
-            end = end_of(held, result)
+            end = end_of(held, result, self._keys.seals)
         self._outbox.put(end)
         self._frames.end(held)
         return result
@@ -298,7 +298,10 @@ class Calls:
         if (refusal := _REFUSALS.get(held.taken.verdict)) is not None:
             return failed(session_limit(str(tool_of(held.head.queue)), refusal))
         try:
-            invocation = self._invocation(held.message.first_argument(), held.head)
+            argument = opened_argument(
+                held.message.first_argument(), held.head.id, held.head.queue, self._keys
+            )
+            invocation = self._invocation(argument, held.head)
         except PoisonMessage:
             raise
         except GatewayError as error:

@@ -60,4 +60,6 @@ class DeadLetterBox:
             queue=taken.queue,
             invocation=sender.id,
         )
-        return dead_letter_command(self._keys, taken.node, facts, tag=tag, message=message)
+        return dead_letter_command(
+            self._keys, taken.node, facts, tag=tag, message=message, recorded=taken.raw
+        )

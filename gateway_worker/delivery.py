@@ -16,6 +16,7 @@ from common.domain.errors import WorkerLost
 from common.domain.ids import InvocationId, NodeId
 from common.domain.invocation import ExecutionResult, failed
 from common.store.keys import Keys
+from common.store.sealing import Seals
 from gateway_worker.message import TaskMessage
 
 _PACKED = re.compile(r"[!-~]{1,8000}")
@@ -123,10 +124,10 @@ class BareEnd(NamedTuple):
         return self.parts
 
 
-def end_of(held: Held, result: ExecutionResult) -> End:
+def end_of(held: Held, result: ExecutionResult, seals: Seals | None = None) -> End:
     """The end of a call that has a head. Raises ``orjson.JSONEncodeError`` for a result that cannot be written."""
     told = end_text(call_told(held.message.envelope), result, attempt=held.head.attempt)
-    return End(held, result, *_written(held.head, result), told)
+    return End(held, result, *_written(held.head, result, seals), told)
 
 
 def lost_end(node: NodeId, tag: str, head: Head, message: TaskMessage) -> BareEnd:
@@ -144,10 +145,16 @@ def call_told(envelope: Mapping[str, Any]) -> str:
     return told if isinstance(told, str) and _PACKED.fullmatch(told) else ""
 
 
-def _written(head: Head, result: ExecutionResult) -> tuple[bytes, bytes]:
+def _written(head: Head, result: ExecutionResult, seals: Seals | None = None) -> tuple[bytes, bytes]:
     """Record and frame of a result."""
-    encoded = encoded_result(result)
-    record = result_record(head.id, result, done_at=datetime.now(UTC).isoformat(), encoded=encoded)
+    encoded = encoded_result(result, head.id, seals)
+    record = result_record(
+        head.id,
+        result,
+        done_at=datetime.now(UTC).isoformat(),
+        encoded=encoded,
+        sealed=seals is not None,
+    )
     return record, result_frame(head.id, result, encoded=encoded) if head.reply else b""
 
 
@@ -159,8 +166,14 @@ def end_of_message(
     message: TaskMessage, result: ExecutionResult, keys: Keys, *, ttl: float
 ) -> list[tuple[Any, ...]]:
     """The commands that end what has no head: the result for whoever asks, the frame for whoever waits."""
-    encoded = encoded_result(result)
-    record = result_record(message.id, result, done_at=datetime.now(UTC).isoformat(), encoded=encoded)
+    encoded = encoded_result(result, message.id, keys.seals)
+    record = result_record(
+        message.id,
+        result,
+        done_at=datetime.now(UTC).isoformat(),
+        encoded=encoded,
+        sealed=keys.seals is not None,
+    )
     key = keys.result(InvocationId(message.id))
     commands: list[tuple[Any, ...]] = [("SET", key, record, "PX", int(ttl * 1000))]
     if message.reply_to.startswith(keys.reply_prefix):

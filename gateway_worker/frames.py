@@ -9,7 +9,7 @@ import orjson
 import structlog
 
 from common.calls.call_stream import frame_script
-from common.calls.contract import frame_of, notification_payload
+from common.calls.contract import FRAME, frame_of, notification_payload
 from common.store.keys import Keys
 from common.store.scripts import script
 from gateway_worker.delivery import Held
@@ -30,7 +30,7 @@ class Frames:
     def notify(self, held: Held, method: str, params: Mapping[str, Any]) -> None:
         """Send a notification; one that cannot be written is left out."""
         try:
-            payload = notification_payload(method, params)
+            payload = self._keys.sealed(notification_payload(method, params), FRAME, held.head.id)
         except orjson.JSONEncodeError as error:
             # Nested deeper than orjson writes. Whoever hands us a notification has other callers' messages at hand.
             log.warning("notification_not_sendable", invocation=held.head.id, error=str(error))

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from common.calls.admission import Order, QueueBounds
-from common.calls.contract import task_message
+from common.calls.contract import opened_argument, task_body, task_message
 from common.calls.head import MEMBER, Head, head_of
 from common.calls.leave import leave_of
 from common.domain.audit_call import MEMBER as AUDIT
@@ -21,6 +21,7 @@ from common.registry.records import Entry
 from common.settings import Settings
 from common.store.clock import RedisClock
 from common.store.keys import Keys
+from common.store.sealing import unsealed
 from gateway_worker.message import TaskMessage
 
 
@@ -46,6 +47,7 @@ class Producer:
         Raises :class:`GatewayError`: :class:`InvalidRequest` for what is no invocation, or one in another tool's queue,
         :class:`ToolNotFound`.
         """
+        payload = opened_argument(payload, message.id, message.queue, self._keys)
         entry, invocation, head = self._read(payload, message.id, message.reply_to)
         if message.queue != queue_of(invocation.tool):
             raise InvalidRequest(
@@ -53,16 +55,27 @@ class Producer:
                 field="tool",
             )
         envelope = {name: value for name, value in message.envelope.items() if name not in (MEMBER, AUDIT)}
-        told = {AUDIT: call_text(invocation)} if self._settings.audit.calls else {}
+        private = self._keys.seals is not None
+        told = {AUDIT: call_text(invocation, private=private)} if self._settings.audit.calls else {}
         try:
+            if self._keys.seals is not None:
+                envelope |= self._sealed_body(invocation, head, message.envelope)
             return entry, orjson.dumps({MEMBER: head.text(), **told, **envelope})
         except orjson.JSONEncodeError as error:
             raise InvalidRequest("the message is nested too deeply", field="message") from error
 
     def fresh(self, payload: object, task_id: str) -> tuple[Entry, Order]:
         """The order of a delayed call that is due. Raises :class:`GatewayError` as :meth:`adopted` does."""
+        if self._keys.seals is not None and not self._keys.seals.accept_plain:
+            raise unsealed()
         entry, invocation, head = self._read(payload, task_id, "")
-        message = task_message(invocation, head, prefix=self._keys.prefix, audited=self._settings.audit.calls)
+        message = task_message(
+            invocation,
+            head,
+            prefix=self._keys.prefix,
+            audited=self._settings.audit.calls,
+            seals=self._keys.seals,
+        )
         tool = entry.tool
         bounds = QueueBounds(max_length=tool.queue_max_length, max_age=tool.queue_max_age)
         return entry, Order(
@@ -73,6 +86,13 @@ class Producer:
             circuit_probes=tool.circuit.probes,
             most_events=self._settings.audit.bound,
         )
+
+    def _sealed_body(self, invocation: Invocation, head: Head, envelope: Mapping[str, Any]) -> dict[str, Any]:
+        """The body in the place of the producer's own, which nobody sealed."""
+        return {
+            "body": task_body(invocation, head.queue, self._keys.seals),
+            "properties": {**envelope["properties"], "body_encoding": "utf-8"},
+        }
 
     def _read(self, payload: object, task_id: str, reply_to: str) -> tuple[Entry, Invocation, Head]:
         invocation = invocation_from_wire(

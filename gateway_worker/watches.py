@@ -7,22 +7,27 @@ It stands in Redis as well, for the session's next incarnation to take up. Whoev
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 import structlog
 
-from common.domain.errors import StoreUnavailable
+from common.domain.errors import PayloadUnreadable, StoreUnavailable
 from common.domain.ids import McpSessionId, ToolId
 from common.sessions.stream import told
 from common.store.client import store_errors
 from common.store.keys import WATCHES_TTL, Keys
 from common.store.pipelined import PipelinedConnection
+from common.store.sealing import BEGINNING
 from gateway_worker.outbox import Command, InPlace, Outbox
 
 log = structlog.get_logger(__name__)
 
+WATCH = "watch"
+"""What is sealed under the key of the watches."""
 UPDATED = "notifications/resources/updated"
 MOST_WATCHES = 1000
 """Of one principal at one tool session, over all its MCP sessions: who uses up its own leaves the others theirs."""
@@ -93,9 +98,31 @@ class Watches:
         except StoreUnavailable as error:
             log.warning("watches_not_read", tool=self._tool, error=str(error))
             return
-        for field, principal in zip(found[::2], found[1::2], strict=True):
+        for field, value in zip(found[::2], found[1::2], strict=True):
             watcher, _, uri = field.decode().partition(" ")
-            self._by_uri.setdefault(uri, {})[McpSessionId(watcher)] = principal.decode()
+            try:
+                principal, uri = self._read(value, uri)
+            except PayloadUnreadable as error:
+                log.error("watch_unreadable", tool=self._tool, error=error.message)
+                continue
+            self._by_uri.setdefault(uri, {})[McpSessionId(watcher)] = principal
+
+    def _written(self, watcher: McpSessionId, uri: str) -> str:
+        """The field of a watch: with sealed payloads a digest of the URI, which may hold a secret."""
+        if self._store.keys.seals is None:
+            return f"{watcher} {uri}"
+        return f"{watcher} {hashlib.sha256(f'{self._key} {uri}'.encode()).hexdigest()}"
+
+    def _read(self, value: bytes, uri: str) -> tuple[str, str]:
+        """Principal and URI of a watch. Raises :class:`PayloadUnreadable`."""
+        keys = self._store.keys
+        if keys.seals is None and not value.startswith(BEGINNING):
+            return value.decode(), uri
+        opened = keys.opened(value, WATCH, self._key)
+        if opened is value:
+            return value.decode(), uri  # from before payloads were sealed
+        principal, named = orjson.loads(opened)
+        return principal, named
 
     def add(self, watcher: McpSessionId, principal: str, uri: str) -> None:
         """A session of this principal watches a resource."""
@@ -117,7 +144,11 @@ class Watches:
     def _record(self, watcher: McpSessionId, principal: str, uri: str) -> tuple[Command, Command]:
         """The commands that put it on record; from the first one's writing on it is known here, too."""
         self._by_uri.setdefault(uri, {})[watcher] = principal
-        return ("HSET", self._key, f"{watcher} {uri}", principal), ("EXPIRE", self._key, WATCHES_TTL)
+        keys, value = self._store.keys, principal.encode()
+        if keys.seals is not None:
+            value = keys.seals.seal(orjson.dumps([principal, uri]), WATCH, self._key)
+        field = self._written(watcher, uri)
+        return ("HSET", self._key, field, value), ("EXPIRE", self._key, WATCHES_TTL)
 
     def remove(self, watcher: McpSessionId, uri: str) -> None:
         """It does so no longer."""
@@ -126,7 +157,7 @@ class Watches:
         if not watchers:
             self._by_uri.pop(uri, None)
         # In its place: whoever ends a watch and begins it again must find it on record.
-        self._store.outbox.put(InPlace(("HDEL", self._key, f"{watcher} {uri}")))
+        self._store.outbox.put(InPlace(("HDEL", self._key, self._written(watcher, uri))))
 
     def drop(self, uri: str) -> None:
         """Nobody watches the resource any more: the backend does not tell of it."""

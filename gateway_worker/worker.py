@@ -19,7 +19,7 @@ from common.registry.catalogue import Catalogue
 from common.settings import Settings
 from common.store.client import StoreAddress, connect, connect_async, store_errors
 from common.store.clock import RedisClock
-from common.store.keys import Keys
+from common.store.key_ring import keys_of
 from common.store.last_words import last_words_of
 from common.store.pipelined import PipelinedConnection
 from common.store.scripts import script
@@ -87,7 +87,7 @@ class Worker:
         self._hostname = hostname
         self._queues = queues
         self.node = Node(hostname)
-        self._keys = keys = Keys(settings.redis.key_prefix)
+        self._keys = keys = keys_of(settings.redis)
         self._client = connect_async(address)
         self._blocking_client = connect(address, size=4)
         self._clock = RedisClock()

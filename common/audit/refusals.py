@@ -93,8 +93,12 @@ def refusal_event(
     error: GatewayError,
     *,
     request_id: str | int | None = None,
+    private: bool = False,
 ) -> AuditEvent:
-    """What the journal is told of a call that was refused before it was on its queue."""
+    """What the journal is told of a call that was refused before it was on its queue.
+
+    ``private`` as for :func:`~common.domain.audit_call.capability_of`.
+    """
     outcome = str(error.data.get("outcome") or REFUSED_AS.get(error.meaning.status, "error"))
     return AuditEvent(
         kind=EventKind.POLICY_DECISION,
@@ -103,7 +107,7 @@ def refusal_event(
         tenant=caller.tenant,
         client=caller.client,
         method=method,
-        capability=capability_of(method, params),
+        capability=capability_of(method, params, private=private),
         request_id="" if request_id is None else str(request_id),
         trace_id=trace_of(params),
         outcome=outcome,

@@ -19,7 +19,6 @@ from common.calls.replies import (
     ReplyHub,
     ServerRequest,
     Waiter,
-    frame_from,
 )
 from common.calls.request_state import RequestStates
 from common.calls.unread import SharedBound
@@ -154,7 +153,7 @@ class Call:
         logged = self._place.streams.read(self.invocation.id, 0)
         for entry in logged:
             if entry.place <= after and entry.payload:
-                self._is_new(frame_from(entry.payload))
+                self._is_new(self._place.hub.frame(self.invocation.id, entry.payload))
         self._last = after
         self._follow(entry for entry in logged if entry.place > after)
 
@@ -209,7 +208,7 @@ class Call:
     def _follow(self, logged: Iterable[Logged]) -> None:
         for entry in logged:
             if entry.payload:
-                self._append(frame_from(entry.payload, entry.place))
+                self._append(self._place.hub.frame(self.invocation.id, entry.payload, entry.place))
 
     def _append(self, frame: Frame) -> None:
         place = frame.place if isinstance(frame, Notification | ServerRequest) else None

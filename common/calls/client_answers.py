@@ -12,6 +12,8 @@ from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.shared import SharedConnection
 
+ANSWER = "answer"
+"""What is sealed under the id of the request."""
 KEPT_MS = 60_000
 """How long an answer lies for its worker."""
 
@@ -37,7 +39,7 @@ class ClientAnswers:
         asks included. Returns False if nobody waits for it, or this one was not asked. Raises
         :class:`StoreUnavailable`.
         """
-        payload = orjson.dumps({"response": response, "reply": reply})
+        payload = self._keys.sealed(orjson.dumps({"response": response, "reply": reply}), ANSWER, name)
         keys = [self._keys.server_request(name), self._keys.client_answer(name)]
         with store_errors("handing over a client's answer"):
             return bool(self._connection.run("client_answer", keys, [who, payload, KEPT_MS, name]))

@@ -15,12 +15,25 @@ import orjson
 from common.calls.head import MEMBER, Head
 from common.domain.audit_call import MEMBER as AUDIT
 from common.domain.audit_call import call_text
-from common.domain.errors import ERRORS_BY_CODE, InternalError
-from common.domain.invocation import ExecutionResult, Invocation, invocation_to_wire, result_to_wire
+from common.domain.errors import ERRORS_BY_CODE, InternalError, PayloadUnreadable
+from common.domain.invocation import (
+    ExecutionResult,
+    Invocation,
+    failed,
+    invocation_to_wire,
+    result_from_wire,
+    result_to_wire,
+)
+from common.store.keys import Keys
+from common.store.sealing import Seals, no_keys, unsealed
 
 INVOKE_TASK = "gateway.invoke"
 ORIGIN = "canalgate:"
 """Begins the ``origin`` of our own messages; the key prefix of the gateway follows."""
+SEALED = "sealed"
+"""The member under which a sealed payload stands, alone."""
+CALL, RESULT, FRAME = "call", "result", "frame"
+"""What is sealed of a call, as it is bound to its id."""
 REDACTED = "<redacted>"
 """Stands for the arguments in every event, log and monitor: Flower never shows them."""
 
@@ -32,14 +45,38 @@ def new_invocation_id() -> str:
     return str(uuid4())
 
 
-def task_message(invocation: Invocation, head: Head, *, prefix: str, audited: bool = False) -> bytes:
+def task_body(invocation: Invocation, queue: str, seals: Seals | None) -> str:
+    """The body of the message for one call; with ``seals`` nobody reads in it what is asked."""
+    argument: Mapping[str, Any] = invocation_to_wire(invocation)
+    if seals is not None:
+        argument = {SEALED: seals.text(orjson.dumps(argument), CALL, invocation.id, queue)}
+    return orjson.dumps([[argument], {}, _EMBED]).decode()
+
+
+def opened_argument(
+    argument: Mapping[str, Any], invocation: str, queue: str, keys: Keys
+) -> Mapping[str, Any]:
+    """The argument of a message with this id, from this queue. Raises :class:`PayloadUnreadable`."""
+    seals, text = keys.seals, argument.get(SEALED)
+    if text is None:
+        if seals is not None and not seals.accept_plain:
+            raise unsealed()
+        return argument
+    if seals is None:
+        raise no_keys()
+    opened: Mapping[str, Any] = orjson.loads(seals.open_text(str(text), CALL, invocation, queue))
+    return opened
+
+
+def task_message(
+    invocation: Invocation, head: Head, *, prefix: str, audited: bool = False, seals: Seals | None = None
+) -> bytes:
     """The message for one call, as ``admit.lua`` takes it: its head first, and behind it what the journal is told."""
     queue = head.queue
-    body = [[invocation_to_wire(invocation)], {}, _EMBED]
     message = {
         MEMBER: head.text(),
-        **({AUDIT: call_text(invocation)} if audited else {}),
-        "body": orjson.dumps(body).decode(),
+        **({AUDIT: call_text(invocation, private=seals is not None)} if audited else {}),
+        "body": task_body(invocation, queue, seals),
         "content-encoding": "utf-8",
         "content-type": "application/json",
         "headers": {
@@ -76,19 +113,51 @@ def task_message(invocation: Invocation, head: Head, *, prefix: str, audited: bo
     return orjson.dumps(message)
 
 
-def encoded_result(result: ExecutionResult) -> orjson.Fragment:
-    """The result's wire form as JSON, to be put into its record and into its frame without encoding it twice."""
-    return orjson.Fragment(orjson.dumps(result_to_wire(result)))
+def encoded_result(
+    result: ExecutionResult, invocation: str = "", seals: Seals | None = None
+) -> orjson.Fragment:
+    """The result's wire form as JSON, to be put into its record and into its frame without encoding it twice.
+
+    With ``seals`` nobody reads it who has no key.
+    """
+    encoded = orjson.dumps(result_to_wire(result))
+    return orjson.Fragment(encoded if seals is None else seals.seal(encoded, RESULT, invocation))
+
+
+def result_of_wire(wire: Mapping[str, Any], invocation: str, keys: Keys) -> ExecutionResult:
+    """The result in a frame or a record. What cannot be opened is a failure that says so.
+
+    A failure that is not sealed is taken in any case: scripts write some for dead workers, and so does a worker without
+    keys. An answer that is not sealed may be anybody's. Raises :class:`InvalidRequest` as ``result_from_wire``.
+    """
+    seals, text = keys.seals, wire.get(SEALED)
+    try:
+        if text is not None:
+            if seals is None:
+                raise no_keys()
+            return result_from_wire(orjson.loads(seals.open_text(str(text), RESULT, invocation)))
+        result = result_from_wire(wire)
+        if seals is not None and result.answered and not seals.accept_plain:
+            raise unsealed()
+    except PayloadUnreadable as error:
+        return failed(error)
+    return result
 
 
 def result_record(
-    invocation_id: str, result: ExecutionResult, *, done_at: str, encoded: orjson.Fragment | None = None
+    invocation_id: str,
+    result: ExecutionResult,
+    *,
+    done_at: str,
+    encoded: orjson.Fragment | None = None,
+    sealed: bool = False,
 ) -> bytes:
     """The value of ``celery-task-meta-<id>``: what a stock ``AsyncResult`` reads.
 
     An answer of the backend, be it an error, is SUCCESS and its value our result. What never became an answer
     (a timeout, a broken transport) is FAILURE with the exception's name, so that monitors show it as such; our
-    own result then stands beside it under ``canalgate``.
+    own result then stands beside it under ``canalgate``. With ``sealed``, as ``encoded`` then is, the exception has no
+    text.
     """
     wire = encoded or encoded_result(result)
     record: dict[str, Any] = {
@@ -103,7 +172,9 @@ def result_record(
         record["canalgate"] = wire
         record["result"] = {
             "exc_type": type_name(result),
-            "exc_message": [result.failure.message],
+            "exc_message": [
+                f"{result.failure.code}: the text is sealed" if sealed else result.failure.message
+            ],
             "exc_module": "common.domain.errors",
         }
     return orjson.dumps(record)

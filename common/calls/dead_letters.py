@@ -16,17 +16,20 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from common.domain.errors import InvalidRequest
+from common.domain.errors import InvalidRequest, PayloadUnreadable
 from common.domain.ids import NodeId
 from common.store.client import Client, store_errors
 from common.store.keys import Keys
 from common.store.scripts import script
+from common.store.sealing import BEGINNING
 
 MOST_LETTERS = 1000
 KEPT_BYTES = 64 * 1024
 """Of a larger message the first and the last half of this are kept, with its full size and SHA-1."""
 FACT_LENGTH = 300
 """Longest name of a task or an id that is taken over from a message, in characters."""
+LETTER = "letter"
+"""What is sealed under the name of the queue."""
 _ID = re.compile(r"\d{1,20}-\d{1,20}")
 
 
@@ -75,20 +78,21 @@ class DeadLetters:
 
     def __init__(self, client: Client, keys: Keys) -> None:
         self._client = client
+        self._keys = keys
         self._key = keys.dead_letters
 
     def newest(self, most: int) -> list[DeadLetter]:
         """The newest first."""
         with store_errors("reading dead letters"):
             found: Any = self._client.xrevrange(self._key, count=most)
-        return [_letter(*entry) for entry in found]
+        return [_letter(self._keys, *entry) for entry in found]
 
     def get(self, letter_id: str) -> DeadLetter | None:
         """One letter, or None. Raises :class:`InvalidRequest` for what is no id."""
         wanted = _checked(letter_id)
         with store_errors("reading a dead letter"):
             found: Any = self._client.xrange(self._key, min=wanted, max=wanted)
-        return _letter(*found[0]) if found else None
+        return _letter(self._keys, *found[0]) if found else None
 
     def drop(self, letter_id: str) -> bool:
         """Remove a letter for good; False if there is none of this id. Raises :class:`InvalidRequest` as above."""
@@ -102,19 +106,31 @@ class DeadLetters:
 
 
 def dead_letter_command(
-    keys: Keys, node: NodeId, facts: Mapping[str, str], *, tag: str = "", message: bytes = b""
+    keys: Keys,
+    node: NodeId,
+    facts: Mapping[str, str],
+    *,
+    tag: str = "",
+    message: bytes = b"",
+    recorded: bytes = b"",
 ) -> tuple[str | bytes | int, ...]:
     """The command that makes a dead letter of what ``node`` recorded under ``tag``, and acknowledges it.
 
     A call that was counted, as its head shows, is counted no more. With ``tag`` it may be sent again: a second letter
     is never made. For a message that is recorded nowhere any more give ``message`` instead; sent twice, that one makes
-    two letters. It carries its script along instead of a digest, so that it also works on a Redis that has forgotten
-    its scripts.
+    two letters. ``recorded`` is the message under the tag: where payloads are sealed, a sealed copy takes its place, as
+    its sender may have sealed nothing. The command carries its script along instead of a digest, so that it also
+    works on a Redis that has forgotten its scripts.
     """
     told = [part for name, value in facts.items() for part in (name, value[:FACT_LENGTH])]
     source = script("dead_letter").source
     where = (keys.dead_letters, keys.unacked(node))
-    args = (keys.begin, node, tag, message, MOST_LETTERS, KEPT_BYTES)
+    kept = (
+        b""
+        if keys.seals is None
+        else keys.seals.seal(_cut(message or recorded), LETTER, facts["queue"][:FACT_LENGTH])
+    )
+    args = (keys.begin, node, tag, message, MOST_LETTERS, KEPT_BYTES, kept)
     return ("EVAL", source, len(where), *where, *args, *told)
 
 
@@ -124,7 +140,25 @@ def _checked(letter_id: str) -> str:
     return letter_id
 
 
-def _letter(raw_id: bytes, fields: Mapping[bytes, bytes]) -> DeadLetter:
+def _cut(message: bytes) -> bytes:
+    """What is kept of a message, as ``dead_letter.lua`` cuts it."""
+    if message[:1] == b"\xff":
+        message = message.partition(b"\n")[2]
+    half = KEPT_BYTES // 2
+    return message if len(message) <= KEPT_BYTES else message[:half] + message[-half:]
+
+
+def _opened(keys: Keys, message: bytes, queue: str) -> bytes:
+    """A message as it was; one that cannot be opened here is shown as it lies there."""
+    if keys.seals is None or not message.startswith(BEGINNING):
+        return message
+    try:
+        return keys.seals.open(message, LETTER, queue)
+    except PayloadUnreadable:
+        return message
+
+
+def _letter(keys: Keys, raw_id: bytes, fields: Mapping[bytes, bytes]) -> DeadLetter:
     name = raw_id.decode()
     known: dict[str, Any] = {
         fact: fields.get(fact.encode(), b"").decode(errors="replace")
@@ -132,4 +166,5 @@ def _letter(raw_id: bytes, fields: Mapping[bytes, bytes]) -> DeadLetter:
     }
     at = datetime.fromtimestamp(int(name.partition("-")[0]) / 1000, UTC)
     size = int(fields.get(b"size", b"0"))
-    return DeadLetter(id=name, at=at, size=size, message=fields.get(b"message", b""), **known)
+    message = _opened(keys, fields.get(b"message", b""), known["queue"])
+    return DeadLetter(id=name, at=at, size=size, message=message, **known)

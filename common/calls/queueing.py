@@ -142,7 +142,11 @@ class Queueing:
         )
         try:
             return task_message(
-                invocation, head, prefix=self._keys.prefix, audited=self._settings.audit.calls
+                invocation,
+                head,
+                prefix=self._keys.prefix,
+                audited=self._settings.audit.calls,
+                seals=self._keys.seals,
             )
         except TypeError as error:
             raise InvalidRequest(f"params cannot be written as JSON: {error}", field="params") from error

@@ -21,11 +21,11 @@ from uuid import uuid4
 import orjson
 import structlog
 
-from common.calls.contract import wire_of_record
+from common.calls.contract import FRAME, SEALED, result_of_wire, wire_of_record
 from common.calls.unread import SharedBound
-from common.domain.errors import StoreUnavailable
+from common.domain.errors import PayloadUnreadable, StoreUnavailable
 from common.domain.ids import InvocationId
-from common.domain.invocation import ExecutionResult, result_from_wire
+from common.domain.invocation import ExecutionResult, failed
 from common.store.blocking_subscription import Published, Subscribed
 from common.store.client import store_errors
 from common.store.keys import Keys
@@ -42,6 +42,7 @@ HEAL_BATCH = 200
 MOST_UNREAD, MOST_UNREAD_BYTES = 10_000, 4 * 1024 * 1024
 """Frames that lie unread for one waiter, and bytes of notifications among them; beyond that notifications are dropped,
 never requests or the result."""
+_PLAIN, _NOBODY = Keys(), InvocationId("")
 LEAST_WAIT = 0.001
 """A socket takes no wait of no length: that would be "do not block"."""
 
@@ -326,10 +327,18 @@ class ReplyHub:
             name, _, frame = data.partition(b" ")
             waiter = self._waiters.get(InvocationId(name.decode()))
             if waiter is not None:
-                found = frame_from(frame)
+                found = self.frame(waiter.id, frame)
                 waiter.put(found, len(frame))
                 for other in self._more.get(waiter.id, ()):
                     other.put(found, len(frame))
+
+    def frame(self, invocation: InvocationId, data: bytes, place: int | None = None) -> Frame:
+        """The frame in a message of a call, or in an entry of its log; one that cannot be opened ends the call here."""
+        try:
+            return frame_from(data, place, self._keys, invocation)
+        except PayloadUnreadable as error:
+            log.error("frame_unreadable", invocation=invocation, error=error.message)
+            return failed(error)
 
     def _heal(self, waiters: list[Waiter]) -> None:
         """Read the result keys of ``waiters`` and deliver what is there."""
@@ -342,23 +351,32 @@ class ReplyHub:
             for waiter, record in zip(batch, records, strict=True):
                 if record is not None and not waiter.done:
                     with _contained("result_unreadable", invocation=waiter.id):
-                        waiter.put(result_from_wire(wire_of_record(orjson.loads(record))), len(record))
+                        wire = wire_of_record(orjson.loads(record))
+                        waiter.put(result_of_wire(wire, waiter.id, self._keys), len(record))
                         self.heals += 1
 
 
-def frame_from(data: bytes, place: int | None = None) -> Frame:
-    """The frame in a message of a call, behind the call's id, or in an entry of its log, which has the ``place``."""
+def frame_from(
+    data: bytes, place: int | None = None, keys: Keys = _PLAIN, invocation: InvocationId = _NOBODY
+) -> Frame:
+    """The frame in a message of a call, behind the call's id, or in an entry of its log, which has the ``place``.
+
+    Raises :class:`PayloadUnreadable`.
+    """
     if not data.startswith(b"{"):
         number, _, data = data.partition(b" ")
         place = int(number)
+    size = len(data)
     frame: dict[str, Any] = orjson.loads(data)
     if "result" in frame:
-        return result_from_wire(frame["result"])
-    if "request" in frame:
-        return ServerRequest(**frame["request"], place=place, size=len(data))
+        return result_of_wire(frame["result"], invocation, keys)
     if "moved" in frame:
         return Moved(frame["moved"])
-    return Notification(frame["notification"], place, len(data))
+    if keys.seals is not None or SEALED in frame:
+        frame = orjson.loads(keys.opened(data, FRAME, invocation))
+    if "request" in frame:
+        return ServerRequest(**frame["request"], place=place, size=size)
+    return Notification(frame["notification"], place, size)
 
 
 @contextmanager

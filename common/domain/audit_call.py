@@ -8,6 +8,7 @@ what it knows of a longer or a shorter text.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -40,8 +41,8 @@ def packed(parts: Iterable[str]) -> str:
     return "|".join(map(_part, parts)).rstrip("|")
 
 
-def call_text(invocation: Invocation) -> str:
-    """What is known of a call when it is accepted."""
+def call_text(invocation: Invocation, *, private: bool = False) -> str:
+    """What is known of a call when it is accepted; ``private`` as for :func:`capability_of`."""
     caller, params = invocation.caller, invocation.params
     request = invocation.request_id
     return packed(
@@ -50,22 +51,29 @@ def call_text(invocation: Invocation) -> str:
             caller.client,
             caller.subject,
             invocation.method,
-            capability_of(invocation.method, params),
+            capability_of(invocation.method, params, private=private),
             "" if request is None else str(request),
             trace_of(params),
         )
     )
 
 
-def capability_of(method: str, params: Mapping[str, Any]) -> str:
-    """The name or URI of what a request is for; empty for a request of another kind."""
+def capability_of(method: str, params: Mapping[str, Any], *, private: bool = False) -> str:
+    """The name or URI of what a request is for; empty for a request of another kind.
+
+    With ``private`` a URI, which may hold a secret, is told by its digest.
+    """
     value: object
     if method == "completion/complete":
         reference = params.get("ref")
         value = reference.get("name") or reference.get("uri") if isinstance(reference, Mapping) else None
     else:
         value = params.get(_NAMED_BY.get(method, ""))
-    return value if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    if private and ":" in value:
+        return f"sha256:{hashlib.sha256(value.encode(errors='replace')).hexdigest()}"
+    return value
 
 
 def trace_of(params: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@
       ResponseTooLarge        RESPONSE_TOO_LARGE     the backend's answer is above the bound
       WorkerLost              WORKER_LOST            the worker died; whether the backend acted is unknown
       StoreUnavailable        STORE_UNAVAILABLE      Redis does not answer
+      PayloadUnreadable       PAYLOAD_UNREADABLE     a payload is sealed with a key that is not here, or is not sealed
       AuditUnavailable        AUDIT_UNAVAILABLE      the journal is full, and nothing may happen unrecorded
       VersionConflict         VERSION_CONFLICT       somebody else changed it first
       ConfigurationError      CONFIGURATION_ERROR    the settings are wrong; the process does not start
@@ -72,6 +73,7 @@ class ErrorCode(StrEnum):
     RESPONSE_TOO_LARGE = "RESPONSE_TOO_LARGE"
     WORKER_LOST = "WORKER_LOST"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    PAYLOAD_UNREADABLE = "PAYLOAD_UNREADABLE"
     AUDIT_UNAVAILABLE = "AUDIT_UNAVAILABLE"
     VERSION_CONFLICT = "VERSION_CONFLICT"
     CONFIGURATION_ERROR = "CONFIGURATION_ERROR"
@@ -140,6 +142,7 @@ ERROR_TABLE: Mapping[ErrorCode, ErrorMeaning] = MappingProxyType(
         ErrorCode.RESPONSE_TOO_LARGE: _meaning(Status.FAILURE, 502, -32011),
         ErrorCode.WORKER_LOST: _meaning(Status.FAILURE, 502, -32012),
         ErrorCode.STORE_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32013, retryable=True),
+        ErrorCode.PAYLOAD_UNREADABLE: _meaning(Status.FAILURE, 500, _INTERNAL),
         ErrorCode.AUDIT_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32019, retryable=True),
         ErrorCode.VERSION_CONFLICT: _meaning(Status.DENIED, 409, -32014, retryable=True),
         ErrorCode.CONFIGURATION_ERROR: _meaning(Status.FAILURE, 500, _INTERNAL),
@@ -316,6 +319,12 @@ class StoreUnavailable(GatewayError):
     """Redis does not answer."""
 
     code = ErrorCode.STORE_UNAVAILABLE
+
+
+class PayloadUnreadable(GatewayError):
+    """A payload in Redis is sealed with a key that this process does not have, or is not sealed although it must be."""
+
+    code = ErrorCode.PAYLOAD_UNREADABLE
 
 
 class AuditUnavailable(GatewayError):

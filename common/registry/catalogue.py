@@ -106,7 +106,7 @@ class Catalogue:
             for name in hashes(keys):
                 pipe.hgetall(name)
             version, *found = pipe.execute()
-        return int(version or 0), {entry.id: entry for entry in readable_entries(*found)}
+        return int(version or 0), {entry.id: entry for entry in readable_entries(keys, *found)}
 
     def _read_changes(self) -> tuple[int, dict[ToolId, Entry]]:
         """What changed since our version, read in one transaction that nobody wrote into."""
@@ -126,7 +126,7 @@ class Catalogue:
                 return self._read_all()
         entries = dict(self._entries)
         for name, *raw in zip(changed, *found, strict=True):
-            _set(entries, name, None if raw[0] is None else readable_entry(name, RawEntry(*raw)))
+            _set(entries, name, None if raw[0] is None else readable_entry(name, RawEntry(*raw), keys))
         return version, entries
 
 

@@ -31,6 +31,10 @@ from common.store.keys import Keys
 
 log = structlog.get_logger(__name__)
 
+DEFINITION = "definition"
+"""What is sealed under the id of the tool."""
+_PLAIN = Keys()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
@@ -84,19 +88,22 @@ class Entry:
         )
 
 
-def definition_to_json(tool: Tool, origin: Origin) -> bytes:
-    """The value in ``registry:tools``."""
-    return orjson.dumps({"origin": origin.value, "tool": tool_to_wire(tool)})
+def definition_to_json(tool: Tool, origin: Origin, keys: Keys = _PLAIN) -> bytes:
+    """The value in ``registry:tools``; a payload, since it holds the secrets of environment and headers."""
+    record = orjson.dumps({"origin": origin.value, "tool": tool_to_wire(tool)})
+    return keys.sealed(record, DEFINITION, tool.id)
 
 
-def definition_from_json(raw: bytes, version: int) -> RegisteredTool:
-    """Inverse of :func:`definition_to_json`."""
-    record: dict[str, Any] = orjson.loads(raw)
+def definition_from_json(raw: bytes, version: int, keys: Keys = _PLAIN, name: str = "") -> RegisteredTool:
+    """Inverse of :func:`definition_to_json`, for the tool of that name. Raises :class:`PayloadUnreadable`."""
+    opened = keys.opened(raw, DEFINITION, name)
+    record: dict[str, Any] = orjson.loads(opened)
     origin = Origin(record["origin"])
     tool = tool_from_wire(record["tool"])
     if isinstance(tool.transport, HttpTransport):
         tool = replace(tool, transport=replace(tool.transport, local=origin is Origin.FILE))
-    return RegisteredTool(tool=tool, version=version, digest=hashlib.sha256(raw).hexdigest(), origin=origin)
+    digest = hashlib.sha256(opened).hexdigest()
+    return RegisteredTool(tool=tool, version=version, digest=digest, origin=origin)
 
 
 def capabilities_to_json(capabilities: Capabilities) -> bytes:
@@ -127,9 +134,9 @@ def hashes(keys: Keys) -> tuple[str, ...]:
     )
 
 
-def entry_from_redis(raw: RawEntry) -> Entry:
+def entry_from_redis(raw: RawEntry, keys: Keys, name: str) -> Entry:
     """One entry. Raises LookupError, TypeError, ValueError or GatewayError for what cannot be read."""
-    registered = definition_from_json(raw.definition, int(raw.version))
+    registered = definition_from_json(raw.definition, int(raw.version), keys, name)
     offered = None if raw.capabilities is None else capabilities_from_wire(orjson.loads(raw.capabilities))
     withheld = withheld_of(registered.tool.content, raw.unapproved, offered)
     return Entry(
@@ -148,18 +155,21 @@ def _health(raw: bytes) -> Health | None:
         return None
 
 
-def readable_entry(name: bytes, raw: RawEntry) -> Entry | None:
+def readable_entry(name: bytes, raw: RawEntry, keys: Keys) -> Entry | None:
     """The same, or None if this reader cannot read it: one tool's record must not hide all the others."""
     try:
-        return entry_from_redis(raw)
+        return entry_from_redis(raw, keys, name.decode())
     except (GatewayError, LookupError, TypeError, ValueError) as error:
         log.error("tool_unreadable", tool=name.decode(errors="replace"), error=repr(error))
         return None
 
 
-def readable_entries(tools: Mapping[bytes, bytes], *others: Mapping[bytes, bytes]) -> Iterator[Entry]:
+def readable_entries(
+    keys: Keys, tools: Mapping[bytes, bytes], *others: Mapping[bytes, bytes]
+) -> Iterator[Entry]:
     """The entries of whole :func:`hashes` that can be read, sorted by id."""
     for name, definition in sorted(tools.items()):
-        entry = readable_entry(name, RawEntry(definition, *(values.get(name) for values in others)))  # type: ignore[arg-type]
+        raw = RawEntry(definition, *(values.get(name) for values in others))  # type: ignore[arg-type]
+        entry = readable_entry(name, raw, keys)
         if entry is not None:
             yield entry

@@ -76,7 +76,7 @@ class Registry:
                 ],
                 [
                     tool.id,
-                    definition_to_json(tool, origin),
+                    definition_to_json(tool, origin, keys),
                     expected,
                     keys.registry_channel,
                     actor,
@@ -181,7 +181,7 @@ class Registry:
         with store_errors("reading the registry"), self._client.pipeline(transaction=True) as pipe:
             for name in hashes(self._keys):
                 pipe.hgetall(name)
-            return list(readable_entries(*pipe.execute()))
+            return list(readable_entries(self._keys, *pipe.execute()))
 
     def get(self, tool: ToolId) -> Entry:
         """One tool. Raises :class:`ToolNotFound`."""
@@ -191,7 +191,7 @@ class Registry:
             raw = RawEntry(*pipe.execute())
         if raw.definition is None:
             raise ToolNotFound(f"no tool {tool!r} is registered")
-        return entry_from_redis(raw)
+        return entry_from_redis(raw, self._keys, tool)
 
     def publish_file(self, tools: Iterable[Tool]) -> list[ToolId]:
         """Make the registry hold the settings file's tools; return the ids that changed.

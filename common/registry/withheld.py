@@ -70,7 +70,7 @@ class Withheld:
             return
         if self._is_withheld(place) or (self.approved_only and not _is_known(place, known)):
             raise CapabilityQuarantined(
-                f"{place[0]} {place[1][:200]!r} of tool {tool!r} is in quarantine: its definition is not the one "
+                f"{_shown(place)} of tool {tool!r} is in quarantine: its definition is not the one "
                 "that was approved, or hides something; an operator decides on it (canalgate tools quarantine)"
             )
 
@@ -86,6 +86,11 @@ class Withheld:
 
 
 NOTHING = Withheld()
+
+
+def _shown(place: Place) -> str:
+    """What is told of a place: a name, but of a URI nothing, for it may hold a secret."""
+    return "this resource" if ":" in place[1] else f"{place[0]} {place[1][:200]!r}"
 
 
 def used(method: str, params: Mapping[str, Any]) -> Place | None:

@@ -27,6 +27,8 @@ KEEP_EVERY = LEASE / 3
 MOST_WAITING, MOST_WAITING_BYTES = 64, 8 * 1024 * 1024
 """Messages that may wait for the holder, and bytes of all of them; one that waits alone may be larger."""
 GONE = "this session does not exist or has ended; open the event stream again"
+INBOX = "inbox"
+"""What is sealed under the name of the connection."""
 _NONE, _OTHERS = 0, -2
 """Answers of the script that posts."""
 _LEASE_MS = int(LEASE * 1000)
@@ -96,7 +98,7 @@ class Connections:
         keys = [self._keys.connection(name), *self._inbox(name)]
         args: list[str | bytes | int | float] = [
             _owner(caller.principal, tool),
-            b"%b\n%b" % (orjson.dumps(sorted(caller.scopes)), message),
+            self._keys.sealed(b"%b\n%b" % (orjson.dumps(sorted(caller.scopes)), message), INBOX, name),
             MOST_WAITING,
             _LEASE_MS,
             self._keys.session_stream_channel,
@@ -116,13 +118,14 @@ class Connections:
     def take(self, name: str, heard: int) -> list[Posted]:
         """Some of the messages behind the one with the number ``heard``, in order; up to that one they are forgotten.
 
-        Raises :class:`StoreUnavailable`; nothing is lost then, for they are forgotten by the next call alone.
+        Raises :class:`StoreUnavailable`, and :class:`PayloadUnreadable` for one that cannot be opened; nothing is lost
+        then, for they are forgotten by the next call alone.
         """
         with store_errors("taking messages of a connection"):
             found: list[bytes] = self._connection.run(
                 "connection_take", self._inbox(name), [_TAKEN_AT_ONCE, heard]
             )
-        return [_posted(raw) for raw in found]
+        return [self._posted(name, raw) for raw in found]
 
     def close(self, name: str) -> None:
         """It has ended. Raises :class:`StoreUnavailable`."""
@@ -130,14 +133,14 @@ class Connections:
         with store_errors("ending a connection"):
             self._connection.command("DEL", self._keys.connection(name), *self._inbox(name))
 
+    def _posted(self, name: str, raw: bytes) -> Posted:
+        number, _, sealed = raw.partition(b"\n")
+        scopes, _, message = self._keys.opened(sealed, INBOX, name).partition(b"\n")
+        return Posted(int(number), message, frozenset(orjson.loads(scopes)))
+
     def _inbox(self, name: str) -> list[str]:
         """The keys of what waits, and of its size."""
         return [self._keys.connection_inbox(name), self._keys.connection_bytes(name)]
-
-
-def _posted(raw: bytes) -> Posted:
-    number, scopes, message = raw.split(b"\n", 2)
-    return Posted(int(number), message, frozenset(orjson.loads(scopes)))
 
 
 def _owner(principal: str, tool: ToolId | None) -> bytes:

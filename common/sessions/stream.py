@@ -13,16 +13,33 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
+import structlog
 
+from common.domain.errors import PayloadUnreadable
 from common.domain.ids import McpSessionId
 from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.shared import SharedConnection
 
+log = structlog.get_logger(__name__)
+
 LENGTH = 1000
 """So many messages of a session are kept; of more the earliest are gone."""
 BEGINNING = "0-0"
 _ENTRY, _TOOL = "m", "t"
+STREAM = "stream"
+"""What is sealed under the id of the session."""
+UNREADABLE = orjson.dumps(
+    {
+        "jsonrpc": "2.0",
+        "method": "notifications/message",
+        "params": {
+            "level": "warning",
+            "logger": "canalgate",
+            "data": "a message for this session cannot be read here",
+        },
+    }
+)
 
 
 class Message(NamedTuple):
@@ -37,7 +54,8 @@ def told(
     keys: Keys, session: McpSessionId, message: Mapping[str, Any], *, idle_ms: int, tool: str = ""
 ) -> tuple[tuple[str | bytes | int, ...], ...]:
     """The commands that tell a session something."""
-    key, data = keys.session_stream(session), orjson.dumps(dict(message))
+    key = keys.session_stream(session)
+    data = keys.sealed(orjson.dumps(dict(message)), STREAM, session)
     return (
         ("XADD", key, "MAXLEN", "~", LENGTH, "*", _ENTRY, data, _TOOL, tool),
         ("PEXPIRE", key, idle_ms),
@@ -69,10 +87,17 @@ class SessionStreams:
         found = []
         for name, fields in entries:
             parts = dict(zip(fields[::2], fields[1::2], strict=True))
-            found.append(
-                Message(name.decode(), parts[_ENTRY.encode()], parts.get(_TOOL.encode(), b"").decode())
-            )
+            data = self._opened(session, parts[_ENTRY.encode()])
+            found.append(Message(name.decode(), data, parts.get(_TOOL.encode(), b"").decode()))
         return found
+
+    def _opened(self, session: McpSessionId, data: bytes) -> bytes:
+        """A message; in the place of one that cannot be opened, word that there was one."""
+        try:
+            return self._keys.opened(data, STREAM, session)
+        except PayloadUnreadable as error:
+            log.error("message_unreadable", error=error.message)
+            return UNREADABLE
 
     def last(self, session: McpSessionId) -> str:
         """The id of the newest message. Raises :class:`StoreUnavailable`."""

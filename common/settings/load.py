@@ -16,6 +16,7 @@ from common.settings.admin import AdminToken
 from common.settings.audit import AuditSink
 from common.settings.credentials import StaticCredential
 from common.settings.document import Document, KeyPath, parse
+from common.settings.encryption import EncryptionKey
 from common.settings.entry import read_entry, read_tool, read_tools
 from common.settings.identity import ApiKey
 from common.settings.interpolate import interpolate
@@ -43,6 +44,7 @@ _CLIENTS_KEYS = frozenset({"mcpServers", "mcp_servers", "mcpservers", "servers",
 """What MCP clients call, in their files, what is ``tools`` here."""
 
 _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
+    ("redis", "encryption_keys"): EncryptionKey,
     ("identity", "api_keys"): ApiKey,
     ("admin", "tokens"): AdminToken,
     ("audit", "sinks"): AuditSink,

@@ -24,6 +24,7 @@ from common.settings.audit import AuditSettings
 from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
 from common.settings.credentials import CredentialsSettings
 from common.settings.egress import EgressSettings
+from common.settings.encryption import EncryptionKeys
 from common.settings.fields import (
     Bytes,
     Calls,
@@ -68,6 +69,16 @@ class RedisSettings(TlsKeys):
             "Begins the name of every key but the queues and results, whose names are Celery's. "
             "Give each gateway a Redis of its own."
         ),
+    )
+    encryption_keys: EncryptionKeys = Field(
+        default=(),
+        description="Keys, each with id and secret, that seal what callers send and tools answer wherever it lies in "
+        "Redis: the first one seals, each of them opens. None: it lies there in the clear.",
+    )
+    accept_plain: bool = Field(
+        default=False,
+        description="With encryption_keys: True takes payloads that are not sealed, such as those of stock Celery "
+        "producers.",
     )
 
     @model_validator(mode="after")

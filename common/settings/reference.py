@@ -13,6 +13,7 @@ from common.settings.admin import AdminToken
 from common.settings.audit import AuditSink
 from common.settings.audit_sinks import FileOptions, MemoryOptions
 from common.settings.credentials import StaticCredential
+from common.settings.encryption import EncryptionKey
 from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
 from common.settings.fields import Unit
 from common.settings.identity import ApiKey
@@ -53,6 +54,7 @@ def render() -> str:
     """All tables: the sections, the entries of ``tools``, and the variables that are no settings."""
     parts = [_section(name, model) for name, model in SECTIONS.items()]
     parts += [
+        _entries("One entry of redis.encryption_keys", EncryptionKey, EncryptionKey.model_fields),
         _entries("One entry of identity.api_keys", ApiKey, ApiKey.model_fields),
         _entries("One entry of admin.tokens", AdminToken, AdminToken.model_fields),
         *(_entries(name, model, model.model_fields) for name, model in PARTS.items()),

@@ -101,9 +101,10 @@ closed (to workers); ``{p}:session-stream`` there is something for an MCP sessio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from common.domain.ids import InvocationId, McpSessionId, NodeId, TenantId, ToolId, encode_part
+from common.store.sealing import Seals, without_keys
 
 UNSENT_TTL = 24 * 3600
 WATCHES_TTL = 24 * 3600
@@ -112,9 +113,18 @@ RESULT_PREFIX = "celery-task-meta-"
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Spells keys for one prefix."""
+    """Spells keys for one prefix, and knows what seals the payloads under them (None: they lie there in the clear)."""
 
     prefix: str = "canalgate"
+    seals: Seals | None = field(default=None, compare=False, repr=False)
+
+    def sealed(self, data: bytes, *place: str) -> bytes:
+        """A payload as it may lie in Redis; ``place`` is what it is, and of which call or session."""
+        return data if self.seals is None else self.seals.seal(data, *place)
+
+    def opened(self, data: bytes, *place: str) -> bytes:
+        """Inverse of :meth:`sealed`. Raises :class:`PayloadUnreadable`."""
+        return without_keys(data) if self.seals is None else self.seals.open(data, *place)
 
     @property
     def begin(self) -> str:

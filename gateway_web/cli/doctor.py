@@ -16,6 +16,7 @@ from common.policy.loading import evaluator_problems
 from common.registry.registry import Registry
 from common.settings import Settings, WebSettings, find_file, load
 from common.store.client import address_of
+from gateway_web.cli.doctor_identity import jwks_findings, key_findings
 from gateway_web.cli.doctor_tls import tls_findings
 from gateway_web.cli.findings import Finding
 from gateway_web.cli.output import Exit, out
@@ -59,6 +60,7 @@ def _findings(config: Path | None) -> Iterator[Finding]:
         yield Finding(False, text)
     yield from _commands(settings)
     yield from tls_findings(settings)
+    yield from jwks_findings(settings)
     running = running_instance(state_dir_path(os.environ))
     if running is None:
         yield _tried("Redis", lambda: _redis(settings))
@@ -80,6 +82,7 @@ def _running_tools(config: Path | None) -> Iterator[Finding]:
     try:
         where = store(config)
         entries = Registry(where.client, where.keys).entries()
+        yield from key_findings(where.settings.identity, where.client, where.keys)
     except GatewayError as error:
         yield Finding(False, error.message)
         return

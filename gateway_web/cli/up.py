@@ -22,6 +22,7 @@ from common.processes import ProcessGuard
 from common.registry.registry import Registry
 from common.settings import Settings, find_file, load
 from common.store.client import Client, StoreAddress, address_of, connect, store_errors
+from common.store.key_ring import keys_of
 from common.store.keys import Keys
 from gateway_web.cli.first_answers import FirstAnswers
 from gateway_web.cli.output import Exit, err, for_terminal, stop
@@ -106,7 +107,7 @@ def _demo_file(state: StateDirectory) -> Path:
 
 def _serve(plan: Plan, *, verbose: bool) -> None:
     client = connect(StoreAddress(url=plan.redis.url.for_redis_py), size=4)
-    keys = Keys(plan.settings.redis.key_prefix)
+    keys = keys_of(plan.settings.redis)
     with ProcessGuard(keep_fds=(plan.state.lock_fd,)) as guard:
         echo: Callable[[str, str], None] | None = _echo if verbose else None
         supervisor = Supervisor(_children(plan, client, keys), guard, _report, echo=echo)

@@ -10,6 +10,7 @@ from pathlib import Path
 from common.domain.errors import StoreUnavailable
 from common.settings import Settings, load
 from common.store.client import Client, StoreAddress, address_of, connect
+from common.store.key_ring import keys_of
 from common.store.keys import Keys
 from gateway_web.supervisor import running_instance, state_dir_path
 from gateway_web.wsgi_address import authority
@@ -70,6 +71,4 @@ def store(config: Path | None) -> Store:
                 field="redis.url",
             )
         url = running.redis_url
-    return Store(
-        settings=settings, client=connect(StoreAddress(url=url)), keys=Keys(settings.redis.key_prefix)
-    )
+    return Store(settings=settings, client=connect(StoreAddress(url=url)), keys=keys_of(settings.redis))

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import structlog
 
-from common.domain.errors import GatewayError, SessionNotFound, StoreUnavailable
+from common.domain.errors import GatewayError, PayloadUnreadable, SessionNotFound, StoreUnavailable
 from common.domain.ids import ToolId
 from common.domain.invocation import Caller
 from common.gateway import Gateway
@@ -134,6 +134,9 @@ class SseStream:
                 except StoreUnavailable as error:
                     log.debug("connection_inbox_unread", error=error.message)
                     outbox.wait_closed(AGAIN)
+                except PayloadUnreadable as error:
+                    log.error("connection_inbox_unreadable", error=error.message)
+                    return
                 else:
                     self._listener.wait(ping)
         finally:

@@ -1,0 +1,1 @@
+"""What the gateway promises to keep, held against all that it writes."""

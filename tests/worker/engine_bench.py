@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -98,14 +98,16 @@ class Bench:
         address: StoreAddress,
         *,
         signals: TaskSignals | None = None,
+        sealing: Mapping[str, Any] | None = None,
         **worker: Any,
     ) -> None:
+        """``sealing`` are the engine's own settings of how payloads are sealed."""
         self.keys = keys
         self.raw = raw
         self.registry = Registry(client, keys, ANYTHING)
         self.host = FakeHost()
         settings = Settings(
-            redis=RedisSettings(key_prefix=keys.prefix),
+            redis=RedisSettings(key_prefix=keys.prefix, **(sealing or {})),
             worker=WorkerSettings(**{"drain_timeout": 5.0, **worker}),
             discovery=NO_DISCOVERY,
         )

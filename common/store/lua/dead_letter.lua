@@ -3,7 +3,7 @@
 -- KEYS 1 dead letters (stream)  2 unacked hash of the node
 -- ARGV 1 what all keys begin with  2 node  3 delivery tag ('' if the message is not recorded any more)
 --      4 the message, if it is not (else '')  5 most letters  6 most bytes kept of a message
---      7 .. field and value of what the worker knows of it
+--      7 what is kept of it, sealed ('': the message itself)  8 .. field and value of what the worker knows of it
 -- Returns the id of the letter, or false if the message is not recorded: it was moved before.
 -- Race: the worker sends this again when the answer was lost; the tag then is gone, and no second letter is made.
 -- Of a message above the bound the first and the last bytes are kept, for its headers stand behind its body.
@@ -36,5 +36,6 @@ if #kept > most then
   local half = math.floor(most / 2)
   kept = string.sub(kept, 1, half) .. string.sub(kept, -half)
 end
+if ARGV[7] ~= '' then kept = ARGV[7] end
 return redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[5], '*', 'size', size, 'sha1', digest, 'message', kept,
-  unpack(ARGV, 7))
+  unpack(ARGV, 8))

@@ -12,6 +12,7 @@ LUA = "common/store/lua"
 STORE = "tests/common/store"
 JSONRPC = "tests/common/mcp/test_jsonrpc.py"
 CLIENT_SOCKET = "tests/web/test_client_socket.py"
+IDENTITY = "tests/web/identity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,5 +342,99 @@ MUTANTS: tuple[Mutant, ...] = (
             f"{CLIENT_SOCKET}::test_a_head_that_drips_in_is_not_waited_for",
             f"{CLIENT_SOCKET}::test_a_body_that_comes_later_than_its_head_is_bounded_too",
         ),
+    ),
+    Mutant(
+        name="another-judge",
+        breaks="a credential that one resolver has refused is not another one's",
+        edits=(
+            Edit(
+                "gateway_web/identity/doorkeeper.py",
+                "            caller = ask(resolver, request)\n",
+                "            try:\n                caller = ask(resolver, request)\n"
+                "            except GatewayError:\n                continue\n",
+            ),
+        ),
+        tests=(
+            f"{IDENTITY}/test_resolvers.py::test_a_wrong_key_is_not_everybody",
+            f"{IDENTITY}/test_resolvers.py::test_the_first_that_knows_the_kind_of_credential_decides",
+        ),
+    ),
+    Mutant(
+        name="headers-of-anybody",
+        breaks="headers that say who calls are believed from trusted proxies only",
+        edits=(
+            Edit("gateway_web/identity/static.py", "if not request.from_proxy:", "if False:"),
+            Edit("gateway_web/identity/certificates.py", "if not request.from_proxy:", "if False:"),
+        ),
+        tests=(
+            f"{IDENTITY}/test_resolvers.py::test_headers_of_a_stranger_are_refused",
+            f"{IDENTITY}/test_certificates.py::test_only_a_trusted_proxy_is_believed",
+        ),
+    ),
+    Mutant(
+        name="any-audience",
+        breaks="a token is for one endpoint, also where it is remembered",
+        edits=(
+            Edit(
+                "gateway_web/identity/tokens.py",
+                'remembered = f"{place}\\n{token}"',
+                "remembered = token",
+            ),
+        ),
+        tests=(f"{IDENTITY}/test_tokens.py::test_a_token_may_be_for_one_endpoint",),
+    ),
+    Mutant(
+        name="algorithm-of-the-token",
+        breaks="the settings say how a token is checked, not the token",
+        edits=(
+            Edit(
+                "gateway_web/identity/tokens.py",
+                'if algorithm not in self._token.algorithms or "crit" in header or "b64" in header:',
+                "if algorithm is None:",
+            ),
+        ),
+        tests=(f"{IDENTITY}/test_tokens.py::test_a_bad_token_is_refused",),
+    ),
+    Mutant(
+        name="remembered-though-revoked",
+        breaks="a change of the keys has each looked up again",
+        edits=(
+            Edit(
+                "gateway_web/identity/cache.py",
+                "if known_at != generation or self._clock() >= until:",
+                "if self._clock() >= until:",
+            ),
+        ),
+        tests=(
+            f"{IDENTITY}/test_api_keys.py::test_a_change_of_any_key_has_each_looked_up_again",
+            f"{IDENTITY}/test_cache.py::test_another_generation_forgets",
+        ),
+    ),
+    Mutant(
+        name="streams-for-ever",
+        breaks="an open stream ends with its credential",
+        edits=(
+            Edit(
+                "gateway_web/identity/watches.py",
+                "if not good and watch in self._all:",
+                "if False:",
+            ),
+        ),
+        tests=(
+            f"{IDENTITY}/test_sessions.py::test_a_stream_ends_when_its_key_is_revoked",
+            f"{IDENTITY}/test_sessions.py::test_a_stream_ends_when_its_token_expires",
+        ),
+    ),
+    Mutant(
+        name="sessions-of-clients",
+        breaks="a session is bound to the subject as well",
+        edits=(
+            Edit(
+                "common/domain/invocation.py",
+                "map(encode_part, (self.tenant, self.client, self.subject))",
+                "map(encode_part, (self.tenant, self.client))",
+            ),
+        ),
+        tests=(f"{IDENTITY}/test_sessions.py::test_a_session_is_its_principals_alone",),
     ),
 )

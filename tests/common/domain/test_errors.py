@@ -41,6 +41,7 @@ FROZEN = {
     "RESPONSE_TOO_LARGE": (502, -32011, False, False),
     "WORKER_LOST": (502, -32012, False, False),
     "STORE_UNAVAILABLE": (503, -32013, True, False),
+    "PAYLOAD_UNREADABLE": (500, -32603, False, False),
     "AUDIT_UNAVAILABLE": (503, -32019, True, False),
     "VERSION_CONFLICT": (409, -32014, True, False),
     "CONFIGURATION_ERROR": (500, -32603, False, False),

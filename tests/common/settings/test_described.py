@@ -160,8 +160,12 @@ def test_document_and_models_know_the_same_settings() -> None:
     assert set(ENTRY_KEYS) <= names
     assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {
         *FileOptions.model_fields,
+<<<<<<< HEAD
         *("key", "tenant", "client", "id"),
         *("name", "token", "role"),
+=======
+        *("key", "tenant", "client", "id", "secret"),
+>>>>>>> main
         *("tool", "values", "mode", "scope", "providers", "inject", "meta"),
         *PARTS_NAMES,
         *("name", "options", "most"),

@@ -297,8 +297,8 @@ class EchoServer:
         total = exchange.arguments["a"] + exchange.arguments["b"]
         return text(str(total), structuredContent={"sum": total})
 
-    def _tool_fail(self, _: Exchange) -> Json:
-        return text("this tool always fails", isError=True)
+    def _tool_fail(self, exchange: Exchange) -> Json:
+        return text(str(exchange.arguments.get("text", "this tool always fails")), isError=True)
 
     def _tool_rich(self, _: Exchange) -> Json:
         return RICH_RESULT

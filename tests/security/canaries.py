@@ -1,0 +1,129 @@
+"""Secrets of a test, and all the places in which they might be found.
+
+A *canary* is a text that stands nowhere but where the test puts it. Whoever adds a place where the gateway writes
+something (traces, metrics, a console) adds a function to :data:`PLACES`; whoever adds a way for secrets to come in adds
+a canary. What is found where it must not be is a leak.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+from redis import Redis
+
+NAMES = (
+    *("bearer", "cookie", "argument", "result", "error", "child_env", "tool_header", "url_userinfo"),
+    *("redis_password", "client_answer", "watched_uri", "progress_token", "sse_message", "dead_letter"),
+    "encryption_secret",
+)
+CANARIES: Mapping[str, str] = {name: f"canary-{name.replace('_', '-')}-{uuid4().hex}" for name in NAMES}
+
+
+@dataclass(slots=True, kw_only=True)
+class Scene:
+    """A gateway that ran with all canaries: its Redis, what that was told meanwhile, its files and processes."""
+
+    redis: Redis
+    traffic: bytearray = field(default_factory=bytearray)
+    directory: Path
+    pid: int
+
+
+@contextlib.contextmanager
+def overheard(path: str, password: str, heard: bytearray) -> Iterator[None]:
+    """Hear every command that a server on a Unix socket runs, those of scripts and publications included."""
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(path)
+        line.sendall(b"AUTH %b\r\nMONITOR\r\n" % password.encode())
+
+        def listen() -> None:
+            with contextlib.suppress(OSError):
+                while data := line.recv(1 << 16):
+                    heard.extend(data)
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            line.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def redis_traffic(scene: Scene) -> bytes:
+    """All that Redis was told while the gateway ran; what lay there for a moment as well."""
+    return bytes(scene.traffic)
+
+
+def redis_dump(scene: Scene) -> bytes:
+    """Every key of every type, as it is at the end."""
+    reads: dict[bytes, Callable[[bytes], Any]] = {
+        b"string": scene.redis.get,
+        b"hash": scene.redis.hgetall,
+        b"list": lambda key: scene.redis.lrange(key, 0, -1),
+        b"set": scene.redis.smembers,
+        b"zset": lambda key: scene.redis.zrange(key, 0, -1, withscores=True),
+        b"stream": scene.redis.xrange,
+    }
+    found = []
+    for key in scene.redis.scan_iter(count=1000):
+        kind: bytes = scene.redis.type(key)
+        if kind != b"none":
+            found.append(repr((key, reads[kind](key))))
+    return "\n".join(found).encode()
+
+
+def files(scene: Scene) -> bytes:
+    """Logs and state of the gateway, but for its :data:`OWN_FILES`."""
+    return b"\n".join(
+        path.read_bytes()
+        for path in scene.directory.rglob("*")
+        if path.is_file() and path.name not in OWN_FILES
+    )
+
+
+def command_lines(scene: Scene) -> bytes:
+    """Of the gateway's processes and its tools'."""
+    found = [psutil.Process(scene.pid)]
+    found += found[0].children(recursive=True)
+    words = []
+    for process in found:
+        with contextlib.suppress(psutil.Error):
+            words += process.cmdline()
+    return "\n".join(words).encode()
+
+
+OWN_FILES = frozenset({"canalgate.yaml", "run.json"})
+"""The operator's settings, and what ``canalgate up`` tells the command line (mode 0600): the URL of Redis."""
+PLACES: Mapping[str, Callable[[Scene], bytes]] = {
+    "redis traffic": redis_traffic,
+    "redis dump": redis_dump,
+    "files": files,
+    "command lines": command_lines,
+}
+ALLOWED: Mapping[str, frozenset[str]] = {
+    # Its producer is a stock one, which seals nothing: it put it there itself.
+    "redis traffic": frozenset({"dead_letter"}),
+}
+"""Canaries that may be found in a place."""
+
+
+def leaks(scene: Scene) -> list[tuple[str, str]]:
+    """Each place with the canary that was found there and must not be."""
+    found = []
+    for place, read in PLACES.items():
+        text = read(scene)
+        found += [
+            (place, name)
+            for name, canary in CANARIES.items()
+            if canary.encode() in text and name not in ALLOWED.get(place, frozenset())
+        ]
+    return found
