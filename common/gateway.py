@@ -53,6 +53,8 @@ from common.store.client import Client, StoreAddress, connect, store_errors
 from common.store.clock import RedisClock
 from common.store.key_ring import keys_of
 from common.store.shared import SharedConnection
+from common.telemetry import about
+from common.telemetry.spans import Span, Tracer
 
 log = structlog.get_logger(__name__)
 
@@ -107,6 +109,9 @@ def _audited(begin: Begin[P]) -> Begin[P]:
 
 class Gateway:
     """One process's door to the tools. Use as a context manager, or ``start`` and ``close``."""
+
+    tracer: Tracer | None = None
+    """For whoever takes requests in, who sets it before the first; None where tracing is off."""
 
     def __init__(self, settings: Settings, address: StoreAddress, *, publish_tools: bool = False) -> None:
         """``publish_tools`` makes the registry hold the settings' tools, now and after Redis lost them."""
@@ -185,12 +190,13 @@ class Gateway:
         session: McpSession | None = None,
         timeout: float | None = None,
         resumable: bool = False,
+        span: Span | None = None,
     ) -> Call:
         """Send a call on its way. Raises the :class:`GatewayError` of the stage that refuses it.
 
         ``session`` is the caller's MCP session as this process remembers it; :attr:`Call.session` is the same as it
         stood when the call was admitted. ``resumable`` says that its client may come back to its stream
-        (:meth:`rejoin`), so that its frames are logged.
+        (:meth:`rejoin`), so that its frames are logged. ``span`` is that of the request, if it is traced.
         """
         self.authorise_tenant(caller)
         entry = self.find(caller, tool, timeout)
@@ -213,6 +219,7 @@ class Gateway:
             mcp_session=None if session is None else session.id,
             resumable_until=self._kept_until(deadline, entry.tool, session) if resumable else None,
         )
+        about.note(invocation)
         call = Call(
             self._place,
             invocation,
@@ -223,7 +230,7 @@ class Gateway:
         )
         self.cancellations.remember(call)
         try:
-            self._queueing.put(call, entry)
+            self._queueing.put(call, entry, span)
         except BaseException:
             call.close()
             raise
@@ -279,6 +286,7 @@ class Gateway:
         )
         waiting = self.request_states.open(str(params["requestState"]), asked, now=self.clock.now())
         invocation = replace(asked, id=waiting.invocation)
+        about.note(invocation)
         call = Call(
             self._place,
             invocation,

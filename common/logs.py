@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from common.settings import LoggingSettings
+from common.telemetry.about import add_facts
 
 TRIED_AGAIN = frozenset(
     {
@@ -44,6 +45,7 @@ def configure(settings: LoggingSettings, *, process: str, file: str | None = Non
     level = _LEVELS[settings.level]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        add_facts,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -82,6 +84,8 @@ def configure(settings: LoggingSettings, *, process: str, file: str | None = Non
     # One line a request from the HTTP client would say what our own lines say better.
     logging.getLogger("httpx").setLevel(max(level, logging.WARNING))
     logging.getLogger("httpcore").setLevel(max(level, logging.WARNING))
+    for name, own in settings.levels.items():
+        logging.getLogger(name).setLevel(_LEVELS[own])
 
 
 class Rarely:

@@ -27,6 +27,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from common.settings import WebSettings
 from common.sockets import Writable, send_whole
+from common.telemetry import about
 from gateway_web.client_socket import ClientSocket, bounded
 from gateway_web.http import WEB_SETTINGS, Environ, HttpAnswer, status_line
 from gateway_web.ingress.short_way import ShortWay
@@ -96,7 +97,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle_request(self, listener_name: object, req: Any, sock: Any, addr: Any) -> object:
         """Answer one request; True keeps the connection."""
-        keeps = self._handle_request(listener_name, req, sock, addr)
+        try:
+            keeps = self._handle_request(listener_name, req, sock, addr)
+        finally:
+            about.leave()
         if isinstance(sock, ClientSocket):
             sock.next_request()
         return keeps

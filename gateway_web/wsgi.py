@@ -11,6 +11,7 @@ from common.gateway import Gateway
 from common.logs import configure as configure_logs
 from common.settings import load
 from common.store.client import address_of
+from common.telemetry.start import start_tracing
 from gateway_web.app import create_app
 
 log = structlog.get_logger(__name__)
@@ -23,6 +24,7 @@ def make() -> Flask:
     for problem in settings.tool_problems:
         log.error("tool_skipped", tool=problem.id, reason=problem.message)
     gateway = Gateway(settings, address_of(settings.redis), publish_tools=True)
+    gateway.tracer = start_tracing(settings.telemetry, "web")
     gateway.start()
     return create_app(gateway)
 

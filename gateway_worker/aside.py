@@ -12,11 +12,12 @@ from typing import Any
 from common.calls.admission import QueueBounds, refusal_of
 from common.calls.contract import result_frame
 from common.calls.dead_letters import Reason
-from common.domain.errors import GatewayError, InvocationCancelled
+from common.domain.errors import GatewayError
 from common.domain.invocation import ExecutionResult, failed
 from common.registry.records import Entry
 from common.store.keys import Keys
 from common.store.scripts import script
+from gateway_worker import ends
 from gateway_worker.call_host import CallHost
 from gateway_worker.dead_letters import DeadLetterBox
 from gateway_worker.delivery import Taken, end_of_message
@@ -110,7 +111,7 @@ class Aside:
         What cannot become a call is answered at once.
         """
         if message.expired(datetime.now(UTC)) or self._host.revoked(message.id):
-            self._end_headless(taken, message, unstarted_result())
+            self._end_headless(taken, message, ends.unstarted())
             return
         try:
             entry, adopted = self._producer.adopted(message, message.first_argument())
@@ -152,11 +153,6 @@ class Aside:
         self._executor.free_unused(taken, head)
         source = script("call_drop").source
         self._outbox.put(("EVAL", source, 1, unacked, self._keys.begin, taken.node, taken.tag))
-
-
-def unstarted_result() -> ExecutionResult:
-    """Of a call that was not begun, since nobody wants its answer any more."""
-    return failed(InvocationCancelled("the call was taken back or expired before it began"))
 
 
 def _nothing_runs(_invocation: str) -> None:

@@ -29,7 +29,6 @@ from common.domain.errors import (
     InvalidRequest,
     InvocationCancelled,
     ToolUnavailable,
-    WorkerLost,
 )
 from common.domain.ids import ToolId, tool_of
 from common.domain.invocation import ExecutionResult, Invocation, failed, invocation_from_wire
@@ -39,7 +38,9 @@ from common.registry.records import Entry
 from common.settings import Settings
 from common.store.clock import RedisClock
 from common.store.keys import Keys
-from gateway_worker.aside import Aside, unstarted_result
+from common.telemetry.spans import Tracer
+from gateway_worker import ends
+from gateway_worker.aside import Aside
 from gateway_worker.begun import Begun
 from gateway_worker.call_host import CallHost
 from gateway_worker.circuits import CircuitReports
@@ -54,6 +55,7 @@ from gateway_worker.outbox import Outbox
 from gateway_worker.producer import Producer
 from gateway_worker.requests import RunningRequest
 from gateway_worker.telemetry import TaskSignals
+from gateway_worker.tracing import entered, left
 
 log = structlog.get_logger(__name__)
 _level = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class Place:
     entry: Callable[[ToolId], Entry | None]
     dead_letters: DeadLetterBox
     signals: TaskSignals | None
+    tracer: Tracer | None
 
 
 class Calls:
@@ -91,6 +94,7 @@ class Calls:
         self._frames = Frames(place.keys, place.outbox, result_ttl=settings.runtime.result_ttl)
         self._dead_letters = place.dead_letters
         self._signals = place.signals
+        self._tracer = place.tracer
         self._executor = executor
         self._host = host
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -177,13 +181,15 @@ class Calls:
         else:
             self._host.revoke(invocation_id)
 
-    async def enqueue(self, payload: object, task_id: str) -> ExecutionResult | None:
+    async def enqueue(
+        self, payload: object, task_id: str, trace: Mapping[str, str] | None = None
+    ) -> ExecutionResult | None:
         """Put a delayed call that is due on its tool's queue; the refusal if that cannot be done.
 
-        Raises :class:`StoreUnavailable`.
+        ``trace`` are the headers of its trace. Raises :class:`StoreUnavailable`.
         """
         try:
-            entry, order = self._producer.fresh(payload, task_id)
+            entry, order = self._producer.fresh(payload, task_id, trace)
         except GatewayError as error:
             return failed(error)
         verdict = await self._journey.admitted(order)
@@ -211,6 +217,7 @@ class Calls:
         message = held.message
         request = RunningRequest(message, hostname=self._hostname, cancel=self._cancel_soon)
         self._host.began(request)
+        about = entered(held, self._tracer, self._clock)
         if _level.isEnabledFor(logging.DEBUG):
             log.debug("call_begun", **_facts(held))
         watched = self._signals if self._signals is not None and self._signals.wanted else None
@@ -224,14 +231,15 @@ class Calls:
             if watched is not None:
                 watched.end(message, result)
         except NotOwner:
-            result = _returned_result()
+            result = ends.returned()
             self.begun.undo(held.taken)
             self.aside.keep(self._journey.back(held))
         finally:
             del self._running[message.id]
             self._abandoned.discard(message.id)
             self._executor.free_unused(held.taken, held.head)
-            self._host.ended(request, result or _broken_result())
+            self._host.ended(request, result or ends.broken())
+            left(about, result)
             self.on_freed()
 
     async def _outcome(
@@ -254,11 +262,11 @@ class Calls:
             result = failed(InvocationCancelled("the caller cancelled the request"))
         except Exception:
             log.exception("call_broke", invocation=held.head.id)
-            result = _broken_result()
+            result = ends.broken()
         if held.message.id in self._cut_off and not result.answered:
             if not held.at_backend and held.message.id not in self._abandoned:
                 raise NotOwner
-            result = _stopped_result()
+            result = ends.stopped()
         return result, poison
 
     def _left_to_rescue(self, held: Held, result: ExecutionResult) -> bool:
@@ -307,6 +315,8 @@ class Calls:
         except GatewayError as error:
             return failed(error)
         held.resumable_until = invocation.resumable_until
+        if held.about is not None:
+            held.about.invocation = invocation
         # A stock producer has no channel for notifications.
         return await self._executor.run(
             held, invocation, partial(self._frames.notify, held) if held.head.reply else _ignore
@@ -361,7 +371,7 @@ class Calls:
 
     def _finish_unstarted(self, held: Held) -> None:
         self._executor.free_unused(held.taken, held.head)
-        self._end(held, _stopped_result() if held.message.id in self._cut_off else unstarted_result())
+        self._end(held, ends.stopped() if held.message.id in self._cut_off else ends.unstarted())
 
 
 _REFUSALS: Mapping[bytes, Literal["tool", "tenant"]] = {b"tool_limit": "tool", b"tenant_limit": "tenant"}
@@ -378,20 +388,6 @@ def _facts(held: Held) -> dict[str, object]:
         "fence": held.taken.token,
         "attempt": head.attempt,
     }
-
-
-def _returned_result() -> ExecutionResult:
-    return failed(WorkerLost("the call went back to its queue"))
-
-
-def _broken_result() -> ExecutionResult:
-    return failed(InternalError("the worker failed; its log names the invocation"))
-
-
-def _stopped_result() -> ExecutionResult:
-    return failed(
-        WorkerLost("the worker was stopped while it held the call; whether the tool acted is unknown")
-    )
 
 
 def _ignore(_method: str, _params: dict[str, Any]) -> None:

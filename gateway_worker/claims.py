@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import Context
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -13,10 +14,11 @@ import structlog
 
 from common.calls.admission import session_limit
 from common.domain.errors import GatewayError, StoreUnavailable
-from common.domain.ids import ToolId, encode_part, queue_of
+from common.domain.ids import NodeId, ToolId, encode_part, queue_of
 from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
+from gateway_worker.about import session_context
 from gateway_worker.node import Node
 
 log = structlog.get_logger(__name__)
@@ -133,9 +135,19 @@ class Claims:
         if (tool, session) not in self._claims and (tool, session) not in self._asking:
             self._ask(tool, session, _NO_CAPS)
 
+    @property
+    def node(self) -> NodeId:
+        """The node whose claims they are."""
+        return self._node.id
+
+    def _context(self, tool: ToolId, session: str) -> Context:
+        """For what is done once for all calls of a session."""
+        return session_context(tool, session, self._node.id)
+
     def _ask(self, tool: ToolId, session: str, caps: Caps) -> _Asking:
         work = self._confirmed(tool, session, caps)
-        asking = self._asking[tool, session] = _Asking(asyncio.create_task(work, name="session-asked-for"))
+        task = asyncio.create_task(work, name="session-asked-for", context=self._context(tool, session))
+        asking = self._asking[tool, session] = _Asking(task)
         asking.task.add_done_callback(partial(self._answered, tool, session, asking))
         return asking
 
@@ -271,7 +283,9 @@ class Claims:
         return None if token is None else int(token)
 
     def _begin_release(self, claim: Claim) -> None:
-        claim.releasing = task = asyncio.create_task(self._release(claim), name="session-release")
+        claim.releasing = task = asyncio.create_task(
+            self._release(claim), name="session-release", context=self._context(claim.tool, claim.session)
+        )
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -17,6 +17,8 @@ from common.domain.ids import InvocationId, NodeId
 from common.domain.invocation import ExecutionResult, failed
 from common.store.keys import Keys
 from common.store.sealing import Seals
+from common.telemetry.about import About
+from common.telemetry.spans import Span
 from gateway_worker.message import TaskMessage
 
 _PACKED = re.compile(r"[!-~]{1,8000}")
@@ -50,6 +52,7 @@ class Held:
     ``cold`` says that its session had to start first, so that it is noted when it is sent (``sent``); whatever was
     fetched together with its session (``fetch.lua``) is so from the first. ``at_backend`` says that something of it may
     have been sent. ``resumable_until`` is that of the invocation; ``logged`` says that there is a log of its frames.
+    ``about`` is what its log lines carry, with its span.
     """
 
     taken: Taken
@@ -60,6 +63,7 @@ class Held:
     at_backend: bool = False
     resumable_until: int | None = None
     logged: bool = False
+    about: About | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Of one whose fetch had no answer nobody has heard whether its session was claimed."""
@@ -72,6 +76,11 @@ class Held:
     @property
     def tag(self) -> str:
         return self.taken.tag
+
+    @property
+    def span(self) -> Span | None:
+        """Its span; None if it is not traced."""
+        return None if self.about is None else self.about.span
 
 
 class End(NamedTuple):

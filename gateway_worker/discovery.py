@@ -33,6 +33,7 @@ from common.store.client import AsyncClient, store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.scripts import run_async
+from common.telemetry.about import About
 from gateway_worker.capability_store import CapabilityStore
 from gateway_worker.content import MOST_FLAGS, examined, resembling, with_server_examined
 from gateway_worker.credentials.identity import GivenTo, nothing_given
@@ -128,6 +129,7 @@ class Discovery:
 
     async def _guarded(self, entry: Entry) -> None:
         """One discovery, if no other worker is at it."""
+        About(tool=entry.id, node=self._node).enter()
         lease = self._keys.discovery_lease(entry.id)
         life = int((self._patience(entry) + LEASE_MARGIN) * 1000)
         try:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import structlog
@@ -21,6 +21,7 @@ from common.domain.invocation import ExecutionResult, failed
 from common.registry.catalogue import Catalogue
 from common.settings import Settings
 from common.store.client import StoreAddress
+from common.telemetry.spans import Tracer
 from gateway_worker.call_host import CallHost
 from gateway_worker.calls import Calls
 from gateway_worker.node import Node
@@ -60,8 +61,9 @@ class Engine:
         limit: int,
         host: Host,
         signals: TaskSignals | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
-        """``limit`` is the most calls in flight; ``hostname`` Celery's node name."""
+        """``limit`` is the most calls in flight; ``hostname`` Celery's node name. No ``tracer``: tracing is off."""
         self.limit = limit
         self._node: Node | None = None
         self._settings = settings
@@ -69,6 +71,7 @@ class Engine:
         self._hostname = hostname
         self._host = host
         self._signals = signals
+        self._tracer = tracer
         self._queues: frozenset[str] = frozenset()
         self._calls: Calls | None = None
         self._catalogue: Catalogue | None = None
@@ -103,14 +106,17 @@ class Engine:
         if self._loop is not None and self._worker is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._worker.follow, self._queues)
 
-    def enqueue(self, payload: object, task_id: str) -> ExecutionResult | None:
+    def enqueue(
+        self, payload: object, task_id: str, trace: Mapping[str, str] | None = None
+    ) -> ExecutionResult | None:
         """Put an invocation that came by Celery's own path (a delayed task) on its tool's queue; the refusal, if any.
 
         Blocks a pool thread for a moment. Raises :class:`StoreUnavailable`.
         """
         if self._loop is None or self._calls is None:
             return failed(InvocationCancelled("the worker is stopping"))
-        return asyncio.run_coroutine_threadsafe(self._calls.enqueue(payload, task_id), self._loop).result()
+        work = self._calls.enqueue(payload, task_id, trace)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     @property
     def node(self) -> str:
@@ -152,6 +158,7 @@ class Engine:
             hostname=self._hostname,
             host=self._host,
             signals=self._signals,
+            tracer=self._tracer,
             limit=lambda: self.limit,
             queues=lambda: self._queues,
         )

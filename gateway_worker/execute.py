@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 
 import structlog
 
@@ -50,6 +51,7 @@ from gateway_worker.node import Node
 from gateway_worker.param_headers import ParamHeaders
 from gateway_worker.sessions import Sessions
 from gateway_worker.tool_session import ToolSession, first_era, usable
+from gateway_worker.tracing import answered, exchange_span, session_start
 from gateway_worker.turns import Stay
 
 log = structlog.get_logger(__name__)
@@ -62,10 +64,12 @@ class Progress:
 
     QUEUE, CREDENTIALS, SESSION = "queue", "credentials", "session"
     TURN, BACKEND, INPUT = "turn", "backend", "input"
-    __slots__ = ("clock", "session", "stage")
+    __slots__ = ("attempt", "clock", "session", "stage")
 
     def __init__(self) -> None:
         self.stage = self.QUEUE
+        self.attempt = 0
+        """How often it was sent before, over a link that broke."""
         self.session: ToolSession | None = None
         self.clock: CallClock | None = None
 
@@ -169,6 +173,7 @@ class Executor:
                     raise
                 else:
                     broken = error
+                    progress.attempt += 1
                     self._journey.recovered(held, error)
             except (SessionLimit, ToolDisabled, ToolNotFound) as refusal:
                 # It would say that nothing was sent.
@@ -253,7 +258,10 @@ class Executor:
     ) -> ExecutionResult:
         started = time.monotonic()
         progress.stage, progress.session = Progress.SESSION, session
-        backend = session.opened or await self._opened(held, session, invocation, progress)
+        backend = session.opened
+        if backend is None:
+            with session_start(held.span, session):
+                backend = await self._opened(held, session, invocation, progress)
         if held.cold and not held.sent:
             await self._journey.sent(held)
         progress.stage = Progress.TURN
@@ -269,8 +277,16 @@ class Executor:
                 await session.set_log_level(level, stay)
             if invocation.method in WATCHING:
                 raw = await watched(session, invocation, stay)
-            else:
+            elif held.span is None:
                 raw = await exchange(backend, invocation, conversation, stay, headers, on_notification)
+            else:
+                with exchange_span(
+                    held.span, session, backend, invocation, progress.clock, progress.attempt
+                ) as span:
+                    traced = replace(invocation, params=span.carried(invocation.params))
+                    headers = {**headers, **span.headers()}
+                    raw = await exchange(backend, traced, conversation, stay, headers, on_notification)
+                    answered(span, raw)
         stages = {"session": (opened - started) * 1000, "backend": (time.monotonic() - opened) * 1000}
         return answer(translated(raw, invocation, backend), stages=stages)
 

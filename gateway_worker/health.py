@@ -38,6 +38,7 @@ from common.store.client import AsyncClient, store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.scripts import run_async
+from common.telemetry.about import About
 from gateway_worker.credentials.identity import GivenTo, nothing_given
 from gateway_worker.credentials.refusal import refuses_credentials
 from gateway_worker.discovery import listing_order
@@ -59,10 +60,7 @@ class OpenSessions(Protocol):
     """What a probe needs of this worker's sessions."""
 
     def open_backend(self, tool: ToolId) -> Backend | None:
-        """An open backend of the tool on this worker, at best one without calls; None if there is none.
-
-        Looking is no use of its session.
-        """
+        """An open backend of the tool here, best one without calls, or None. Looking is no use of its session."""
 
 
 class Finding(NamedTuple):
@@ -176,6 +174,7 @@ class Prober:
 
     async def _contained(self, entry: Entry, plan: _Plan) -> None:
         """One probe. A fault of ours is no sign of the tool's health: its grade stays as it is."""
+        About(tool=entry.id, node=self._node()).enter()
         try:
             if not await self._left_to_others(entry):
                 await self._elected(entry, plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from typing import Any
 
 from celery.concurrency.thread import TaskPool
@@ -10,6 +11,7 @@ from celery.worker import state
 
 from common.calls.contract import INVOKE_TASK
 from common.domain.invocation import ExecutionResult
+from common.telemetry.start import start_tracing
 from gateway_worker.celery_host import CeleryHost
 from gateway_worker.channel import bridge
 from gateway_worker.engine import Engine
@@ -36,6 +38,8 @@ class EnginePool(TaskPool):
             limit=limit,
             host=self.host,
             signals=TaskSignals(app.tasks[INVOKE_TASK], hostname=hostname),
+            # Not from one of Celery's signals: an error there would only be logged.
+            tracer=start_tracing(settings().telemetry, "worker"),
         )
 
     def on_start(self) -> None:
@@ -94,8 +98,8 @@ class _Current:
 current = _Current()
 
 
-def enqueue(payload: object, task_id: str) -> ExecutionResult | None:
+def enqueue(payload: object, task_id: str, trace: Mapping[str, str] | None = None) -> ExecutionResult | None:
     """Queue a delayed invocation that is due. Raises RuntimeError outside a worker."""
     if current.pool is None:
         raise RuntimeError("gateway.invoke runs only in a worker started with the engine's pool")
-    return current.pool.engine.enqueue(payload, task_id)
+    return current.pool.engine.enqueue(payload, task_id, trace)

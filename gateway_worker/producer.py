@@ -64,8 +64,13 @@ class Producer:
         except orjson.JSONEncodeError as error:
             raise InvalidRequest("the message is nested too deeply", field="message") from error
 
-    def fresh(self, payload: object, task_id: str) -> tuple[Entry, Order]:
-        """The order of a delayed call that is due. Raises :class:`GatewayError` as :meth:`adopted` does."""
+    def fresh(
+        self, payload: object, task_id: str, trace: Mapping[str, str] | None = None
+    ) -> tuple[Entry, Order]:
+        """The order of a delayed call that is due, which goes on with its trace.
+
+        Raises :class:`GatewayError` as :meth:`adopted` does.
+        """
         if self._keys.seals is not None and not self._keys.seals.accept_plain:
             raise unsealed()
         entry, invocation, head = self._read(payload, task_id, "")
@@ -75,6 +80,7 @@ class Producer:
             prefix=self._keys.prefix,
             audited=self._settings.audit.calls,
             seals=self._keys.seals,
+            trace=trace,
         )
         tool = entry.tool
         bounds = QueueBounds(max_length=tool.queue_max_length, max_age=tool.queue_max_age)

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +17,7 @@ from common.domain.ids import ToolId
 from common.domain.tool import Tool
 from common.mcp.revisions import Era, era_of_version
 from common.registry.records import Entry
+from gateway_worker.about import session_context
 from gateway_worker.claims import Claim, Claims
 from gateway_worker.credentials.identity import SessionIdentity
 from gateway_worker.egress.backend import Backend, MakeLink
@@ -126,7 +128,7 @@ class Sessions:
             self._claims.enter(claim)
             eras, gate = era_order(entry, preferred), partial(self._claims.may_use, claim)
             hearer = self._listener(entry.id)
-            session.begin(self._links, eras, gate=gate, on_event=hearer)
+            session.begin(self._links, eras, gate=gate, on_event=hearer, node=self._claims.node)
         session.in_flight += 1
         return session
 
@@ -168,7 +170,9 @@ class Sessions:
         """
         backend = session.opened
         if session.examined is None and backend is not None and isinstance(backend.link, StdioLink):
-            session.examined = asyncio.create_task(self._examine(session, backend), name="session-examined")
+            session.examined = asyncio.create_task(
+                self._examine(session, backend), name="session-examined", context=self._context(session)
+            )
 
     async def _examine(self, session: ToolSession, backend: Backend) -> None:
         try:
@@ -278,7 +282,7 @@ class Sessions:
             return  # it is on its way already
         self._retired.discard(session)
         session.why = session.why or why
-        task = asyncio.create_task(self._end(session))
+        task = asyncio.create_task(self._end(session), context=self._context(session))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -286,6 +290,9 @@ class Sessions:
         """Close the link first, then leave the claim: nobody else may own the session while its link is open."""
         await session.close()
         self._claims.leave(session.claim)
+
+    def _context(self, session: ToolSession) -> Context:
+        return session_context(session.key.tool, session.key.session, self._claims.node)
 
     def _listener(self, tool: ToolId) -> OnNotification:
         def heard(method: str, _params: dict[str, object]) -> None:

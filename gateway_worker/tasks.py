@@ -9,7 +9,16 @@ from celery.exceptions import Ignore
 
 from common.calls.contract import INVOKE_TASK
 from common.domain.invocation import result_to_wire
+from common.telemetry.context import BAGGAGE, TRACEPARENT, TRACESTATE
 from gateway_worker.telemetry import InvokeTask
+
+_TRACE = (TRACEPARENT, TRACESTATE, BAGGAGE)
+
+
+def _trace(request: Any) -> dict[str, str]:
+    """The trace's headers, which Celery makes attributes of the request."""
+    found = {name: getattr(request, name, None) for name in _TRACE}
+    return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
 def register(app: Celery) -> None:
@@ -23,7 +32,7 @@ def register(app: Celery) -> None:
         """
         from gateway_worker.pool import enqueue
 
-        refusal = enqueue(invocation, task.request.id)
+        refusal = enqueue(invocation, task.request.id, _trace(task.request))
         if refusal is None:
             # Celery stores no result then: the engine does, under the same id, when the call has its end.
             raise Ignore

@@ -16,7 +16,7 @@ from common.calls.head import parts_of
 from common.credentials.injection import NOTHING
 from common.domain.audit import EventKind
 from common.domain.errors import GatewayError, InternalError, InvocationTimeout
-from common.domain.ids import McpSessionId, ToolId
+from common.domain.ids import McpSessionId, NodeId, ToolId
 from common.domain.invocation import Invocation
 from common.domain.rules import Affinity
 from common.domain.tool import HttpTransport, Tool
@@ -24,6 +24,8 @@ from common.mcp.inbound import LOG_LEVELS
 from common.mcp.jsonrpc import INTERNAL_ERROR
 from common.mcp.revisions import Era
 from common.registry.records import Entry
+from common.telemetry.context import TraceContext
+from gateway_worker.about import session_context
 from gateway_worker.claims import Claim
 from gateway_worker.conversation import Conversation
 from gateway_worker.credentials.identity import SessionIdentity
@@ -99,6 +101,8 @@ class ToolSession:
         self.why = ""
         """Why it is being closed; empty while nobody wants that."""
         self.examined: asyncio.Task[None] | None = None
+        self.started_in: TraceContext | None = None
+        """The span in which it was started, for later calls to link to; None if that call was not traced."""
         self._ready: asyncio.Future[Backend] = asyncio.get_running_loop().create_future()
         self._leave = asyncio.Event()
         self._owner: asyncio.Task[None] | None = None
@@ -110,11 +114,13 @@ class ToolSession:
         *,
         gate: Gate,
         on_event: OnNotification,
+        node: NodeId,
     ) -> None:
-        """Start the owner task. ``gate`` is asked before anything is written to the backend."""
+        """Start the owner task. ``gate`` is asked before anything is written to the backend; ``node`` is ours."""
         self._owner = asyncio.create_task(
             self._own(partial(self._open, links, eras, gate), on_event),
             name=f"session-{self.key.tool}",
+            context=session_context(self.key.tool, self.key.session, node),
         )
 
     @contextlib.asynccontextmanager

@@ -23,6 +23,7 @@ from common.store.key_ring import keys_of
 from common.store.last_words import last_words_of
 from common.store.pipelined import PipelinedConnection
 from common.store.scripts import script
+from common.telemetry.spans import Tracer
 from gateway_worker.aftermath import Aftermath
 from gateway_worker.asking import Asking
 from gateway_worker.call_host import CallHost
@@ -77,6 +78,7 @@ class Worker:
         hostname: str,
         host: CallHost,
         signals: TaskSignals | None,
+        tracer: Tracer | None,
         limit: Callable[[], int],
         queues: Callable[[], Collection[str]],
     ) -> None:
@@ -116,7 +118,7 @@ class Worker:
         self._roots = RootsNews(self.sessions.all, self.asking, self._redis, keys)
         self._session_desk = SessionDesk(self.node, self.sessions, self._redis, keys)
         self.prober = self._make_prober()
-        self.calls = self._make_calls(hostname, host, signals)
+        self.calls = self._make_calls(hostname, host, signals, tracer)
         self.fetcher = Fetcher(
             self.node, self._redis, keys, self, largest=largest_message(settings.web.max_body_bytes)
         )
@@ -285,7 +287,9 @@ class Worker:
             given_to=self.credentials.identities.of_gateway,
         )
 
-    def _make_calls(self, hostname: str, host: CallHost, signals: TaskSignals | None) -> Calls:
+    def _make_calls(
+        self, hostname: str, host: CallHost, signals: TaskSignals | None, tracer: Tracer | None
+    ) -> Calls:
         journey = Journey(self._redis, self._keys, self.outbox, most_events=self._settings.audit.bound)
         place = Place(
             hostname=hostname,
@@ -297,6 +301,7 @@ class Worker:
             entry=self.catalogue.get,
             dead_letters=self._dead_letters,
             signals=signals,
+            tracer=tracer,
         )
         executor = Executor(
             self.catalogue, self.sessions, self.claims, self.node, journey, self._clock, self.asking

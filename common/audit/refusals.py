@@ -23,6 +23,7 @@ from common.domain.invocation import Caller
 from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.scripts import Arg
+from common.telemetry import about
 
 log = structlog.get_logger(__name__)
 
@@ -109,7 +110,7 @@ def refusal_event(
         method=method,
         capability=capability_of(method, params, private=private),
         request_id="" if request_id is None else str(request_id),
-        trace_id=trace_of(params),
+        trace_id=about.trace_id() or trace_of(params),
         outcome=outcome,
         error_code=error.code.value,
         reason=f"{error.message} ({error.note})" if error.note else error.message,

@@ -26,6 +26,7 @@ from common.domain.invocation import (
 )
 from common.store.keys import Keys
 from common.store.sealing import Seals, no_keys, unsealed
+from common.telemetry.context import read_context
 
 INVOKE_TASK = "gateway.invoke"
 ORIGIN = "canalgate:"
@@ -69,13 +70,22 @@ def opened_argument(
 
 
 def task_message(
-    invocation: Invocation, head: Head, *, prefix: str, audited: bool = False, seals: Seals | None = None
+    invocation: Invocation,
+    head: Head,
+    *,
+    prefix: str,
+    audited: bool = False,
+    seals: Seals | None = None,
+    trace: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The message for one call, as ``admit.lua`` takes it: its head first, and behind it what the journal is told."""
+    """The message for one call, as ``admit.lua`` takes it: its head first, and behind it what the journal is told.
+
+    ``trace`` are the headers that carry a trace on, as OpenTelemetry's instrumentation of Celery writes and reads them.
+    """
     queue = head.queue
     message = {
         MEMBER: head.text(),
-        **({AUDIT: call_text(invocation, private=seals is not None)} if audited else {}),
+        **({AUDIT: call_text(invocation, _trace_id(trace), private=seals is not None)} if audited else {}),
         "body": task_body(invocation, queue, seals),
         "content-encoding": "utf-8",
         "content-type": "application/json",
@@ -99,6 +109,7 @@ def task_message(
             "replaced_task_nesting": 0,
             "stamped_headers": None,
             "stamps": {},
+            **(trace or {}),
         },
         "properties": {
             "correlation_id": invocation.id,
@@ -111,6 +122,11 @@ def task_message(
         },
     }
     return orjson.dumps(message)
+
+
+def _trace_id(trace: Mapping[str, str] | None) -> str:
+    context = None if trace is None else read_context(trace)
+    return "" if context is None else f"{context.trace_id:032x}"
 
 
 def encoded_result(

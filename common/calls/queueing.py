@@ -23,7 +23,7 @@ from common.calls.call import Call
 from common.calls.contract import task_message
 from common.calls.head import head_of
 from common.calls.leave import leave_of
-from common.domain.errors import InvalidRequest, StoreUnavailable
+from common.domain.errors import GatewayError, InvalidRequest, StoreUnavailable
 from common.domain.ids import InvocationId, ToolId, queue_of
 from common.domain.invocation import Invocation
 from common.domain.session import McpSession, SessionClaim
@@ -33,6 +33,8 @@ from common.store.client import store_errors
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.shared import UNKNOWN, SharedConnection
+from common.telemetry import conventions as names
+from common.telemetry.spans import Kind, Span
 
 log = structlog.get_logger(__name__)
 
@@ -81,16 +83,31 @@ class Queueing:
         self._told_full: dict[ToolId, float] = {}
         self._doubtful: deque[tuple[InvocationId, int]] = deque(maxlen=MOST_DOUBTFUL)
 
-    def put(self, call: Call, entry: Entry) -> None:
+    def put(self, call: Call, entry: Entry, span: Span | None = None) -> None:
         """Put the call on its tool's queue; :attr:`Call.session` is then as it stood at that moment.
+
+        The message of a request that is traced carries a span below its ``span``.
 
         Raises :class:`InvalidRequest` for what is no JSON, the :class:`GatewayError` of what Redis refuses, and
         :class:`StoreUnavailable`. A Redis that takes the message and whose answer is lost leaves us not knowing. The
         caller is told so (STORE_UNAVAILABLE with ``outcome: unknown``, which is no invitation to try again), and the
         call is taken back (:meth:`take_back`).
         """
+        if span is None:
+            self._put(call, entry, None)
+            return
+        sending = _sending(call.invocation, span)
+        try:
+            self._put(call, entry, sending)
+        except GatewayError as error:
+            sending.refused(error)
+            raise
+        finally:
+            sending.end()
+
+    def _put(self, call: Call, entry: Entry, sending: Span | None) -> None:
         tool, queue = entry.tool, queue_of(entry.id)
-        message = self._message(call.invocation, entry)
+        message = self._message(call.invocation, entry, sending)
         bounds = QueueBounds(max_length=tool.queue_max_length, max_age=tool.queue_max_age)
         while True:
             session = call.session
@@ -132,7 +149,7 @@ class Queueing:
             # Nobody may have heard it: a worker that is not there yet, or not yet again.
             self._doubtful.extend(found for found in step if self._clock.left(found[1]) > 0)
 
-    def _message(self, invocation: Invocation, entry: Entry) -> bytes:
+    def _message(self, invocation: Invocation, entry: Entry, sending: Span | None) -> bytes:
         head = head_of(
             invocation,
             entry.tool,
@@ -141,12 +158,14 @@ class Queueing:
             tenant_max_sessions=self._settings.max_sessions_of(invocation.caller.tenant),
         )
         try:
+            trace = None if sending is None else sending.headers()
             return task_message(
                 invocation,
                 head,
                 prefix=self._keys.prefix,
                 audited=self._settings.audit.calls,
                 seals=self._keys.seals,
+                trace=trace,
             )
         except TypeError as error:
             raise InvalidRequest(f"params cannot be written as JSON: {error}", field="params") from error
@@ -173,3 +192,16 @@ class Queueing:
                 oldest_ms=verdict.age,
                 drained_per_second=verdict.drained,
             )
+
+
+def _sending(invocation: Invocation, span: Span) -> Span:
+    """The span of the admission, below that of the request; what the message carries names it as its sender."""
+    queue = queue_of(invocation.tool)
+    attributes = {
+        names.MESSAGING_SYSTEM: "celery",
+        names.MESSAGING_OPERATION: "send",
+        names.MESSAGING_TYPE: "send",
+        names.DESTINATION: queue,
+        names.MESSAGE_ID: invocation.id,
+    }
+    return span.child(f"send {queue}", Kind.PRODUCER, attributes)

@@ -41,8 +41,11 @@ def packed(parts: Iterable[str]) -> str:
     return "|".join(map(_part, parts)).rstrip("|")
 
 
-def call_text(invocation: Invocation, *, private: bool = False) -> str:
-    """What is known of a call when it is accepted; ``private`` as for :func:`capability_of`."""
+def call_text(invocation: Invocation, trace_id: str = "", *, private: bool = False) -> str:
+    """What is known of a call when it is accepted; ``private`` as for :func:`capability_of`.
+
+    ``trace_id`` is that of the trace it is recorded in, else the client's.
+    """
     caller, params = invocation.caller, invocation.params
     request = invocation.request_id
     return packed(
@@ -53,7 +56,7 @@ def call_text(invocation: Invocation, *, private: bool = False) -> str:
             invocation.method,
             capability_of(invocation.method, params, private=private),
             "" if request is None else str(request),
-            trace_of(params),
+            trace_id or trace_of(params),
         )
     )
 

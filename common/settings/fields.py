@@ -300,3 +300,4 @@ AsList = BeforeValidator(_list)
 AsMapping = BeforeValidator(_mapping)
 LowerCase = BeforeValidator(_lower)
 VisibleAscii = BeforeValidator(_api_key)
+Ratio = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _NUMBER]

@@ -47,8 +47,10 @@ from common.settings.fields import (
     is_loopback,
 )
 from common.settings.identity import IdentitySettings
+from common.settings.levels import Levels
 from common.settings.policy import PolicySettings
 from common.settings.section import Section
+from common.settings.telemetry import TelemetrySettings
 from common.settings.tenants import TenantsSettings
 from common.settings.tls import TlsKeys
 from common.settings.vault import VaultSettings
@@ -271,6 +273,11 @@ class LoggingSettings(Section):
     format: Annotated[Literal["console", "json"], LowerCase] = Field(
         default="console", description="console for people, json for machines (one object a line)."
     )
+    levels: Levels = Field(
+        default={},
+        description="Levels of single loggers that go before logging.level, as name: level; those below a name "
+        "have it too. `canalgate.access: debug` writes a line for each request.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,6 +304,7 @@ class Settings(Section):
     discovery: DiscoverySettings = DiscoverySettings()
     admin: AdminSettings = AdminSettings()
     logging: LoggingSettings = LoggingSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     audit: AuditSettings = AuditSettings()
     tools: tuple[InstanceOf[Tool], ...] = ()
     tool_problems: tuple[InstanceOf[ToolProblem], ...] = ()

@@ -32,7 +32,7 @@ def json_schema() -> dict[str, Any]:
     for definition in definitions.values():
         for name, schema in definition["properties"].items():
             definition["properties"][name] = (
-                _textual(schema) if name in ("args", "env", "headers") else _open(schema)
+                _textual(schema) if name in ("args", "env", "headers") and "type" in schema else _open(schema)
             )
     definitions["TenantsSettings"]["properties"]["listed"]["anyOf"][0]["items"] = {
         "anyOf": [{"type": "string", "minLength": 1}, {"$ref": "#/$defs/TenantSettings"}]

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from typing import Any, TypeVar
 
 import hiredis
@@ -242,7 +243,8 @@ class PipelinedConnection:
             raise StoreUnavailable("Redis refuses this connection") from error
         self.epoch += 1
         if self._watch is None or self._watch.done():
-            self._watch = asyncio.create_task(self._watch_answers(), name="redis-watch")
+            # In no call's context, although one may have opened the connection.
+            self._watch = asyncio.create_task(self._watch_answers(), name="redis-watch", context=Context())
         return wire
 
     async def _watch_answers(self) -> None:

@@ -130,6 +130,8 @@ class Batch:
                 self._under_way.call(found, mcp)
             else:
                 self._answer(result_response(request.id, found))
+                if mcp.account is not None:
+                    mcp.account.close()
 
     def _answer(self, message: dict[str, Any]) -> None:
         self._outbox.put(dumps(message))

@@ -36,6 +36,8 @@ from common.mcp.jsonrpc import (
 )
 from common.mcp.revisions import LEGACY_VERSIONS, Era
 from common.sessions.stream import BEGINNING
+from common.telemetry import about
+from gateway_web.ingress.account import Account, Accounts
 from gateway_web.ingress.answers import error_message
 from gateway_web.ingress.batch import BATCH_VERSION, MOST_MESSAGES
 from gateway_web.ingress.changes import ListDigests
@@ -87,8 +89,19 @@ class Standing:
 class Duplex:
     """One connection. Its door hands in what comes (:meth:`hear`) and writes what goes (:meth:`messages`)."""
 
-    def __init__(self, gateway: Gateway, digests: ListDigests, caller: Caller, tool: ToolId | None) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        digests: ListDigests,
+        caller: Caller,
+        tool: ToolId | None,
+        *,
+        protocol: str = "http",
+    ) -> None:
+        """``protocol`` is what the connection speaks over TCP."""
         self.outbox = Outbox()
+        self._accounts = Accounts(gateway.tracer)
+        self._protocol = protocol
         self._gateway = gateway
         self._digests = digests
         self._caller = caller
@@ -162,16 +175,30 @@ class Duplex:
                 f"more than {MOST_UNREAD >> 20} MiB wait to be read on this connection: read it, then ask again",
                 retry_after=1,
             )
-        mcp = self._described(request)
+        account = self._accounts.open(request, self._caller, self._tool, protocol=self._protocol)
+        try:
+            self._answer(request, account)
+        except BaseException as error:
+            account.failed(error)
+            account.close()
+            raise
+        finally:
+            about.leave()
+
+    def _answer(self, request: Request, account: Account) -> None:
+        """Answer a request, or have it answered; its account is closed then."""
+        mcp = self._described(request, account)
         if mcp.era is Era.MODERN and request.method == "subscriptions/listen":
             self._gateway.authorise_tenant(mcp.caller)
             listening = subscribe(self._gateway, self._digests, mcp)
             self._under_way.run(request.id, listening.messages(), listening.close, listening.close)
+            account.close()
             return
         answer = dispatch(self._gateway, mcp)
         if isinstance(answer, Call):
             self._under_way.call(answer, mcp)
-        elif mcp.era is Era.LEGACY and request.method == "initialize":
+            return
+        if mcp.era is Era.LEGACY and request.method == "initialize":
             self._session = open_session(self._gateway, mcp, answer)
             self._send(result_response(request.id, answer))
             stream = SessionStream(
@@ -183,8 +210,9 @@ class Duplex:
                 self.close()  # the client went meanwhile
         else:
             self._send(result_response(request.id, answer))
+        account.close()
 
-    def _described(self, request: Request) -> McpRequest:
+    def _described(self, request: Request, account: Account) -> McpRequest:
         meta = request.params.get("_meta")
         if isinstance(meta, dict) and META_PROTOCOL_VERSION in meta:
             described = classify(request.method, request.params, None)
@@ -198,6 +226,7 @@ class Duplex:
             era, session = Era.LEGACY, self._legacy_session(request.method)
             version = LEGACY_VERSIONS[-1] if session is None else session.version
             level = None if session is None else session.log_level
+        account.described(version, None if session is None else session.id)
         return McpRequest(
             request=request,
             caller=self._caller,
@@ -206,6 +235,7 @@ class Duplex:
             version=version,
             session=session,
             log_level=level,
+            account=account,
         )
 
     def _legacy_session(self, method: str) -> McpSession | None:

@@ -20,12 +20,13 @@ from common.domain.errors import GatewayError, PayloadUnreadable, SessionNotFoun
 from common.domain.ids import ToolId
 from common.domain.invocation import Caller
 from common.gateway import Gateway
-from common.mcp.jsonrpc import JsonRpcError, is_batch, parse_batch, parse_message
+from common.mcp.jsonrpc import JsonRpcError, Request, is_batch, parse_batch, parse_message
 from common.mcp.revisions import Era
 from common.sessions.connections import GONE
 from gateway_web import guards
 from gateway_web.http import HttpAnswer, HttpRequest
 from gateway_web.identity import Identity
+from gateway_web.ingress.account import with_ambient
 from gateway_web.ingress.answers import error_answer, refusal_status
 from gateway_web.ingress.batch import MOST_MESSAGES
 from gateway_web.ingress.changes import ListDigests
@@ -69,7 +70,9 @@ class HttpSse:
             if is_batch(raw):
                 parse_batch(raw, MOST_MESSAGES)
             else:
-                parse_message(raw)
+                message = parse_message(raw)
+                if self._gateway.tracer is not None and isinstance(message, Request):
+                    raw = with_ambient(raw, message, http.headers)
             self._post(http, name, caller, tool, raw)
         except JsonRpcError as error:
             answer = error_answer(error, error.request_id, Era.LEGACY)

@@ -102,6 +102,7 @@ def _begin(gateway: Gateway, mcp: McpRequest, target: targets.Target) -> Call:
         request_id=mcp.request.id,
         session=mcp.session,
         resumable=mcp.resumable,
+        span=None if mcp.account is None else mcp.account.span,
     )
 
 

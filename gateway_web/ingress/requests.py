@@ -13,6 +13,7 @@ from common.domain.session import McpSession
 from common.mcp.inbound import LOG_LEVELS
 from common.mcp.jsonrpc import Request
 from common.mcp.revisions import Era
+from gateway_web.ingress.account import Account
 
 SERVER_INFO = {"name": "canalgate", "version": __version__}
 """What this server calls itself."""
@@ -26,7 +27,7 @@ class McpRequest:
     for ``initialize``. ``headers`` are those of a modern request over HTTP, which repeat what it says; None where
     there are none. ``log_level`` is the least severity of log messages to send along; None sends none in the modern
     era, and all in the legacy era. ``stateless`` is a legacy client that has no session and gets none.
-    ``resumable`` says that the client may come back to the stream of its answer.
+    ``resumable`` says that the client may come back to the stream of its answer. ``account`` is that of the request.
     """
 
     request: Request
@@ -39,6 +40,7 @@ class McpRequest:
     log_level: str | None = None
     stateless: bool = False
     resumable: bool = False
+    account: Account | None = field(default=None, repr=False, compare=False)
 
     @property
     def params(self) -> dict[str, Any]:

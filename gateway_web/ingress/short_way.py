@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from common.domain.ids import ToolId
+from common.telemetry import about
 from gateway_web.http import Environ, HttpAnswer, HttpRequest
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class ShortWay:
 
     def answer(self, environ: Environ) -> HttpAnswer | None:
         """The answer to a request that takes the short way; None for one that is Flask's."""
+        about.leave()
         tool = _endpoint(environ)
         if tool is _LEFT_TO_FLASK:
             return None

@@ -31,6 +31,7 @@ from common.mcp.revisions import LEGACY_VERSIONS, Era, era_of_header
 from gateway_web import guards
 from gateway_web.http import HttpAnswer, HttpRequest
 from gateway_web.identity import Identity
+from gateway_web.ingress.account import Account, Accounts
 from gateway_web.ingress.answers import error_answer, json_response, refusal_status
 from gateway_web.ingress.batch import BATCH_VERSION, MOST_MESSAGES, answer_batch
 from gateway_web.ingress.changes import ListDigests
@@ -58,6 +59,7 @@ class StreamableHttp:
         self._identity = identity
         self._web = gateway.settings.web
         self._digests = digests
+        self._accounts = Accounts(gateway.tracer)
 
     # -- POST -------------------------------------------------------------------------------------------
 
@@ -97,11 +99,30 @@ class StreamableHttp:
     def _request(
         self, http: HttpRequest, message: Request, caller: Caller, tool: ToolId | None, era: Era
     ) -> HttpAnswer:
+        account = self._accounts.open(message, caller, tool, protocol="http", headers=http.headers)
+        try:
+            return account.close_with(self._answered(http, message, account, caller, tool, era))
+        except BaseException as error:
+            account.failed(error)
+            account.close()
+            raise
+
+    def _answered(
+        self,
+        http: HttpRequest,
+        message: Request,
+        account: Account,
+        caller: Caller,
+        tool: ToolId | None,
+        era: Era,
+    ) -> HttpAnswer:
         read = self._modern if era is Era.MODERN else self._legacy
-        mcp = read(http, message, caller, tool)
+        mcp = read(http, message, account, caller, tool)
         if era is Era.MODERN and message.method == "subscriptions/listen":
             self._gateway.authorise_tenant(caller)
-            return self._identity.watched(http, caller, subscription(self._gateway, self._digests, mcp))
+            stream = self._identity.watched(http, caller, subscription(self._gateway, self._digests, mcp))
+            account.close()  # the stream may stand for days
+            return stream
         mcp, answer = self._begun(mcp)
         if isinstance(answer, Call):
             return answer_call(answer, mcp, self._web, http.environ)
@@ -128,7 +149,15 @@ class StreamableHttp:
             raise JsonRpcError(INVALID_REQUEST, f"Invalid request: batches are not supported in {version}")
 
         def begin(request: Request) -> tuple[McpRequest, Call | dict[str, Any]]:
-            return self._begun(replace(self._legacy(http, request, caller, tool), resumable=False))
+            account = self._accounts.open(request, caller, tool, protocol="http", headers=http.headers)
+            try:
+                return self._begun(
+                    replace(self._legacy(http, request, account, caller, tool), resumable=False)
+                )
+            except BaseException as error:
+                account.failed(error)
+                account.close()
+                raise
 
         def aside(message: Message) -> None:
             self._aside(http, message, caller, tool, Era.LEGACY)
@@ -137,8 +166,11 @@ class StreamableHttp:
             messages, begin, aside, gone=partial(hung_up, http.environ), silence=self._web.ping_interval
         )
 
-    def _modern(self, http: HttpRequest, message: Request, caller: Caller, tool: ToolId | None) -> McpRequest:
+    def _modern(
+        self, http: HttpRequest, message: Request, account: Account, caller: Caller, tool: ToolId | None
+    ) -> McpRequest:
         described = classify(message.method, message.params, http.headers)
+        account.described(described.protocol_version, None)
         return McpRequest(
             request=message,
             caller=caller,
@@ -147,20 +179,31 @@ class StreamableHttp:
             version=described.protocol_version,
             headers=http.headers,
             log_level=described.log_level,
+            account=account,
         )
 
-    def _legacy(self, http: HttpRequest, message: Request, caller: Caller, tool: ToolId | None) -> McpRequest:
+    def _legacy(
+        self, http: HttpRequest, message: Request, account: Account, caller: Caller, tool: ToolId | None
+    ) -> McpRequest:
         session = None
         if self._web.stateless:
             version = http.header(VERSION_HEADER) or ASSUMED_VERSION
+            account.described(version, None)
             return McpRequest(
-                request=message, caller=caller, tool=tool, era=Era.LEGACY, version=version, stateless=True
+                request=message,
+                caller=caller,
+                tool=tool,
+                era=Era.LEGACY,
+                version=version,
+                stateless=True,
+                account=account,
             )
         if message.method in FORWARDED:
             session = self._session(http, caller, tool, self._gateway.mcp_sessions.recall)
         elif message.method != "initialize":
             session = self._session(http, caller, tool)
         version = session.version if session else LEGACY_VERSIONS[-1]
+        account.described(version, None if session is None else session.id)
         return McpRequest(
             request=message,
             caller=caller,
@@ -170,6 +213,7 @@ class StreamableHttp:
             session=session,
             log_level=session.log_level if session else None,
             resumable=session is not None,
+            account=account,
         )
 
     def _session(

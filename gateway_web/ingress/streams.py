@@ -56,6 +56,7 @@ def answer_call(call: Call, mcp: McpRequest, web: WebSettings, environ: Mapping[
             raise
     if isinstance(first, ExecutionResult):
         call.close()
+        stream.account(first)
         answer = result_answer(first, mcp.request.id, mcp.era, mcp.request.method)
         answer.headers["Server-Timing"] = server_timing(first, call.age_ms)
         return answer
@@ -155,6 +156,7 @@ class CallStream:
                 return self.input_required(frame)
             return {"jsonrpc": "2.0", "id": frame.id, "method": frame.method, "params": dict(frame.params)}
         self._ended = True
+        self.account(frame)
         return result_message(frame, self._mcp.request.id, self._mcp.era, self._mcp.request.method)
 
     def _notification(self, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,11 +184,16 @@ class CallStream:
         }
         return result_response(self._mcp.request.id, result)
 
+    def account(self, result: ExecutionResult) -> None:
+        """Enter how the call ended into the account of its request."""
+        if self._mcp.account is not None:
+            self._mcp.account.result(result)
+
     def close(self) -> None:
         """Let go of the call. If its end was not sent, nobody reads any more."""
         if not self._ended:
             self._ended = True
-            self._abandon()
+            self.account(self._abandon())
         self._call.close()
 
     def _abandon(self) -> ExecutionResult:

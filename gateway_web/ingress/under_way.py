@@ -13,6 +13,7 @@ from common.calls.unread import SharedBound
 from common.domain.errors import GatewayError
 from common.gateway import Call
 from common.mcp.jsonrpc import INTERNAL_ERROR, JsonRpcError, dumps
+from gateway_web.ingress.account import Account
 from gateway_web.ingress.answers import error_message
 from gateway_web.ingress.outbox import Outbox
 from gateway_web.ingress.requests import McpRequest
@@ -33,6 +34,7 @@ class _Running:
     messages: Iterator[dict[str, Any] | None]
     let_go: Callable[[], None]
     cancel: Callable[[], None]
+    account: Account | None
     cancelled: bool = False
 
 
@@ -74,7 +76,8 @@ class UnderWay:
         """Send what a call says, up to its end."""
         call.share(self._unread)
         stream = CallStream(call, mcp, self._gone)
-        self.run(mcp.request.id, stream.messages(None, self._silence), stream.close, call.cancel)
+        messages = stream.messages(None, self._silence)
+        self.run(mcp.request.id, messages, stream.close, call.cancel, mcp.account)
 
     def run(
         self,
@@ -82,9 +85,13 @@ class UnderWay:
         messages: Iterator[dict[str, Any] | None],
         let_go: Callable[[], None],
         cancel: Callable[[], None],
+        account: Account | None = None,
     ) -> None:
-        """Send the messages, and let go of what is behind them; ``cancel`` ends that early."""
-        running = _Running(messages, let_go, cancel)
+        """Send the messages, and let go of what is behind them; ``cancel`` ends that early.
+
+        The ``account`` of the request is closed then.
+        """
+        running = _Running(messages, let_go, cancel, account)
         self._running[request_id] = running
         threading.Thread(
             target=self._answer, args=(request_id, running), name="under-way", daemon=True
@@ -104,6 +111,8 @@ class UnderWay:
 
     def _answer(self, request_id: RequestId, running: _Running) -> None:
         """Send what a request is answered with, up to its end, which is an answer in any case."""
+        if running.account is not None:
+            running.account.enter()
         try:
             for message in running.messages:
                 if running.cancelled or self._outbox.closed:
@@ -120,9 +129,13 @@ class UnderWay:
             try:
                 running.let_go()
             finally:
+                if running.account is not None:
+                    running.account.close()
                 if self._on_end is not None:
                     self._on_end()
 
     def _fail(self, request_id: RequestId, running: _Running, error: JsonRpcError | GatewayError) -> None:
+        if running.account is not None:
+            running.account.failed(error)
         if not running.cancelled:
             self._outbox.put(dumps(error_message(error, request_id)))

@@ -160,7 +160,8 @@ class WebSocketDoor:
         """Write what there is for the client, until either side ends the connection."""
         facts: RequestFacts = g.facts
         caller = self._identity.recognise(facts)
-        duplex = Duplex(self._gateway, self._digests, caller, None if tool is None else ToolId(tool))
+        where = None if tool is None else ToolId(tool)
+        duplex = Duplex(self._gateway, self._digests, caller, where, protocol="websocket")
         forget = self._identity.watch(facts, caller, partial(self._end, ws, duplex))
         try:
             g.wire.on_close(duplex.outbox.close)

@@ -70,6 +70,14 @@ def test_the_slots_bound_the_throughput_of_workers(tmp_path: Path) -> None:
     assert two["to_one"] > 1.5
 
 
+def test_traced_calls_are_compared_with_others(tmp_path: Path) -> None:
+    """Beside each other, with the CPU of both programs."""
+    rows = smoke("tracing", tmp_path)["rows"]
+    assert [row["tracing"] for row in rows] == ["off", "all calls"]
+    for row in rows:
+        assert min(row["web_us"], row["worker_us"], row["rate"]) > 0
+
+
 def test_web_classes_are_called_and_hold_streams(tmp_path: Path) -> None:
     """Each class answered, and held the streams asked for."""
     rows = smoke("web_classes", tmp_path)["rows"]

@@ -54,7 +54,17 @@ def test_every_module_can_be_imported_first() -> None:
     """No import depends on another one having come before: no circle is hidden by the order."""
     names = sorted(
         ".".join(file.relative_to(ROOT).with_suffix("").parts)
-        for package in ("domain", "mcp", "store", "registry", "calls", "sessions", "circuit", "audit")
+        for package in (
+            "domain",
+            "mcp",
+            "telemetry",
+            "store",
+            "registry",
+            "calls",
+            "sessions",
+            "circuit",
+            "audit",
+        )
         for file in (ROOT / "common" / package).glob("[a-z]*.py")
     )
     program = (
@@ -97,3 +107,17 @@ def test_what_both_share_loads_no_framework() -> None:
     loaded = top_level(modules_after("import common.gateway"))
     assert loaded.isdisjoint({"flask", "werkzeug", "celery", "kombu", "gunicorn", "gevent", "mcp"})
     assert loaded.isdisjoint({"gateway_web", "gateway_worker", "tests"})
+
+
+@pytest.mark.parametrize("program", ["gateway_web.app", "gateway_worker.pool"])
+def test_nothing_of_opentelemetry_is_loaded_while_tracing_is_off(program: str, tmp_path: Path) -> None:
+    """Off costs nothing, not even the import; the processes that hold calls load it when they start it."""
+    (tmp_path / "canalgate.yaml").write_text("redis: {url: 'redis://127.0.0.1:1'}")
+    statement = (
+        f"import os\nos.environ['CANALGATE_CONFIG'] = {str(tmp_path / 'canalgate.yaml')!r}\n"
+        f"import {program}\nfrom common.settings import load\nfrom common.telemetry.start import start_tracing\n"
+        "assert start_tracing(load().telemetry, 'web') is None"
+    )
+    # redis imports the SDK's metrics by itself.
+    parts = ("opentelemetry.sdk.trace", "opentelemetry.exporter", "opentelemetry.proto", "grpc")
+    assert not {name for name in modules_after(statement) if name.startswith(parts)}

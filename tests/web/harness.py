@@ -23,6 +23,7 @@ from common.registry.records import capabilities_to_json
 from common.settings import Settings
 from common.store.client import StoreAddress
 from common.store.scripts import run
+from common.telemetry.spans import Tracer
 from gateway_web.app import create_app
 from gateway_web.ingress.short_way import ShortWay
 from tests.support.fake_worker import FakeWorker
@@ -214,6 +215,7 @@ def serving(
     *,
     url: str | None = None,
     way: str = "short way",
+    tracer: Tracer | None = None,
     **sections: Mapping[str, Any],
 ) -> Iterator[Web]:
     """A web process with these settings on an empty database.
@@ -230,6 +232,7 @@ def serving(
         raw.flushdb()
         address = StoreAddress(url=url or server.url(db), connect_timeout=1, socket_timeout=2)
         with Gateway(settings, address) as gateway:
+            gateway.tracer = tracer
             register(gateway)
             names = [tool.id for tool in registered()]
             with FakeWorker(server, gateway.keys, names, db=db) as worker:

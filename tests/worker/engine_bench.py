@@ -19,6 +19,7 @@ from common.registry.registry import Registry
 from common.settings import DiscoverySettings, RedisSettings, Settings, WorkerSettings
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
+from common.telemetry.spans import Tracer
 from gateway_worker.engine import Engine
 from gateway_worker.outbox import Command
 from gateway_worker.requests import RunningRequest
@@ -98,6 +99,7 @@ class Bench:
         address: StoreAddress,
         *,
         signals: TaskSignals | None = None,
+        tracer: Tracer | None = None,
         sealing: Mapping[str, Any] | None = None,
         **worker: Any,
     ) -> None:
@@ -113,7 +115,13 @@ class Bench:
         )
         limit = settings.worker.concurrency
         self.engine = Engine(
-            settings, address, hostname="bench", limit=limit, host=self.host, signals=signals
+            settings,
+            address,
+            hostname="bench",
+            limit=limit,
+            host=self.host,
+            signals=signals,
+            tracer=tracer,
         )
         self.heard = raw.pubsub()
         self.heard.subscribe(REPLY)

@@ -222,6 +222,13 @@ def test_a_delayed_call_asks_for_its_place_like_any_other() -> None:
     assert (adopted_head(order.message).session, adopted_head(order.message).reply) == ("t:c", "")
 
 
+def test_a_delayed_call_goes_on_with_its_trace() -> None:
+    """Celery's timer had the message meanwhile."""
+    call, trace = invocation("echo"), {"traceparent": f"00-{5:032x}-{7:016x}-01"}
+    _, order = producer(entry_of(stdio_tool())).fresh(payload(call), call.id, trace)
+    assert read_message(order.message, QUEUE).headers["traceparent"] == trace["traceparent"]
+
+
 def test_of_a_tool_that_is_drained_it_asks_for_no_new_session() -> None:
     """Only its owner's live session may still serve it."""
     entry = replace(entry_of(stdio_tool()), operator=OperatorState(draining=True))

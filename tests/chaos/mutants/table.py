@@ -55,6 +55,63 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=(f"{STORE}/test_node_scripts.py::test_a_node_whose_lease_ended_is_declared_dead_and_stays_so",),
     ),
     Mutant(
+        name="every-trace",
+        breaks="a call whose trace is not recorded has no span and no header",
+        edits=(
+            Edit(
+                "common/telemetry/spans.py",
+                "if not (parent.sampled if decides else self._within(parent.trace_id)):",
+                "if False:",
+            ),
+        ),
+        tests=(
+            "tests/common/telemetry/test_spans.py::test_a_parent_decides_where_it_is_trusted",
+            "tests/web/ingress/test_account.py::test_of_what_is_not_recorded_there_is_nothing",
+        ),
+    ),
+    Mutant(
+        name="two-contexts",
+        breaks="what a client says of its trace is replaced where the call is traced",
+        edits=(
+            Edit("common/telemetry/spans.py", "for name in (TRACEPARENT, TRACESTATE):", "for name in ():"),
+        ),
+        tests=(
+            "tests/common/telemetry/test_spans.py::test_a_state_of_the_client_s_does_not_stay_beside_another_trace",
+        ),
+    ),
+    Mutant(
+        name="endless-spans",
+        breaks="spans that a collector does not take are bounded",
+        edits=(Edit("common/telemetry/export.py", "if len(self._waiting) >= self._most:", "if False:"),),
+        tests=("tests/common/telemetry/test_export.py::test_nothing_waits_for_a_collector_that_hangs",),
+    ),
+    Mutant(
+        name="lasting-facts",
+        breaks="no log line names a call that has ended",
+        edits=(
+            Edit(
+                "common/telemetry/about.py",
+                "return None if about is None or about.ended else about",
+                "return about",
+            ),
+        ),
+        tests=(
+            "tests/common/telemetry/test_about.py::test_what_began_in_a_call_and_outlives_it_says_nothing_of_it",
+        ),
+    ),
+    Mutant(
+        name="session-in-a-call",
+        breaks="the lines of a tool session name no call, although one began it",
+        edits=(
+            Edit(
+                "gateway_worker/tool_session.py",
+                "context=session_context(self.key.tool, self.key.session, node),",
+                "",
+            ),
+        ),
+        tests=("tests/worker/test_tracing.py::test_lines_of_a_call_and_of_its_session",),
+    ),
+    Mutant(
         name="same-token",
         breaks="the fencing token grows with every claim",
         edits=(

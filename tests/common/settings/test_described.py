@@ -43,7 +43,8 @@ policy:
   evaluator: e
   tenants: {b: c}
 runtime:
-logging: {level: "${LEVEL:-info}", format: json}
+logging: {level: "${LEVEL:-info}", format: json, levels: {a.b: debug}}
+telemetry: {exporter: otlp_http, endpoint: "http://c:4318", headers: "a=b", sampling_ratio: "${R:-0.1}"}
 credentials: {providers: [static, vault], timeout: "${T:-5}", static: [{tool: t, tenant: u, values: {key: k}}]}
 vault: {url: "https://vault.example:8200", auth: approle, role_id: r, secret_id: s}
 tools:
@@ -60,6 +61,9 @@ REFUSED = [
     "web: {port: text}",
     "runtime: {request_timeout: 0}",
     "logging: {level: inof}",
+    "logging: {levels: {a: loud}}",
+    "telemetry: {exporter: otlp}",
+    "telemetry: {sampling_ratio: 2}",
     "identity: {api_keys: [{key: k, tenant: t}]}",
     "identity: {jwt: {issuer: i}}",
     "identity: {mtls: {tenant: t, from: dn}}",
@@ -160,12 +164,8 @@ def test_document_and_models_know_the_same_settings() -> None:
     assert set(ENTRY_KEYS) <= names
     assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {
         *FileOptions.model_fields,
-<<<<<<< HEAD
-        *("key", "tenant", "client", "id"),
-        *("name", "token", "role"),
-=======
         *("key", "tenant", "client", "id", "secret"),
->>>>>>> main
+        *("role", "token"),
         *("tool", "values", "mode", "scope", "providers", "inject", "meta"),
         *PARTS_NAMES,
         *("name", "options", "most"),

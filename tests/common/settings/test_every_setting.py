@@ -323,6 +323,35 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
         ],
     ),
     "logging.format": ("json", "JSON", "json", ["xml", 5]),
+    "logging.levels": (
+        {"a.b": "DEBUG", "c": "error"},
+        "a.b=debug, c=ERROR",
+        {"a.b": "debug", "c": "error"},
+        ["a", "a=loud", {"a": "loud"}, {"a": 5}, {"": "debug"}, ["a=debug"], 5],
+    ),
+    "telemetry.exporter": ("otlp_grpc", "OTLP_GRPC", "otlp_grpc", ["otlp", "jaeger", 5]),
+    "telemetry.endpoint": (
+        "http://c:4318",
+        "http://c:4318",
+        "http://c:4318",
+        ["c:4318", "grpc://c", "http://", "http://c:x", 5],
+    ),
+    "telemetry.headers": (
+        "authorization=Basic c2VjcmV0, x-org=a",
+        "authorization=Basic c2VjcmV0, x-org=a",
+        None,
+        ["hunter2", "a b=c", "a=b\nc", "=b", 5],
+    ),
+    "telemetry.sampling_ratio": (0.25, "0.25", 0.25, [-0.1, 1.1, "half", True, ".nan"]),
+    "telemetry.trust_client_sampling": (False, "false", False, FLAG),
+    "telemetry.forward_baggage": (True, "true", True, FLAG),
+    "telemetry.service_name": ("gate", "gate", "gate", ["", "x" * 129, 5]),
+    "telemetry.resource_attributes": (
+        ["deployment.environment.name=prod", "team=a"],
+        "deployment.environment.name=prod, team=a",
+        ("deployment.environment.name=prod", "team=a"),
+        [["a"], ["=b"], ["a="], [5], 5],
+    ),
 }
 PLAIN = [key for key, case in CASES.items() if case[2] is not None]
 REFUSED = [(key, bad) for key, case in CASES.items() for bad in case[3]]

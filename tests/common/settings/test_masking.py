@@ -17,6 +17,7 @@ SECRET = "hunter2"
 FILE = f"""
 redis: {{url: "redis://me:{SECRET}@h/0?password={SECRET}"}}
 identity: {{resolver: api_key, api_keys: [{{key: {SECRET}, tenant: t, client: c}}]}}
+telemetry: {{headers: "authorization=Bearer {SECRET}"}}
 tools:
   a: {{command: x, args: [--token, {SECRET}, --api-key={SECRET}, --port, 80], env: {{K: {SECRET}}}}}
   b: {{url: "http://u:{SECRET}@h/mcp?key={SECRET}", headers: {{X-Any: {SECRET}}}}}
@@ -50,6 +51,7 @@ def test_all_else_is_shown(settings: Settings) -> None:
     assert shown["tools"]["b"]["url"] == f"http://u:{MASK}@h/mcp?key={MASK}"
     assert shown["tools"]["b"]["headers"] == {"X-Any": MASK}
     assert list(shown["tool_problems"]) == ["bad"]
+    assert shown["telemetry"]["headers"] == MASK
     assert shown["web"]["port"] == 8080
 
 

@@ -50,10 +50,12 @@ def running_gateway(
     directory: Path,
     settings: Mapping[str, Any] | None = None,
     log: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[RunningGateway]:
     """Start a gateway with ``tools`` (the section of the file), yield it when it serves, stop it afterwards.
 
-    ``settings`` are further sections of the file. ``directory`` gets the file, the state and, unless ``log``
+    ``settings`` are further sections of the file, ``env`` further variables.
+    ``directory`` gets the file, the state and, unless ``log``
     is given, the log; it should be a short path, for there may be sockets in it.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -63,7 +65,7 @@ def running_gateway(
     )
     port = free_port()
     command = [*gateway_command(), "up", "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-    state = {"CANALGATE_STATE_DIR": str(directory / "state")}
+    state = {**(env or {}), "CANALGATE_STATE_DIR": str(directory / "state")}
     # A developer's own settings are not the test's.
     with running(command, log=log or directory / "gateway.log", env=state, remove="CANALGATE_") as process:
         process.line_beginning("ready", timeout=START_TIMEOUT)

@@ -1,0 +1,46 @@
+"""Switching tracing on: in each web process when it makes its application, in a worker when its pool starts."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+from typing import TYPE_CHECKING
+
+import structlog
+
+from common.settings.telemetry import TelemetrySettings
+from common.telemetry.plan import Plan, Program, plan_of
+from common.telemetry.spans import Tracer
+
+if TYPE_CHECKING:
+    from common.telemetry.export import SpanQueue
+
+log = structlog.get_logger(__name__)
+
+EXPORTER_LOGGER = "opentelemetry.exporter.otlp"
+"""Would write a line for each batch that a collector does not take; ``spans_lost`` says so rarely."""
+
+
+def start_tracing(settings: TelemetrySettings, program: Program) -> Tracer | None:
+    """This process's tracer; None if tracing is off. What is left is sent when the process ends.
+
+    Raises what keeps it from starting: spans must not be missing without a word. A collector that is away does not.
+    """
+    plan = plan_of(settings, os.environ, program)
+    if plan is None:
+        return None
+    from common.telemetry.export import span_queue
+
+    exporters = logging.getLogger(EXPORTER_LOGGER)
+    if exporters.level == logging.NOTSET:
+        exporters.setLevel(logging.CRITICAL)
+    queue = span_queue(plan)
+    atexit.register(queue.close)
+    log.info("tracing_started", exporter=plan.exporter, ratio=plan.ratio)
+    return tracer_of(plan, queue)
+
+
+def tracer_of(plan: Plan, queue: SpanQueue) -> Tracer:
+    """A plan's tracer into a queue."""
+    return Tracer(queue.put, ratio=plan.ratio, trust_client=plan.trust_client, baggage=plan.baggage)
