@@ -16,11 +16,12 @@ from common.settings import Settings
 from common.store.client import StoreAddress, store_errors
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
-from gateway_worker.keeper_program import order_of
+from gateway_worker.keeper_order import order_of
 
 log = structlog.get_logger(__name__)
 
-FIRST_LOOK = 1.0
+FIRST_LOOK = 3.0
+"""Seconds, at least, after the start of a worker: it has more urgent business then."""
 LOOK = 2.0
 """Seconds between two looks whether somebody keeps it; what a keeper's death costs is at most this and its lease."""
 WATCH = 0.5

@@ -11,20 +11,20 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import orjson
 import structlog
-from pydantic import SecretStr
 
-from common.audit.keeper import Keeper, Rules
+from common.audit.keeper import Keeper
+from common.audit.rules import Rules
 from common.audit.sinks import make_sink
+from common.audit.spill import Spill
 from common.domain.errors import ConfigurationError
 from common.logs import configure as configure_logs
-from common.settings import LoggingSettings, Settings
+from common.settings import LoggingSettings
 from common.settings.audit import AuditSettings
-from common.settings.audit_sinks import CustomOptions
-from common.settings.section import Section
 from common.store.client import StoreAddress, connect
 from common.store.keys import Keys
 
@@ -34,31 +34,6 @@ GIVEN_UP, UNUSABLE = 3, 4
 """Exit codes: another keeps the journal by now; a sink cannot be made."""
 FORCED_AFTER = 10.0
 """Seconds after which a process that was told to end does so whatever hangs."""
-
-
-def order_of(settings: Settings, address: StoreAddress, owner: str) -> bytes:
-    """What the process is told, as one line."""
-    told = {
-        "url": address.url,
-        "connect_timeout": address.connect_timeout,
-        "socket_timeout": address.socket_timeout,
-        "prefix": settings.redis.key_prefix,
-        "owner": owner,
-        "audit": _revealed(settings.audit),
-        "logging": _revealed(settings.logging),
-    }
-    return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _revealed(value: Any) -> Any:
-    """A section as the plain data of which it can be made again, secrets included."""
-    if isinstance(value, CustomOptions):
-        return value.values
-    if isinstance(value, Section):
-        return {name: _revealed(getattr(value, name)) for name in type(value).model_fields}
-    if isinstance(value, tuple):
-        return [_revealed(part) for part in value]
-    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
 def keeper_of(order: Mapping[str, Any]) -> Keeper:
@@ -74,6 +49,7 @@ def keeper_of(order: Mapping[str, Any]) -> Keeper:
         {sink.name: make_sink(sink) for sink in audit.sinks},
         Rules(most=audit.max_backlog, key=key),
         owner=order["owner"],
+        spill=Spill(Path(audit.spill_dir)) if audit.overflow == "spill" and audit.spill_dir else None,
     )
 
 

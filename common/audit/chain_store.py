@@ -15,12 +15,24 @@ from common.store.scripts import run
 
 LEASE = 6.0
 """Seconds for which a keeper is left alone after it was last heard of."""
-HEAD, ANCHOR, ADDED = "head", "anchor", "added"
+HEAD, ANCHOR, ADDED, SPILL = "head", "anchor", "added", "spill"
 _SINK = "sink:"
 
 
 class NotKeeper(GatewayError):
     """Another process keeps the journal by now, or the chain is not where this one left it: it has to look again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spilled:
+    """Up to where records are in a directory of a keeper, and the name of that directory."""
+
+    place: Position
+    directory: str
+
+    def text(self) -> str:
+        """As it is kept in Redis."""
+        return f"{self.place.text()} {self.directory}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +42,7 @@ class ChainState:
     head: Position
     anchor: Position
     sinks: Mapping[str, Position]
+    spill: Spilled | None
     added: int | None
     """How many records the stream had taken in its life when none was sealed; None: nobody has looked yet."""
 
@@ -83,6 +96,7 @@ class ChainStore:
                 for name, value in held.items()
                 if name.startswith(_SINK)
             },
+            spill=_spilled(held.get(SPILL, "")),
             added=int(added) if added.lstrip("-").isdigit() else None,
         )
 
@@ -117,6 +131,10 @@ class ChainStore:
         """A sink has everything up to ``new``; ``old`` is None if it had no place yet. Raises :class:`NotKeeper`."""
         self._put(_SINK + name, old, new)
 
+    def set_spill(self, old: Spilled | None, new: Spilled | None) -> None:
+        """Up to where records are spilled, and where; None: nowhere. Raises :class:`NotKeeper`."""
+        self._write(SPILL, "" if old is None else old.text(), "" if new is None else new.text())
+
     def set_added(self, old: int | None, new: int) -> None:
         """How many records the stream had taken when none was sealed. Raises :class:`NotKeeper`."""
         self._write(ADDED, "" if old is None else str(old), str(new))
@@ -143,11 +161,12 @@ class ChainStore:
             found: Any = self._client.zrangebyscore(self._keys.audit_marks, first, last, start=0, num=most)
         return [position_of(mark) for mark in found]
 
-    def trim(self, upto: Position, sinks: Sequence[str]) -> int:
+    def trim(self, upto: Position, sinks: Sequence[str], *, spilled: bool = False) -> int:
         """Take out the records up to a place; returns how many these were.
 
-        Raises :class:`NotKeeper`, also if a sink has not got them.
+        Raises :class:`NotKeeper`, also if one of the sinks, or the spill, has not got them.
         """
+        holders = [HEAD, *(_SINK + name for name in sinks), *((SPILL,) if spilled else ())]
         ms, _, number = upto.id.partition("-")
         keys = self._keys
         with store_errors("trimming the journal"):
@@ -155,14 +174,13 @@ class ChainStore:
                 self._client,
                 "audit_trim",
                 [keys.audit, keys.audit_chain, keys.audit_marks],
-                [
-                    self._owner,
-                    upto.text(),
-                    f"{ms}-{int(number) + 1}",
-                    HEAD,
-                    *(_SINK + name for name in sinks),
-                ],
+                [self._owner, upto.text(), f"{ms}-{int(number) + 1}", *holders],
             )
         if gone < 0:
             raise NotKeeper("the journal was not trimmed: it is another's, or a sink is not that far")
         return int(gone)
+
+
+def _spilled(text: str) -> Spilled | None:
+    place, _, directory = text.rpartition(" ")
+    return Spilled(position_of(place), directory) if place else None

@@ -14,8 +14,9 @@ import structlog
 from common.audit.chain_store import ChainStore, NotKeeper
 from common.audit.journal import Journal
 from common.audit.recent import Recent
+from common.audit.spill import Spill
 from common.domain.audit import AuditEvent, EventKind
-from common.domain.audit_chain import Position, SealedRecord, seal_all
+from common.domain.audit_chain import START, Position, SealedRecord, seal_all
 from common.domain.errors import StoreUnavailable
 from common.ports import AuditSink
 
@@ -49,8 +50,9 @@ class Delivery:
         *,
         key: bytes,
         stop: threading.Event,
+        spill: Spill | None = None,
     ) -> None:
-        """``key`` is that of the chain, empty for none."""
+        """``key`` is that of the chain, empty for none; ``spill`` has what Redis has no more."""
         self.standing = Standing()
         self._name = name
         self._sink = sink
@@ -59,19 +61,20 @@ class Delivery:
         self._recent = recent
         self._key = key
         self._stop = stop
-        self._kept: Position | None = None
-        """The place as Redis has it; None if it has none."""
+        self._spill = spill
+        self._kept = START
+        """The place as Redis has it."""
         self._unsafe: deque[Position] = deque()
         """The ends of batches that the sink has and does not call safe yet."""
 
-    def run(self, place: Position | None, anchor: Position, last: Position | None = None) -> None:
-        """Deliver until told to stop, from the sink's place on; one without a place begins behind the anchor.
+    def run(self, place: Position, last: Position | None = None) -> None:
+        """Deliver until told to stop, from the sink's place on.
 
         ``last`` is where the sink itself says that it is: it may be further than its place, if a keeper died between.
         """
         delay = RETRY_FIRST
         self._kept = place
-        handed = anchor if place is None else place
+        handed = place
         if last is not None and last.seq > handed.seq:
             handed = last
         self.standing.safe = self.standing.handed = handed.seq
@@ -88,7 +91,7 @@ class Delivery:
             except Exception as error:  # noqa: BLE001 - whatever a sink raises, its records come again
                 # What was handed over and is not safe is handed over again.
                 self._unsafe.clear()
-                handed = anchor if self._kept is None else self._kept
+                handed = self._kept
                 if not self.standing.failing:
                     log.error("audit_sink_fails", sink=self._name, error=repr(error))
                 self.standing.failing = type(error).__name__
@@ -131,7 +134,8 @@ class Delivery:
         """Read and seal again what is held no more; it must come out as the keeper sealed it."""
         anchor = self._store.state().anchor
         if handed.seq < anchor.seq:
-            return self._behind(handed, anchor)
+            spilled = None if self._spill is None else self._spill.after(handed)
+            return (spilled, handed) if spilled else self._behind(handed, anchor)
         records = seal_all(
             handed, self._store.entries(handed.id, min(BATCH, head.seq - handed.seq)), self._key
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -19,6 +18,9 @@ from common.audit.chain_store import ChainState, ChainStore, NotKeeper
 from common.audit.delivery import Delivery
 from common.audit.journal import Journal
 from common.audit.recent import Recent
+from common.audit.rules import Rules
+from common.audit.spill import Spill
+from common.audit.spilling import Spilling, least_of
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.audit_chain import Position, SealedRecord, digest, seal_all
 from common.domain.errors import StoreUnavailable
@@ -32,31 +34,13 @@ T = TypeVar("T")
 BATCH = 1000
 RENEW = 1.5
 """Seconds between two renewals of the lease."""
-PAUSE = 0.05
+PAUSE = 0.2
 """Seconds between two batches that were not full: so many records share what a batch costs."""
 TIDY = 1.0
 """Seconds between two looks at the length, and at whether records are gone."""
 AWAY = 0.5
-MARK_EVERY = 500
-"""Most records between two marks; the journal is trimmed at marks."""
 CLOSING = 3.0
 """Seconds for the sinks to end."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """``most`` events stay in Redis if all sinks have them; ``key`` is the chain's, empty for none."""
-
-    most: int
-    key: bytes = b""
-
-    @property
-    def mark_every(self) -> int:
-        return max(1, min(MARK_EVERY, self.most // 20))
-
-    def keep(self, sinks: bool) -> int:  # noqa: FBT001 - one of two rules
-        """How many records stay that every sink has. With sinks half: the rest is for what one of them has not got."""
-        return self.most // 2 if sinks else self.most - 2 * self.mark_every
 
 
 class _Stopped(Exception):
@@ -74,6 +58,7 @@ class Keeper:
         rules: Rules,
         *,
         owner: str,
+        spill: Spill | None = None,
     ) -> None:
         """``connect`` makes a client for one thread; ``owner`` names this process among those that may keep."""
         self._connect = connect
@@ -81,10 +66,12 @@ class Keeper:
         self._sinks = sinks
         self._rules = rules
         self._owner = owner
+        self._spill = spill
         self._client = connect()
         self._store = ChainStore(self._client, keys, owner)
         self._journal = Journal(self._client, keys)
         self._recent = Recent()
+        self._spilling = None if spill is None else Spilling(spill, self._store, list(sinks), rules)
         self._stop = threading.Event()
         self._sinks_stop = threading.Event()
         self._renew_at = self._tidy_at = 0.0
@@ -145,9 +132,24 @@ class Keeper:
         if furthest.seq > state.head.seq:
             self._remember_for_redis(state, furthest)
             state = self._store.state()
+        for name in self._sinks:
+            if name not in state.sinks:
+                # From now on nothing is trimmed that it has not got, whoever keeps the journal.
+                self._store.move_sink(name, None, state.anchor)
+        state = self._store.state()
+        self._look_for_spill(state)
         self._recent.begin(state.head)
         log.info("journal_kept", seq=state.head.seq, sinks=sorted(self._sinks))
         return state
+
+    def _look_for_spill(self, state: ChainState) -> None:
+        """What was spilled elsewhere only that one's keeper can deliver. Raises :class:`NotKeeper`."""
+        spilled = state.spill
+        if spilled is None or least_of(state, self._sinks) >= spilled.place.seq:
+            return
+        if self._spill is None or self._spill.name != spilled.directory:
+            log.error("journal_spill_elsewhere", directory=spilled.directory, upto=spilled.place.seq)
+            raise NotKeeper("records wait in a spill directory that this process does not have")
 
     def _remember_for_redis(self, state: ChainState, furthest: Position) -> None:
         log.warning("journal_forgotten", first=state.head.seq + 1, last=furthest.seq)
@@ -179,11 +181,12 @@ class Keeper:
                 self._recent,
                 key=self._rules.key,
                 stop=self._sinks_stop,
+                spill=self._spill,
             )
             self.deliveries[name] = delivery
             thread = threading.Thread(
                 target=delivery.run,
-                args=(state.sinks.get(name), state.anchor, self._last_of(name)),
+                args=(state.sinks[name], self._last_of(name)),
                 name=f"audit-{name}",
                 daemon=True,
             )
@@ -221,6 +224,8 @@ class Keeper:
     def _tidy(self, head: Position) -> None:
         state = self._store.state()
         self._look_for_gaps(state, head)
+        if self._spilling is not None:
+            state = self._spilling.tidy(state, head)
         self._trim(state, head)
 
     def _look_for_gaps(self, state: ChainState, head: Position) -> None:
@@ -244,15 +249,17 @@ class Keeper:
 
     def _trim(self, state: ChainState, head: Position) -> None:
         """Take out what is too much and what every sink has, at most up to a mark."""
+        spilled = 0 if state.spill is None else state.spill.place.seq
         upto = head.seq - self._rules.keep(bool(self._sinks))
-        for name in self._sinks:
-            place = state.sinks.get(name)
-            upto = min(upto, 0 if place is None else place.seq)
+        upto = min(upto, max(spilled, least_of(state, self._sinks)))
         if upto <= state.anchor.seq:
             return
         marks = self._store.marks(state.anchor.seq + 1, upto)
         if marks:
-            gone = self._store.trim(marks[-1], list(self._sinks))
+            have = [
+                name for name in self._sinks if name in state.sinks and state.sinks[name].seq >= marks[-1].seq
+            ]
+            gone = self._store.trim(marks[-1], have, spilled=len(have) < len(self._sinks))
             log.debug("journal_trimmed", records=gone, upto=marks[-1].seq)
 
     def _tell_gap(self, reason: str, detail: str) -> None:

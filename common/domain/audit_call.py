@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -122,9 +123,8 @@ def unpacked(fields: Mapping[str, str]) -> dict[str, str]:
     found = {name: value for name, value in fields.items() if name not in ("call", "end")}
     for name, names in (("call", CALL), ("end", END)):
         if text := fields.get(name):
-            for part, value in zip(names, text.split("|"), strict=False):
-                if value:
-                    found.setdefault(part, _decoded(value))
+            for part, value in _parts(text, names):
+                found.setdefault(part, value)
     node = _NODE.fullmatch(found.get("node", ""))
     if node:
         found.setdefault("worker", node[1])
@@ -137,6 +137,13 @@ def _part(value: str) -> str:
         return encode_part(short)
     except UnicodeEncodeError:
         return encode_part(short.encode("utf-8", errors="replace").decode("utf-8"))
+
+
+@lru_cache(maxsize=4096)
+def _parts(text: str, names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Remembered, since the three events of a call hold the same text."""
+    pairs = zip(names, text.split("|"), strict=False)
+    return tuple((name, _decoded(value)) for name, value in pairs if value)
 
 
 def _decoded(part: str) -> str:

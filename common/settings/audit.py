@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, WithJsonSchema, model_validator
 
 from common.settings.audit_sinks import SINK_OPTIONS, CustomOptions
-from common.settings.fields import AsList, Events, Id, Plugin
+from common.settings.fields import AsList, Events, Id, LowerCase, Plugin
 from common.settings.problems import dotted, explain, unknown_key
 from common.settings.section import Section
 
@@ -73,7 +73,15 @@ class AuditSettings(Section):
     max_backlog: Events = Field(
         default=100_000,
         description="Most events that the journal holds in Redis. Without sinks the oldest go first; "
-        "with sinks nothing goes that one of them has not got, and calls are refused at the bound.",
+        "with sinks nothing goes that one of them has not got, and `overflow` says what happens then.",
+    )
+    overflow: Annotated[Literal["refuse", "spill"], LowerCase] = Field(
+        default="refuse",
+        description="A sink is so far behind that the journal is full: refuse further calls, or spill events to "
+        "`spill_dir`, from where they are delivered later.",
+    )
+    spill_dir: str | None = Field(
+        default=None, min_length=1, description="Directory for what is spilled; it must outlive the process."
     )
     sinks: Annotated[tuple[AuditSink, ...], AsList] = Field(
         default=(),
@@ -91,4 +99,6 @@ class AuditSettings(Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two sinks are named '{name}': give each a name of its own")
+        if self.overflow == "spill" and not self.spill_dir:
+            raise ValueError("overflow spill needs audit.spill_dir, a directory that outlives the process")
         return self

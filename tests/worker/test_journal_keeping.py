@@ -23,7 +23,8 @@ from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker import journal_keeping
 from gateway_worker.journal_keeping import JournalKeeping
-from gateway_worker.keeper_program import UNUSABLE, keeper_of, order_of
+from gateway_worker.keeper_order import order_of
+from gateway_worker.keeper_program import UNUSABLE, keeper_of
 from tests.common.audit.chains import write_events
 from tests.support.aio import on_loop, until
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 LUA = "common/store/lua"
 STORE = "tests/common/store"
+AUDIT = "tests/common/audit"
 JSONRPC = "tests/common/mcp/test_jsonrpc.py"
 CLIENT_SOCKET = "tests/web/test_client_socket.py"
 IDENTITY = "tests/web/identity"
@@ -399,6 +400,66 @@ MUTANTS: tuple[Mutant, ...] = (
             f"{CLIENT_SOCKET}::test_a_head_that_drips_in_is_not_waited_for",
             f"{CLIENT_SOCKET}::test_a_body_that_comes_later_than_its_head_is_bounded_too",
         ),
+    ),
+    Mutant(
+        name="untold-end",
+        breaks="the end of a call is told to the journal in the step that stores its result",
+        edits=(Edit(f"{LUA}/finish.lua", "if ARGV[i + 8] ~= '' then", "if false then"),),
+        tests=(f"{STORE}/test_audit_scripts.py::test_a_call_is_told_from_its_decision_to_its_end",),
+    ),
+    Mutant(
+        name="full-journal",
+        breaks="a full journal refuses calls",
+        edits=(Edit(f"{LUA}/admit.lua", "if journal_full(ARGV[7]) then", "if false then"),),
+        tests=(f"{STORE}/test_audit_scripts.py::test_a_full_journal_refuses_calls",),
+    ),
+    Mutant(
+        name="two-keepers",
+        breaks="a keeper that slept through its lease moves nothing on",
+        edits=(
+            Edit(
+                f"{LUA}/audit_chain_put.lua",
+                "if redis.call('HGET', KEYS[1], 'keeper') ~= ARGV[1] then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{AUDIT}/test_keeper.py::test_two_keepers_never_fork_the_chain",),
+    ),
+    Mutant(
+        name="trimmed-too-far",
+        breaks="nothing is trimmed that a sink has not got",
+        edits=(
+            Edit(
+                f"{LUA}/audit_trim.lua",
+                "if not place or tonumber(string.match(place, '^%d+')) < upto then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{AUDIT}/test_keeper.py::test_nothing_is_trimmed_that_a_sink_has_not_got",),
+    ),
+    Mutant(
+        name="torn-line",
+        breaks="a torn last line of a sink's file is cut off before anything is written behind it",
+        edits=(
+            Edit(
+                "common/audit/sinks/file.py",
+                "            os.ftruncate(self._fd, end)\n            self._size = end\n",
+                "            end = 0\n",
+            ),
+        ),
+        tests=(f"{AUDIT}/test_file_sink.py::test_a_torn_last_line_is_cut_off",),
+    ),
+    Mutant(
+        name="safe-too-early",
+        breaks="a record is called safe when it was forced to the disk, and not before",
+        edits=(
+            Edit(
+                "common/audit/sinks/file.py",
+                "        return self._safe\n",
+                "        return 0 if self.last is None else self.last.seq\n",
+            ),
+        ),
+        tests=(f"{AUDIT}/test_file_sink.py::test_the_policy_says_when_it_is_forced_to_the_disk",),
     ),
     Mutant(
         name="another-judge",

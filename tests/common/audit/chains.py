@@ -9,7 +9,9 @@ from uuid import uuid4
 
 from common.audit.chain_store import ChainStore
 from common.audit.journal import audit_command
-from common.audit.keeper import Keeper, Rules
+from common.audit.keeper import Keeper
+from common.audit.rules import Rules
+from common.audit.spill import Spill
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.audit_chain import START, Position, SealedRecord, seal_all
 from common.ports import AuditSink
@@ -68,9 +70,17 @@ def keeper_of(
     *,
     most: int = 100_000,
     key: bytes = b"",
+    spill: Spill | None = None,
 ) -> Keeper:
     """A keeper of its own name."""
-    return Keeper(lambda: connect(address, size=2), keys, sinks, Rules(most=most, key=key), owner=uuid4().hex)
+    return Keeper(
+        lambda: connect(address, size=2),
+        keys,
+        sinks,
+        Rules(most=most, key=key),
+        owner=uuid4().hex,
+        spill=spill,
+    )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 from common.audit.chain_store import ChainStore, NotKeeper
 from common.audit.journal import Journal
 from common.audit.verify import verify_redis
-from common.domain.audit_chain import START, Position
+from common.domain.audit_chain import START, Position, seal_all
 from common.domain.audit_verify import Flaw, Verifier
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
@@ -91,6 +91,24 @@ def test_two_keepers_never_fork_the_chain(client: Client, keys: Keys, address: S
     with pytest.raises(NotKeeper):
         quick.move_head(START, place)
     assert quick.state().head == place
+
+
+def test_nothing_is_trimmed_that_a_sink_has_not_got(client: Client, keys: Keys) -> None:
+    """Whoever asks for it: it is asked again in the step that trims."""
+    write_events(client, keys, 10)
+    store = ChainStore(client, keys, "me")
+    store.keep()
+    sealed = seal_all(START, store.entries("0", 10))
+    store.move_head(START, sealed[-1].position)
+    store.move_sink("quick", None, sealed[8].position)
+    store.move_sink("slow", None, sealed[3].position)
+    for holders in (["quick", "slow"], ["quick", "nobody"]):
+        with pytest.raises(NotKeeper):
+            store.trim(sealed[4].position, holders)
+    assert client.xlen(keys.audit) == 10
+    assert store.trim(sealed[3].position, ["quick", "slow"]) == 4
+    assert store.state().anchor == sealed[3].position
+    assert verify_redis(store).sound
 
 
 def test_a_keeper_that_lost_its_lease_gives_up(client: Client, keys: Keys, address: StoreAddress) -> None:

@@ -302,6 +302,8 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "audit.calls": (False, "false", False, FLAG),
     "audit.chain_key": ("k", "k", None, [5, True, [], ""]),
     "audit.max_backlog": (200, "200", 200, [99, *COUNT[:5]]),
+    "audit.overflow": ("refuse", "REFUSE", None, ["spill", "drop", "", 5]),
+    "audit.spill_dir": ("/spill", "/spill", "/spill", [5, [], ""]),
     "audit.sinks": (
         [{"type": "stdout"}],
         '[{"type": "stdout"}]',
