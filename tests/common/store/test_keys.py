@@ -69,7 +69,7 @@ def spelled() -> dict[str, str]:
     keys = Keys("pre")
     found = {}
     for name in vars(Keys):
-        if name.startswith("_") or name in ("prefix", "begin"):
+        if name.startswith("_") or name in ("prefix", "begin", "seals", "sealed", "opened"):
             continue
         value = getattr(keys, name)
         found[name] = value(*SAMPLES[name]) if callable(value) else value
