@@ -130,7 +130,7 @@ ERROR_TABLE: Mapping[ErrorCode, ErrorMeaning] = MappingProxyType(
         ErrorCode.TOOL_DRAINING: _meaning(Status.DENIED, 503, -32015, retryable=True),
         ErrorCode.CIRCUIT_OPEN: _meaning(Status.DENIED, 503, -32016, retryable=True),
         ErrorCode.SESSION_LIMIT: _meaning(Status.THROTTLED, 429, -32017, retryable=True),
-        ErrorCode.CREDENTIAL_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32018, retryable=True),
+        ErrorCode.CREDENTIAL_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32019, retryable=True),
         ErrorCode.TOOL_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32005, retryable=True),
         ErrorCode.POLICY_DENIED: _meaning(Status.DENIED, 403, -32006),
         ErrorCode.CAPABILITY_QUARANTINED: _meaning(Status.DENIED, 403, -32018),

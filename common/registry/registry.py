@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import InvalidRequest, ToolNotFound, VersionConflict
 from common.domain.ids import ToolId
 from common.domain.tool import Origin, RegisteredTool, Tool, changed_fields
+from common.mcp.naming import clash
 from common.registry.records import (
     Entry,
     RawEntry,
@@ -62,6 +64,7 @@ class Registry:
         """
         if origin is not Origin.FILE:
             self._rules.check_runtime(tool)
+            self._refuse_clash(tool.id)
         keys, names = self._keys, ", ".join(changed)
         with store_errors("registering a tool"):
             done, version = run(
@@ -88,6 +91,21 @@ class Registry:
                 f"tool {tool.id!r} is at version {version}, not {expected}; read it again", version=version
             )
         return int(version)
+
+    def _refuse_clash(self, tool: ToolId) -> None:
+        """Raise :class:`InvalidRequest` if the tool's names could be taken for another's where tools share an endpoint.
+
+        Two that are registered at the same moment are not held against each other; the longer id then wins.
+        """
+        with store_errors("reading the registry"):
+            known: Any = self._client.hkeys(self._keys.registry_tools)
+        for other in (name.decode() for name in known):
+            if other != tool and clash((other, tool)) is not None:
+                raise InvalidRequest(
+                    f"the names of tool {tool!r} could be taken for those of {other!r}: choose another id "
+                    "(names are <tool>__<name>)",
+                    field="id",
+                )
 
     def update(
         self,

@@ -54,11 +54,10 @@ from common.settings.telemetry import TelemetrySettings
 from common.settings.tenants import TenantsSettings
 from common.settings.tls import TlsKeys
 from common.settings.vault import VaultSettings
+from common.settings.web_tls import ListenerTlsKeys
 
 
-class RedisSettings(TlsKeys):
-    """The Redis (or Valkey) server that holds queues, sessions and results."""
-
+class _Redis(Section):
     url: RedisUrl | None = Field(
         default=None,
         description="Server to use: redis://, rediss:// or unix://. Absent: `canalgate up` starts its own.",
@@ -83,6 +82,10 @@ class RedisSettings(TlsKeys):
         "producers.",
     )
 
+
+class RedisSettings(TlsKeys, _Redis):
+    """The Redis (or Valkey) server that holds queues, sessions and results."""
+
     @model_validator(mode="after")
     def _tls_agrees(self) -> RedisSettings:
         try:
@@ -94,9 +97,7 @@ class RedisSettings(TlsKeys):
         return self
 
 
-class WebSettings(Section):
-    """The web processes that clients talk to."""
-
+class _Web(Section):
     host: Host = Field(
         default="127.0.0.1",
         description="Address to listen on; beyond loopback an identity resolver is needed.",
@@ -146,6 +147,10 @@ class WebSettings(Section):
     list_page_size: PageSize = Field(
         default=0, description="Most items on a page of a list (tools/list and the like); 0: all on one."
     )
+
+
+class WebSettings(ListenerTlsKeys, _Web):
+    """The web processes that clients talk to."""
 
 
 class WorkerSettings(Section):

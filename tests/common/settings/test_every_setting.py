@@ -70,6 +70,12 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "web.max_body_bytes": (2048, "2048", 2048, BYTES),
     "web.write_timeout": (2, "2", 2.0, SECONDS),
     "web.read_timeout": (0.5, "0.5", 0.5, SECONDS),
+    # What they do together is in tests/e2e/test_tls.py and tests/web/test_listener_tls.py.
+    "web.tls_cert_file": ("/a", "/a", "/a", ["", 5]),
+    "web.tls_key_file": ("/a", "/a", None, ["", 5]),
+    "web.tls_client_ca_file": ("/a", "/a", None, ["", 5]),
+    "web.tls_client_auth": ("optional", "Required", None, ["yes", True, 5]),
+    "web.tls_min_version": (1.3, "1.3", "1.3", ["1.1", "x", 5]),
     "web.session_idle_timeout": (60, "60", 60.0, SECONDS),
     "web.sse_commit_after": (0, "0", 0.0, SECONDS_OR_ZERO),
     "web.ping_interval": (1.5, "1.5", 1.5, SECONDS),
