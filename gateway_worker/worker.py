@@ -49,6 +49,7 @@ from gateway_worker.nodes import Nodes
 from gateway_worker.outbox import Outbox
 from gateway_worker.removed import RemovedQueues
 from gateway_worker.roots import RootsNews
+from gateway_worker.session_desk import SessionDesk
 from gateway_worker.sessions import Keeping, Sessions
 from gateway_worker.sweep import GOODBYE, PROCESS_GONE, Sweeper, fence_script
 from gateway_worker.telemetry import TaskSignals
@@ -117,6 +118,7 @@ class Worker:
         self.sessions = self._make_sessions()
         self.credentials.sessions = self.sessions.all
         self._roots = RootsNews(self.sessions.all, self.asking, self._redis, keys)
+        self._session_desk = SessionDesk(self.node, self.sessions, self._redis, keys)
         self.prober = self._make_prober()
         self.calls = self._make_calls(hostname, host, signals, tracer)
         self.fetcher = Fetcher(
@@ -166,6 +168,7 @@ class Worker:
             "asking": self.asking.run(),
             "sessions": self.sessions.sweep(),
             "watches": self.sessions.prune_watches(),
+            "session-desk": self._session_desk.run(),
             "cut-off": self.sessions.end_when_cut_off(self.node),
             "removed": self._removed.run(),
             "discovery": self.discovery.run(),
@@ -337,6 +340,7 @@ class Worker:
                     keys.cancel_channel: self.calls.cancel,
                     keys.answer_channel(node): self.asking.hear,
                     keys.roots_channel: self._roots.hear,
+                    keys.close_session_channel: self._session_desk.hear,
                 },
                 on_subscribed=self._look_at_everything,
             )

@@ -58,6 +58,8 @@ class EventKind(StrEnum):
     SESSION_RECOVERED = "session_recovered"
     """The link to the backend was lost and made again."""
     SESSION_CLOSED = "session_closed"
+    INVOCATION_CANCELLED = "invocation_cancelled"
+    """An operator took a call back."""
     API_KEY_ISSUED = "api_key_issued"
     API_KEY_ROTATED = "api_key_rotated"
     API_KEY_REVOKED = "api_key_revoked"

@@ -9,6 +9,7 @@
       Forbidden               FORBIDDEN              the caller is known and not allowed here (Origin, tenant)
       InsufficientScope       INSUFFICIENT_SCOPE     the caller's credential lacks a scope; names all that are needed
       SessionNotFound         SESSION_NOT_FOUND      the MCP session is unknown, expired or another's
+      InvocationNotFound      INVOCATION_NOT_FOUND   no such call is under way
       ToolNotFound            TOOL_NOT_FOUND         no such tool for this caller
       ToolDisabled            TOOL_DISABLED          an operator switched the tool off
       ToolDraining            TOOL_DRAINING          the tool takes no new sessions (drain)
@@ -55,6 +56,7 @@ class ErrorCode(StrEnum):
     FORBIDDEN = "FORBIDDEN"
     INSUFFICIENT_SCOPE = "INSUFFICIENT_SCOPE"
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
+    INVOCATION_NOT_FOUND = "INVOCATION_NOT_FOUND"
     TOOL_NOT_FOUND = "TOOL_NOT_FOUND"
     TOOL_DISABLED = "TOOL_DISABLED"
     TOOL_DRAINING = "TOOL_DRAINING"
@@ -124,6 +126,7 @@ ERROR_TABLE: Mapping[ErrorCode, ErrorMeaning] = MappingProxyType(
         ErrorCode.FORBIDDEN: _meaning(Status.DENIED, 403, -32003),
         ErrorCode.INSUFFICIENT_SCOPE: _meaning(Status.DENIED, 403, -32003),
         ErrorCode.SESSION_NOT_FOUND: _meaning(Status.DENIED, 404, -32600),
+        ErrorCode.INVOCATION_NOT_FOUND: _meaning(Status.DENIED, 404, _INVALID_PARAMS),
         ErrorCode.TOOL_NOT_FOUND: _meaning(Status.DENIED, 404, _INVALID_PARAMS),
         ErrorCode.TOOL_DISABLED: _meaning(Status.DENIED, 403, -32004),
         ErrorCode.TOOL_DRAINING: _meaning(Status.DENIED, 503, -32015, retryable=True),
@@ -208,6 +211,12 @@ class SessionNotFound(GatewayError):
     code = ErrorCode.SESSION_NOT_FOUND
     stranger: bool = False
     """Whether it is there, and somebody else's: for the audit journal, not for the answer."""
+
+
+class InvocationNotFound(GatewayError):
+    """No call of this id is under way: it never was, or it has ended."""
+
+    code = ErrorCode.INVOCATION_NOT_FOUND
 
 
 class ToolNotFound(GatewayError):

@@ -114,18 +114,25 @@ class Registry:
         *,
         actor: str = API,
         change_transport: bool = False,
+        expected: int = ANY_VERSION,
     ) -> int:
         """Change a registered tool; return its version, which is the old one if ``change`` changes nothing.
 
         ``change`` is given the present definition, once more each time somebody else was first. The id and whether the
         tool is enabled stay as they are, and so does what an operator said of it. The file's tool stays the file's;
         but where it leads was not said there any more if that is what changes. That a command becomes a URL or the
-        other way round is refused unless ``change_transport`` asks for it.
+        other way round is refused unless ``change_transport`` asks for it. ``expected`` is the one version that may be
+        changed.
 
         Raises :class:`ToolNotFound`, :class:`InvalidRequest`, or :class:`VersionConflict` if others are always first.
         """
         for attempt in range(MOST_ATTEMPTS):
             found = self.get(tool).registered
+            if expected not in {ANY_VERSION, found.version}:
+                raise VersionConflict(
+                    f"tool {tool!r} is at version {found.version}, not {expected}; read it again",
+                    version=found.version,
+                )
             wanted = replace(change(found.tool), id=found.tool.id, state=found.tool.state)
             if type(wanted.transport) is not type(found.tool.transport) and not change_transport:
                 raise InvalidRequest(

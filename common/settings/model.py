@@ -18,6 +18,7 @@ from common.domain.tool import (
     DEFAULT_STARTUP_TIMEOUT,
     Tool,
 )
+from common.settings.admin import AdminSettings
 from common.settings.audit import AuditSettings
 from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
 from common.settings.credentials import CredentialsSettings
@@ -305,6 +306,7 @@ class Settings(Section):
     policy: PolicySettings = PolicySettings()
     runtime: RuntimeSettings = RuntimeSettings()
     discovery: DiscoverySettings = DiscoverySettings()
+    admin: AdminSettings = AdminSettings()
     logging: LoggingSettings = LoggingSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     audit: AuditSettings = AuditSettings()

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from common.settings.admin import AdminToken
 from common.settings.audit import AuditSink
 from common.settings.audit_sinks import FileOptions, MemoryOptions
 from common.settings.credentials import StaticCredential
@@ -55,6 +56,7 @@ def render() -> str:
     parts += [
         _entries("One entry of redis.encryption_keys", EncryptionKey, EncryptionKey.model_fields),
         _entries("One entry of identity.api_keys", ApiKey, ApiKey.model_fields),
+        _entries("One entry of admin.tokens", AdminToken, AdminToken.model_fields),
         *(_entries(name, model, model.model_fields) for name, model in PARTS.items()),
         _entries("One entry of tenants.listed", TenantSettings, TenantSettings.model_fields),
         _entries("One entry of capabilities", CapabilityLimit, CapabilityLimit.model_fields),

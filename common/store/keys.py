@@ -74,6 +74,8 @@ key                              type     lifetime                     owner and
 {p}:tenants:records              hash     permanent                    tenant -> version, and what an operator set for
                                                                        it (JSON)
 {p}:tenants:changes              zset     permanent                    tenant by the version that changed it last
+{p}:session-facts:<node>         string   1 minute                     what the node tells operators of its sessions
+                                                                       every few seconds (JSON)
 {p}:session-calls:<tool>         hash     permanent                    session of a pool -> calls it was given
 {p}:calls:<queue>                hash     permanent                    the ledger: invocation under way -> node, tag
 {p}:began:<invocation>           string   1 minute                     begun before Redis was restarted: not again
@@ -102,12 +104,12 @@ celery-task-meta-<id>            string   runtime.result_ttl           result of
 
 Channels (publish/subscribe, hints and replies only; nothing depends on a message arriving):
 
-``{p}:reply:<web process>`` replies of that process's calls; ``{p}:wake`` name of a queue that was empty and got a
-message; ``{p}:wake:<node>`` the same for the queue's direct list of one node; ``{p}:registry`` the registry, an API
-key or a tenant changed; ``{p}:answer:<node>`` a client has answered a request of a backend; ``{p}:cancel`` an
-invocation is taken back (to workers); ``{p}:roots`` a client's roots are others now (to workers);
-``{p}:cancel-request`` a client cancelled a request or ended its MCP session (to web processes);
-``{p}:session-stream`` there is something for an MCP session, or from a connection's client.
+``{p}:reply:<web process>`` replies of that process's calls; ``{p}:wake`` name of a queue that was empty and
+got a message; ``{p}:wake:<node>`` the same for the queue's direct list of one node; ``{p}:registry`` the registry,
+an API key or a tenant, changed; ``{p}:answer:<node>`` a client has answered a request of a backend; ``{p}:cancel`` an invocation
+is taken back (to workers); ``{p}:roots`` a client's roots are others now (to workers); ``{p}:cancel-request`` a client
+cancelled a request or ended its MCP session (to web processes); ``{p}:close-session`` an operator wants a tool session
+closed (to workers); ``{p}:session-stream`` there is something for an MCP session, or from a connection's client.
 """
 
 from __future__ import annotations
@@ -256,6 +258,9 @@ class Keys:
     def tenants_changes(self) -> str:
         return f"{self.prefix}:tenants:changes"
 
+    def session_facts(self, node: NodeId) -> str:
+        return f"{self.prefix}:session-facts:{encode_part(node)}"
+
     def session_calls(self, tool: ToolId) -> str:
         return f"{self.prefix}:session-calls:{encode_part(tool)}"
 
@@ -389,6 +394,10 @@ class Keys:
     @property
     def roots_channel(self) -> str:
         return f"{self.prefix}:roots"
+
+    @property
+    def close_session_channel(self) -> str:
+        return f"{self.prefix}:close-session"
 
     @property
     def cancel_request_channel(self) -> str:

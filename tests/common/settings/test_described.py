@@ -166,6 +166,7 @@ def test_document_and_models_know_the_same_settings() -> None:
     assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {
         *FileOptions.model_fields,
         *("key", "tenant", "client", "id", "secret"),
+        *("role", "token"),
         *(CapabilityLimit.model_fields.keys() | TenantSettings.model_fields.keys()) - set(ENTRY_KEYS),
         *("tool", "values", "mode", "scope", "providers", "inject", "meta"),
         *PARTS_NAMES,

@@ -36,6 +36,7 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "direct_queues": (NodeId("celery@host:1:2"),),
     "sessions": (ToolId("a:b/c"),),
     "node_sessions": (NodeId("celery@host:1:2"),),
+    "session_facts": (NodeId("celery@host:1:2"),),
     "tenant_sessions": (TenantId("a:b/c"),),
     "mcp_sessions_of": (TenantId("a:b/c"),),
     "tenant_calls": (TenantId("a:b/c"),),
@@ -87,7 +88,7 @@ def spelled() -> dict[str, str]:
 def test_the_tables_are_read() -> None:
     """So that the tests below test something."""
     assert len(TABLE) >= 13
-    assert len(CHANNELS) == 9
+    assert len(CHANNELS) == 10
 
 
 @pytest.mark.parametrize(("name", "key"), spelled().items())
