@@ -104,12 +104,13 @@ celery-task-meta-<id>            string   runtime.result_ttl           result of
 
 Channels (publish/subscribe, hints and replies only; nothing depends on a message arriving):
 
-``{p}:reply:<web process>`` replies of that process's calls; ``{p}:wake`` name of a queue that was empty and
-got a message; ``{p}:wake:<node>`` the same for the queue's direct list of one node; ``{p}:registry`` the registry,
-an API key or a tenant, changed; ``{p}:answer:<node>`` a client has answered a request of a backend; ``{p}:cancel`` an
-invocation is taken back (to workers); ``{p}:roots`` a client's roots are others now (to workers); ``{p}:cancel-request`` a client
-cancelled a request or ended its MCP session (to web processes); ``{p}:close-session`` an operator wants a tool session
-closed (to workers); ``{p}:session-stream`` there is something for an MCP session, or from a connection's client.
+``{p}:reply:<web process>`` replies of that process's calls; ``{p}:wake`` name of a queue that was empty and got a
+message; ``{p}:wake:<node>`` the same for the queue's direct list of one node; ``{p}:registry`` the registry, an API
+key or a tenant, changed; ``{p}:answer:<node>`` a client has answered a request of a backend; ``{p}:cancel`` an
+invocation is taken back (to workers); ``{p}:roots`` a client's roots are others now (to workers);
+``{p}:cancel-request`` a client cancelled a request or ended its MCP session (to web processes); ``{p}:close-session``
+an operator wants a tool session closed (to workers); ``{p}:session-stream`` there is something for an MCP session, or
+from a connection's client.
 """
 
 from __future__ import annotations
