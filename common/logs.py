@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from common.log_masking import mask_secrets
 from common.settings import LoggingSettings
 from common.telemetry.about import add_facts
 
@@ -57,6 +58,7 @@ def configure(settings: LoggingSettings, *, process: str, file: str | None = Non
             Rarely(),
             *shared,
             structlog.processors.format_exc_info,
+            mask_secrets,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -74,7 +76,7 @@ def configure(settings: LoggingSettings, *, process: str, file: str | None = Non
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             # Left to the renderer, a library's exception comes with local variables, and those hold secrets.
-            foreign_pre_chain=[*shared, structlog.processors.format_exc_info],
+            foreign_pre_chain=[*shared, structlog.processors.format_exc_info, mask_secrets],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )

@@ -7,8 +7,8 @@ takes and gives at once, and do not touch the time that a connection may be idle
 
 from __future__ import annotations
 
-import errno
 import socket
+import ssl
 import struct
 import time
 from contextlib import suppress
@@ -18,6 +18,7 @@ from gevent.socket import socket as GeventSocket  # noqa: N812 - it is a class
 from gevent.socket import wait
 
 from common.settings import WebSettings
+from gateway_web.tls_client_socket import TlsClientSocket, slow
 
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: closing throws away what was not sent, which the kernel would keep for a client that takes nothing."""
@@ -45,7 +46,7 @@ class ClientSocket(GeventSocket):  # type: ignore[misc]
                 if self.timeout == 0.0:
                     raise
             try:
-                wait(self._write_event, self.write_timeout, _slow("the client does not read"))
+                wait(self._write_event, self.write_timeout, slow("the client does not read"))
             except TimeoutError:
                 with suppress(OSError):
                     self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -69,8 +70,8 @@ class ClientSocket(GeventSocket):  # type: ignore[misc]
             try:
                 return bytes(self._sock.recv(size))
             except BlockingIOError:
-                wait(self._read_event, left, _slow("the request does not come"))
-        raise _slow("the request does not come")
+                wait(self._read_event, left, slow("the request does not come"))
+        raise slow("the request does not come")
 
     def dup(self) -> ClientSocket:
         """The same connection again."""
@@ -84,14 +85,11 @@ class ClientSocket(GeventSocket):  # type: ignore[misc]
 
 
 def bounded(client: Any, web: WebSettings) -> Any:
-    """The connection with the bounds of the settings; one that is not gevent's own (TLS) as it is."""
+    """The connection with the bounds of the settings; one that is not gevent's own as it is."""
+    if isinstance(client, ssl.SSLSocket):
+        return TlsClientSocket(client, read_timeout=web.read_timeout, write_timeout=web.write_timeout)
     if type(client) is not GeventSocket:
         return client
     sock = ClientSocket(client.family, client.type, client.proto, fileno=client.detach())
     sock.write_timeout, sock.read_timeout = web.write_timeout, web.read_timeout
     return sock
-
-
-def _slow(why: str) -> TimeoutError:
-    """With the number of a connection that was reset: to gunicorn that is no fault of ours, and no line in the log."""
-    return TimeoutError(errno.ECONNRESET, why)

@@ -12,6 +12,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from email.utils import formatdate
 from typing import Any
 
@@ -31,6 +32,8 @@ from common.telemetry import about
 from gateway_web.client_socket import ClientSocket, bounded
 from gateway_web.http import WEB_SETTINGS, Environ, HttpAnswer, status_line
 from gateway_web.ingress.short_way import ShortWay
+from gateway_web.listener_tls import HANDSHAKE_WITHIN, listener_context
+from gateway_web.tls_client_socket import TlsClientSocket
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +62,18 @@ class Listener(StreamServer):  # type: ignore[misc]
             self.do_handle(*connected)
         super().close()
 
+    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> object:
+        """Shake hands, in this connection's own greenlet and within a time, and serve it."""
+        try:
+            with gevent.Timeout(HANDSHAKE_WITHIN, TimeoutError("no handshake")):
+                client = self.wrap_socket(client_socket, **self.ssl_args)
+        except OSError as error:  # an error of TLS, too
+            client_socket.close()
+            log.debug("handshake_failed", peer=str(address), error=str(error))
+            return None
+        with closing(client):
+            return self.handle(client, address)
+
 
 class Worker(GeventWorker):  # type: ignore[misc]
     """Named by ``--worker-class gateway_web.gunicorn_worker.Worker``."""
@@ -69,11 +84,14 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def load_wsgi(self) -> None:
         """Load the application, and find its short way unless gunicorn was told to do more with each request."""
         super().load_wsgi()
+        self._web = getattr(self.wsgi, "config", {}).get(WEB_SETTINGS)
+        if self._web is not None and self._web.tls_cert_file is not None:
+            # However gunicorn was started: what the settings say is what is spoken.
+            self.cfg.set("certfile", self._web.tls_cert_file)
         settle(self.cfg)
         way = getattr(self.wsgi, "wsgi_app", None)
         if isinstance(way, ShortWay) and self.cfg.keepalive and not self._watched():
             self._short_way = way
-        self._web = getattr(self.wsgi, "config", {}).get(WEB_SETTINGS)
 
     def _watched(self) -> bool:
         """Whether gunicorn has more to do with a request than to answer it."""
@@ -87,8 +105,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
         )
 
     def run(self) -> None:
-        """Serve, until told to end."""
+        """Serve, until told to end. The files of TLS are read here: by each new worker, so also after a SIGHUP."""
         ggevent.StreamServer = Listener
+        web = self._web
+        if web is not None and web.tls_cert_file is not None:
+            ggevent.ssl_context = lambda _cfg: listener_context(web)
         super().run()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
@@ -101,7 +122,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             keeps = self._handle_request(listener_name, req, sock, addr)
         finally:
             about.leave()
-        if isinstance(sock, ClientSocket):
+        if isinstance(sock, ClientSocket | TlsClientSocket):
             sock.next_request()
         return keeps
 

@@ -39,6 +39,7 @@ from common.settings import Settings
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.telemetry.spans import Tracer
+from common.tenants.view import Tenants
 from gateway_worker import ends
 from gateway_worker.aside import Aside
 from gateway_worker.begun import Begun
@@ -75,6 +76,7 @@ class Place:
     circuits: CircuitReports
     entry: Callable[[ToolId], Entry | None]
     dead_letters: DeadLetterBox
+    tenants: Tenants
     signals: TaskSignals | None
     tracer: Tracer | None
 
@@ -105,7 +107,7 @@ class Calls:
         self._abandoned: set[str] = set()
         self._loop = asyncio.get_running_loop()
         judging = Judging(settings.policy, place.journey)
-        self._producer = Producer(place.keys, place.clock, place.entry, settings, judging)
+        self._producer = Producer(place.keys, place.clock, place.entry, settings, place.tenants, judging)
         self.aside = Aside(
             place.keys,
             place.outbox,
@@ -198,7 +200,7 @@ class Calls:
         verdict = await self._journey.admitted(order)
         if isinstance(verdict, Admitted | SessionGone | SessionChanged):
             return None
-        return failed(refusal_of(verdict, entry.id, order.bounds))
+        return failed(refusal_of(verdict, entry.id, order.bounds, order.buckets))
 
     def cut_off(self) -> None:
         """End all of them now: their callers are told that the worker was stopped."""

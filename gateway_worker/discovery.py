@@ -37,6 +37,7 @@ from common.telemetry.about import About
 from gateway_worker.capability_store import CapabilityStore
 from gateway_worker.content import MOST_FLAGS, examined, resembling, with_server_examined
 from gateway_worker.credentials.identity import GivenTo, nothing_given
+from gateway_worker.credentials.refusal import refuses_credentials
 from gateway_worker.definitions import sorted_out
 from gateway_worker.egress.backend import Backend, MakeLink, connect, start
 from gateway_worker.egress.link import LinkLost, RpcError
@@ -267,7 +268,9 @@ def to_be_probed(entry: Entry, backend: Backend) -> bool:
 
 
 def operator_words(error: GatewayError, tool: Tool) -> str:
-    """The error with what only operators are shown: a child's last words, or what the network said."""
+    """The error with what only operators are shown: a child's last words, or what the network said, and what to do."""
+    if tool.credentials is not None and refuses_credentials(error):
+        return f"{error.message}; credentials.discovery_tenant says as whom the gateway itself asks"
     detail = error.detail if isinstance(error, LinkLost) else ""
     if not detail:
         return error.message

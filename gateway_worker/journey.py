@@ -18,6 +18,7 @@ from common.registry.records import Entry
 from common.store.client import store_errors
 from common.store.keys import UNSENT_TTL, Keys
 from common.store.pipelined import PipelinedConnection
+from common.tenants.rates import Buckets, rate_args
 from gateway_worker.delivery import Held, Taken
 from gateway_worker.egress.link import LinkLost
 from gateway_worker.outbox import Outbox
@@ -83,7 +84,9 @@ class Journey:
         with store_errors("queueing a call"):
             return verdict_of(await self._redis.run("admit", keys, args))
 
-    async def adopted(self, taken: Taken, queue: str, entry: Entry, message: bytes) -> Refused | None:
+    async def adopted(
+        self, taken: Taken, queue: str, entry: Entry, message: bytes, buckets: Buckets = ()
+    ) -> Refused | None:
         """Put a message back with its head; the refusal if its call may not run now. It waits for Redis."""
         keys = self._keys
         args = (
@@ -93,6 +96,7 @@ class Journey:
             int(not entry.draining),
             entry.tool.circuit.probes,
             self._most_events,
+            *rate_args(buckets),
         )
         while True:
             try:

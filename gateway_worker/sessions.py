@@ -156,6 +156,13 @@ class Sessions:
             if not session.in_flight:
                 self._dismiss(session, why)
 
+    def close_by_order(self, session: ToolSession, why: str, *, at_once: bool) -> None:
+        """Close a session that an operator wants closed; ``at_once`` ends the calls that run there with it."""
+        if at_once:
+            self._dismiss(session, why)
+        else:
+            self.retire(session, why)
+
     def examine(self, session: ToolSession) -> None:
         """A call of it was given up at its deadline: if its child hangs, it is ended, and the next call has another.
 

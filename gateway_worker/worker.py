@@ -24,6 +24,7 @@ from common.store.last_words import last_words_of
 from common.store.pipelined import PipelinedConnection
 from common.store.scripts import script
 from common.telemetry.spans import Tracer
+from common.tenants.view import Tenants
 from gateway_worker.aftermath import Aftermath
 from gateway_worker.asking import Asking
 from gateway_worker.call_host import CallHost
@@ -48,6 +49,7 @@ from gateway_worker.nodes import Nodes
 from gateway_worker.outbox import Outbox
 from gateway_worker.removed import RemovedQueues
 from gateway_worker.roots import RootsNews
+from gateway_worker.session_desk import SessionDesk
 from gateway_worker.sessions import Keeping, Sessions
 from gateway_worker.sweep import GOODBYE, PROCESS_GONE, Sweeper, fence_script
 from gateway_worker.telemetry import TaskSignals
@@ -100,6 +102,7 @@ class Worker:
             rules=settings.egress.rules,
         )
         self.catalogue = Catalogue(self._blocking_client, keys)
+        self._tenants = Tenants(self._blocking_client, keys, settings)
         self._redis = PipelinedConnection(address)
         self.outbox = Outbox(self._redis, keys, result_ttl=settings.runtime.result_ttl)
         self.outbox.bounded = self.most_in_flight
@@ -115,6 +118,7 @@ class Worker:
         self.sessions = self._make_sessions()
         self.credentials.sessions = self.sessions.all
         self._roots = RootsNews(self.sessions.all, self.asking, self._redis, keys)
+        self._session_desk = SessionDesk(self.node, self.sessions, self._redis, keys)
         self.prober = self._make_prober()
         self.calls = self._make_calls(hostname, host, signals, tracer)
         self.fetcher = Fetcher(
@@ -164,6 +168,7 @@ class Worker:
             "asking": self.asking.run(),
             "sessions": self.sessions.sweep(),
             "watches": self.sessions.prune_watches(),
+            "session-desk": self._session_desk.run(),
             "cut-off": self.sessions.end_when_cut_off(self.node),
             "removed": self._removed.run(),
             "discovery": self.discovery.run(),
@@ -211,10 +216,17 @@ class Worker:
         self._blocking_client.close()
 
     async def registry_changed(self) -> bool:
-        """Whether the registry is another than the catalogue has read. Raises :class:`StoreUnavailable`."""
+        """Whether the registry or the tenants are others than were read. Raises :class:`StoreUnavailable`."""
+        names = self._keys.registry_version, self._keys.tenants_version
         with store_errors("reading the registry's version"):
-            version = await self._redis.command("GET", self._keys.registry_version)
-        return self.catalogue.doubted or int(version or 0) != self.catalogue.version
+            versions = await self._redis.command("MGET", *names)
+        seen = [int(version or 0) for version in versions]
+        return self.catalogue.doubted or seen != [self.catalogue.version, self._tenants.version]
+
+    def read_registry(self) -> bool:
+        """Catch up with both; whether the catalogue changed. It blocks. Raises :class:`StoreUnavailable`."""
+        self._tenants.refresh()
+        return self.catalogue.refresh()
 
     def _heartbeat(self) -> dict[str, Coroutine[Any, Any, None]]:
         file = self._settings.worker.heartbeat_file
@@ -297,6 +309,7 @@ class Worker:
             circuits=CircuitReports(self.node, self._redis, self._keys, self.outbox, self.catalogue.get),
             entry=self.catalogue.get,
             dead_letters=self._dead_letters,
+            tenants=self._tenants,
             signals=signals,
             tracer=tracer,
         )
@@ -327,6 +340,7 @@ class Worker:
                     keys.cancel_channel: self.calls.cancel,
                     keys.answer_channel(node): self.asking.hear,
                     keys.roots_channel: self._roots.hear,
+                    keys.close_session_channel: self._session_desk.hear,
                 },
                 on_subscribed=self._look_at_everything,
             )

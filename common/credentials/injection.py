@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,11 @@ class Injected:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     meta: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def in_meta(self) -> tuple[str, ...]:
+        """The values in ``meta``, however deep they stand."""
+        return tuple(_values_in(self.meta))
 
 
 NOTHING = Injected()
@@ -73,6 +78,14 @@ def _for_header(value: str, name: str) -> str:
             f"the header {name} would hold a character that it cannot, or spaces around its value"
         )
     return value
+
+
+def _values_in(meta: Mapping[str, Any]) -> Iterator[str]:
+    for value in meta.values():
+        if isinstance(value, str):
+            yield value
+        else:
+            yield from _values_in(value)
 
 
 def _put(meta: dict[str, Any], way: tuple[str, ...], value: str) -> None:

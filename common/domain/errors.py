@@ -9,6 +9,7 @@
       Forbidden               FORBIDDEN              the caller is known and not allowed here (Origin, tenant)
       InsufficientScope       INSUFFICIENT_SCOPE     the caller's credential lacks a scope; names all that are needed
       SessionNotFound         SESSION_NOT_FOUND      the MCP session is unknown, expired or another's
+      InvocationNotFound      INVOCATION_NOT_FOUND   no such call is under way
       ToolNotFound            TOOL_NOT_FOUND         no such tool for this caller
       ToolDisabled            TOOL_DISABLED          an operator switched the tool off
       ToolDraining            TOOL_DRAINING          the tool takes no new sessions (drain)
@@ -19,6 +20,7 @@
       PolicyDenied            POLICY_DENIED          a rule says no
       CapabilityQuarantined   CAPABILITY_QUARANTINED  its definition changed or hides something; an operator decides
       Throttled               RATE_LIMITED           too many calls; carries retry_after
+      ConcurrencyLimit        CONCURRENCY_LIMIT_REACHED  too many calls or MCP sessions at a time
       QueueFull               QUEUE_FULL             the tool's queue is at its bound; carries retry_after
       InvocationTimeout       INVOCATION_TIMEOUT     no answer within the deadline
       InvocationCancelled     INVOCATION_CANCELLED   the caller took the call back
@@ -54,6 +56,7 @@ class ErrorCode(StrEnum):
     FORBIDDEN = "FORBIDDEN"
     INSUFFICIENT_SCOPE = "INSUFFICIENT_SCOPE"
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
+    INVOCATION_NOT_FOUND = "INVOCATION_NOT_FOUND"
     TOOL_NOT_FOUND = "TOOL_NOT_FOUND"
     TOOL_DISABLED = "TOOL_DISABLED"
     TOOL_DRAINING = "TOOL_DRAINING"
@@ -64,6 +67,7 @@ class ErrorCode(StrEnum):
     POLICY_DENIED = "POLICY_DENIED"
     CAPABILITY_QUARANTINED = "CAPABILITY_QUARANTINED"
     RATE_LIMITED = "RATE_LIMITED"
+    CONCURRENCY_LIMIT_REACHED = "CONCURRENCY_LIMIT_REACHED"
     QUEUE_FULL = "QUEUE_FULL"
     INVOCATION_TIMEOUT = "INVOCATION_TIMEOUT"
     INVOCATION_CANCELLED = "INVOCATION_CANCELLED"
@@ -122,16 +126,18 @@ ERROR_TABLE: Mapping[ErrorCode, ErrorMeaning] = MappingProxyType(
         ErrorCode.FORBIDDEN: _meaning(Status.DENIED, 403, -32003),
         ErrorCode.INSUFFICIENT_SCOPE: _meaning(Status.DENIED, 403, -32003),
         ErrorCode.SESSION_NOT_FOUND: _meaning(Status.DENIED, 404, -32600),
+        ErrorCode.INVOCATION_NOT_FOUND: _meaning(Status.DENIED, 404, _INVALID_PARAMS),
         ErrorCode.TOOL_NOT_FOUND: _meaning(Status.DENIED, 404, _INVALID_PARAMS),
         ErrorCode.TOOL_DISABLED: _meaning(Status.DENIED, 403, -32004),
         ErrorCode.TOOL_DRAINING: _meaning(Status.DENIED, 503, -32015, retryable=True),
         ErrorCode.CIRCUIT_OPEN: _meaning(Status.DENIED, 503, -32016, retryable=True),
         ErrorCode.SESSION_LIMIT: _meaning(Status.THROTTLED, 429, -32017, retryable=True),
-        ErrorCode.CREDENTIAL_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32018, retryable=True),
+        ErrorCode.CREDENTIAL_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32019, retryable=True),
         ErrorCode.TOOL_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32005, retryable=True),
         ErrorCode.POLICY_DENIED: _meaning(Status.DENIED, 403, -32006),
         ErrorCode.CAPABILITY_QUARANTINED: _meaning(Status.DENIED, 403, -32018),
         ErrorCode.RATE_LIMITED: _meaning(Status.THROTTLED, 429, -32007, retryable=True),
+        ErrorCode.CONCURRENCY_LIMIT_REACHED: _meaning(Status.THROTTLED, 429, -32019, retryable=True),
         ErrorCode.QUEUE_FULL: _meaning(Status.THROTTLED, 429, -32008, retryable=True),
         ErrorCode.INVOCATION_TIMEOUT: _meaning(Status.TIMEOUT, 504, -32009, trips=True),
         ErrorCode.INVOCATION_CANCELLED: _meaning(Status.FAILURE, 499, -32800),
@@ -207,6 +213,12 @@ class SessionNotFound(GatewayError):
     """Whether it is there, and somebody else's: for the audit journal, not for the answer."""
 
 
+class InvocationNotFound(GatewayError):
+    """No call of this id is under way: it never was, or it has ended."""
+
+    code = ErrorCode.INVOCATION_NOT_FOUND
+
+
 class ToolNotFound(GatewayError):
     """There is no such tool for this caller."""
 
@@ -268,6 +280,12 @@ class Throttled(GatewayError):
     """Too many calls. ``retry_after`` says in how many seconds one more would pass."""
 
     code = ErrorCode.RATE_LIMITED
+
+
+class ConcurrencyLimit(GatewayError):
+    """The tenant or the client has as many calls under way, or MCP sessions, as it may; ``reason`` says which."""
+
+    code = ErrorCode.CONCURRENCY_LIMIT_REACHED
 
 
 class QueueFull(GatewayError):

@@ -2,7 +2,7 @@
 
 A name is resolved once; if all its addresses are good, one of *those* is dialled: an answer that changes between the
 look and the connection changes nothing. Redirects are not followed, and if a caller asks for it, each is judged like
-any other connection. Proxies and certificates named in the environment are not used. Fails closed: what may not be
+any other connection. Proxies named in the environment are not used. Fails closed: what may not be
 connected to, and what cannot be resolved, is :class:`httpx.ConnectError` before a byte is sent.
 
 httpx is slow to import (80 ms): import this module where it is used.

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import InvalidRequest, ToolNotFound, VersionConflict
 from common.domain.ids import ToolId
 from common.domain.tool import Origin, RegisteredTool, Tool, changed_fields
+from common.mcp.naming import clash
 from common.registry.records import (
     Entry,
     RawEntry,
@@ -62,6 +64,7 @@ class Registry:
         """
         if origin is not Origin.FILE:
             self._rules.check_runtime(tool)
+            self._refuse_clash(tool.id)
         keys, names = self._keys, ", ".join(changed)
         with store_errors("registering a tool"):
             done, version = run(
@@ -89,6 +92,21 @@ class Registry:
             )
         return int(version)
 
+    def _refuse_clash(self, tool: ToolId) -> None:
+        """Raise :class:`InvalidRequest` if the tool's names could be taken for another's where tools share an endpoint.
+
+        Two that are registered at the same moment are not held against each other; the longer id then wins.
+        """
+        with store_errors("reading the registry"):
+            known: Any = self._client.hkeys(self._keys.registry_tools)
+        for other in (name.decode() for name in known):
+            if other != tool and clash((other, tool)) is not None:
+                raise InvalidRequest(
+                    f"the names of tool {tool!r} could be taken for those of {other!r}: choose another id "
+                    "(names are <tool>__<name>)",
+                    field="id",
+                )
+
     def update(
         self,
         tool: ToolId,
@@ -96,18 +114,25 @@ class Registry:
         *,
         actor: str = API,
         change_transport: bool = False,
+        expected: int = ANY_VERSION,
     ) -> int:
         """Change a registered tool; return its version, which is the old one if ``change`` changes nothing.
 
         ``change`` is given the present definition, once more each time somebody else was first. The id and whether the
         tool is enabled stay as they are, and so does what an operator said of it. The file's tool stays the file's;
         but where it leads was not said there any more if that is what changes. That a command becomes a URL or the
-        other way round is refused unless ``change_transport`` asks for it.
+        other way round is refused unless ``change_transport`` asks for it. ``expected`` is the one version that may be
+        changed.
 
         Raises :class:`ToolNotFound`, :class:`InvalidRequest`, or :class:`VersionConflict` if others are always first.
         """
         for attempt in range(MOST_ATTEMPTS):
             found = self.get(tool).registered
+            if expected not in {ANY_VERSION, found.version}:
+                raise VersionConflict(
+                    f"tool {tool!r} is at version {found.version}, not {expected}; read it again",
+                    version=found.version,
+                )
             wanted = replace(change(found.tool), id=found.tool.id, state=found.tool.state)
             if type(wanted.transport) is not type(found.tool.transport) and not change_transport:
                 raise InvalidRequest(

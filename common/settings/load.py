@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from common.domain.errors import ConfigurationError
+from common.settings.admin import AdminToken
 from common.settings.audit import AuditSink
 from common.settings.credentials import StaticCredential
 from common.settings.document import Document, KeyPath, parse
@@ -45,6 +46,7 @@ _CLIENTS_KEYS = frozenset({"mcpServers", "mcp_servers", "mcpservers", "servers",
 _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("redis", "encryption_keys"): EncryptionKey,
     ("identity", "api_keys"): ApiKey,
+    ("admin", "tokens"): AdminToken,
     ("audit", "sinks"): AuditSink,
     ("identity", "jwt"): JwtSettings,
     ("identity", "mtls"): MtlsSettings,

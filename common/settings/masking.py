@@ -22,7 +22,7 @@ def masked(settings: Settings) -> dict[str, Any]:
     arguments that look like secrets (:mod:`common.settings.secrecy`). ``tool_problems`` is there if any are.
     """
     shown: dict[str, Any] = {name: _plain(getattr(settings, name)) for name in SECTIONS}
-    shown["tools"] = {tool.id: _tool(tool) for tool in settings.tools}
+    shown["tools"] = {tool.id: masked_tool(tool) for tool in settings.tools}
     if settings.tool_problems:
         shown["tool_problems"] = {problem.id: problem.message for problem in settings.tool_problems}
     return shown
@@ -46,7 +46,7 @@ def _plain(value: Any) -> Any:
     return value.masked if isinstance(value, SecretUrl) else value
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
+def masked_tool(tool: Tool) -> dict[str, Any]:
     shown = entry_of(tool)
     for name in ("env", "headers"):
         if name in shown:

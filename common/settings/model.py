@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, InstanceOf, model_validator
@@ -19,6 +18,7 @@ from common.domain.tool import (
     DEFAULT_STARTUP_TIMEOUT,
     Tool,
 )
+from common.settings.admin import AdminSettings
 from common.settings.audit import AuditSettings
 from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
 from common.settings.credentials import CredentialsSettings
@@ -53,11 +53,10 @@ from common.settings.telemetry import TelemetrySettings
 from common.settings.tenants import TenantsSettings
 from common.settings.tls import TlsKeys
 from common.settings.vault import VaultSettings
+from common.settings.web_tls import ListenerTlsKeys
 
 
-class RedisSettings(TlsKeys):
-    """The Redis (or Valkey) server that holds queues, sessions and results."""
-
+class _Redis(Section):
     url: RedisUrl | None = Field(
         default=None,
         description="Server to use: redis://, rediss:// or unix://. Absent: `canalgate up` starts its own.",
@@ -82,6 +81,10 @@ class RedisSettings(TlsKeys):
         "producers.",
     )
 
+
+class RedisSettings(TlsKeys, _Redis):
+    """The Redis (or Valkey) server that holds queues, sessions and results."""
+
     @model_validator(mode="after")
     def _tls_agrees(self) -> RedisSettings:
         try:
@@ -93,9 +96,7 @@ class RedisSettings(TlsKeys):
         return self
 
 
-class WebSettings(Section):
-    """The web processes that clients talk to."""
-
+class _Web(Section):
     host: Host = Field(
         default="127.0.0.1",
         description="Address to listen on; beyond loopback an identity resolver is needed.",
@@ -145,6 +146,10 @@ class WebSettings(Section):
     list_page_size: PageSize = Field(
         default=0, description="Most items on a page of a list (tools/list and the like); 0: all on one."
     )
+
+
+class WebSettings(ListenerTlsKeys, _Web):
+    """The web processes that clients talk to."""
 
 
 class WorkerSettings(Section):
@@ -301,6 +306,7 @@ class Settings(Section):
     policy: PolicySettings = PolicySettings()
     runtime: RuntimeSettings = RuntimeSettings()
     discovery: DiscoverySettings = DiscoverySettings()
+    admin: AdminSettings = AdminSettings()
     logging: LoggingSettings = LoggingSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     audit: AuditSettings = AuditSettings()
@@ -328,17 +334,6 @@ class Settings(Section):
         """The ids in ``tenants.listed``, and with resolver none the default tenant too."""
         own = (self.identity.default_tenant,) if self.identity.open else ()
         return frozenset((*own, *(tenant.id for tenant in self.tenants.listed)))
-
-    def max_sessions_of(self, tenant: str) -> int | None:
-        """Most tool sessions that a tenant may have in the whole cluster; None: any number."""
-        return self._own_max_sessions.get(tenant, self.tenants.max_sessions)
-
-    @cached_property
-    def _own_max_sessions(self) -> Mapping[str, int]:
-        """A look-up, since each call asks, and thousands of tenants may be listed."""
-        return {
-            entry.id: entry.max_sessions for entry in self.tenants.listed if entry.max_sessions is not None
-        }
 
 
 def _sections() -> Mapping[str, type[Section]]:

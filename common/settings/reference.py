@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from common.settings.admin import AdminToken
 from common.settings.audit import AuditSink
 from common.settings.audit_sinks import FileOptions, MemoryOptions
 from common.settings.credentials import StaticCredential
@@ -22,7 +23,7 @@ from common.settings.mtls import MtlsSettings
 from common.settings.oauth import OAuthSettings
 from common.settings.policy import EvaluatorSettings, RuleSettings
 from common.settings.section import Section
-from common.settings.tenants import TenantSettings
+from common.settings.tenants import CapabilityLimit, TenantSettings
 from common.settings.tokens import JwtSettings
 from common.settings.tool_credentials import CredentialInjection, ToolCredentials
 
@@ -55,8 +56,10 @@ def render() -> str:
     parts += [
         _entries("One entry of redis.encryption_keys", EncryptionKey, EncryptionKey.model_fields),
         _entries("One entry of identity.api_keys", ApiKey, ApiKey.model_fields),
+        _entries("One entry of admin.tokens", AdminToken, AdminToken.model_fields),
         *(_entries(name, model, model.model_fields) for name, model in PARTS.items()),
         _entries("One entry of tenants.listed", TenantSettings, TenantSettings.model_fields),
+        _entries("One entry of capabilities", CapabilityLimit, CapabilityLimit.model_fields),
         _entries("One entry of audit.sinks", AuditSink, AuditSink.model_fields),
         _entries("Options of a file sink", FileOptions, FileOptions.model_fields),
         _entries("Options of a memory sink", MemoryOptions, MemoryOptions.model_fields),

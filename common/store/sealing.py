@@ -9,7 +9,7 @@ moved to another.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import itertools
 import os
 import secrets
@@ -71,7 +71,7 @@ class Seals:
         """The sealed text: ASCII without quotes."""
         count = next(self._counter).to_bytes(_COUNT, "big")
         sealed = self._own.encrypt(bytes(4) + count, data, self._bound(place))
-        raw = base64.urlsafe_b64encode(self._salt + count + sealed)
+        raw = binascii.b2a_base64(self._salt + count + sealed, newline=False)
         return f"{MARK}.{self.ids[0]}.{raw.decode()}"
 
     def seal(self, data: bytes, *place: str) -> bytes:
@@ -89,7 +89,7 @@ class Seals:
                 "give every process the same redis.encryption_keys"
             )
         try:
-            raw = base64.b64decode(encoded.encode("ascii"), altchars=b"-_", validate=True)
+            raw = binascii.a2b_base64(encoded.encode("ascii"))
             salt, count, sealed = raw[:_SALT], raw[_SALT : _SALT + _COUNT], raw[_SALT + _COUNT :]
             return self._derived(name, salt).decrypt(bytes(4) + count, sealed, self._bound(place))
         except (InvalidTag, ValueError):

@@ -12,7 +12,7 @@ from common.domain.errors import ConfigurationError, GatewayError, ToolNotFound
 from common.mcp.naming import SEPARATOR
 from gateway_web.cli.client import GatewayClient, RefusedByGateway
 from gateway_web.cli.output import Exit, err, for_terminal, out, say_json
-from gateway_web.cli.where import endpoint, tool_endpoint
+from gateway_web.cli.where import endpoint, tool_endpoint, trust
 
 MOST_NAMES = 20
 """So many names are told to whoever gave none of them."""
@@ -42,13 +42,13 @@ def call(
 ) -> None:
     """Call one MCP tool of a backend through the gateway."""
     headers = request_headers(token, header)
-    client = GatewayClient(tool_endpoint(url, tool), headers, timeout=timeout)
+    client = GatewayClient(tool_endpoint(url, tool), headers, timeout=timeout, tls=trust(url))
     try:
         params = {"name": name, "arguments": _arguments(client, name, arguments or [])}
         result = client.request("tools/call", params, name=name)
     except RefusedByGateway as error:
         if error.data.get("code") == ToolNotFound.code:
-            everywhere = GatewayClient(endpoint(url), headers, timeout=timeout)
+            everywhere = GatewayClient(endpoint(url), headers, timeout=timeout, tls=trust(url))
             say_hint("tool", tool, _names(everywhere, of_tools=True))
         else:
             say_hint("MCP tool", name.removeprefix(f"{tool}{SEPARATOR}"), _names(client), given=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import ssl
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,10 +29,14 @@ class RefusedByGateway(GatewayError):
 class GatewayClient:
     """Speaks to one endpoint."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], *, timeout: float) -> None:
+    def __init__(
+        self, url: str, headers: Mapping[str, str], *, timeout: float, tls: ssl.SSLContext | bool = True
+    ) -> None:
+        """``timeout`` is in seconds; ``tls`` says whom to trust."""
         self._url = url
         self._headers = dict(headers)
         self._timeout = timeout
+        self._tls = tls
         self._ids = itertools.count(1)
 
     def request(self, method: str, params: Mapping[str, Any], *, name: str | None = None) -> dict[str, Any]:
@@ -53,7 +58,12 @@ class GatewayClient:
         body = {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": sent}
         try:
             answer = httpx.post(
-                self._url, content=orjson.dumps(body), headers=headers, timeout=self._timeout, trust_env=False
+                self._url,
+                content=orjson.dumps(body),
+                headers=headers,
+                timeout=self._timeout,
+                trust_env=False,
+                verify=self._tls,
             )
         except httpx.ReadTimeout as error:
             raise InvocationTimeout(

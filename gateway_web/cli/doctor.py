@@ -22,6 +22,7 @@ from gateway_web.cli.findings import Finding
 from gateway_web.cli.output import Exit, out
 from gateway_web.cli.where import store
 from gateway_web.identity import identity_problems
+from gateway_web.listener_tls import own_context
 from gateway_web.supervisor import RedisUrl, SupervisorError, running_instance, state_dir_path
 from gateway_web.supervisor.ping import ping
 from gateway_web.supervisor.redis_program import find_program
@@ -112,18 +113,20 @@ def _port(web: WebSettings) -> str:
     try:
         return f"{authority(web.host, free_port(web.host, web.port))} is free"
     except ConfigurationError:
-        missing = _not_ready(f"http://{authority(REACHED_AT.get(web.host, web.host), web.port)}/readyz")
+        missing = _not_ready(web)
         if missing is None:
             raise
         lacks = f", but is not ready (it misses: {', '.join(missing)})" if missing else ""
         return f"{where}: a web process of Canalgate answers there{lacks}"
 
 
-def _not_ready(url: str) -> list[str] | None:
+def _not_ready(web: WebSettings) -> list[str] | None:
     """What a web process of ours misses to serve calls, nothing if it is ready; None if none answers there."""
     try:
-        found = httpx.get(url, timeout=ASKED_FOR, trust_env=False).json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        tls = own_context(web)
+        url = f"http{'s' if tls else ''}://{authority(REACHED_AT.get(web.host, web.host), web.port)}/readyz"
+        found = httpx.get(url, timeout=ASKED_FOR, trust_env=False, verify=tls or True).json()
+    except (ConfigurationError, httpx.HTTPError, httpx.InvalidURL, ValueError):
         return None
     if not isinstance(found, dict) or found.keys() != {"ready", *_PARTS}:
         return None

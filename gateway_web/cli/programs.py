@@ -26,6 +26,7 @@ def web_command(settings: Settings, *, host: str, port: int, extra: Sequence[str
         "--graceful-timeout", "10",
         "--no-control-socket",
         "--bind", bind_address(host, port),
+        *(() if web.tls_cert_file is None else ("--certfile", web.tls_cert_file)),
         *extra,
         "gateway_web.wsgi:app",
     ]  # fmt: skip

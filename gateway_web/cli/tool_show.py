@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from common.control.tools import overview_of, overview_to_wire
 from common.domain.ids import ToolId
 from common.mcp.hidden_text import visible
 from gateway_web.cli.output import for_terminal, out, say_json
-from gateway_web.cli.tool_rows import COLUMNS, cells, overview_of, row
+from gateway_web.cli.tool_rows import COLUMNS, cells
 from gateway_web.cli.where import store
 
 MOST_VALUES = 8
@@ -26,11 +27,12 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002
 ) -> None:
     """Show a tool and the arguments of its MCP tools; one with ? may be left out."""
-    found = overview_of(store(config), ToolId(tool))
+    where = store(config)
+    found = overview_of(where.client, where.keys, ToolId(tool))
     known = found.entry.known
     offers = () if known is None else known.tools
     if as_json:
-        say_json({**row(found), "tools": [_told(offer) for offer in offers]})
+        say_json({**overview_to_wire(found), "tools": [_told(offer) for offer in offers]})
         return
     for name, value in zip(COLUMNS, cells(found), strict=True):
         if value:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from common.control.tools import overview, overview_to_wire
 from common.domain.errors import ConfigurationError, VersionConflict
 from common.domain.ids import ToolId
 from common.domain.tool import Origin, Tool
@@ -20,7 +21,7 @@ from common.settings.entry_of import changed_entry
 from common.settings.interpolate import interpolate
 from gateway_web.cli import quarantine, tool_show, tool_state
 from gateway_web.cli.output import err, errors_as_exit_codes, out, say_json, say_table
-from gateway_web.cli.tool_rows import COLUMNS, cells, overview, row
+from gateway_web.cli.tool_rows import COLUMNS, cells
 from gateway_web.cli.where import Store, store
 
 cli = typer.Typer(
@@ -45,9 +46,10 @@ def list_tools(
     """List the tools of the running gateway."""
     if context.invoked_subcommand is not None:
         return
-    found = overview(store(config))
+    where = store(config)
+    found = overview(where.client, where.keys)
     if as_json:
-        say_json([row(tool) for tool in found])
+        say_json([overview_to_wire(tool) for tool in found])
         return
     say_table(COLUMNS, [cells(tool) for tool in found])
 

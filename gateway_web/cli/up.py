@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import typer
 import yaml
@@ -28,6 +29,7 @@ from gateway_web.cli.first_answers import FirstAnswers
 from gateway_web.cli.output import Exit, err, for_terminal, stop
 from gateway_web.cli.programs import environment, web_command, worker_command
 from gateway_web.identity import identity_problems
+from gateway_web.listener_tls import own_context
 from gateway_web.supervisor import (
     ChildSpec,
     Event,
@@ -41,6 +43,7 @@ from gateway_web.supervisor import (
     held_state_dir,
     http_ready,
     state_dir_path,
+    strangers_refused,
 )
 from gateway_web.wsgi_address import authority, free_port
 
@@ -61,7 +64,17 @@ class Plan:
     @property
     def base_url(self) -> str:
         host = "127.0.0.1" if self.host in {"0.0.0.0", ""} else self.host  # noqa: S104 - compared with
-        return f"http://{authority(host, self.port)}"
+        scheme = "http" if self.settings.web.tls_cert_file is None else "https"
+        return f"{scheme}://{authority(host, self.port)}"
+
+    def answers(self, path: str) -> Callable[[], bool]:
+        """Whether the web program answers 200 there; one that wants client certificates, whether it refuses us."""
+        web = self.settings.web
+        tls = own_context(web)
+        if tls is not None and web.tls_client_auth == "required":
+            host = urlsplit(self.base_url).hostname
+            return strangers_refused(host or "", self.port, tls)
+        return http_ready(f"{self.base_url}{path}", tls=tls)
 
     @property
     def endpoint(self) -> str:
@@ -111,7 +124,7 @@ def _serve(plan: Plan, *, verbose: bool) -> None:
     with ProcessGuard(keep_fds=(plan.state.lock_fd,)) as guard:
         echo: Callable[[str, str], None] | None = _echo if verbose else None
         supervisor = Supervisor(_children(plan, client, keys), guard, _report, echo=echo)
-        answers = FirstAnswers(Registry(client, keys), http_ready(f"{plan.base_url}/readyz"))
+        answers = FirstAnswers(Registry(client, keys), plan.answers("/readyz"))
         stopped_by = supervisor.run(
             settled=answers.complete, on_ready=lambda: _announce(plan, supervisor, answers)
         )
@@ -135,7 +148,7 @@ def _children(plan: Plan, client: Client, keys: Keys) -> list[ChildSpec]:
     web = ChildSpec(
         name="web",
         argv=web_command(plan.settings, host=plan.host, port=plan.port),
-        ready=http_ready(f"{plan.base_url}/livez"),
+        ready=plan.answers("/livez"),
         ready_timeout=60.0,
         stop_timeout=15.0,
         log_path=plan.state.log("web"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from common.settings import Settings, load
 from common.store.client import Client, StoreAddress, address_of, connect
 from common.store.key_ring import keys_of
 from common.store.keys import Keys
+from common.tls import client_context
+from gateway_web.listener_tls import own_context
 from gateway_web.supervisor import running_instance, state_dir_path
 from gateway_web.wsgi_address import authority
 
@@ -27,7 +30,14 @@ def endpoint(url: str | None) -> str:
     if running is not None:
         return running.endpoint
     web = load().web
-    return f"http://{authority('127.0.0.1' if web.host == ANY else web.host, web.port)}/mcp"
+    scheme = "http" if web.tls_cert_file is None else "https"
+    return f"{scheme}://{authority('127.0.0.1' if web.host == ANY else web.host, web.port)}/mcp"
+
+
+def trust(url: str | None) -> ssl.SSLContext | bool:
+    """Whom to trust at :func:`endpoint`: the system's authorities, or the settings' own certificate on this machine."""
+    own = None if url else own_context(load().web)
+    return client_context() if own is None and (url or "").startswith("https:") else own or True
 
 
 def tool_endpoint(url: str | None, tool: str) -> str:

@@ -9,9 +9,17 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 SOCKET_KEYS = ("gunicorn.socket", "werkzeug.socket")
+
+
+@runtime_checkable
+class SaysItself(Protocol):
+    """A connection inside which an end cannot be seen from outside: TLS."""
+
+    def hung_up(self) -> bool:
+        """Whether the client has closed it."""
 
 
 def hung_up(environ: Mapping[str, Any]) -> bool:
@@ -19,6 +27,8 @@ def hung_up(environ: Mapping[str, Any]) -> bool:
     connection = next((environ[key] for key in SOCKET_KEYS if key in environ), None)
     if connection is None:
         return False
+    if isinstance(connection, SaysItself):
+        return connection.hung_up()
     try:
         fileno = connection.fileno()
         if fileno < 0:

@@ -13,7 +13,13 @@ from gateway_web.supervisor.errors import (
     SupervisorError,
 )
 from gateway_web.supervisor.events import Event, EventKind
-from gateway_web.supervisor.readiness import http_ready, redis_ready, wait_http_ready, wait_redis_ready
+from gateway_web.supervisor.readiness import (
+    http_ready,
+    redis_ready,
+    strangers_refused,
+    wait_http_ready,
+    wait_redis_ready,
+)
 from gateway_web.supervisor.redis_server import RedisServer, find_redis
 from gateway_web.supervisor.redis_url import RedisUrl
 from gateway_web.supervisor.state import (
@@ -49,6 +55,7 @@ __all__ = [
     "redis_ready",
     "running_instance",
     "state_dir_path",
+    "strangers_refused",
     "wait_http_ready",
     "wait_redis_ready",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import socket
+import ssl
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -14,20 +16,27 @@ from gateway_web.supervisor.redis_url import RedisUrl
 _INTERVAL = 0.05
 
 
-def http_ready(url: str, *, timeout: float = 1.0) -> Callable[[], bool]:
-    """A question for ``ChildSpec.ready``: does a GET of ``url`` (http only) answer 200?
+def http_ready(url: str, *, timeout: float = 1.0, tls: ssl.SSLContext | None = None) -> Callable[[], bool]:
+    """A question for ``ChildSpec.ready``: does a GET of ``url`` answer 200?
+
+    Args:
+        tls: how to trust the server, for https.
 
     Raises:
-        ValueError: ``url`` is not an http URL with a host.
+        ValueError: ``url`` is not an http URL with a host, or with ``tls`` not one of https.
     """
     parts = urlsplit(url)
     host, port = parts.hostname, parts.port
-    if parts.scheme != "http" or host is None:
+    if parts.scheme != ("http" if tls is None else "https") or host is None:
         raise ValueError(f"{url} is not an http URL")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     def ready() -> bool:
-        connection = http.client.HTTPConnection(host, port, timeout=timeout)
+        connection = (
+            http.client.HTTPConnection(host, port, timeout=timeout)
+            if tls is None
+            else http.client.HTTPSConnection(host, port, timeout=timeout, context=tls)
+        )
         try:
             connection.request("GET", target, headers={"Connection": "close"})
             return connection.getresponse().status == http.client.OK
@@ -35,6 +44,30 @@ def http_ready(url: str, *, timeout: float = 1.0) -> Callable[[], bool]:
             return False
         finally:
             connection.close()
+
+    return ready
+
+
+def strangers_refused(
+    host: str, port: int, tls: ssl.SSLContext, *, timeout: float = 1.0
+) -> Callable[[], bool]:
+    """A question for ``ChildSpec.ready`` of a server that wants client certificates: does it refuse one without?
+
+    That it does says that it is there; more cannot be asked without a certificate.
+    """
+
+    def ready() -> bool:
+        try:
+            with (
+                socket.create_connection((host, port), timeout) as plain,
+                tls.wrap_socket(plain, server_hostname=host) as encrypted,
+            ):
+                # In TLS 1.3 the refusal comes behind the handshake.
+                return bool(encrypted.recv(1))
+        except ssl.SSLError as error:
+            return (error.reason or "").endswith(("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE"))
+        except OSError:
+            return False
 
     return ready
 

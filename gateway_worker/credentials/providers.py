@@ -41,9 +41,9 @@ def _load(name: str, settings: Settings) -> CredentialsProvider:
         provider: Any = _brought(name)(settings.credentials) if made is None else made(settings)
     except ConfigurationError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever a constructor raises
         # Not its words: they may hold a secret of the settings.
-        raise _fault(f"{name!r} cannot be loaded: {type(error).__name__}") from error
+        raise _fault(f"{name!r} cannot be loaded: {type(error).__name__}") from None
     if not callable(getattr(provider, "resolve", None)):
         raise _fault(f"{name!r} has no method resolve(request)")
     found: CredentialsProvider = provider

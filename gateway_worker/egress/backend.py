@@ -167,7 +167,7 @@ def make_link(
     match tool.transport:
         case StdioTransport() as transport:
             transport = replace(transport, env={**transport.env, **given.env})
-            child = Child(transport, guard, line_limit=max_bytes, limits=tool.limits)
+            child = Child(transport, guard, line_limit=max_bytes, limits=tool.limits, secrets=given.in_meta)
             return StdioLink(child, gate=gate, meta=given.meta)
         case HttpTransport() as transport:
             return HttpLink(

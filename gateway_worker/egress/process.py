@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import structlog
 
@@ -98,13 +98,17 @@ class Child:
         *,
         line_limit: int,
         limits: ProcessLimits = NO_LIMITS,
+        secrets: Collection[str] = (),
     ) -> None:
-        """``line_limit`` is the most bytes one line of the child's output may have."""
+        """``line_limit`` is the most bytes one line of the child's output may have.
+
+        ``secrets`` are masked in its standard error, as are the values of its environment.
+        """
         self._transport = transport
         self._guard = guard
         self._limits = limits
         self.line_limit = line_limit
-        self._stderr = Stderr(transport.env)
+        self._stderr = Stderr([*transport.env.values(), *secrets])
         self._stderr_ended = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self._input: ChildInput | None = None

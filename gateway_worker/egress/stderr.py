@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import structlog
 
@@ -23,9 +23,9 @@ LOGGED_PER_SECOND = 64 << 10
 class Stderr:
     """The last lines, masked; of a long line its beginning. Memory is bounded whatever comes."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
-        """``env`` is the declared environment, whose values are masked."""
-        values = {line.encode() for value in env.values() for line in value.splitlines() if len(line) >= 4}
+    def __init__(self, masked: Iterable[str]) -> None:
+        """``masked`` are values that are not to be shown: those of the declared environment, and secrets."""
+        values = {line.encode() for value in masked for line in value.splitlines() if len(line) >= 4}
         # The longest first: one secret may begin like another.
         secrets = sorted(values, key=len, reverse=True)
         self._pattern = re.compile(b"|".join(map(re.escape, secrets))) if secrets else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ class RawClient:
     headers: dict[str, str] = field(default_factory=dict)
     ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     session: str | None = None
+    verify: ssl.SSLContext | bool = True
 
     def open(self, **extra: Any) -> httpx.Response:
         """The legacy handshake."""
@@ -65,7 +67,7 @@ class RawClient:
         """Send a request and return the HTTP answer."""
         message = self.message(method, params)
         headers = self.sent_headers(method, message["params"])
-        return httpx.post(self.url, json=message, headers=headers, timeout=timeout)
+        return httpx.post(self.url, json=message, headers=headers, timeout=timeout, verify=self.verify)
 
     def wire(self, method: str, params: Mapping[str, Any] | None = None) -> bytes:
         """A request as the bytes of HTTP/1.1, for tests that hold the socket themselves."""

@@ -1,4 +1,4 @@
-"""A TCP door to a server on a Unix socket, for faults between a client and its server."""
+"""A TCP door to a server, for faults between a client and its server."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class TcpProxy:
     piece that clients wrote: one for each of their writes, unless the next one came before it was read.
     """
 
-    def __init__(self, target: Path, *, tls: ssl.SSLContext | None = None) -> None:
-        """With ``tls`` clients have to speak that to the proxy."""
+    def __init__(self, target: Path | int, *, tls: ssl.SSLContext | None = None) -> None:
+        """``target`` is a Unix socket or a port of loopback. With ``tls`` clients have to speak that to the proxy."""
         self._target = target
         self._tls = tls
         self._loop = asyncio.new_event_loop()
@@ -125,7 +125,11 @@ class TcpProxy:
             writer.close()
             return
         try:
-            up_reader, up_writer = await asyncio.open_unix_connection(str(self._target))
+            up_reader, up_writer = await (
+                asyncio.open_connection("127.0.0.1", self._target)
+                if isinstance(self._target, int)
+                else asyncio.open_unix_connection(str(self._target))
+            )
         except OSError:  # the server is away
             writer.transport.abort()
             return

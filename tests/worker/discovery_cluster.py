@@ -16,6 +16,7 @@ from common.settings import DiscoverySettings
 from common.store.client import Client, StoreAddress, connect_async
 from common.store.clock import RedisClock
 from common.store.keys import Keys
+from gateway_worker.credentials.identity import GivenTo, nothing_given
 from gateway_worker.discovery import Discovery
 from gateway_worker.egress.backend import make_link
 from tests.support.aio import ended, until
@@ -50,6 +51,7 @@ class Cluster:
         *nodes: str,
         settings: DiscoverySettings = QUICK,
         serves: Callable[[ToolId], bool] = lambda _: True,
+        given_to: GivenTo = nothing_given,
     ) -> AsyncIterator[None]:
         """Run a worker's discovery per node, over one catalogue that is refreshed all the time."""
         store = connect_async(self._address)
@@ -64,6 +66,7 @@ class Cluster:
                 serves=serves,
                 links=partial(make_link, guard=self._guard, max_bytes=MAX_BYTES, rules=ANYTHING),
                 settings=settings,
+                given_to=given_to,
             )
             for node in nodes or ("n1",)
         ]

@@ -20,6 +20,7 @@ from common.store.client import Client, StoreAddress, connect_async
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.scripts import run
+from gateway_worker.credentials.identity import GivenTo, nothing_given
 from gateway_worker.egress.backend import Backend, make_link
 from gateway_worker.health import Prober
 from tests.support.aio import ended, until
@@ -56,6 +57,7 @@ class ProbingCluster:
         self,
         *nodes: str,
         serves: Callable[[ToolId], bool] = lambda _: True,
+        given_to: GivenTo = nothing_given,
         address: StoreAddress | None = None,
     ) -> AsyncIterator[None]:
         """Run a prober per node, over one catalogue that is refreshed all the time."""
@@ -71,6 +73,7 @@ class ProbingCluster:
                 serves=serves,
                 links=partial(make_link, guard=self.guard, max_bytes=MAX_BYTES, rules=ANYTHING),
                 sessions=self.sessions,
+                given_to=given_to,
             )
             for node in nodes or ("n1",)
         ]

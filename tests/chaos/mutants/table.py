@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CREDENTIALS = "tests/worker/credentials"
 LUA = "common/store/lua"
 STORE = "tests/common/store"
+PERMITS = "tests/common/store/test_permit_scripts.py"
+LIMITS = "tests/web/ingress/test_limits.py"
+QUARANTINE = "tests/common/registry/test_quarantine.py"
 AUDIT = "tests/common/audit"
 JSONRPC = "tests/common/mcp/test_jsonrpc.py"
 CLIENT_SOCKET = "tests/web/test_client_socket.py"
@@ -370,10 +374,146 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=(f"{JSONRPC}::test_what_a_folding_reader_takes_for_another_member_is_refused",),
     ),
     Mutant(
+        name="stale-pins",
+        breaks="a judgement on pins that are others by now is not stored",
+        edits=(
+            Edit(
+                f"{LUA}/lib/pins.lua",
+                "if (redis.call('HGET', pins, 'version') or '0') ~= ARGV[at] then return false end",
+                "",
+            ),
+        ),
+        tests=(
+            f"{QUARANTINE}::test_a_judgement_on_pins_that_are_others_by_now_is_not_stored",
+            "tests/lua/test_pins_twin.py::test_twins",
+        ),
+    ),
+    Mutant(
+        name="unseen-approval",
+        breaks="an operator approves the definition that he saw, or nothing",
+        edits=(Edit("common/domain/pins.py", "if not waits.digest.startswith(digest):", "if False:"),),
+        tests=(
+            f"{QUARANTINE}::test_what_an_operator_did_not_see_he_does_not_approve",
+            "tests/common/domain/test_pins.py::test_an_approval_is_of_what_was_seen",
+        ),
+    ),
+    Mutant(
+        name="unbound-payload",
+        breaks="a sealed payload opens at its own place alone",
+        edits=(
+            Edit(
+                "common/store/sealing.py",
+                'return "|".join(map(encode_part, (self._prefix, *place))).encode()',
+                'return b""',
+            ),
+        ),
+        tests=(
+            f"{STORE}/test_sealing.py::test_it_opens_nowhere_else",
+            "tests/worker/test_sealed_calls.py::test_a_call_of_another_message_is_not_read",
+        ),
+    ),
+    Mutant(
+        name="plain-answers",
+        breaks="an answer that nobody sealed is not taken where payloads are sealed",
+        edits=(
+            Edit(
+                "common/calls/contract.py",
+                "if seals is not None and result.answered and not seals.accept_plain:",
+                "if False:",
+            ),
+        ),
+        tests=("tests/worker/test_sealed_calls.py::test_a_waiting_process_always_gets_an_end",),
+    ),
+    Mutant(
         name="short-body",
         breaks="a request whose body ends early is refused",
         edits=(Edit("gateway_web/guards.py", "if length and len(body) < int(length):", "if False:"),),
         tests=("tests/web/test_guards.py::test_a_body_that_ends_early_is_refused",),
+    ),
+    Mutant(
+        name="credentials-of-a-pool",
+        breaks="the sessions of a pool, which serve everybody, act as no tenant",
+        edits=(
+            Edit(
+                "common/domain/credential_rules.py",
+                "if routing is Routing.LEAST_LOADED and rules.scope is not CredentialScope.TOOL:",
+                "if False:",
+            ),
+        ),
+        tests=("tests/common/domain/test_credentials.py::test_rules_that_contradict_their_tool_are_refused",),
+    ),
+    Mutant(
+        name="credentials-passed-over",
+        breaks="a provider that fails is not passed over for the next one",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/asking.py",
+                "if outcome.failure or outcome.credentials is not None:",
+                "if outcome.credentials is not None:",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_sessions.py::test_the_first_that_knows_wins_and_one_that_fails_ends_it",),
+    ),
+    Mutant(
+        name="credentials-of-before-an-order",
+        breaks="what was asked for before an order to forget is not used after it",
+        edits=(Edit("gateway_worker/credentials/cache.py", "self._flights.pop(wanted).void = True", "pass"),),
+        tests=(
+            f"{CREDENTIALS}/test_cache.py::test_what_was_asked_for_before_an_order_to_forget_is_not_used",
+        ),
+    ),
+    Mutant(
+        name="credentials-outlive-rotation",
+        breaks="a session whose secrets are others by now gets no further call",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/identity.py",
+                "elif found.fingerprint != used.fingerprint:",
+                "elif False:",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_sessions.py::test_a_changed_secret_is_found_without_an_order",),
+    ),
+    Mutant(
+        name="credentials-forged",
+        breaks="a caller cannot put a value of its own in a secret's place",
+        edits=(
+            Edit(
+                "common/credentials/injection.py",
+                "        else:\n            merged[name] = value",
+                "        else:\n            merged.setdefault(name, value)",
+            ),
+        ),
+        tests=(
+            "tests/common/credentials/test_injection.py::test_what_is_the_gateways_own_wins",
+            f"{CREDENTIALS}/test_sessions.py::test_every_request_has_them_in_its_meta",
+        ),
+    ),
+    Mutant(
+        name="credentials-sent-again",
+        breaks="a call whose credentials were refused is sent again with leave alone",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/refusal.py",
+                "if changed and allowed and not self._renewed:",
+                "if changed and not self._renewed:",
+            ),
+        ),
+        tests=(
+            f"{CREDENTIALS}/test_refusal.py::test_a_call_that_was_refused_is_sent_again_with_leave_alone",
+        ),
+    ),
+    Mutant(
+        name="credentials-lent",
+        breaks="a probe never goes over the session of a caller with credentials",
+        edits=(
+            Edit(
+                "gateway_worker/health.py",
+                "if backend is not None and entry.tool.credentials is None:",
+                "if backend is not None:",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_gateway.py::test_a_probe_never_goes_over_a_callers_session",),
     ),
     Mutant(
         name="patient-writes",
@@ -479,6 +619,69 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=("tests/web/ingress/test_evaluators.py::test_a_call_that_is_gone_on_with_is_judged_as_well",),
+    ),
+    Mutant(
+        name="call-permit-kept",
+        breaks="a call that ends gives its permits back",
+        edits=(Edit(f"{LUA}/finish.lua", "    permits_back(ARGV[i + 9], id)\n", ""),),
+        tests=(
+            f"{PERMITS}::test_calls_beyond_the_bound_are_refused_until_one_ends",
+            "tests/lua/test_limits_twin.py::test_pure_machines_and_scripts_are_equal",
+        ),
+    ),
+    Mutant(
+        name="call-permit-of-the-dead",
+        breaks="the permits of a call that is answered for a dead node come back",
+        edits=(
+            Edit(
+                f"{LUA}/node_rescue.lua",
+                "  permits_back(head.permits, id)\n  tell('invocation_lost'",
+                "  tell('invocation_lost'",
+            ),
+        ),
+        tests=(f"{PERMITS}::TestWaysToEnd::test_a_dead_node_s_call_is_answered",),
+    ),
+    Mutant(
+        name="permit-of-another",
+        breaks="a second message of a call that runs leaves it its permit",
+        edits=(
+            Edit(
+                f"{LUA}/fetch.lua",
+                "head.permits ~= '0' and redis.call('EXISTS', 'celery-task-meta-' .. id) == 1",
+                "head.permits ~= '0'",
+            ),
+        ),
+        tests=(f"{PERMITS}::TestWaysToEnd::test_a_second_message_of_a_call_that_runs_leaves_it_its_permit",),
+    ),
+    Mutant(
+        name="refused-and-paid",
+        breaks="a request that one bucket refuses adds nothing to the others",
+        edits=(
+            Edit(
+                f"{LUA}/rate_take.lua",
+                "if wait > 0 then return {which, wait} end\nbuckets_fill(1, levels)",
+                "buckets_fill(1, levels)\nif wait > 0 then return {which, wait} end",
+            ),
+        ),
+        tests=("tests/lua/test_limits_twin.py::test_pure_machines_and_scripts_are_equal",),
+    ),
+    Mutant(
+        name="clock-set-back",
+        breaks="a clock that was set back adds nothing to a bucket",
+        edits=(Edit(f"{LUA}/lib/buckets.lua", "math.max(0, now_us - at) * rate", "(now_us - at) * rate"),),
+        tests=("tests/lua/test_limits_twin.py::test_pure_machines_and_scripts_are_equal",),
+    ),
+    Mutant(
+        name="expired-sessions-count",
+        breaks="an MCP session that expired does not count",
+        edits=(
+            Edit(
+                f"{LUA}/mcp_session_create.lua",
+                "redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)\n",
+                "",
+            ),
+        ),
+        tests=(f"{LIMITS}::test_a_session_that_expired_does_not_count_and_one_that_is_used_does",),
     ),
     Mutant(
         name="untold-end",
@@ -617,10 +820,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "if False:",
             ),
         ),
-        tests=(
-            f"{IDENTITY}/test_sessions.py::test_a_stream_ends_when_its_key_is_revoked",
-            f"{IDENTITY}/test_sessions.py::test_a_stream_ends_when_its_token_expires",
-        ),
+        tests=(f"{IDENTITY}/test_sessions.py::test_a_websocket_is_told_why",),
     ),
     Mutant(
         name="sessions-of-clients",
@@ -633,5 +833,82 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=(f"{IDENTITY}/test_sessions.py::test_a_session_is_its_principals_alone",),
+    ),
+    Mutant(
+        name="address-not-judged",
+        breaks="no connection leads where the rules of egress do not let it",
+        edits=(
+            Edit(
+                "gateway_worker/egress/http_pool.py",
+                "if (reason := judge(host, [parsed(entry[4][0]) for entry in found])) is not None:",
+                "if (reason := judge(host, [])) is not None:",
+            ),
+        ),
+        tests=(
+            "tests/security/test_ssrf.py::test_nothing_is_connected_to",
+            "tests/security/test_ssrf.py::test_each_new_connection_is_judged_anew",
+        ),
+    ),
+    Mutant(
+        name="resolved-twice",
+        breaks="the address that was judged is the one that is dialled",
+        edits=(
+            Edit(
+                "gateway_worker/egress/http_pool.py",
+                "addresses = deque(_interleaved(found))",
+                "addresses = deque(_interleaved(await _addresses(host, port)))",
+            ),
+        ),
+        tests=("tests/security/test_ssrf.py::test_the_address_that_was_judged_is_the_one_that_is_dialled",),
+    ),
+    Mutant(
+        name="any-command-at-run-time",
+        breaks="what is registered at run time passes the operator's rules, whoever brings it",
+        edits=(Edit("common/registry/registry.py", "if origin is not Origin.FILE:", "if False:"),),
+        tests=(
+            "tests/security/test_cves.py::test_a_command_given_at_run_time_is_not_run",
+            "tests/web/cli/test_tools.py::test_what_may_not_come_at_run_time_is_refused",
+        ),
+    ),
+    Mutant(
+        name="moved-and-trusted",
+        breaks="a tool of the file whose place was changed at run time is the operator's no more",
+        edits=(
+            Edit(
+                "common/registry/registry.py",
+                "origin = Origin.CHANGED if moved else found.origin",
+                "origin = found.origin",
+            ),
+        ),
+        tests=(
+            "tests/web/cli/test_tools.py::test_a_tool_of_the_file_whose_place_changes_is_the_operator_s_no_more",
+        ),
+    ),
+    Mutant(
+        name="any-name-will-do",
+        breaks="the name of a TLS server is checked",
+        edits=(
+            Edit(
+                "common/tls.py",
+                "    context.minimum_version = MINIMUM[rules.min_version]",
+                "    context.check_hostname = False\n    context.minimum_version = MINIMUM[rules.min_version]",
+            ),
+        ),
+        tests=(
+            "tests/worker/egress/test_http_tls_rules.py::test_another_name_may_be_asked_for",
+            "tests/common/test_tls.py::test_certificates_are_required_names_checked_and_old_versions_refused",
+        ),
+    ),
+    Mutant(
+        name="unbounded-inside-tls",
+        breaks="a client that reads nothing is cut off, also over TLS",
+        edits=(
+            Edit(
+                "gateway_web/tls_client_socket.py",
+                'self._write_timeout, "the client does not read"',
+                'None, "the client does not read"',
+            ),
+        ),
+        tests=("tests/web/test_listener_tls.py::test_a_client_that_reads_nothing_is_cut_off",),
     ),
 )

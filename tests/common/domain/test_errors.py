@@ -29,7 +29,7 @@ FROZEN = {
     "TOOL_DRAINING": (503, -32015, True, False),
     "CIRCUIT_OPEN": (503, -32016, True, False),
     "SESSION_LIMIT": (429, -32017, True, False),
-    "CREDENTIAL_UNAVAILABLE": (503, -32018, True, False),
+    "CREDENTIAL_UNAVAILABLE": (503, -32019, True, False),
     "TOOL_UNAVAILABLE": (503, -32005, True, False),
     "POLICY_DENIED": (403, -32006, False, False),
     "CAPABILITY_QUARANTINED": (403, -32018, False, False),

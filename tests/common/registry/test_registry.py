@@ -296,3 +296,16 @@ def test_a_removal_by_the_file_spares_what_an_operator_has_just_put_there(
     monkeypatch.setattr(registry, "entries", read_and_be_overtaken)
     registry.publish_file([])
     assert registry.get(ToolId("a")).tool.description == "an operator's"
+
+
+@pytest.mark.parametrize(("first", "second"), [("a", "a__b"), ("a__b", "a"), ("a", "a_")])
+def test_tools_whose_names_could_be_confused_are_refused(
+    first: str, second: str, client: Client, keys: Keys
+) -> None:
+    """``a__b__c`` would be ``b__c`` of one and ``c`` of the other."""
+    registry = Registry(client, keys, ANYTHING)
+    registry.put(Tool(id=ToolId(first), transport=HttpTransport(url="http://h")))
+    with pytest.raises(InvalidRequest) as caught:
+        registry.put(Tool(id=ToolId(second), transport=HttpTransport(url="http://h")))
+    assert caught.value.data == {"field": "id"}
+    registry.put(Tool(id=ToolId(first), transport=HttpTransport(url="http://g")))

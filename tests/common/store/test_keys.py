@@ -12,7 +12,7 @@ import pytest
 import common
 import gateway_web
 import gateway_worker
-from common.domain.ids import InvocationId, McpSessionId, NodeId, TenantId, ToolId, queue_of
+from common.domain.ids import ClientId, InvocationId, McpSessionId, NodeId, TenantId, ToolId, queue_of
 from common.store import keys as module
 from common.store.keys import Keys
 from tests.support.redis import documented, pattern
@@ -36,7 +36,15 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "direct_queues": (NodeId("celery@host:1:2"),),
     "sessions": (ToolId("a:b/c"),),
     "node_sessions": (NodeId("celery@host:1:2"),),
+    "session_facts": (NodeId("celery@host:1:2"),),
     "tenant_sessions": (TenantId("a:b/c"),),
+    "mcp_sessions_of": (TenantId("a:b/c"),),
+    "tenant_calls": (TenantId("a:b/c"),),
+    "client_calls": (TenantId("a:b/c"), ClientId("d:e")),
+    "tenant_rate": (TenantId("a:b/c"),),
+    "client_rate": (TenantId("a:b/c"), ClientId("d:e")),
+    "capability_rate": (TenantId("a:b/c"), "a:b", "x*:y"),
+    "tool_rate": (ToolId("a:b/c"),),
     "session_calls": (ToolId("a:b/c"),),
     "direct_head": (NodeId("celery@host:1:2"), "tool.a"),
     "began": (InvocationId("i-1"),),
@@ -68,7 +76,7 @@ def spelled() -> dict[str, str]:
     keys = Keys("pre")
     found = {}
     for name in vars(Keys):
-        if name.startswith("_") or name in ("prefix", "begin"):
+        if name.startswith("_") or name in ("prefix", "begin", "seals", "sealed", "opened"):
             continue
         value = getattr(keys, name)
         found[name] = value(*SAMPLES[name]) if callable(value) else value
@@ -80,7 +88,7 @@ def spelled() -> dict[str, str]:
 def test_the_tables_are_read() -> None:
     """So that the tests below test something."""
     assert len(TABLE) >= 13
-    assert len(CHANNELS) == 9
+    assert len(CHANNELS) == 10
 
 
 @pytest.mark.parametrize(("name", "key"), spelled().items())

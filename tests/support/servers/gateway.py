@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import ssl
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,11 +27,13 @@ class RunningGateway:
     port: int
     process: ServerProcess
     config: Path
+    trust: Path | None = None
+    """Who signed its certificate, if it has one."""
 
     @property
     def url(self) -> str:
         """The base URL, by the name ``localhost``: the Host and Origin rules are tested against a name."""
-        return f"http://localhost:{self.port}"
+        return f"http{'s' if self.trust else ''}://localhost:{self.port}"
 
     def tool_url(self, tool: str) -> str:
         """The endpoint that serves one tool with bare names."""
@@ -51,12 +54,14 @@ def running_gateway(
     settings: Mapping[str, Any] | None = None,
     log: Path | None = None,
     env: Mapping[str, str] | None = None,
+    trust: Path | None = None,
 ) -> Iterator[RunningGateway]:
     """Start a gateway with ``tools`` (the section of the file), yield it when it serves, stop it afterwards.
 
     ``settings`` are further sections of the file, ``env`` further variables.
     ``directory`` gets the file, the state and, unless ``log``
-    is given, the log; it should be a short path, for there may be sockets in it.
+    is given, the log; it should be a short path, for there may be sockets in it. ``trust`` is the authority of the
+    certificate in the settings.
     """
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "canalgate.yaml"
@@ -69,7 +74,7 @@ def running_gateway(
     # A developer's own settings are not the test's.
     with running(command, log=log or directory / "gateway.log", env=state, remove="CANALGATE_") as process:
         process.line_beginning("ready", timeout=START_TIMEOUT)
-        gateway = RunningGateway(port=port, process=process, config=config)
+        gateway = RunningGateway(port=port, process=process, config=config, trust=trust)
         wait_until(
             lambda: is_ready(gateway),
             timeout=START_TIMEOUT,
@@ -85,6 +90,7 @@ def is_ready(gateway: RunningGateway) -> bool:
     """Whether ``/readyz`` answers 200."""
     gateway.process.require_alive()
     try:
-        return httpx.get(f"{gateway.url}/readyz", timeout=5.0).status_code == 200
+        verify = True if gateway.trust is None else ssl.create_default_context(cafile=gateway.trust)
+        return httpx.get(f"{gateway.url}/readyz", timeout=5.0, verify=verify).status_code == 200
     except httpx.TransportError:
         return False

@@ -148,9 +148,8 @@ class Get:
         assert self._response.status_code == 200
 
     def ended(self) -> bool:
-        for _ in self._response.iter_bytes():
-            pass
-        return True
+        until = time.monotonic() + 10
+        return all(time.monotonic() < until for _ in self._response.iter_bytes())
 
     def close(self) -> None:
         self._stream.__exit__(None, None, None)

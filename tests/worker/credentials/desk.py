@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -46,6 +46,15 @@ def by_caller(version: str = "1") -> Callable[[CredentialRequest], Credentials]:
     return lambda request: Credentials.of(
         {"key": f"{request.tool}|{request.tenant}|{request.client}|{version}", "other": "o-value"}
     )
+
+
+def by_turns(versions: Iterator[str]) -> Callable[[CredentialRequest], Credentials]:
+    """The same, of another version each time."""
+
+    def answer(request: CredentialRequest) -> Credentials:
+        return by_caller(next(versions))(request)
+
+    return answer
 
 
 def rules(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -17,6 +19,7 @@ from common.credentials.orders import CredentialOrders, Order, Verb
 from common.domain.credentials import Credentials
 from common.domain.errors import CredentialUnavailable, InvocationTimeout
 from common.domain.ids import TenantId, ToolId
+from common.domain.tool import StdioTransport, Tool
 from common.processes import ProcessGuard
 from common.registry.registry import Registry
 from common.store.client import Client, StoreAddress
@@ -24,12 +27,13 @@ from common.store.keys import Keys
 from gateway_worker.credentials import identity
 from gateway_worker.credentials import service as service_module
 from gateway_worker.credentials.service import CredentialService
+from gateway_worker.egress.link import LinkLost
 from gateway_worker.sessions import ROTATED
 from gateway_worker.tool_session import usable
 from tests.support.aio import ended, on_loop, until
 from tests.support.backends import EchoLog, echo_backend, entry_of, http_tool, invocation, stdio_tool
 from tests.support.egress import ANYTHING
-from tests.worker.credentials.desk import Steered, by_caller, credential_desk, with_credentials
+from tests.worker.credentials.desk import Steered, by_caller, by_turns, credential_desk, with_credentials
 from tests.worker.session_desk import SessionDesk, swept
 
 Desks = Callable[..., AbstractAsyncContextManager[tuple[SessionDesk, CredentialService]]]
@@ -133,6 +137,49 @@ async def test_a_tenant_is_asked_for_once(desks: Desks) -> None:
         entry = entry_of(with_credentials(stdio_tool(), env={"TOKEN": "key"}))
         await asyncio.gather(*(env(desk, entry, client=f"c{number}") for number in range(4)))
         assert len(provider.asked) == 1
+
+
+@on_loop
+async def test_what_a_child_says_of_them_is_masked(desks: Desks) -> None:
+    """On its standard error, which operators are shown: also what it was given by ``_meta`` alone."""
+    script = (
+        "import json, os, sys\n"
+        "for line in sys.stdin:\n"
+        "    meta = json.loads(line)['params'].get('_meta', {})\n"
+        "    sys.exit(f\"got {os.environ['TOKEN']} and {meta['a']['b']} here\")\n"
+    )
+    transport = StdioTransport(command=sys.executable, args=("-c", script))
+    tool = with_credentials(
+        Tool(id=ToolId("local"), transport=transport), env={"TOKEN": "key"}, meta={"/a/b": "other"}
+    )
+    async with desks(Steered(by_caller())) as (desk, _):
+        with pytest.raises(LinkLost) as caught:
+            await desk.ask(entry_of(tool), invocation("env"))
+        assert "got ******** and ******** here" in caught.value.detail
+
+
+@on_loop
+async def test_a_rotation_costs_no_call_and_crosses_nothing(desks: Desks) -> None:
+    """Three tenants call without a pause while their secrets change again and again."""
+    with echo_backend() as backend:
+        tool = with_credentials(http_tool(backend.url), headers={"Authorization": "{key}"}, scope="client")
+        provider = Steered(by_turns(map(str, itertools.count())))
+        async with desks(provider) as (desk, service):
+            entry, seen = entry_of(tool), set()
+
+            async def calling(tenant: str) -> None:
+                for _ in range(40):
+                    found = await headers(desk, entry, tenant=tenant)
+                    whose, _, of = found["authorization"].rpartition("|")
+                    assert whose == f"remote|{tenant}|alice"
+                    seen.add(of)
+
+            callers = asyncio.gather(*(calling(tenant) for tenant in ("a", "b", "a-b")))
+            while not callers.done():
+                service.obey(Order(Verb.ROTATE, None, TenantId("a") if len(provider.asked) % 2 else None))
+                await asyncio.sleep(0.02)
+            await callers
+            assert len(seen) > 3
 
 
 # -- without them ---------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hvac
@@ -109,7 +110,7 @@ def test_a_token_is_renewed_before_it_ends(vault: VaultServer, monkeypatch: pyte
     """When two thirds of its life are over; one that cannot be renewed is replaced."""
     vault.lease = 30.0
     clock = [time.monotonic()]
-    monkeypatch.setattr("gateway_worker.credentials.vault.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("gateway_worker.credentials.vault.time", SimpleNamespace(monotonic=lambda: clock[0]))
     with serving(vault) as provider:
         for _ in range(4):
             run(provider.resolve(WANT))
@@ -124,7 +125,7 @@ def test_a_token_that_is_over_is_not_sent(vault: VaultServer, monkeypatch: pytes
     """It would only be refused."""
     vault.lease = 30.0
     clock = [time.monotonic()]
-    monkeypatch.setattr("gateway_worker.credentials.vault.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("gateway_worker.credentials.vault.time", SimpleNamespace(monotonic=lambda: clock[0]))
     with serving(vault) as provider:
         run(provider.resolve(WANT))
         clock[0] += 29.5

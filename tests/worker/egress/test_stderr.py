@@ -45,7 +45,7 @@ def _dropped(events: list[Event]) -> int:
 
 def test_a_line_that_has_begun_is_shown() -> None:
     """A child that asks for a password on its terminal ends no line."""
-    kept = Stderr({})
+    kept = Stderr(())
     kept.feed(b"started\nPassword: ", pid=1)
     assert kept.lines() == ["started", "Password: "]
     kept.feed(b"wrong\n", pid=1)
@@ -55,9 +55,9 @@ def test_a_line_that_has_begun_is_shown() -> None:
 def test_of_a_line_that_has_begun_no_half_secret_is_shown() -> None:
     """Only what stands clear of the longest secret, until the line ends and is masked."""
     secret = "0123456789abcdef"
-    kept = Stderr({"TOKEN": secret})
+    kept = Stderr([secret])
     for end in range(1, len(secret) + 1):
-        fresh = Stderr({"TOKEN": secret})
+        fresh = Stderr([secret])
         fresh.feed(b"the token: " + secret[:end].encode(), pid=1)
         assert not any(secret[:4] in line for line in fresh.lines())
     kept.feed(f"the token: {secret}, which is long enough by now".encode(), pid=1)
@@ -66,7 +66,7 @@ def test_of_a_line_that_has_begun_no_half_secret_is_shown() -> None:
 
 def test_the_bounds_hold_for_a_line_that_has_begun() -> None:
     """It counts as one of the lines, and is cut like them."""
-    kept = Stderr({})
+    kept = Stderr(())
     kept.feed(b"x\n" * 200 + b"y" * 100_000, pid=1)
     assert len(kept.lines()) == STDERR_LINES
     assert kept.lines()[-1] == "y" * STDERR_LINE_LENGTH
@@ -74,7 +74,7 @@ def test_the_bounds_hold_for_a_line_that_has_begun() -> None:
 
 def test_lines_are_logged_masked(events: list[Event]) -> None:
     """With the process they came from."""
-    kept = Stderr({"TOKEN": "s3cret"})
+    kept = Stderr(["s3cret"])
     kept.feed(b"one\nwith s3cret\nbeg", pid=7)
     kept.end(pid=7)
     assert _logged(events) == ["one", f"with {MASK}", "beg"]
@@ -85,14 +85,14 @@ def test_lines_are_logged_masked(events: list[Event]) -> None:
 def test_nothing_is_logged_above_debug_level() -> None:
     """Nor is the work for it done."""
     with structlog.testing.capture_logs() as events:
-        Stderr({}).feed(b"one\n", pid=1)
+        Stderr(()).feed(b"one\n", pid=1)
     assert events == []
 
 
 def test_what_goes_beyond_the_bound_is_counted(events: list[Event], clock: list[float]) -> None:
     """64 KiB within a second; the rest is told as a number when the next second comes, and at the end."""
     line = b"x" * 99 + b"\n"
-    kept = Stderr({})
+    kept = Stderr(())
     for _ in range(2000):
         kept.feed(line, pid=1)
     assert len(_logged(events)) == LOGGED_PER_SECOND // 100
@@ -109,7 +109,7 @@ def test_what_goes_beyond_the_bound_is_counted(events: list[Event], clock: list[
 
 def test_all_bytes_of_a_flood_are_accounted_for(events: list[Event], clock: list[float]) -> None:
     """Also those of lines that were never looked at, and those of long lines that are cut."""
-    kept = Stderr({})
+    kept = Stderr(())
     kept.feed(b"y" * 1000 + b"\n" + b"x\n" * 10_000, pid=1)
     kept.end(pid=1)
     assert sum(len(text) + 1 for text in _logged(events)) + _dropped(events) == 1001 + 20_000

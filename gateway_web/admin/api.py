@@ -1,0 +1,95 @@
+"""The admin API under ``/admin/v1``, with an OpenAPI document made of the types that it speaks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from flask import Response, request
+from flask_openapi.blueprint import APIBlueprint
+from flask_openapi.models.info import Info
+from flask_openapi.openapi import OpenAPI
+from pydantic import ValidationError
+from werkzeug.exceptions import HTTPException
+
+from common import __version__
+from common.domain.errors import ErrorCode, GatewayError
+from common.gateway import Gateway
+from gateway_web.admin.cluster import add_cluster
+from gateway_web.admin.live import add_calls, add_sessions
+from gateway_web.admin.problems import Problem, invalid, problem, problem_of
+from gateway_web.admin.roles import Tokens
+from gateway_web.admin.session import remember
+from gateway_web.admin.tool_changes import add_tool_changes
+from gateway_web.admin.tool_verbs import add_tool_verbs
+from gateway_web.admin.tools import add_tools
+
+log = structlog.get_logger(__name__)
+
+PREFIX = "/admin/v1"
+BEARER = "bearer"
+_PROBLEMS: dict[int | str, Any] = dict.fromkeys((400, 401, 403, 404, 409, 412, 422, 428, 503), Problem)
+
+
+def make_openapi_app(name: str, **options: Any) -> OpenAPI:
+    """A Flask application whose admin routes are described as they are added."""
+    return OpenAPI(
+        name,
+        info=Info(
+            title="Canalgate admin API",
+            version=__version__,
+            description="The control plane of a Canalgate gateway. Errors are problem details (RFC 9457).",
+        ),
+        security_schemes={BEARER: {"type": "http", "scheme": "bearer"}},
+        validation_error_status=422,
+        validation_error_model=Problem,
+        validation_error_callback=invalid,
+        doc_ui=False,
+        **options,
+    )
+
+
+def add_admin(app: OpenAPI, gateway: Gateway) -> None:
+    """Serve the admin API from this application."""
+    api = APIBlueprint(
+        "admin", __name__, url_prefix=PREFIX, abp_security=[{BEARER: []}], abp_responses=_PROBLEMS
+    )
+    tokens = Tokens(gateway.settings.admin)
+
+    @api.before_request
+    def authenticated() -> Response | None:
+        try:
+            remember(tokens.actor(request.headers.get("Authorization")))
+        except GatewayError as error:
+            log.warning("admin_refused", path=request.path, remote=request.remote_addr, reason=error.message)
+            return problem_of(error)
+        return None
+
+    @api.errorhandler(GatewayError)
+    def refused(error: GatewayError) -> Response:
+        return problem_of(error)
+
+    @api.errorhandler(ValidationError)
+    def not_valid(error: ValidationError) -> Response:
+        return invalid(error)
+
+    @api.errorhandler(HTTPException)
+    def not_served(error: HTTPException) -> Response:
+        status = error.code or 500
+        code = ErrorCode.INVALID_REQUEST if status < 500 else ErrorCode.INTERNAL
+        return problem(status, code.value, error.description or error.name)
+
+    @api.errorhandler(Exception)
+    def broke(error: Exception) -> Response:
+        log.error("admin_request_broke", path=request.path, exc_info=error)
+        return problem(500, ErrorCode.INTERNAL.value, "the request could not be served; the log says why")
+
+    for add in (add_cluster, add_tools, add_tool_changes, add_tool_verbs, add_sessions, add_calls):
+        add(api, gateway)
+
+    @api.get("/openapi.json", doc_ui=False)
+    def get_document() -> dict[str, Any]:
+        """This document."""
+        return app.api_doc
+
+    app.register_api(api)

@@ -1,0 +1,140 @@
+"""``/admin/v1/tools``: registering, changing and removing. No change of somebody else is lost by any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flask import Response
+from flask_openapi.blueprint import APIBlueprint
+
+from common.control.tools import overview_of
+from common.domain.errors import InvalidRequest, ToolNotFound, VersionConflict
+from common.domain.ids import ToolId
+from common.domain.tool import RegisteredTool, Tool
+from common.gateway import Gateway
+from common.registry.registry import ABSENT, ANY_VERSION
+from common.settings.definitions import tool_from_entry, unmasked_entry
+from common.settings.entry_of import changed_entry
+from gateway_web.admin.answers import etag, expected_version
+from gateway_web.admin.models import (
+    DefinitionHeaders,
+    PatchHeaders,
+    PatchQuery,
+    ToolDefinition,
+    ToolDetail,
+    ToolPath,
+)
+from gateway_web.admin.problems import Precondition
+from gateway_web.admin.roles import Role
+from gateway_web.admin.session import acting_as
+from gateway_web.admin.tools import TAG, tool_answer
+
+
+class ToolChanges:
+    """Changes of definitions, each at the version that its request names."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._registry = gateway.registry
+        self._runtime = gateway.settings.runtime
+
+    def put(self, tool: ToolId, header: DefinitionHeaders, entry: Mapping[str, Any], actor: str) -> bool:
+        """Register or replace; the same definition again changes nothing. Returns whether it is a new one."""
+        found = self._found(tool)
+        expected = expected_version(header, found.version if found else None)
+        wanted = self._read(tool, entry, found.tool if found else None)
+        if found is None or wanted != found.tool:
+            _write(lambda: self._registry.put(wanted, expected=expected, actor=actor))
+        return found is None
+
+    def patch(
+        self, tool: ToolId, header: PatchHeaders, patch: Mapping[str, Any], actor: str, *, transport: bool
+    ) -> None:
+        """Change what the patch names, of the present definition or of the one that the header names."""
+        if "enabled" in patch:
+            raise InvalidRequest(
+                "enabled is not changed by a patch: use /enable or /disable", field="enabled"
+            )
+
+        def changed(found: Tool) -> Tool:
+            entry = changed_entry(found, unmasked_entry(patch, found))
+            return tool_from_entry(tool, entry, self._runtime)
+
+        expected = self._expected(tool, header)
+        _write(
+            lambda: self._registry.update(
+                tool, changed, actor=actor, change_transport=transport, expected=expected
+            )
+        )
+
+    def remove(self, tool: ToolId, header: PatchHeaders, actor: str) -> None:
+        """Take it off, at any version or at the one that the header names."""
+        expected = self._expected(tool, header)
+        _write(lambda: self._registry.remove(tool, expected=expected, actor=actor))
+
+    def _found(self, tool: ToolId) -> RegisteredTool | None:
+        try:
+            return self._registry.get(tool).registered
+        except ToolNotFound:
+            return None
+
+    def _read(self, tool: ToolId, entry: Mapping[str, Any], present: Tool | None) -> Tool:
+        return tool_from_entry(tool, unmasked_entry(entry, present), self._runtime)
+
+    def _expected(self, tool: ToolId, header: PatchHeaders) -> int:
+        if header.if_match in {None, "*"}:
+            return ANY_VERSION
+        version = self._registry.get(tool).registered.version
+        if header.if_match != etag(version):
+            raise _other_version(version)
+        return version
+
+
+def add_tool_changes(api: APIBlueprint, gateway: Gateway) -> None:
+    """Give the API the routes that change what is registered."""
+    changes, client, keys = ToolChanges(gateway), gateway.client, gateway.keys
+
+    @api.put("/tools/<path:tool>", tags=[TAG], responses={200: ToolDetail, 201: ToolDetail})
+    def put_tool(path: ToolPath, header: DefinitionHeaders, body: ToolDefinition) -> Response:
+        """Register a tool, or replace its definition.
+
+        Needs `If-None-Match: *` (there must be none), `If-Match: "<version>"` (it must be this one) or
+        `If-Match: *` (whatever is there). The same definition again changes nothing.
+        """
+        actor, tool = acting_as(Role.ADMIN), ToolId(path.tool)
+        created = changes.put(tool, header, body.root, actor.name)
+        return tool_answer(overview_of(client, keys, tool), created=created)
+
+    @api.patch("/tools/<path:tool>", tags=[TAG], responses={200: ToolDetail})
+    def patch_tool(path: ToolPath, header: PatchHeaders, query: PatchQuery, body: ToolDefinition) -> Response:
+        """Change some keys of a definition: what is not named stays, null gives a default back.
+
+        Made of the present definition, again if others are quicker; with `If-Match` only of that version.
+        """
+        actor, tool = acting_as(Role.ADMIN), ToolId(path.tool)
+        changes.patch(tool, header, body.root, actor.name, transport=query.change_transport)
+        return tool_answer(overview_of(client, keys, tool))
+
+    @api.delete("/tools/<path:tool>", tags=[TAG], responses={204: None})
+    def remove_tool(path: ToolPath, header: PatchHeaders) -> Response:
+        """Take a tool off. With `If-Match` only if it has this version. Calls under way end as they would."""
+        actor = acting_as(Role.ADMIN)
+        changes.remove(ToolId(path.tool), header, actor.name)
+        return Response(status=204)
+
+
+def _write(work: Callable[[], Any]) -> None:
+    """Do it. Raises :class:`Precondition` if somebody else was quicker."""
+    try:
+        work()
+    except VersionConflict as error:
+        raise _other_version(error.data.get("version", ABSENT)) from error
+
+
+def _other_version(version: int) -> Precondition:
+    return Precondition(
+        412,
+        f"the tool is at version {version} by now; read it again, and name that in If-Match",
+        field="header.If-Match",
+        version=version,
+    )

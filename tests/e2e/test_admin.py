@@ -1,0 +1,117 @@
+"""The admin API of a real gateway: what lives is seen, closed and cancelled from outside."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.mcp import modern
+from tests.support.servers.gateway import RunningGateway, running_gateway
+from tests.support.servers.process import server_command
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.e2e
+COMMAND, *ARGS = server_command("echo")
+TOKEN = "the-token-of-the-operator"
+SETTINGS = {"admin": {"enabled": True, "tokens": [{"name": "me", "token": TOKEN, "role": "admin"}]}}
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    tools = {"local": {"command": COMMAND, "args": ARGS}}
+    with running_gateway(tools, directory=tmp_path_factory.mktemp("adm"), settings=SETTINGS) as found:
+        yield found
+
+
+@pytest.fixture
+def admin(gateway: RunningGateway) -> Iterator[httpx.Client]:
+    with httpx.Client(
+        base_url=f"{gateway.url}/admin/v1", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30
+    ) as client:
+        yield client
+
+
+def items(admin: httpx.Client, path: str) -> list[dict[str, Any]]:
+    answer = admin.get(path)
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["items"])
+
+
+def test_a_session_is_seen_and_closed(gateway: RunningGateway, admin: httpx.Client) -> None:
+    """With the process of its child, which is gone afterwards; the next call has another."""
+    client = modern(gateway.tool_url("local"))
+    client.text("echo", {"text": "x"})
+    session = wait_until(
+        lambda: next((one for one in items(admin, "/sessions?tool=local") if one["pid"]), None),
+        description="the worker to tell of the session",
+    )
+    assert (session["tenant"], session["client"], session["in_flight"]) == ("default", "default", 0)
+    assert psutil.pid_exists(session["pid"])
+    closed = admin.delete(f"/sessions/{session['id']}")
+    assert closed.json() == {"session": session["id"], "closed": True}
+    wait_until(lambda: not psutil.pid_exists(session["pid"]), description="the child to end")
+    assert client.text("echo", {"text": "again"}) == "again"
+    (event,) = [
+        one
+        for one in audit(gateway)
+        if one["kind"] == "session_closed" and "admin:me" in one.get("reason", "")
+    ]
+    assert event["tool"] == "local"
+
+
+def audit(gateway: RunningGateway) -> list[dict[str, str]]:
+    import orjson
+    from redis import Redis
+
+    record = orjson.loads((gateway.config.parent / "state" / "run.json").read_bytes())
+    with Redis.from_url(record["redis_url"], decode_responses=True) as redis:
+        return [fields for _, fields in redis.xrange("canalgate:audit")]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_busy_session_is_closed_when_its_calls_have_ended_or_at_once(
+    gateway: RunningGateway, admin: httpx.Client, force: bool
+) -> None:
+    """Without force the call under way is answered; with it, it is not."""
+    client, answers = modern(gateway.tool_url("local")), list[dict[str, Any]]()
+    caller = threading.Thread(target=lambda: answers.append(client.call("sleep", {"seconds": 2})))
+    caller.start()
+    wait_until(lambda: items(admin, "/calls?state=running"), description="the call to run")
+    (session,) = items(admin, "/sessions?tool=local")
+    admin.delete(f"/sessions/{session['id']}", params={"force": force})
+    caller.join(20)
+    assert ("error" in answers[0]) == force, answers
+
+
+def test_a_call_is_seen_and_cancelled(gateway: RunningGateway, admin: httpx.Client) -> None:
+    """Its caller is told so, long before its time is over."""
+    client, answers = modern(gateway.tool_url("local")), list[dict[str, Any]]()
+    caller = threading.Thread(target=lambda: answers.append(client.call("sleep", {"seconds": 25})))
+    caller.start()
+    call = wait_until(
+        lambda: next(iter(items(admin, "/calls?tool=local&state=running")), None),
+        description="the call to run",
+    )
+    assert (call["method"], call["tenant"]) == ("tools/call", "default")
+    (queue,) = items(admin, "/queues")
+    assert queue["in_flight"] == 1
+    (worker,) = items(admin, "/workers")
+    assert (worker["calls"], call["node"]) == (1, worker["node"])
+    assert admin.delete(f"/calls/{call['id']}").json() == {"id": call["id"], "tool": "local"}
+    caller.join(10)
+    assert answers[0]["error"]["data"]["code"] == "INVOCATION_CANCELLED"
+    assert admin.delete(f"/calls/{call['id']}").status_code == 404
+
+
+def test_the_status_says_how_it_stands(admin: httpx.Client) -> None:
+    """And the configuration is shown without its secrets."""
+    told = admin.get("/status").json()
+    assert (told["ready"], told["tools"], told["workers"]) == (True, 1, 1)
+    shown = admin.get("/config").text
+    assert "the-token" not in shown
+    assert "local" in shown

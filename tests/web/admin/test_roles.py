@@ -1,0 +1,114 @@
+"""Who may do what: every route, for nobody, a stranger and each role. A route without a row fails."""
+
+from __future__ import annotations
+
+import pytest
+from flask_openapi.openapi import OpenAPI
+
+from tests.web.admin.conftest import PREFIX, Ask
+from tests.web.harness import Web
+
+ROLES = ("viewer", "operator", "admin")
+ROUTES: dict[tuple[str, str], str] = {
+    ("GET", "/openapi.json"): "viewer",
+    ("GET", "/status"): "viewer",
+    ("GET", "/workers"): "viewer",
+    ("GET", "/queues"): "viewer",
+    ("GET", "/config"): "viewer",
+    ("GET", "/tools"): "viewer",
+    ("GET", "/tools/<path:tool>"): "viewer",
+    ("GET", "/tools/<path:tool>/schemas"): "viewer",
+    ("GET", "/tools/<path:tool>/drain"): "viewer",
+    ("PUT", "/tools/<path:tool>"): "admin",
+    ("PATCH", "/tools/<path:tool>"): "admin",
+    ("DELETE", "/tools/<path:tool>"): "admin",
+    ("POST", "/tools/<path:tool>/enable"): "operator",
+    ("POST", "/tools/<path:tool>/disable"): "operator",
+    ("POST", "/tools/<path:tool>/drain"): "operator",
+    ("POST", "/tools/<path:tool>/undrain"): "operator",
+    ("POST", "/tools/<path:tool>/refresh"): "operator",
+    ("POST", "/tools/<path:tool>/circuit/reset"): "operator",
+    ("POST", "/tools/<path:tool>/circuit/trip"): "operator",
+    ("GET", "/sessions"): "viewer",
+    ("DELETE", "/sessions/<session>"): "operator",
+    ("GET", "/calls"): "viewer",
+    ("DELETE", "/calls/<call>"): "operator",
+}
+"""Method and route -> the least role that it needs."""
+
+
+def routes(web: Web) -> set[tuple[str, str]]:
+    return {
+        (method, str(rule.rule).removeprefix(PREFIX))
+        for rule in web.app.url_map.iter_rules()
+        if str(rule.rule).startswith(PREFIX)
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+
+
+def ask_route(ask: Ask, route: tuple[str, str], role: str | None, **headers: str) -> int:
+    """Ask for something that is not there, in a form that is valid."""
+    method, rule = route
+    path = rule.replace("<path:tool>", "no-such-tool").replace("<session>", "x").replace("<call>", "x")
+    body = {"json": {"reason": "x"} if rule.endswith("trip") else {"command": "x"}}
+    sent = body if method in {"PUT", "PATCH"} or rule.endswith("trip") else {}
+    return ask(method, path, role=role, headers=headers, **sent).status_code
+
+
+def test_every_route_has_a_row(admin_web: Web) -> None:
+    """A new route says who may use it."""
+    assert routes(admin_web) == set(ROUTES)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=" ".join)
+def test_nobody_and_strangers_are_refused(ask: Ask, route: tuple[str, str]) -> None:
+    """Without a token, with another one, in another scheme, in the query: 401."""
+    assert ask_route(ask, route, None) == 401
+    for value in ("Bearer no-such-token-at-all", "Basic dG9rZW4=", "Bearer ", "the-token-of-the-admin"):
+        assert ask_route(ask, route, None, Authorization=value) == 401
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=" ".join)
+def test_a_role_may_do_what_it_may_do(ask: Ask, route: tuple[str, str]) -> None:
+    """403 below the role that the route needs, and none from there on."""
+    least = ROLES.index(ROUTES[route])
+    for rank, role in enumerate(ROLES):
+        status = ask_route(ask, route, role)
+        assert (status == 403) == (rank < least), (role, status)
+        assert status != 401
+
+
+def test_a_refusal_says_what_would_do(ask: Ask) -> None:
+    """Problem details, and the scheme."""
+    answer = ask("GET", "/status", role=None)
+    assert answer.content_type == "application/problem+json"
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="canalgate-admin"'
+    answer = ask("POST", "/tools/echo/disable", role="viewer")
+    assert answer.status_code == 403
+    assert "needs the role operator" in answer.json["detail"]
+
+
+def test_the_document_describes_every_route(admin_web: Web, ask: Ask) -> None:
+    """OpenAPI names each of them, and nothing else."""
+    assert isinstance(admin_web.app, OpenAPI)
+    document = ask("GET", "/openapi.json", role="viewer").json
+    told = {
+        (method.upper(), path.removeprefix(PREFIX))
+        for path, operations in document["paths"].items()
+        for method in operations
+    }
+    assert told == {
+        (
+            method,
+            rule.replace("<path:tool>", "{tool}")
+            .replace("<session>", "{session}")
+            .replace("<call>", "{call}"),
+        )
+        for method, rule in ROUTES
+        if rule != "/openapi.json"
+    }
+
+
+def test_nothing_is_served_unless_it_is_switched_on(web: Web) -> None:
+    """`admin.enabled` is off by default."""
+    assert web.http.get(PREFIX + "/status", headers={"Authorization": "Bearer x"}).status_code == 404
