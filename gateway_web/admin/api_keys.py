@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
@@ -134,7 +136,7 @@ def _there(service: ApiKeys, key_id: str) -> None:
         raise NotThere(f"there is no key {key_id}; take the id from the list", field="path.key") from error
 
 
-def _shown(record: ApiKeyRecord, now: int) -> dict[str, object]:
+def _shown(record: ApiKeyRecord, now: int) -> dict[str, Any]:
     """Without the digests: they are nobody's business."""
     same = {name: getattr(record, name) for name in ApiKey.model_fields if hasattr(record, name)}
     return {
