@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self
 
@@ -17,15 +17,14 @@ import structlog
 
 from common.audit.refusals import Refusals, refusal_event
 from common.calls.call import Call, CallPlace
-from common.calls.call_stream import MOST_WAITS, CallStreams
+from common.calls.call_stream import CallStreams
 from common.calls.cancellation import Cancellations
 from common.calls.client_answers import ClientAnswers, answerer
 from common.calls.contract import new_invocation_id
 from common.calls.queueing import Queueing
 from common.calls.replies import Notification, ReplyHub
-from common.calls.request_state import UNUSABLE, RequestStates, WaitingCall
+from common.calls.request_state import UNUSABLE, RequestStates
 from common.domain.errors import (
-    Forbidden,
     GatewayError,
     InvalidRequest,
     StoreUnavailable,
@@ -35,6 +34,8 @@ from common.domain.errors import (
 from common.domain.ids import InvocationId, McpSessionId, ToolId
 from common.domain.invocation import Caller, ExecutionResult, Invocation, failed, require_scopes
 from common.domain.policy import no_tool
+from common.domain.quota import Quota
+from common.domain.rules import MOST_WAITS
 from common.domain.session import McpSession
 from common.domain.tool import Tool
 from common.identity.api_keys import IssuedKeys
@@ -42,6 +43,7 @@ from common.mcp.client_capabilities import interactive
 from common.mcp.revisions import LATEST_LEGACY
 from common.policy.counters import CounterReader
 from common.policy.policy import Policy
+from common.readiness import Readiness
 from common.registry.catalogue import Catalogue, CatalogueReader
 from common.registry.records import Entry
 from common.registry.registry import Registry
@@ -55,25 +57,13 @@ from common.store.key_ring import keys_of
 from common.store.shared import SharedConnection
 from common.telemetry import about
 from common.telemetry.spans import Span, Tracer
+from common.tenants.rates import FullBuckets, RequestRates
+from common.tenants.view import Tenants
 
 log = structlog.get_logger(__name__)
 
 FIRST_READING = 2.0
 """Longest wait of a call, in seconds, for this process's first reading of the registry."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Readiness:
-    """Whether calls can be served, and what is missing if not."""
-
-    redis: bool
-    replies: bool
-    tools: bool
-    workers: int
-
-    @property
-    def ready(self) -> bool:
-        return self.redis and self.replies and self.tools and self.workers > 0
 
 
 P = ParamSpec("P")
@@ -124,7 +114,13 @@ class Gateway:
         self.catalogue = Catalogue(self.client, self.keys)
         self.issued_keys = IssuedKeys(self._hot, self.keys)
         self.policy = Policy(settings.policy, self.catalogue, CounterReader(self._hot, self.keys).read)
-        self.mcp_sessions = McpSessions(self._hot, self.keys, idle_timeout=settings.web.session_idle_timeout)
+        self.tenants = Tenants(self.client, self.keys, settings)
+        self.mcp_sessions = McpSessions(
+            self._hot,
+            self.keys,
+            idle_timeout=settings.web.session_idle_timeout,
+            bound=lambda tenant: self.tenants.quota_of(tenant).max_mcp_sessions,
+        )
         self.cancellations = Cancellations(self._hot, self.keys)
         self.listeners = Listeners()
         self.session_streams = SessionStreams(
@@ -145,15 +141,23 @@ class Gateway:
             on_tick=self._tick,
             on_subscribed=self.listeners.call_all,
         )
+        full = FullBuckets()
+        self._rates = RequestRates(self._hot, self.keys, full)
         self._queueing = Queueing(
-            self._hot, self.keys, settings, self.clock, self.mcp_sessions, reply=self.hub.channel
+            self._hot,
+            self.keys,
+            settings,
+            self.clock,
+            self.mcp_sessions,
+            self.tenants,
+            full,
+            reply=self.hub.channel,
         )
         self._streams = CallStreams(self._hot, self.keys)
         self._place = CallPlace(self.clock, self.hub, self.cancellations, self.request_states, self._streams)
         self.published = not publish_tools
         self._publish_tools = publish_tools
         self._first_reading = threading.Event()
-        self._listed = settings.listed_tenants
         self._followers: list[Callable[[], object]] = []
 
     def start(self) -> None:
@@ -198,8 +202,9 @@ class Gateway:
         stood when the call was admitted. ``resumable`` says that its client may come back to its stream
         (:meth:`rejoin`), so that its frames are logged. ``span`` is that of the request, if it is traced.
         """
-        self.authorise_tenant(caller)
+        quota = self.authorise_tenant(caller, timeout)
         entry = self.find(caller, tool, timeout)
+        self._rates.check(quota, caller)
         deadline = self._deadline(entry.tool, timeout)
         decision = self.policy.authorise(
             caller, tool, method, params, request_id=request_id, left=self.clock.left(deadline)
@@ -268,9 +273,10 @@ class Gateway:
         """Go on with a call that waits for its client's input: ``params`` are those of the call, with the client's
         ``inputResponses`` and the ``requestState`` that it was given. What has no response is asked again.
 
-        Raises :class:`InvalidRequest` if the state is of no such call, or nothing of it waits any more.
+        It counts as a request. Raises :class:`InvalidRequest` if the state is of no such call, or nothing of it waits
+        any more.
         """
-        self.authorise_tenant(caller)
+        self.count_request(caller)
         entry = self.find(caller, tool)
         deadline = self._deadline(entry.tool, None)
         self.policy.authorise(caller, tool, method, params, left=self.clock.left(deadline))
@@ -295,7 +301,13 @@ class Gateway:
             input_timeout=entry.tool.input_timeout,
         )
         try:
-            waits = self._answer_all(caller, waiting, params.get("inputResponses"))
+            waits = self.client_answers.give_all(
+                caller.principal,
+                waiting.invocation,
+                waiting.requests,
+                params.get("inputResponses"),
+                reply=self.hub.channel,
+            )
             # It may have ended meanwhile, and nobody was there to be told.
             if not call.recover() and not waits:
                 raise InvalidRequest(UNUSABLE, field="params.requestState")
@@ -303,15 +315,6 @@ class Gateway:
             call.close()
             raise
         return call
-
-    def _answer_all(self, caller: Caller, waiting: WaitingCall, responses: object) -> bool:
-        """Hand over what a client answered, and take over the call; whether it still runs."""
-        given = responses if isinstance(responses, Mapping) else {}
-        who = answerer(None, caller.principal)
-        for name in waiting.requests:
-            if isinstance(result := given.get(name), Mapping):
-                self.client_answers.give(who, name, {"result": result})
-        return self.client_answers.give(who, waiting.invocation, None, reply=self.hub.channel)
 
     def invoke(
         self, caller: Caller, tool: ToolId, method: str, params: Mapping[str, Any], **options: Any
@@ -327,12 +330,22 @@ class Gateway:
                 if isinstance(frame, ExecutionResult):
                     return frame
 
-    def authorise_tenant(self, caller: Caller) -> None:
-        """Refuse a tenant nobody listed, unless the settings admit such. Fails closed."""
-        if caller.tenant not in self._listed and not self.settings.tenants.allow_unlisted:
-            raise Forbidden(
-                f"tenant {caller.tenant!r} is not listed; add it to tenants.listed or set tenants.allow_unlisted"
-            )
+    def authorise_tenant(self, caller: Caller, patience: float | None = None) -> Quota:
+        """What the caller's tenant may use. Fails closed: raises :class:`Forbidden` for one that is suspended, or that
+        nobody listed, and :class:`ToolUnavailable` while this process has not read what was set at run time, for which
+        it waits as :meth:`tools` does.
+        """
+        if self.tenants.version < 0:
+            self._await_reading(patience)
+        return self.tenants.authorise(caller.tenant)
+
+    def count_request(self, caller: Caller) -> None:
+        """Count a request that queues no call against the rates of its tenant and client.
+
+        Fails closed: raises what :meth:`authorise_tenant` raises, :class:`Throttled`, and for a caller with a rate
+        :class:`StoreUnavailable`.
+        """
+        self._rates.count(self.authorise_tenant(caller), caller)
 
     def _require_scopes(self, caller: Caller, tool: Tool) -> None:
         """Ask for the scopes of a tool, after everything that no scope would change. Raises
@@ -349,11 +362,14 @@ class Gateway:
         Fails closed: raises :class:`ToolUnavailable` if there was none within :data:`FIRST_READING`, or ``patience``
         seconds if that is shorter. Only whoever asks waits.
         """
+        self._await_reading(patience)
+        return self.policy.seen_by(caller)
+
+    def _await_reading(self, patience: float | None) -> None:
         if not self._first_reading.is_set():
             self._first_reading.wait(FIRST_READING if patience is None else min(FIRST_READING, patience))
-        if self.catalogue.version < 0:
+        if self.catalogue.version < 0 or self.tenants.version < 0:
             raise ToolUnavailable("this process has not read the registry yet; try again", retry_after=1)
-        return self.policy.seen_by(caller)
 
     def find(self, caller: Caller, tool: ToolId, patience: float | None = None) -> Entry:
         """The entry of a tool that a caller may call; ``patience`` as for :meth:`tools`.
@@ -462,6 +478,7 @@ class Gateway:
         before = self.catalogue.version
         if self.catalogue.refresh():
             self.listeners.call_all()
+        self.tenants.refresh()
         if self._publish_tools and (not self.published or self.catalogue.version < before):
             self._publish()
         self._first_reading.set()

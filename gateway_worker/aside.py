@@ -17,6 +17,7 @@ from common.domain.invocation import ExecutionResult, failed
 from common.registry.records import Entry
 from common.store.keys import Keys
 from common.store.scripts import script
+from common.tenants.rates import Buckets
 from gateway_worker import ends
 from gateway_worker.call_host import CallHost
 from gateway_worker.dead_letters import DeadLetterBox
@@ -114,19 +115,26 @@ class Aside:
             self._end_headless(taken, message, ends.unstarted())
             return
         try:
-            entry, adopted = self._producer.adopted(message, message.first_argument())
+            entry, adopted, buckets = self._producer.adopted(message, message.first_argument())
         except PoisonMessage as poison:
             self._dead_letters.put(taken, poison)
         except GatewayError as error:
             self._end_headless(taken, message, failed(error))
         else:
-            self.keep(self._put_back(taken, message, entry, adopted))
+            self.keep(self._put_back(taken, message, entry, adopted, buckets))
 
-    async def _put_back(self, taken: Taken, message: TaskMessage, entry: Entry, adopted: bytes) -> None:
-        refused = await self._journey.adopted(taken, message.queue, entry, adopted)
+    async def _put_back(
+        self, taken: Taken, message: TaskMessage, entry: Entry, adopted: bytes, buckets: Buckets
+    ) -> None:
+        try:
+            await self._producer.judged(message.first_argument(), message.id, message.queue)
+        except GatewayError as error:
+            self._end_headless(taken, message, failed(error))
+            return
+        refused = await self._journey.adopted(taken, message.queue, entry, adopted, buckets)
         if refused is not None:
             bounds = QueueBounds(max_length=0, max_age=0)
-            self._end_headless(taken, message, failed(refusal_of(refused, entry.id, bounds)))
+            self._end_headless(taken, message, failed(refusal_of(refused, entry.id, bounds, buckets)))
 
     def _end_headless(self, taken: Taken, message: TaskMessage, result: ExecutionResult) -> None:
         # In a context of its own: whoever traces tasks makes the span of this one the current one.

@@ -39,6 +39,7 @@ from common.settings import Settings
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.telemetry.spans import Tracer
+from common.tenants.view import Tenants
 from gateway_worker import ends
 from gateway_worker.aside import Aside
 from gateway_worker.begun import Begun
@@ -50,6 +51,7 @@ from gateway_worker.delivery import End, Held, Taken, end_of
 from gateway_worker.execute import Executor
 from gateway_worker.frames import Frames
 from gateway_worker.journey import Journey
+from gateway_worker.judging import Judging
 from gateway_worker.message import PoisonMessage, TaskMessage, read_message
 from gateway_worker.outbox import Outbox
 from gateway_worker.producer import Producer
@@ -74,6 +76,7 @@ class Place:
     circuits: CircuitReports
     entry: Callable[[ToolId], Entry | None]
     dead_letters: DeadLetterBox
+    tenants: Tenants
     signals: TaskSignals | None
     tracer: Tracer | None
 
@@ -103,7 +106,8 @@ class Calls:
         self._cut_off: set[str] = set()
         self._abandoned: set[str] = set()
         self._loop = asyncio.get_running_loop()
-        self._producer = Producer(place.keys, place.clock, place.entry, settings)
+        judging = Judging(settings.policy, place.journey)
+        self._producer = Producer(place.keys, place.clock, place.entry, settings, place.tenants, judging)
         self.aside = Aside(
             place.keys,
             place.outbox,
@@ -190,12 +194,13 @@ class Calls:
         """
         try:
             entry, order = self._producer.fresh(payload, task_id, trace)
+            await self._producer.judged(payload, task_id)
         except GatewayError as error:
             return failed(error)
         verdict = await self._journey.admitted(order)
         if isinstance(verdict, Admitted | SessionGone | SessionChanged):
             return None
-        return failed(refusal_of(verdict, entry.id, order.bounds))
+        return failed(refusal_of(verdict, entry.id, order.bounds, order.buckets))
 
     def cut_off(self) -> None:
         """End all of them now: their callers are told that the worker was stopped."""

@@ -22,7 +22,7 @@ from common.telemetry.spans import Span
 from gateway_worker.message import TaskMessage
 
 _PACKED = re.compile(r"[!-~]{1,8000}")
-Arguments = tuple[str, str, str, str, str, bytes, bytes, int, str]
+Arguments = tuple[str, str, str, str, str, bytes, bytes, int, str, str]
 """What ``finish.lua`` takes for each call; first the delivery tag."""
 
 
@@ -168,7 +168,7 @@ def _written(head: Head, result: ExecutionResult, seals: Seals | None = None) ->
 
 
 def _arguments(tag: str, head: Head, record: bytes, frame: bytes, *, cold: bool, told: str) -> Arguments:
-    return tag, head.id, head.queue, head.session, head.reply, record, frame, int(cold), told
+    return tag, head.id, head.queue, head.session, head.reply, record, frame, int(cold), told, head.permits
 
 
 def end_of_message(

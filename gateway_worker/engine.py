@@ -242,7 +242,7 @@ class Engine:
         while True:
             worker.look_at_registry.clear()
             try:
-                if await worker.registry_changed() and await asyncio.to_thread(worker.catalogue.refresh):
+                if await worker.registry_changed() and await asyncio.to_thread(worker.read_registry):
                     self._host.tools_changed()
             except StoreUnavailable as error:
                 log.debug("registry_not_read", cause=repr(error.__cause__))

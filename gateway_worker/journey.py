@@ -11,11 +11,14 @@ from common.calls.admission import Order, Refused, Verdict, admit_script, refuse
 from common.calls.head import parts_of
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import StoreUnavailable
-from common.domain.ids import tool_of
+from common.domain.ids import TenantId, ToolId, tool_of
+from common.domain.policy import Counters
+from common.policy.counters import counters_of, counters_script
 from common.registry.records import Entry
 from common.store.client import store_errors
 from common.store.keys import UNSENT_TTL, Keys
 from common.store.pipelined import PipelinedConnection
+from common.tenants.rates import Buckets, rate_args
 from gateway_worker.delivery import Held, Taken
 from gateway_worker.egress.link import LinkLost
 from gateway_worker.outbox import Outbox
@@ -70,13 +73,20 @@ class Journey:
                 self._outbox.put(("EXPIRE", self._keys.unsent(held.node), UNSENT_TTL))
                 return
 
+    async def counters(self, tenant: TenantId, tool: ToolId) -> Counters:
+        """How much is going on, for a policy that asks. Raises :class:`StoreUnavailable`."""
+        with store_errors("reading how much is going on"):
+            return counters_of(await self._redis.run(*counters_script(self._keys, tenant, tool), ()))
+
     async def admitted(self, order: Order) -> Verdict:
         """Put a call on its queue that came by Celery's own path. Raises :class:`StoreUnavailable`."""
         keys, args = admit_script(self._keys, order)
         with store_errors("queueing a call"):
             return verdict_of(await self._redis.run("admit", keys, args))
 
-    async def adopted(self, taken: Taken, queue: str, entry: Entry, message: bytes) -> Refused | None:
+    async def adopted(
+        self, taken: Taken, queue: str, entry: Entry, message: bytes, buckets: Buckets = ()
+    ) -> Refused | None:
         """Put a message back with its head; the refusal if its call may not run now. It waits for Redis."""
         keys = self._keys
         args = (
@@ -86,6 +96,7 @@ class Journey:
             int(not entry.draining),
             entry.tool.circuit.probes,
             self._most_events,
+            *rate_args(buckets),
         )
         while True:
             try:

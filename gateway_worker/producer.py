@@ -16,12 +16,16 @@ from common.domain.audit_call import call_text
 from common.domain.errors import InvalidRequest, ToolNotFound
 from common.domain.ids import ToolId, queue_of
 from common.domain.invocation import Invocation, invocation_from_wire
+from common.domain.quota import Quota
 from common.mcp.revisions import LATEST_LEGACY
 from common.registry.records import Entry
 from common.settings import Settings
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.sealing import unsealed
+from common.tenants.rates import Buckets, of_call
+from common.tenants.view import Tenants
+from gateway_worker.judging import Judging
 from gateway_worker.message import TaskMessage
 
 
@@ -34,21 +38,45 @@ class Producer:
         clock: RedisClock,
         entry: Callable[[ToolId], Entry | None],
         settings: Settings,
+        tenants: Tenants,
+        judging: Judging | None = None,
     ) -> None:
+        """Without ``judging`` nobody is asked about calls."""
+        self._judging = judging
         self._keys = keys
         self._clock = clock
         self._entry = entry
         self._settings = settings
+        self._tenants = tenants
         self._timeout_ms = int(settings.runtime.request_timeout * 1000)
 
-    def adopted(self, message: TaskMessage, payload: Mapping[str, Any]) -> tuple[Entry, bytes]:
-        """The tool and the message with its head.
+    async def judged(self, payload: object, task_id: str, queue: str | None = None) -> None:
+        """Ask policy about a call that no web process has asked about. Raises :class:`GatewayError` if it refuses.
+
+        ``queue`` is where its message lies, whose payload may be sealed; None for one that lies in none.
+        """
+        if self._judging is not None and self._judging.wanted:
+            if queue is not None and isinstance(payload, Mapping):
+                payload = opened_argument(payload, task_id, queue, self._keys)
+            invocation = self._invocation(payload, task_id)
+            await self._judging.authorise(invocation, left=self._clock.left(invocation.deadline))
+
+    def _invocation(self, payload: object, task_id: str) -> Invocation:
+        return invocation_from_wire(
+            payload,
+            task_id=task_id,
+            default_version=LATEST_LEGACY,
+            default_deadline=self._clock.now() + self._timeout_ms,
+        )
+
+    def adopted(self, message: TaskMessage, payload: Mapping[str, Any]) -> tuple[Entry, bytes, Buckets]:
+        """The tool, the message with its head, and the buckets of the rates that the call counts for.
 
         Raises :class:`GatewayError`: :class:`InvalidRequest` for what is no invocation, or one in another tool's queue,
-        :class:`ToolNotFound`.
+        :class:`ToolNotFound`, :class:`Forbidden` for a tenant that may not call.
         """
         payload = opened_argument(payload, message.id, message.queue, self._keys)
-        entry, invocation, head = self._read(payload, message.id, message.reply_to)
+        entry, invocation, head, quota = self._read(payload, message.id, message.reply_to)
         if message.queue != queue_of(invocation.tool):
             raise InvalidRequest(
                 f"a call of tool {invocation.tool!r} goes to the queue {queue_of(invocation.tool)}",
@@ -60,9 +88,14 @@ class Producer:
         try:
             if self._keys.seals is not None:
                 envelope |= self._sealed_body(invocation, head, message.envelope)
-            return entry, orjson.dumps({MEMBER: head.text(), **told, **envelope})
+            adopted = orjson.dumps({MEMBER: head.text(), **told, **envelope})
         except orjson.JSONEncodeError as error:
             raise InvalidRequest("the message is nested too deeply", field="message") from error
+        return entry, adopted, self._buckets(entry, invocation, quota)
+
+    def _buckets(self, entry: Entry, invocation: Invocation, quota: Quota) -> Buckets:
+        caller, method, params = invocation.caller, invocation.method, invocation.params
+        return of_call(self._keys, quota, entry.tool, caller, method, params)
 
     def fresh(
         self, payload: object, task_id: str, trace: Mapping[str, str] | None = None
@@ -73,7 +106,7 @@ class Producer:
         """
         if self._keys.seals is not None and not self._keys.seals.accept_plain:
             raise unsealed()
-        entry, invocation, head = self._read(payload, task_id, "")
+        entry, invocation, head, quota = self._read(payload, task_id, "")
         message = task_message(
             invocation,
             head,
@@ -90,6 +123,7 @@ class Producer:
             bounds=bounds,
             may_create=not entry.draining,
             circuit_probes=tool.circuit.probes,
+            buckets=self._buckets(entry, invocation, quota),
             most_events=self._settings.audit.bound,
         )
 
@@ -100,13 +134,8 @@ class Producer:
             "properties": {**envelope["properties"], "body_encoding": "utf-8"},
         }
 
-    def _read(self, payload: object, task_id: str, reply_to: str) -> tuple[Entry, Invocation, Head]:
-        invocation = invocation_from_wire(
-            payload,
-            task_id=task_id,
-            default_version=LATEST_LEGACY,
-            default_deadline=self._clock.now() + self._timeout_ms,
-        )
+    def _read(self, payload: object, task_id: str, reply_to: str) -> tuple[Entry, Invocation, Head, Quota]:
+        invocation = self._invocation(payload, task_id)
         if invocation.deadline < 0:
             # No script reads such a head, so the call would be tried for ever.
             raise InvalidRequest(
@@ -115,6 +144,7 @@ class Producer:
         entry = self._entry(invocation.tool)
         if entry is None:
             raise ToolNotFound(f"no tool {invocation.tool!r} is registered")
+        quota = self._tenants.authorise(invocation.caller.tenant)
         prefix = self._keys.reply_prefix
         ours = reply_to.startswith(prefix) and reply_to.removeprefix(prefix).isalnum()
         head = head_of(
@@ -122,6 +152,6 @@ class Producer:
             entry.tool,
             reply=reply_to if ours else "",
             leave=leave_of(entry, invocation),
-            tenant_max_sessions=self._settings.max_sessions_of(invocation.caller.tenant),
+            quota=quota,
         )
-        return entry, invocation, head
+        return entry, invocation, head, quota

@@ -24,6 +24,7 @@ from common.store.last_words import last_words_of
 from common.store.pipelined import PipelinedConnection
 from common.store.scripts import script
 from common.telemetry.spans import Tracer
+from common.tenants.view import Tenants
 from gateway_worker.aftermath import Aftermath
 from gateway_worker.asking import Asking
 from gateway_worker.call_host import CallHost
@@ -101,6 +102,7 @@ class Worker:
             rules=settings.egress.rules,
         )
         self.catalogue = Catalogue(self._blocking_client, keys)
+        self._tenants = Tenants(self._blocking_client, keys, settings)
         self._redis = PipelinedConnection(address)
         self.outbox = Outbox(self._redis, keys, result_ttl=settings.runtime.result_ttl)
         self.outbox.bounded = self.most_in_flight
@@ -214,10 +216,17 @@ class Worker:
         self._blocking_client.close()
 
     async def registry_changed(self) -> bool:
-        """Whether the registry is another than the catalogue has read. Raises :class:`StoreUnavailable`."""
+        """Whether the registry or the tenants are others than were read. Raises :class:`StoreUnavailable`."""
+        names = self._keys.registry_version, self._keys.tenants_version
         with store_errors("reading the registry's version"):
-            version = await self._redis.command("GET", self._keys.registry_version)
-        return self.catalogue.doubted or int(version or 0) != self.catalogue.version
+            versions = await self._redis.command("MGET", *names)
+        seen = [int(version or 0) for version in versions]
+        return self.catalogue.doubted or seen != [self.catalogue.version, self._tenants.version]
+
+    def read_registry(self) -> bool:
+        """Catch up with both; whether the catalogue changed. It blocks. Raises :class:`StoreUnavailable`."""
+        self._tenants.refresh()
+        return self.catalogue.refresh()
 
     def _heartbeat(self) -> dict[str, Coroutine[Any, Any, None]]:
         file = self._settings.worker.heartbeat_file
@@ -300,6 +309,7 @@ class Worker:
             circuits=CircuitReports(self.node, self._redis, self._keys, self.outbox, self.catalogue.get),
             entry=self.catalogue.get,
             dead_letters=self._dead_letters,
+            tenants=self._tenants,
             signals=signals,
             tracer=tracer,
         )

@@ -16,6 +16,7 @@ from common.domain.circuit import Refusal, RefusalReason
 from common.domain.errors import (
     AuditUnavailable,
     CircuitOpen,
+    ConcurrencyLimit,
     GatewayError,
     QueueFull,
     SessionLimit,
@@ -26,6 +27,7 @@ from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.scripts import Arg
 from common.store.shared import SharedConnection
+from common.tenants.rates import Buckets, rate_args
 
 RETRY_LEAST, RETRY_MOST = 1.0, 60.0
 """Bounds of ``retry_after``, in seconds; the upper one is said as well where nothing is drained at all."""
@@ -47,7 +49,8 @@ class Order:
 
     ``may_create`` is False while the tool is being drained: then only calls of tool sessions that live are taken.
     ``circuit_probes`` is how many calls at a time may try a half-open circuit, ``most_events`` how many events the
-    journal may hold before calls are refused (0: any number).
+    journal may hold before calls are refused (0: any number). ``buckets`` are those of the rates that the call counts
+    for.
     """
 
     queue: str
@@ -57,6 +60,7 @@ class Order:
     may_create: bool = True
     circuit_probes: int = 1
     most_events: int = 0
+    buckets: Buckets = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,31 @@ class SessionsAtBound:
 
 
 @dataclass(frozen=True, slots=True)
+class CallsAtBound:
+    """The tenant or the client has as many calls under way as it may."""
+
+    now: int
+    whose: Literal["tenant", "client"]
+
+    def error(self, _tool: str) -> ConcurrencyLimit:
+        """As the caller sees it."""
+        return ConcurrencyLimit(
+            f"the {self.whose} has as many calls under way as it may; try again when one of them has ended",
+            reason=f"{self.whose}_calls",
+            retry_after=RETRY_LEAST,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RateExceeded:
+    """A bucket of a rate is full: the one at place ``which`` (from 0) of the order, for ``wait`` microseconds."""
+
+    now: int
+    which: int
+    wait: int
+
+
+@dataclass(frozen=True, slots=True)
 class CircuitRefuses:
     """The tool failed too often in a row, or was taken out of service."""
 
@@ -173,13 +202,20 @@ def session_limit(tool: str, whose: Literal["tool", "tenant"]) -> SessionLimit:
     )
 
 
-Refused = QueueAtBound | JournalFull | Draining | SessionsAtBound | CircuitRefuses
+Refused = (
+    QueueAtBound | JournalFull | Draining | SessionsAtBound | CallsAtBound | RateExceeded | CircuitRefuses
+)
 Verdict = Admitted | SessionGone | SessionChanged | Refused
 
 
-def refusal_of(verdict: Refused, tool: str, bounds: QueueBounds) -> GatewayError:
-    """What the caller of a refused call is told."""
-    return verdict.error(tool, bounds) if isinstance(verdict, QueueAtBound) else verdict.error(tool)
+def refusal_of(verdict: Refused, tool: str, bounds: QueueBounds, buckets: Buckets = ()) -> GatewayError:
+    """What the caller of a refused call is told. ``buckets`` are those of its order."""
+    match verdict:
+        case QueueAtBound():
+            return verdict.error(tool, bounds)
+        case RateExceeded():
+            return buckets[verdict.which].full(verdict.wait / 1e6)
+    return verdict.error(tool)
 
 
 class Admission:
@@ -211,6 +247,11 @@ def admit_script(keys: Keys, order: Order) -> tuple[list[str], list[Arg]]:
     if order.session is not None:
         named.append(keys.mcp_session(order.session.id))
         args += [order.session.idle_ms, order.session.digest]
+        if order.session.counted_in is not None:
+            named.append(order.session.counted_in)
+    elif order.buckets:
+        args += ["", ""]
+    args += rate_args(order.buckets)
     return named, args
 
 
@@ -240,6 +281,10 @@ def refused_of(answer: list[Any]) -> Refused:
             return JournalFull(now)
         case b"draining":
             return Draining(now)
+        case b"calls_at_bound":
+            return CallsAtBound(now, rest[0].decode())
+        case b"rate":
+            return RateExceeded(now, rest[0] - 1, rest[1])
         case b"tool_limit":
             return SessionsAtBound(now, "tool")
         case b"tenant_limit":

@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 
 import structlog
 
-from common.calls.call_stream import MOST_WAITS, CallStreams, HeldStream, Holder, Logged
+from common.calls.call_stream import CallStreams, HeldStream, Holder, Logged
 from common.calls.cancellation import BY_CALLER, Cancellations
 from common.calls.replies import (
     Frame,
@@ -25,6 +25,7 @@ from common.calls.unread import SharedBound
 from common.domain.errors import InvocationCancelled, InvocationTimeout, StoreUnavailable
 from common.domain.invocation import ExecutionResult, Invocation, failed
 from common.domain.policy import ALLOWED, Decision
+from common.domain.rules import MOST_WAITS
 from common.domain.session import McpSession
 from common.store.clock import RedisClock
 

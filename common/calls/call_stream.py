@@ -26,8 +26,6 @@ from common.store.shared import SharedConnection
 
 MOST_FRAMES, MOST_BYTES = 1000, 1024 * 1024
 """So much of a call's log is kept, its end: frames, and bytes of all of them."""
-MOST_WAITS = 4
-"""So many times ``input_timeout`` a call may wait for its client altogether; the worker counts alike."""
 _NOT_AGAIN = 0
 
 

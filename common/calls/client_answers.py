@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
-from common.domain.ids import McpSessionId
+from common.domain.ids import InvocationId, McpSessionId
 from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.shared import SharedConnection
@@ -43,3 +43,23 @@ class ClientAnswers:
         keys = [self._keys.server_request(name), self._keys.client_answer(name)]
         with store_errors("handing over a client's answer"):
             return bool(self._connection.run("client_answer", keys, [who, payload, KEPT_MS, name]))
+
+    def give_all(
+        self,
+        principal: str,
+        invocation: InvocationId,
+        requests: Iterable[str],
+        responses: object,
+        *,
+        reply: str,
+    ) -> bool:
+        """Hand over what a client answered to these requests of a call, and take it over to the channel ``reply``.
+
+        Returns whether it still runs. Raises :class:`StoreUnavailable`.
+        """
+        given = responses if isinstance(responses, Mapping) else {}
+        who = answerer(None, principal)
+        for name in requests:
+            if isinstance(result := given.get(name), Mapping):
+                self.give(who, name, {"result": result})
+        return self.give(who, invocation, None, reply=reply)

@@ -5,20 +5,28 @@ See ``docs/decisions/0009-sessions-and-delivery.md``; its reader in Lua is ``com
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from common.domain.errors import InvalidRequest
 from common.domain.ids import InvocationId, McpSessionId, decode_part, encode_part, queue_of
 from common.domain.invocation import Caller, Invocation
-from common.domain.rules import Affinity, Retry, Routing, choice
+from common.domain.quota import Quota
+from common.domain.rules import MOST_WAITS, Affinity, Retry, Routing, choice
 from common.domain.tool import Tool
+from common.mcp.client_capabilities import interactive
+from common.mcp.inbound import META_CLIENT_CAPABILITIES
 
 VERSION = "1"
 MEMBER = "canalgate"
 """The member of the message that holds the head; it must be the first."""
 POOL = "*"
 """The session of a tool with a pool, until one of the pool is chosen. No encoded part begins with it."""
-PARTS = 11
+PARTS = 12
+UNCOUNTED = "0"
+"""What stands for the permits of a call that counts for no bound on calls at a time."""
+PERMIT_GRACE_MS = 12_000
+"""Beyond its deadline a call is answered within this time, whatever dies; then its permits end by themselves."""
 _LEAVES = {leave.value: leave for leave in Retry}
 
 
@@ -27,7 +35,7 @@ class Head(NamedTuple):
 
     ``session`` is the tool session that the call is for (:func:`session_of`). ``attempt`` counts from 0.
     ``max_sessions`` and ``tenant_max_sessions`` bound the creation of sessions, ``pool_size`` is 0 for a tool without
-    a pool.
+    a pool. ``permits`` says for which bounds on calls at a time it counts (``common/store/lua/lib/permits.lua``).
     """
 
     id: InvocationId
@@ -40,6 +48,7 @@ class Head(NamedTuple):
     max_sessions: int | None = None
     tenant_max_sessions: int | None = None
     pool_size: int = 0
+    permits: str = UNCOUNTED
 
     def text(self) -> str:
         """As it stands in the message: parts between bars, none of which needs escaping in JSON."""
@@ -55,6 +64,7 @@ class Head(NamedTuple):
                 str(self.max_sessions or 0),
                 str(self.tenant_max_sessions or 0),
                 str(self.pool_size),
+                self.permits,
                 self.queue,
             )
         )
@@ -69,7 +79,7 @@ def head_from_text(text: str) -> Head:
             f"this worker reads version {VERSION} with {PARTS}",
             field=MEMBER,
         )
-    _, call, deadline, reply, session, leave, attempt, most, tenant_most, pool, queue = parts
+    _, call, deadline, reply, session, leave, attempt, most, tenant_most, pool, permits, queue = parts
     try:
         return Head(
             id=InvocationId(decode_part(call)),
@@ -81,6 +91,7 @@ def head_from_text(text: str) -> Head:
             max_sessions=int(most) or None,
             tenant_max_sessions=int(tenant_most) or None,
             pool_size=int(pool),
+            permits=permits,
             queue=queue,
         )
     except ValueError as error:
@@ -106,9 +117,9 @@ def head_of(
     *,
     reply: str,
     leave: Retry,
-    tenant_max_sessions: int | None,
+    quota: Quota,
 ) -> Head:
-    """The head of the message for an invocation."""
+    """The head of the message for an invocation of a tenant with this quota."""
     return Head(
         id=invocation.id,
         deadline=invocation.deadline,
@@ -117,8 +128,24 @@ def head_of(
         leave=leave,
         queue=queue_of(tool.id),
         max_sessions=tool.max_sessions,
-        tenant_max_sessions=tenant_max_sessions,
+        tenant_max_sessions=quota.max_sessions,
         pool_size=tool.pool_size if tool.routing is Routing.LEAST_LOADED else 0,
+        permits=_permits(invocation, tool, quota) if quota.max_calls or quota.client_max_calls else UNCOUNTED,
+    )
+
+
+def _permits(invocation: Invocation, tool: Tool, quota: Quota) -> str:
+    """The call's permits, and until when they count at most: the time its client may take for answers included."""
+    meta = invocation.params.get("_meta")
+    declared = meta.get(META_CLIENT_CAPABILITIES) if isinstance(meta, Mapping) else None
+    waits = (
+        MOST_WAITS * tool.input_timeout if isinstance(declared, Mapping) and interactive(declared) else 0.0
+    )
+    ends = invocation.deadline + PERMIT_GRACE_MS + int(waits * 1000)
+    caller = invocation.caller
+    return (
+        f"{ends}:{quota.max_calls or 0}:{quota.client_max_calls or 0}:"
+        f"{encode_part(caller.tenant)}:{encode_part(caller.client)}"
     )
 
 

@@ -14,6 +14,7 @@ from common.calls.admission import (
     Order,
     QueueAtBound,
     QueueBounds,
+    RateExceeded,
     SessionChanged,
     SessionGone,
     Verdict,
@@ -26,7 +27,9 @@ from common.calls.leave import leave_of
 from common.domain.errors import GatewayError, InvalidRequest, StoreUnavailable
 from common.domain.ids import InvocationId, ToolId, queue_of
 from common.domain.invocation import Invocation
+from common.domain.quota import Quota
 from common.domain.session import McpSession, SessionClaim
+from common.domain.tool import Tool
 from common.registry.records import Entry
 from common.settings import Settings
 from common.store.client import store_errors
@@ -35,6 +38,8 @@ from common.store.keys import Keys
 from common.store.shared import UNKNOWN, SharedConnection
 from common.telemetry import conventions as names
 from common.telemetry.spans import Kind, Span
+from common.tenants.rates import Buckets, FullBuckets, of_call
+from common.tenants.view import Tenants
 
 log = structlog.get_logger(__name__)
 
@@ -69,14 +74,18 @@ class Queueing:
         settings: Settings,
         clock: RedisClock,
         sessions: SessionRecords,
+        tenants: Tenants,
+        full: FullBuckets,
         *,
         reply: str,
     ) -> None:
-        """``reply`` is the channel on which this process hears of its calls."""
+        """``reply`` is the channel on which this process hears of its calls; ``full`` knows buckets that are full."""
         self._admission = Admission(connection, keys)
         self._connection = connection
         self._keys = keys
         self._settings = settings
+        self._tenants = tenants
+        self._full = full
         self._clock = clock
         self._sessions = sessions
         self._reply = reply
@@ -107,7 +116,9 @@ class Queueing:
 
     def _put(self, call: Call, entry: Entry, sending: Span | None) -> None:
         tool, queue = entry.tool, queue_of(entry.id)
-        message = self._message(call.invocation, entry, sending)
+        quota = self._tenants.quota_of(call.invocation.caller.tenant)
+        buckets = self._buckets(call.invocation, tool, quota)
+        message = self._message(call.invocation, entry, quota, sending)
         bounds = QueueBounds(max_length=tool.queue_max_length, max_age=tool.queue_max_age)
         while True:
             session = call.session
@@ -118,14 +129,18 @@ class Queueing:
                 session=None if session is None else self._sessions.claim(session),
                 may_create=not entry.draining,
                 circuit_probes=tool.circuit.probes,
+                buckets=buckets,
                 most_events=self._settings.audit.bound,
             )
+            asked = time.monotonic()
             verdict = self._admit(call.invocation, order)
             if isinstance(verdict, Admitted):
                 return
             if not isinstance(verdict, SessionGone | SessionChanged):
                 if isinstance(verdict, QueueAtBound):
                     self._tell_full(tool.id, verdict)
+                if isinstance(verdict, RateExceeded):
+                    raise self._full.refused(buckets[verdict.which], verdict.wait, asked)
                 raise refusal_of(verdict, tool.id, bounds)
             assert session is not None  # noqa: S101 - no other has a session to lose
             if isinstance(verdict, SessionGone):
@@ -149,13 +164,22 @@ class Queueing:
             # Nobody may have heard it: a worker that is not there yet, or not yet again.
             self._doubtful.extend(found for found in step if self._clock.left(found[1]) > 0)
 
-    def _message(self, invocation: Invocation, entry: Entry, sending: Span | None) -> bytes:
+    def _buckets(self, invocation: Invocation, tool: Tool, quota: Quota) -> Buckets:
+        """Those that the call counts in. Raises :class:`Throttled` if one is known to be full."""
+        if tool.requests_per_minute is None and not quota.rated:
+            return ()
+        caller, method, params = invocation.caller, invocation.method, invocation.params
+        buckets = of_call(self._keys, quota, tool, caller, method, params)
+        self._full.check(buckets)
+        return buckets
+
+    def _message(self, invocation: Invocation, entry: Entry, quota: Quota, sending: Span | None) -> bytes:
         head = head_of(
             invocation,
             entry.tool,
             reply=self._reply,
             leave=leave_of(entry, invocation),
-            tenant_max_sessions=self._settings.max_sessions_of(invocation.caller.tenant),
+            quota=quota,
         )
         try:
             trace = None if sending is None else sending.headers()

@@ -20,6 +20,7 @@
       PolicyDenied            POLICY_DENIED          a rule says no
       CapabilityQuarantined   CAPABILITY_QUARANTINED  its definition changed or hides something; an operator decides
       Throttled               RATE_LIMITED           too many calls; carries retry_after
+      ConcurrencyLimit        CONCURRENCY_LIMIT_REACHED  too many calls or MCP sessions at a time
       QueueFull               QUEUE_FULL             the tool's queue is at its bound; carries retry_after
       InvocationTimeout       INVOCATION_TIMEOUT     no answer within the deadline
       InvocationCancelled     INVOCATION_CANCELLED   the caller took the call back
@@ -66,6 +67,7 @@ class ErrorCode(StrEnum):
     POLICY_DENIED = "POLICY_DENIED"
     CAPABILITY_QUARANTINED = "CAPABILITY_QUARANTINED"
     RATE_LIMITED = "RATE_LIMITED"
+    CONCURRENCY_LIMIT_REACHED = "CONCURRENCY_LIMIT_REACHED"
     QUEUE_FULL = "QUEUE_FULL"
     INVOCATION_TIMEOUT = "INVOCATION_TIMEOUT"
     INVOCATION_CANCELLED = "INVOCATION_CANCELLED"
@@ -135,6 +137,7 @@ ERROR_TABLE: Mapping[ErrorCode, ErrorMeaning] = MappingProxyType(
         ErrorCode.POLICY_DENIED: _meaning(Status.DENIED, 403, -32006),
         ErrorCode.CAPABILITY_QUARANTINED: _meaning(Status.DENIED, 403, -32018),
         ErrorCode.RATE_LIMITED: _meaning(Status.THROTTLED, 429, -32007, retryable=True),
+        ErrorCode.CONCURRENCY_LIMIT_REACHED: _meaning(Status.THROTTLED, 429, -32019, retryable=True),
         ErrorCode.QUEUE_FULL: _meaning(Status.THROTTLED, 429, -32008, retryable=True),
         ErrorCode.INVOCATION_TIMEOUT: _meaning(Status.TIMEOUT, 504, -32009, trips=True),
         ErrorCode.INVOCATION_CANCELLED: _meaning(Status.FAILURE, 499, -32800),
@@ -277,6 +280,12 @@ class Throttled(GatewayError):
     """Too many calls. ``retry_after`` says in how many seconds one more would pass."""
 
     code = ErrorCode.RATE_LIMITED
+
+
+class ConcurrencyLimit(GatewayError):
+    """The tenant or the client has as many calls under way, or MCP sessions, as it may; ``reason`` says which."""
+
+    code = ErrorCode.CONCURRENCY_LIMIT_REACHED
 
 
 class QueueFull(GatewayError):

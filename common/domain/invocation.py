@@ -20,7 +20,16 @@ from common.domain.errors import (
     InvalidRequest,
     Status,
 )
-from common.domain.ids import ClientId, InvocationId, McpSessionId, TenantId, ToolId, checked_id, encode_part
+from common.domain.ids import (
+    ClientId,
+    InvocationId,
+    McpSessionId,
+    TenantId,
+    ToolId,
+    checked_id,
+    decode_part,
+    encode_part,
+)
 
 WIRE_VERSION = 1
 
@@ -38,6 +47,11 @@ class Caller:
     def principal(self) -> str:
         """What an MCP session is bound to: another principal with the same session id is a stranger."""
         return ":".join(map(encode_part, (self.tenant, self.client, self.subject)))
+
+
+def tenant_of(principal: str) -> TenantId:
+    """The tenant in a :attr:`Caller.principal`."""
+    return TenantId(decode_part(principal.partition(":")[0]))
 
 
 def require_scopes(caller: Caller, scopes: Iterable[str], *, always: Iterable[str] = ()) -> None:

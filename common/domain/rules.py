@@ -11,6 +11,8 @@ from common.domain.errors import InvalidRequest
 
 MAX_COUNT = 1_000_000
 MAX_SECONDS = 24 * 3600.0
+MOST_WAITS = 4
+"""So many times ``input_timeout`` a call may wait for its client altogether; the worker counts alike."""
 
 
 class Routing(StrEnum):

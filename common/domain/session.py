@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.domain.ids import McpSessionId, ToolId
+from common.domain.ids import McpSessionId, TenantId, ToolId
+from common.domain.invocation import tenant_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +26,21 @@ class McpSession:
     client_capabilities: Mapping[str, Any] = field(default_factory=dict)
     log_level: str | None = None
 
+    @property
+    def tenant(self) -> TenantId:
+        """Whose client it is."""
+        return tenant_of(self.principal)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionClaim:
     """A session as a process remembers it, to be confirmed by the store before anything relies on it.
 
     ``digest`` is the SHA-1 of the remembered record; ``idle_ms`` the time without requests after which it ends.
+    ``counted_in`` is where the sessions of its tenant are counted, None if they are not.
     """
 
     id: McpSessionId
     digest: str
     idle_ms: int
+    counted_in: str | None = None

@@ -19,6 +19,7 @@ from common.domain.credential_rules import (
 )
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ToolId, checked_id
+from common.domain.limits import Rate, check_rate
 from common.domain.rules import (
     Affinity,
     CircuitRules,
@@ -111,6 +112,9 @@ class Tool:
     others wait in the queue; ``max_in_flight_per_session`` those that one session is given at a time. A session
     older than ``max_session_age`` is given no further call. None: no bound.
 
+    ``requests_per_minute`` bounds the calls of all tenants together, ``burst`` how many of them may come at once (None:
+    as many as in a minute); one more is refused.
+
     ``required_scopes`` are those that a caller must have for any call of the tool.
 
     ``trust_annotations`` takes the backend's ``readOnlyHint`` and ``idempotentHint`` for an operator's
@@ -138,6 +142,8 @@ class Tool:
     max_in_flight: int | None = None
     max_in_flight_per_session: int | None = None
     max_session_age: float | None = None
+    requests_per_minute: int | None = None
+    burst: int | None = None
     input_timeout: float = DEFAULT_INPUT_TIMEOUT
     circuit: CircuitRules = field(default_factory=CircuitRules)
     health: HealthRules = field(default_factory=HealthRules)
@@ -179,6 +185,7 @@ class Tool:
         for name in ("max_sessions", "max_in_flight", "max_in_flight_per_session"):
             if (value := getattr(self, name)) is not None:
                 check_count(name, value)
+        check_rate(self.requests_per_minute, self.burst)
         if not 0 < self.pool_size <= MAX_POOL_SIZE:
             raise InvalidRequest(f"pool_size must be from 1 to {MAX_POOL_SIZE}", field="pool_size")
         if self.max_session_age is not None:
@@ -220,6 +227,11 @@ class Tool:
         """Whether the definition lets the tool be called; an operator's word (``Entry.enabled``) goes before it."""
         return self.state is not ToolState.DISABLED
 
+    @property
+    def rate(self) -> Rate | None:
+        """How many calls of it are taken; None: any number."""
+        return Rate.maybe(self.requests_per_minute, self.burst)
+
     def with_state(self, state: ToolState) -> Tool:
         """The same tool in another state."""
         return replace(self, state=state)
@@ -231,7 +243,7 @@ class Tool:
 
 _PLAIN = (
     *("pool_size", "trust_annotations", "max_sessions", "max_in_flight"),
-    *("max_in_flight_per_session", "max_session_age", "input_timeout"),
+    *("max_in_flight_per_session", "max_session_age", "input_timeout", "requests_per_minute", "burst"),
 )
 _RULES = ("circuit", "health", "limits")
 

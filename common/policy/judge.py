@@ -46,6 +46,11 @@ class Judge:
         name = self._of_tenant.get(tenant, self._common)
         return None if name is None else self._evaluators[name]
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to ask about any call."""
+        return bool(self.rules) or self._common is not None or bool(self._of_tenant)
+
     def judge(
         self,
         caller: Caller,

@@ -17,6 +17,7 @@ import structlog
 
 from common.domain.errors import PayloadUnreadable
 from common.domain.ids import McpSessionId
+from common.sessions.mcp import keep_session
 from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.shared import SharedConnection
@@ -114,17 +115,17 @@ class SessionStreams:
             self._connection.command("SET", key, holder, "PX", self._idle_ms)
             self._connection.command("PUBLISH", self._keys.session_stream_channel, session)
 
-    def holds(self, session: McpSessionId, holder: str) -> bool:
+    def holds(self, session: McpSessionId, holder: str, *, counted_in: str | None = None) -> bool:
         """Whether this is still the one, and the session lives; both are kept alive then.
 
-        Raises :class:`StoreUnavailable`.
+        ``counted_in`` is that of :meth:`McpSessions.counted_in`. Raises :class:`StoreUnavailable`.
         """
         keys = self._keys.mcp_session(session), self._keys.session_holder(session)
         with store_errors("holding the stream of an MCP session"):
-            alive = self._connection.command("PEXPIRE", keys[0], self._idle_ms)
+            alive = keep_session(self._connection, keys[0], self._idle_ms, counted_in)
             found = self._connection.command("GETEX", keys[1], "PX", self._idle_ms)
             self._connection.command("PEXPIRE", self._keys.session_stream(session), self._idle_ms)
-        return bool(alive) and found == holder.encode()
+        return alive and found == holder.encode()
 
     def lists_told(self, session: McpSessionId) -> dict[str, str] | None:
         """The lists as the session knows them, by what they are digests of; None if nothing is on record."""

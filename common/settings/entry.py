@@ -39,7 +39,7 @@ from common.settings.fields import (
 )
 from common.settings.model import RuntimeSettings, ToolProblem
 from common.settings.problems import dotted, explain, shown, unknown_key
-from common.settings.section import Section
+from common.settings.rates import RateSettings
 from common.settings.tls import BackendTlsKeys
 from common.settings.tool_credentials import ToolCredentials
 
@@ -75,7 +75,7 @@ def _headers(values: dict[str, str]) -> dict[str, str]:
 _Text = Annotated[str, AfterValidator(_no_nul)]
 
 
-class ToolEntry(Section):
+class ToolEntry(RateSettings):
     """What both kinds of tool have. A key that the `runtime` section has too comes from there if it is absent."""
 
     description: str = Field(default="", description="What the tool is for, for people.")
@@ -358,6 +358,8 @@ def _tool(name: str, entry: StdioEntry | HttpEntry, runtime: RuntimeSettings) ->
         max_in_flight_per_session=entry.max_in_flight_per_session,
         max_session_age=entry.max_session_age,
         input_timeout=entry.input_timeout,
+        requests_per_minute=entry.requests_per_minute,
+        burst=entry.burst,
         circuit=_circuit(entry, runtime),
         health=_health(entry, runtime),
         limits=_limits(entry),

@@ -16,6 +16,7 @@ _PLAIN = (
     *("description", "request_timeout", "startup_timeout", "idle_timeout"),
     *("queue_max_length", "queue_max_age", "trust_annotations", "required_scopes"),
     *("max_sessions", "max_in_flight", "max_in_flight_per_session", "max_session_age", "input_timeout"),
+    *("requests_per_minute", "burst"),
 )
 
 

@@ -271,6 +271,7 @@ SecondsOrZero = Annotated[float, _SECONDS, Field(ge=0, le=MAX_TIMEOUT, allow_inf
 Bytes = Annotated[int, Unit("bytes"), Field(ge=1024, le=1 << 30), _NUMBER]
 Processes = Annotated[int, Unit("processes"), Field(ge=1, le=1024), _NUMBER]
 Calls = Annotated[int, Unit("calls"), Field(ge=1, le=MAX_COUNT), _NUMBER]
+Requests = Annotated[int, Unit("requests"), Field(ge=1, le=MAX_COUNT), _NUMBER]
 PageSize = Annotated[int, Unit("items"), Field(ge=0, le=MAX_COUNT), _NUMBER]
 Sessions = Annotated[int, Unit("sessions"), Field(ge=1, le=MAX_COUNT), _NUMBER]
 PoolSize = Annotated[int, Unit("sessions"), Field(ge=1, le=MAX_POOL_SIZE), _NUMBER]

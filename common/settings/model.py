@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, InstanceOf, model_validator
@@ -335,17 +334,6 @@ class Settings(Section):
         """The ids in ``tenants.listed``, and with resolver none the default tenant too."""
         own = (self.identity.default_tenant,) if self.identity.open else ()
         return frozenset((*own, *(tenant.id for tenant in self.tenants.listed)))
-
-    def max_sessions_of(self, tenant: str) -> int | None:
-        """Most tool sessions that a tenant may have in the whole cluster; None: any number."""
-        return self._own_max_sessions.get(tenant, self.tenants.max_sessions)
-
-    @cached_property
-    def _own_max_sessions(self) -> Mapping[str, int]:
-        """A look-up, since each call asks, and thousands of tenants may be listed."""
-        return {
-            entry.id: entry.max_sessions for entry in self.tenants.listed if entry.max_sessions is not None
-        }
 
 
 def _sections() -> Mapping[str, type[Section]]:

@@ -23,7 +23,7 @@ from common.settings.mtls import MtlsSettings
 from common.settings.oauth import OAuthSettings
 from common.settings.policy import EvaluatorSettings, RuleSettings
 from common.settings.section import Section
-from common.settings.tenants import TenantSettings
+from common.settings.tenants import CapabilityLimit, TenantSettings
 from common.settings.tokens import JwtSettings
 from common.settings.tool_credentials import CredentialInjection, ToolCredentials
 
@@ -59,6 +59,7 @@ def render() -> str:
         _entries("One entry of admin.tokens", AdminToken, AdminToken.model_fields),
         *(_entries(name, model, model.model_fields) for name, model in PARTS.items()),
         _entries("One entry of tenants.listed", TenantSettings, TenantSettings.model_fields),
+        _entries("One entry of capabilities", CapabilityLimit, CapabilityLimit.model_fields),
         _entries("One entry of audit.sinks", AuditSink, AuditSink.model_fields),
         _entries("Options of a file sink", FileOptions, FileOptions.model_fields),
         _entries("Options of a memory sink", MemoryOptions, MemoryOptions.model_fields),

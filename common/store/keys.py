@@ -61,6 +61,19 @@ key                              type     lifetime                     owner and
                                                                        of the claim
 {p}:node-sessions:<node>         set      permanent                    tool and session of all that the node owns
 {p}:tenant-sessions:<tenant>     set      permanent                    tool and session of all that the tenant has
+{p}:mcp-sessions:<tenant>        zset     its newest member's          key of an MCP session -> Redis ms at which it
+                                                                       expires; only where a bound on them counts
+{p}:calls-of:<tenant>            zset     its last permit + 2 minutes  invocation under way -> Redis ms at which its
+                                                                       permit ends; only where a bound on calls counts
+{p}:calls-of:<tenant>:<client>   zset     the same                     the same for one client
+{p}:rate:<tenant>                string   1 minute after it is empty   bucket of a tenant's requests: level, Redis us
+{p}:rate:<tenant>:<client>       string   the same                     that of one client's
+{p}:rate-of:<tenant>:<tool>:<n>  string   the same                     that of the capabilities that fit the glob <n>
+{p}:rate-tool:<tool>             string   the same                     that of all calls of a tool
+{p}:tenants:version              string   permanent                    counts every change of the tenants' records
+{p}:tenants:records              hash     permanent                    tenant -> version, and what an operator set for
+                                                                       it (JSON)
+{p}:tenants:changes              zset     permanent                    tenant by the version that changed it last
 {p}:session-facts:<node>         string   1 minute                     what the node tells operators of its sessions
                                                                        every few seconds (JSON)
 {p}:session-calls:<tool>         hash     permanent                    session of a pool -> calls it was given
@@ -91,19 +104,20 @@ celery-task-meta-<id>            string   runtime.result_ttl           result of
 
 Channels (publish/subscribe, hints and replies only; nothing depends on a message arriving):
 
-``{p}:reply:<web process>`` replies of that process's calls; ``{p}:wake`` name of a queue that was empty and
-got a message; ``{p}:wake:<node>`` the same for the queue's direct list of one node; ``{p}:registry`` the registry,
-or an API key, changed; ``{p}:answer:<node>`` a client has answered a request of a backend; ``{p}:cancel`` an invocation
-is taken back (to workers); ``{p}:roots`` a client's roots are others now (to workers); ``{p}:cancel-request`` a client
-cancelled a request or ended its MCP session (to web processes); ``{p}:close-session`` an operator wants a tool session
-closed (to workers); ``{p}:session-stream`` there is something for an MCP session, or from a connection's client.
+``{p}:reply:<web process>`` replies of that process's calls; ``{p}:wake`` name of a queue that was empty and got a
+message; ``{p}:wake:<node>`` the same for the queue's direct list of one node; ``{p}:registry`` the registry, an API
+key or a tenant, changed; ``{p}:answer:<node>`` a client has answered a request of a backend; ``{p}:cancel`` an
+invocation is taken back (to workers); ``{p}:roots`` a client's roots are others now (to workers);
+``{p}:cancel-request`` a client cancelled a request or ended its MCP session (to web processes); ``{p}:close-session``
+an operator wants a tool session closed (to workers); ``{p}:session-stream`` there is something for an MCP session, or
+from a connection's client.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from common.domain.ids import InvocationId, McpSessionId, NodeId, TenantId, ToolId, encode_part
+from common.domain.ids import ClientId, InvocationId, McpSessionId, NodeId, TenantId, ToolId, encode_part
 from common.store.sealing import Seals, without_keys
 
 UNSENT_TTL = 24 * 3600
@@ -211,6 +225,39 @@ class Keys:
 
     def tenant_sessions(self, tenant: TenantId) -> str:
         return f"{self.prefix}:tenant-sessions:{encode_part(tenant)}"
+
+    def mcp_sessions_of(self, tenant: TenantId) -> str:
+        return f"{self.prefix}:mcp-sessions:{encode_part(tenant)}"
+
+    def tenant_calls(self, tenant: TenantId) -> str:
+        return f"{self.prefix}:calls-of:{encode_part(tenant)}"
+
+    def client_calls(self, tenant: TenantId, client: ClientId) -> str:
+        return f"{self.prefix}:calls-of:{encode_part(tenant)}:{encode_part(client)}"
+
+    def tenant_rate(self, tenant: TenantId) -> str:
+        return f"{self.prefix}:rate:{encode_part(tenant)}"
+
+    def client_rate(self, tenant: TenantId, client: ClientId) -> str:
+        return f"{self.prefix}:rate:{encode_part(tenant)}:{encode_part(client)}"
+
+    def capability_rate(self, tenant: TenantId, tool: str, name: str) -> str:
+        return f"{self.prefix}:rate-of:{encode_part(tenant)}:{encode_part(tool)}:{encode_part(name)}"
+
+    def tool_rate(self, tool: ToolId) -> str:
+        return f"{self.prefix}:rate-tool:{encode_part(tool)}"
+
+    @property
+    def tenants_version(self) -> str:
+        return f"{self.prefix}:tenants:version"
+
+    @property
+    def tenants_records(self) -> str:
+        return f"{self.prefix}:tenants:records"
+
+    @property
+    def tenants_changes(self) -> str:
+        return f"{self.prefix}:tenants:changes"
 
     def session_facts(self, node: NodeId) -> str:
         return f"{self.prefix}:session-facts:{encode_part(node)}"

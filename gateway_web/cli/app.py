@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from common import __version__
-from gateway_web.cli import audit, credentials, dead_letters, interchange, keys, policy, tools
+from gateway_web.cli import audit, credentials, dead_letters, interchange, keys, policy, tenants, tools
 from gateway_web.cli import call as call_verb
 from gateway_web.cli import config as config_verbs
 from gateway_web.cli.output import errors_as_exit_codes, out
@@ -29,6 +29,7 @@ cli = typer.Typer(
     pretty_exceptions_show_locals=False,  # locals may hold secrets
 )
 cli.add_typer(tools.cli, name="tools")
+cli.add_typer(tenants.cli, name="tenants")
 cli.add_typer(config_verbs.cli, name="config")
 cli.add_typer(dead_letters.cli, name="dead-letters")
 cli.add_typer(policy.cli, name="policy")

@@ -27,6 +27,7 @@ KEEPS_STATUS = frozenset(
         ErrorCode.INSUFFICIENT_SCOPE,
         ErrorCode.SESSION_NOT_FOUND,
         ErrorCode.RATE_LIMITED,
+        ErrorCode.CONCURRENCY_LIMIT_REACHED,
         ErrorCode.QUEUE_FULL,
         ErrorCode.STORE_UNAVAILABLE,
         ErrorCode.INTERNAL,

@@ -189,7 +189,7 @@ class Duplex:
         """Answer a request, or have it answered; its account is closed then."""
         mcp = self._described(request, account)
         if mcp.era is Era.MODERN and request.method == "subscriptions/listen":
-            self._gateway.authorise_tenant(mcp.caller)
+            self._gateway.count_request(mcp.caller)
             listening = subscribe(self._gateway, self._digests, mcp)
             self._under_way.run(request.id, listening.messages(), listening.close, listening.close)
             account.close()

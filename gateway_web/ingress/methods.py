@@ -35,7 +35,10 @@ def dispatch(gateway: Gateway, mcp: McpRequest) -> Answer:
     handler = HANDLERS[mcp.era].get(mcp.request.method)
     if handler is None or (mcp.stateless and mcp.request.method in OF_A_SESSION):
         raise JsonRpcError(METHOD_NOT_FOUND, f"Method not found: {mcp.request.method[:100]}")
-    gateway.authorise_tenant(mcp.caller)
+    if mcp.request.method in COUNTED:
+        gateway.count_request(mcp.caller)
+    else:
+        gateway.authorise_tenant(mcp.caller)
     return handler(gateway, mcp)
 
 
@@ -151,6 +154,8 @@ HANDLERS: Mapping[Era, Mapping[str, Handler]] = MappingProxyType(
 )
 OF_A_SESSION = frozenset({"logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
 """Methods of the legacy era that mean something to a session only."""
+COUNTED = frozenset({"initialize", "server/discover", "logging/setLevel", *_LISTED})
+"""Methods that queue no call, and count against the rates of their caller as one does."""
 FORWARDED = frozenset(_FORWARDED)
 """Methods that become calls: the admission confirms their session, so it need not be read before."""
 

@@ -111,7 +111,8 @@ class SessionStream:
         Raises :class:`StoreUnavailable`.
         """
         session = self._session.id
-        if not self._streams.holds(session, self._holder):
+        counted_in = self._gateway.mcp_sessions.counted_in(self._session)
+        if not self._streams.holds(session, self._holder, counted_in=counted_in):
             return None
         self._note_changes()
         return [

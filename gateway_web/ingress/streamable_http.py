@@ -119,7 +119,7 @@ class StreamableHttp:
         read = self._modern if era is Era.MODERN else self._legacy
         mcp = read(http, message, account, caller, tool)
         if era is Era.MODERN and message.method == "subscriptions/listen":
-            self._gateway.authorise_tenant(caller)
+            self._gateway.count_request(caller)
             stream = self._identity.watched(http, caller, subscription(self._gateway, self._digests, mcp))
             account.close()  # the stream may stand for days
             return stream

@@ -98,7 +98,8 @@ def celery_bench(redis_server: RedisServer, home: Path) -> Iterator[Bench]:
     env = {"ECHO_LOG": str(home / "heard.jsonl")}
     tool = {"command": COMMAND, "args": ARGS, "env": env}
     url = redis_server.url(DB)
-    config = {"redis": {"url": url}, "tools": {"a": tool, "b": tool}}
+    tenants = {"allow_unlisted": True}
+    config = {"redis": {"url": url}, "tenants": tenants, "tools": {"a": tool, "b": tool}}
     (home / "canalgate.yaml").write_text(yaml.safe_dump(config))
     with redis_server.client(DB) as redis:
         redis.flushdb()

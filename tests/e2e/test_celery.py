@@ -198,7 +198,8 @@ def test_a_worker_survives_redis_again_and_again(tmp_path: Path) -> None:
 
     with RestartableRedis(tmp_path) as redis:
         tool = {"command": COMMAND, "args": ARGS, "env": {"ECHO_LOG": str(tmp_path / "heard.jsonl")}}
-        config = {"redis": {"url": redis.url}, "tools": {"a": tool}}
+        tenants = {"allow_unlisted": True}
+        config = {"redis": {"url": redis.url}, "tenants": tenants, "tools": {"a": tool}}
         (tmp_path / "canalgate.yaml").write_text(yaml.safe_dump(config))
         register(tmp_path / "canalgate.yaml", redis.url)
         broker = "redis+socket://" + redis.url.removeprefix("unix://").replace("?db=", "?virtual_host=")

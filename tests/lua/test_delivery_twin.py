@@ -191,7 +191,7 @@ class DeliveryTwins(RuleBasedStateMachine):
         self._reach("in time", recorded and node in self.directory.dead)
         self.ledger, accepted = calls.finish(self.ledger, self.directory, node, tag, call)
         self.answers += 1
-        of = [str(tag), call.id, QUEUE, call.session, "", f"answer {self.answers}", "", 1, ""]
+        of = [str(tag), call.id, QUEUE, call.session, "", f"answer {self.answers}", "", 1, "", "0"]
         args = [self.keys.begin, node, 10_000_000, "", *of]
         refused, _ = self.time.run("finish", [self.keys.unacked(node)], args, clock_reads=0)
         assert refused == ([] if accepted else [1])

@@ -16,7 +16,7 @@ from common.domain.ids import InvocationId
 from common.domain.invocation import ExecutionResult, Invocation, result_from_wire
 from common.domain.tool import Origin, Tool
 from common.registry.registry import Registry
-from common.settings import DiscoverySettings, RedisSettings, Settings, WorkerSettings
+from common.settings import DiscoverySettings, RedisSettings, Settings, TenantsSettings, WorkerSettings
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from common.telemetry.spans import Tracer
@@ -112,6 +112,7 @@ class Bench:
             redis=RedisSettings(key_prefix=keys.prefix, **(sealing or {})),
             worker=WorkerSettings(**{"drain_timeout": 5.0, **worker}),
             discovery=NO_DISCOVERY,
+            tenants=TenantsSettings(allow_unlisted=True),
         )
         limit = settings.worker.concurrency
         self.engine = Engine(

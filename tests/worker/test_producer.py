@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 import pytest
 
 from common.calls.contract import task_message
 from common.calls.head import MEMBER, Head, head_from_text
-from common.domain.errors import GatewayError, InvalidRequest, ToolNotFound
+from common.domain.errors import Forbidden, GatewayError, InvalidRequest, ToolNotFound
 from common.domain.ids import TenantId
 from common.domain.invocation import Invocation, invocation_to_wire
 from common.domain.rules import CircuitRules, Retry, Routing
@@ -19,12 +19,16 @@ from common.registry.records import Entry
 from common.settings import RuntimeSettings, Settings, TenantSettings, TenantsSettings
 from common.store.clock import RedisClock
 from common.store.keys import Keys
+from common.tenants.view import Tenants
 from gateway_worker.message import TaskMessage, read_message
 from gateway_worker.producer import Producer
 from tests.support.backends import FixedCatalogue, entry_of, invocation, stdio_tool
 from tests.support.messages import head
 from tests.support.wait import wait_until
 from tests.worker.engine_bench import Bench
+
+if TYPE_CHECKING:
+    from common.store.client import Client
 
 QUEUE = "tool.local"
 SETTINGS = Settings(
@@ -44,7 +48,8 @@ class FixedClock(RedisClock):
 
 def producer(*entries: Entry) -> Producer:
     """One that knows these tools."""
-    return Producer(Keys("test"), FixedClock(), FixedCatalogue(*entries).get, SETTINGS)
+    tenants = Tenants(cast("Client", None), Keys("test"), SETTINGS)
+    return Producer(Keys("test"), FixedClock(), FixedCatalogue(*entries).get, SETTINGS, tenants)
 
 
 def stock(call: Invocation, *, queue: str = QUEUE, reply_to: str = "stock-queue") -> TaskMessage:
@@ -72,7 +77,7 @@ def test_a_message_gets_a_head_and_stays_what_it_was() -> None:
     """The head is its first member, where a script finds it."""
     call = invocation("echo", tenant="t", client="c")
     message = stock(call)
-    entry, made = producer(entry_of(stdio_tool(max_sessions=7))).adopted(message, payload(call))
+    entry, made, _ = producer(entry_of(stdio_tool(max_sessions=7))).adopted(message, payload(call))
     name, audit, *rest = orjson.loads(made)
     assert (entry.id, name, audit) == ("local", MEMBER, "audit")
     assert {member: orjson.loads(made)[member] for member in rest} == message.envelope
@@ -92,7 +97,7 @@ def test_a_message_gets_a_head_and_stays_what_it_was() -> None:
 def test_the_tenants_own_bound_counts(tenant: str, most: int) -> None:
     """As for calls through the web."""
     call = invocation("echo", tenant=tenant)
-    _, made = producer(entry_of(stdio_tool())).adopted(stock(call), payload(call))
+    _, made, _ = producer(entry_of(stdio_tool())).adopted(stock(call), payload(call))
     assert adopted_head(made).tenant_max_sessions == most
 
 
@@ -100,7 +105,7 @@ def test_a_call_for_a_pool_has_its_size() -> None:
     """Redis chooses the session."""
     call = invocation("echo")
     tool = stdio_tool(routing=Routing.LEAST_LOADED, pool_size=3)
-    _, made = producer(entry_of(tool)).adopted(stock(call), payload(call))
+    _, made, _ = producer(entry_of(tool)).adopted(stock(call), payload(call))
     assert (adopted_head(made).session, adopted_head(made).pool_size) == ("*", 3)
 
 
@@ -108,7 +113,7 @@ def test_a_call_for_a_pool_has_its_size() -> None:
 def test_the_tools_leave_goes_along(retry: Retry) -> None:
     """A stock producer has no say in whether a call runs twice."""
     call = invocation("echo")
-    _, made = producer(entry_of(stdio_tool(retry=retry))).adopted(stock(call), payload(call))
+    _, made, _ = producer(entry_of(stdio_tool(retry=retry))).adopted(stock(call), payload(call))
     assert adopted_head(made).leave is retry
 
 
@@ -128,7 +133,7 @@ def test_only_a_channel_of_ours_is_answered(reply_to: str, reply: str) -> None:
     """Any other text might be somebody's key or end the part of the head."""
     call = invocation("echo")
     message = stock(call, reply_to=reply_to)
-    _, made = producer(entry_of(stdio_tool())).adopted(message, payload(call))
+    _, made, _ = producer(entry_of(stdio_tool())).adopted(message, payload(call))
     assert adopted_head(made).reply == reply
 
 
@@ -137,7 +142,7 @@ def test_without_a_deadline_it_is_the_longest_time_of_a_request() -> None:
     call = invocation("echo")
     wire = payload(call)
     del wire["deadline"]
-    _, made = producer(entry_of(stdio_tool())).adopted(stock(call), wire)
+    _, made, _ = producer(entry_of(stdio_tool())).adopted(stock(call), wire)
     assert adopted_head(made).deadline == 1_010_000
 
 
@@ -146,7 +151,7 @@ def test_a_head_that_it_brings_is_worth_nothing() -> None:
     call = invocation("echo", tenant="t", client="c")
     message = stock(call)
     forged = replace(message, envelope={**message.envelope, MEMBER: head("x", session="victim:c").text()})
-    _, made = producer(entry_of(stdio_tool())).adopted(forged, payload(call))
+    _, made, _ = producer(entry_of(stdio_tool())).adopted(forged, payload(call))
     assert adopted_head(made).session == "t:c"
     assert made.count(b"victim") == 0
 
@@ -241,3 +246,38 @@ def test_what_is_no_invocation_is_refused(wire: Any) -> None:
     """As a refusal that its producer can read."""
     with pytest.raises(GatewayError):
         producer(entry_of(stdio_tool())).fresh(wire, "i")
+
+
+# -- who may call, and how much -------------------------------------------------------------------------
+
+
+def bounded(**tenants: Any) -> Producer:
+    """One whose settings say this of tenants."""
+    settings = Settings.model_validate({"tenants": tenants})
+    view = Tenants(cast("Client", None), Keys("test"), settings)
+    entries = FixedCatalogue(entry_of(stdio_tool(requests_per_minute=9, burst=2)))
+    return Producer(Keys("test"), FixedClock(), entries.get, settings, view)
+
+
+@pytest.mark.parametrize("tenants", [{"listed": ["other"]}, {"listed": [{"id": "t", "enabled": False}]}])
+def test_a_tenant_that_may_not_call_may_not_by_this_way(tenants: dict[str, Any]) -> None:
+    """Neither one that nobody listed, nor one that is suspended."""
+    call = invocation("echo", tenant="t")
+    for made in (
+        lambda: bounded(**tenants).adopted(stock(call), payload(call)),
+        lambda: bounded(**tenants).fresh(payload(call), "id"),
+    ):
+        with pytest.raises(Forbidden):
+            made()
+
+
+def test_a_stock_call_counts_for_all_that_others_count_for() -> None:
+    """Its rates go along when it is put on the queue, and its permits in its head."""
+    limit = {"tool": "local", "name": "e*", "requests_per_minute": 5}
+    of = bounded(listed=[{"id": "t", "requests_per_minute": 7, "max_calls": 3, "capabilities": [limit]}])
+    call = invocation("echo", tenant="t", client="c")
+    _, made, buckets = of.adopted(stock(call), payload(call))
+    _, order = of.fresh(payload(call), call.id)
+    assert [bucket.whose for bucket in buckets] == ["tenant", "capability", "tool"]
+    assert order.buckets == buckets
+    assert adopted_head(made).permits == f"{call.deadline + 12_000}:3:0:t:c"

@@ -1,15 +1,18 @@
 -- Decides whether a call may go on a queue, and puts it there.
 -- The queue is its tool's, or the direct list of the node that owns its session.
--- uses: heads, owners, lists, rates, circuit, audit
+-- uses: heads, owners, lists, rates, circuit, permits, buckets, audit
 -- KEYS 1 queue of the tool  2 drain rate of the queue (see fetch.lua)  3 head of the queue: when its oldest message
---      was queued  4 MCP session of the caller (left out where there is none)
+--      was queued  4 MCP session of the caller (left out where there is none)  5 MCP sessions of its tenant (left out
+--      where they are not counted)
 -- ARGV 1 message (a JSON object that begins with its head)  2 what all keys begin with  3 most messages (0: any number)
 --      4 greatest age in ms (0: any)  5 1 if a session may be created, 0 if the tool is being drained
 --      6 most calls at a time that try a half-open circuit  7 most events in the journal (0: any number)
 --      8 idle time of the MCP session in ms  9 SHA-1 of its record as the caller knows it
+--      10.. for each rate that the call counts for: its bucket, requests a minute, burst
 -- Returns one of
 --   {'admitted', Redis ms, length}
 --   {'session_gone', Redis ms}, {'session_changed', Redis ms, record}
+--   {'calls_at_bound', Redis ms, 'tenant' or 'client'}, {'rate', Redis ms, number of the rate, microseconds to wait}
 --   {'journal_full', Redis ms}, {'draining', Redis ms}, {'tool_limit', Redis ms}, {'tenant_limit', Redis ms}
 --   {'open', Redis ms, ms until it is tried again or -1}, {'probes_taken', Redis ms, ms until a permit ends}
 --   {'queue_full', Redis ms, length, age in ms of the oldest or -1, messages a second drained, as text}
@@ -19,6 +22,7 @@
 local prefix = ARGV[2]
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local now_us = ARGV[10] and t[1] * 1000000 + t[2]
 --@uses
 
 if KEYS[4] then
@@ -29,6 +33,18 @@ end
 
 if journal_full(ARGV[7]) then return {'journal_full', now} end
 local head, _, last = head_unstamped(ARGV[1])
+local counted = head.permits ~= '0'
+if counted then
+  local whose = permits_full(head.permits, decoded(head.id))
+  if whose then return {'calls_at_bound', now, whose} end
+end
+local levels
+if ARGV[10] then
+  local wait, which, found = buckets_ask(10)
+  if wait > 0 then return {'rate', now, which, wait} end
+  levels = found
+end
+
 local owner, owned = nil, nil
 local pooled = head.session == '*'
 if not pooled then
@@ -60,6 +76,8 @@ local circuit_key, permits_key = prefix .. 'circuit:' .. head.tool, prefix .. 'c
 local verdict, generation, wait, change =
   circuit_admit(circuit_key, permits_key, now, decoded(head.id), ARGV[6], head.deadline + 12000)
 if verdict ~= 'admitted' then return {verdict, now, wait} end
+if counted then permits_take(head.permits, decoded(head.id)) end
+if levels then buckets_fill(10, levels) end
 local message = stamped(ARGV[1], now, generation)
 
 if owned then
@@ -70,6 +88,10 @@ elseif redis.call('LPUSH', KEYS[1], message) == 1 then
   redis.call('PUBLISH', prefix .. 'wake', KEYS[1])
 end
 if KEYS[4] then redis.call('PEXPIRE', KEYS[4], ARGV[8]) end
+if KEYS[5] then
+  redis.call('ZADD', KEYS[5], now + ARGV[8], KEYS[4])
+  redis.call('PEXPIRE', KEYS[5], ARGV[8])
+end
 circuit_told(head.tool, change)
 local call = told_of(ARGV[1], last)
 if call then tell('policy_decision', head, call, 'outcome', 'allow') end

@@ -1,5 +1,5 @@
 -- Decides on a call that is recorded for a node which knows nothing of it: Redis was restarted, and forgot its last writes.
--- uses: heads, lists
+-- uses: heads, lists, permits
 -- KEYS 1 unacked hash of the node
 -- ARGV 1 what all keys begin with  2 node  3 delivery tag  4 1 if the node may have sent it, 0 if it is certain that it
 --      has not  5 most attempts of a call
@@ -17,13 +17,15 @@ local head, first, last = head_of(message)
 if not head then return 'gone' end
 local id, attempt = decoded(head.id), tonumber(whole(head).attempt) + 1
 local declared = redis.call('GET', prefix .. 'began:' .. head.id)
-local ended = redis.call('EXISTS', 'celery-task-meta-' .. id) == 1 or (declared and declared ~= node)
+local answered = redis.call('EXISTS', 'celery-task-meta-' .. id) == 1
+local ended = answered or (declared and declared ~= node)
 local unsent = ARGV[4] == '0' and not declared
 if not ended and not unsent and (head.leave ~= 'safe' or attempt > tonumber(ARGV[5])) then return 'lost' end
 redis.call('HDEL', KEYS[1], ARGV[3])
 redis.call('HDEL', prefix .. 'unsent:' .. encoded(node), ARGV[3])
 let_go(head.queue, id)
 leave_pool(head.queue, head.session)
+if answered then permits_back(head.permits, id) end
 if ended then return 'ended' end
 redis.call('DEL', prefix .. 'began:' .. head.id)
 if not unsent then head.attempt = string.format('%d', attempt) end

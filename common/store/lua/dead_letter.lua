@@ -1,5 +1,5 @@
 -- Moves a message that nobody can run from a node's record to the dead letters: kept and acknowledged in one step.
--- uses: heads, lists
+-- uses: heads, lists, permits
 -- KEYS 1 dead letters (stream)  2 unacked hash of the node
 -- ARGV 1 what all keys begin with  2 node  3 delivery tag ('' if the message is not recorded any more)
 --      4 the message, if it is not (else '')  5 most letters  6 most bytes kept of a message
@@ -20,6 +20,7 @@ if tag ~= '' then
     local id = decoded(head.id)
     let_go(head.queue, id)
     leave_pool(head.queue, head.session)
+    permits_back(head.permits, id)
     redis.call('HDEL', prefix .. 'unsent:' .. encoded(node), tag)
     redis.call('ZREM', prefix .. 'circuit-permits:' .. head.tool, id)
   end

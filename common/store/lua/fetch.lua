@@ -1,5 +1,5 @@
 -- Takes messages off lists, records them as begun by this node, and decides whose session each is for, in one step.
--- uses: heads, owners, lists, rates, pool, audit, taken
+-- uses: heads, owners, lists, rates, pool, audit, taken, permits
 -- KEYS 1 unacked hash of the node  2.. lists, in the order in which they are served: queues of tools, and the node's
 --      own direct lists
 -- ARGV 1 most messages  2 first delivery tag  3 largest message in bytes  4 bytes kept of a larger one
@@ -54,6 +54,8 @@ local function decide(i, queue, message)
   local id = decoded(head.id)
   if not enter(head, id, string.format('%s %d', me, tag)) then
     leave_pool(queue, chosen)
+    -- Of one that runs elsewhere the permit is still needed.
+    if head.permits ~= '0' and redis.call('EXISTS', 'celery-task-meta-' .. id) == 1 then permits_back(head.permits, id) end
     dropped[#dropped + 1], passed = id, passed + 1
     return
   end

@@ -1,11 +1,11 @@
 -- Gives calls of one node their ends: result, reply, and what they held is given back.
 -- The record in the unacked hash is the right to do so; whoever finds it gone is too late.
--- uses: heads, lists
+-- uses: heads, lists, permits
 -- KEYS 1 unacked hash of the node
 -- ARGV 1 what all keys begin with  2 the node  3 life of the results in ms  4 queues of tools with a bound on their
---      calls in flight, each between spaces  5.. for each call nine: delivery tag, id, queue, session, reply channel ('' if only the result key is
---           watched), result record, reply frame, 1 if its session had still to start when it ended, and
---           what the journal is told: kind, call and end with spaces between ('' for nothing)
+--      calls in flight, each between spaces  5.. for each call ten: delivery tag, id, queue, session, reply channel ('' if
+--      only the result key is watched), result record, reply frame, 1 if its session had still to start when it ended,
+--      what the journal is told: kind, call and end with spaces between ('' for nothing), what its head says of permits
 -- Returns {refused, circuits}: numbers (from 1) of the calls whose end came too late; queues of tools whose circuit
 -- wants to know of every end.
 -- Race: a frozen worker wakes and answers a call that was declared lost meanwhile: its record is gone, and it is
@@ -25,12 +25,12 @@ local function too_late(id, result)
 end
 
 local refused, circuits, ended = {}, {}, {}
-for i = 5, #ARGV, 9 do
+for i = 5, #ARGV, 10 do
   local tag, id, queue, session, reply = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local recorded = redis.call('HDEL', KEYS[1], tag) == 1
   local before = not recorded and too_late(id, ARGV[i + 5])
   if before == 'late' then
-    refused[#refused + 1] = (i - 5) / 9 + 1
+    refused[#refused + 1] = (i - 5) / 10 + 1
   elseif before == 'written' then
     ended[queue] = ended[queue] or {}
   else
@@ -39,6 +39,7 @@ for i = 5, #ARGV, 9 do
       ended[queue][#ended[queue] + 1] = id
       leave_pool(queue, session)
     end
+    permits_back(ARGV[i + 9], id)
     if ARGV[i + 7] == '1' then redis.call('HDEL', prefix .. 'unsent:' .. encoded(node), tag) end
     redis.call('SET', 'celery-task-meta-' .. id, ARGV[i + 5], 'PX', ARGV[3])
     if reply ~= '' then

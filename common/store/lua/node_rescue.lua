@@ -1,5 +1,5 @@
 -- Works off a part of what a node left that was declared dead: its direct lists, the calls it held, its sessions.
--- uses: heads, owners, lists, audit
+-- uses: heads, owners, lists, permits, audit
 -- KEYS 1 nodes  2 tombstone of the node  3 unacked hash of the node  4 its unsent hash  5 its set of direct queues
 --      6 its set of sessions  7 the journal
 -- ARGV 1 what all keys begin with  2 node  3 most things to do in this step  4 most attempts of a call
@@ -26,6 +26,7 @@ local function answer_lost(head, id, call)
     redis.call('PUBLISH', 'celery-task-meta-' .. id, record)
   end
   redis.call('ZREM', prefix .. 'circuit-permits:' .. head.tool, id)
+  permits_back(head.permits, id)
   tell('invocation_lost', head, call or '', 'session', head.session, 'node', node, 'attempt', head.attempt, 'outcome',
     'failure', 'error_code', 'WORKER_LOST', 'detail', id)
 end
@@ -47,7 +48,10 @@ local function work_off(tag, message)
   redis.call('HDEL', KEYS[3], tag)
   let_go(head.queue, id)
   leave_pool(head.queue, session)
-  if redis.call('EXISTS', 'celery-task-meta-' .. id) == 1 then return end
+  if redis.call('EXISTS', 'celery-task-meta-' .. id) == 1 then
+    permits_back(head.permits, id)
+    return
+  end
   if (unsent or head.leave == 'safe') and attempt <= tonumber(ARGV[4]) then
     head.attempt = string.format('%d', attempt)
     redis.call('DEL', prefix .. 'began:' .. head.id)

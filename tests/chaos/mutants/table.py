@@ -11,10 +11,13 @@ from dataclasses import dataclass
 CREDENTIALS = "tests/worker/credentials"
 LUA = "common/store/lua"
 STORE = "tests/common/store"
+PERMITS = "tests/common/store/test_permit_scripts.py"
+LIMITS = "tests/web/ingress/test_limits.py"
 QUARANTINE = "tests/common/registry/test_quarantine.py"
 AUDIT = "tests/common/audit"
 JSONRPC = "tests/common/mcp/test_jsonrpc.py"
 CLIENT_SOCKET = "tests/web/test_client_socket.py"
+POLICY_DOORS = "tests/web/ingress/test_policy.py"
 IDENTITY = "tests/web/identity"
 
 
@@ -538,6 +541,147 @@ MUTANTS: tuple[Mutant, ...] = (
             f"{CLIENT_SOCKET}::test_a_head_that_drips_in_is_not_waited_for",
             f"{CLIENT_SOCKET}::test_a_body_that_comes_later_than_its_head_is_bounded_too",
         ),
+    ),
+    Mutant(
+        name="lists-unfiltered",
+        breaks="a tool of which a caller may use nothing is to it as one that does not exist",
+        edits=(
+            Edit(
+                "common/policy/view.py",
+                "if self._rules.scope_of(self._kind, entry.id).shut is not None:",
+                "if False:",
+            ),
+        ),
+        tests=(f"{POLICY_DOORS}::test_a_hidden_tool_answers_a_legacy_client_like_none",),
+    ),
+    Mutant(
+        name="rules-on-lists-only",
+        breaks="a call is held against the rules, not only what is listed",
+        edits=(
+            Edit(
+                "common/policy/judge.py",
+                "decision = self.decide(caller, tool, capability)",
+                "decision = ALLOWED",
+            ),
+        ),
+        tests=(
+            f"{POLICY_DOORS}::test_what_is_denied_is_denied_whether_it_exists_or_not",
+            f"{POLICY_DOORS}::test_a_completion_is_judged_by_what_it_completes",
+        ),
+    ),
+    Mutant(
+        name="one-reading-allows",
+        breaks="a permission needs every reading of a URI",
+        edits=(
+            Edit(
+                "common/domain/policy_rules.py",
+                "all(map(self.plain.matches, texts))",
+                "any(map(self.plain.matches, texts))",
+            ),
+        ),
+        tests=("tests/common/domain/test_uri_readings.py::test_a_permission_needs_every_reading",),
+    ),
+    Mutant(
+        name="evaluator-fails-open",
+        breaks="an evaluator that gives no answer denies",
+        edits=(
+            Edit(
+                "common/policy/evaluation.py",
+                "return Decision(allowed=False, ground=Ground.EVALUATOR_ERROR,",
+                "return Decision(allowed=True, ground=Ground.EVALUATOR_ERROR,",
+            ),
+        ),
+        tests=(
+            "tests/common/policy/test_evaluation.py::test_a_fault_denies",
+            "tests/common/policy/test_opa.py::test_whatever_goes_wrong_denies_in_time",
+        ),
+    ),
+    Mutant(
+        name="greedy-tenant",
+        breaks="one tenant takes no more than half of an evaluator's room",
+        edits=(
+            Edit(
+                "common/policy/bulkhead.py",
+                "or self._running[tenant] >= self._most_of_one:",
+                "or self._running[tenant] >= self._most:",
+            ),
+        ),
+        tests=("tests/common/policy/test_bulkhead.py::test_one_tenant_has_half_of_the_room",),
+    ),
+    Mutant(
+        name="unjudged-resumption",
+        breaks="a call that is gone on with is judged as any other",
+        edits=(
+            Edit(
+                "common/gateway.py",
+                "self.policy.authorise(caller, tool, method, params, left=self.clock.left(deadline))",
+                "self.clock.left(deadline)",
+            ),
+        ),
+        tests=("tests/web/ingress/test_evaluators.py::test_a_call_that_is_gone_on_with_is_judged_as_well",),
+    ),
+    Mutant(
+        name="call-permit-kept",
+        breaks="a call that ends gives its permits back",
+        edits=(Edit(f"{LUA}/finish.lua", "    permits_back(ARGV[i + 9], id)\n", ""),),
+        tests=(
+            f"{PERMITS}::test_calls_beyond_the_bound_are_refused_until_one_ends",
+            "tests/lua/test_limits_twin.py::test_pure_machines_and_scripts_are_equal",
+        ),
+    ),
+    Mutant(
+        name="call-permit-of-the-dead",
+        breaks="the permits of a call that is answered for a dead node come back",
+        edits=(
+            Edit(
+                f"{LUA}/node_rescue.lua",
+                "  permits_back(head.permits, id)\n  tell('invocation_lost'",
+                "  tell('invocation_lost'",
+            ),
+        ),
+        tests=(f"{PERMITS}::TestWaysToEnd::test_a_dead_node_s_call_is_answered",),
+    ),
+    Mutant(
+        name="permit-of-another",
+        breaks="a second message of a call that runs leaves it its permit",
+        edits=(
+            Edit(
+                f"{LUA}/fetch.lua",
+                "head.permits ~= '0' and redis.call('EXISTS', 'celery-task-meta-' .. id) == 1",
+                "head.permits ~= '0'",
+            ),
+        ),
+        tests=(f"{PERMITS}::TestWaysToEnd::test_a_second_message_of_a_call_that_runs_leaves_it_its_permit",),
+    ),
+    Mutant(
+        name="refused-and-paid",
+        breaks="a request that one bucket refuses adds nothing to the others",
+        edits=(
+            Edit(
+                f"{LUA}/rate_take.lua",
+                "if wait > 0 then return {which, wait} end\nbuckets_fill(1, levels)",
+                "buckets_fill(1, levels)\nif wait > 0 then return {which, wait} end",
+            ),
+        ),
+        tests=("tests/lua/test_limits_twin.py::test_pure_machines_and_scripts_are_equal",),
+    ),
+    Mutant(
+        name="clock-set-back",
+        breaks="a clock that was set back adds nothing to a bucket",
+        edits=(Edit(f"{LUA}/lib/buckets.lua", "math.max(0, now_us - at) * rate", "(now_us - at) * rate"),),
+        tests=("tests/lua/test_limits_twin.py::test_pure_machines_and_scripts_are_equal",),
+    ),
+    Mutant(
+        name="expired-sessions-count",
+        breaks="an MCP session that expired does not count",
+        edits=(
+            Edit(
+                f"{LUA}/mcp_session_create.lua",
+                "redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)\n",
+                "",
+            ),
+        ),
+        tests=(f"{LIMITS}::test_a_session_that_expired_does_not_count_and_one_that_is_used_does",),
     ),
     Mutant(
         name="untold-end",

@@ -15,6 +15,7 @@ from common.calls.head import MEMBER, POOL, Head, head_from_text, head_of, sessi
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ClientId, InvocationId, McpSessionId, TenantId, ToolId, queue_of
 from common.domain.invocation import Caller
+from common.domain.quota import Quota
 from common.domain.rules import Affinity, Retry, Routing
 from tests.support.backends import invocation, stdio_tool
 from tests.support.messages import head
@@ -139,7 +140,7 @@ def test_an_id_that_is_no_utf_8_is_refused() -> None:
 def test_the_head_of_a_call() -> None:
     """Its deadline, its owner's bounds and its tool's; there is no pool, and it is the first attempt."""
     call = invocation("echo", tenant="t", client="c")
-    made = head_of(call, stdio_tool(max_sessions=7), reply="r", leave=Retry.SAFE, tenant_max_sessions=3)
+    made = head_of(call, stdio_tool(max_sessions=7), reply="r", leave=Retry.SAFE, quota=Quota(max_sessions=3))
     assert made == Head(
         id=call.id,
         deadline=call.deadline,
@@ -157,5 +158,22 @@ def test_the_head_of_a_call() -> None:
 def test_the_head_of_a_call_for_a_pool() -> None:
     """Redis chooses the session, so it has to know how many there are."""
     tool = stdio_tool(routing=Routing.LEAST_LOADED, pool_size=4)
-    made = head_of(invocation("echo"), tool, reply="", leave=Retry.NEVER, tenant_max_sessions=None)
+    made = head_of(invocation("echo"), tool, reply="", leave=Retry.NEVER, quota=Quota())
     assert (made.session, made.pool_size) == (POOL, 4)
+
+
+@pytest.mark.parametrize(
+    ("declared", "waits"),
+    [({"elicitation": {}}, 4 * 20_000), ({}, 0), ({"experimental": {}}, 0), ("sampling", 0), (None, 0)],
+)
+def test_a_call_that_counts_says_so_and_until_when(declared: Any, waits: int) -> None:
+    """Until it is answered whatever dies: the time that its client may take for answers included."""
+    meta = {"_meta": {"io.modelcontextprotocol/clientCapabilities": declared}}
+    call = invocation("echo", tenant="a:b", client="c|d")
+    call = replace(call, params={**call.params, **meta})
+    tool = stdio_tool(input_timeout=20)
+    quota = Quota(max_calls=5, client_max_calls=2)
+    made = head_of(call, tool, reply="", leave=Retry.NEVER, quota=quota)
+    assert made.permits == f"{call.deadline + 12_000 + waits}:5:2:a%3Ab:c%7Cd"
+    assert head_from_text(made.text()) == made
+    assert head_of(call, tool, reply="", leave=Retry.NEVER, quota=Quota(max_sessions=1)).permits == "0"

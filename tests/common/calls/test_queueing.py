@@ -15,6 +15,8 @@ from common.store.client import Client, StoreAddress
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.shared import SharedConnection
+from common.tenants.rates import FullBuckets
+from common.tenants.view import Tenants
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait import wait_until
 
@@ -26,7 +28,10 @@ def queueing(proxy: TcpProxy, client: Client, keys: Keys) -> Iterator[Queueing]:
     clock = RedisClock()
     seconds, micros = client.time()
     clock.correct(seconds * 1000 + micros // 1000)
-    yield Queueing(connection, keys, Settings(), clock, cast("SessionRecords", None), reply="r")
+    tenants = Tenants(client, keys, Settings())
+    yield Queueing(
+        connection, keys, Settings(), clock, cast("SessionRecords", None), tenants, FullBuckets(), reply="r"
+    )
     connection.close()
 
 

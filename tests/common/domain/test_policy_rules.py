@@ -108,6 +108,10 @@ def test_a_denial_goes_before_every_permission() -> None:
     assert not allowed(rules(DENY, ALLOW))
     assert not allowed(rules(ALLOW, git=[DENY]))
     assert not allowed(rules(DENY, git=[ALLOW]))
+    named = DENY | {"mcp_tools": ["read"]}
+    assert not allowed(rules(ALLOW, named))
+    assert not allowed(rules(named, ALLOW | {"mcp_tools": ["read"]}))
+    assert not allowed(rules(ALLOW, git=[ALLOW, named]))
 
 
 def test_a_permission_makes_its_list_a_list_of_what_is_allowed() -> None:

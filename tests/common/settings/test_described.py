@@ -19,6 +19,7 @@ from common.settings.entry import ENTRY_KEYS
 from common.settings.layers import KEYS, PROCESS_VARIABLES, VARIABLES
 from common.settings.reference import PARTS, render
 from common.settings.schema import json_schema, text
+from common.settings.tenants import CapabilityLimit, TenantSettings
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "configuration.md"
@@ -168,6 +169,7 @@ def test_document_and_models_know_the_same_settings() -> None:
         *(PostgresOptions.model_fields.keys() - ENTRY_KEYS),
         *("key", "tenant", "client", "id", "secret"),
         *("role", "token"),
+        *(CapabilityLimit.model_fields.keys() | TenantSettings.model_fields.keys()) - set(ENTRY_KEYS),
         *("tool", "values", "mode", "scope", "providers", "inject", "meta"),
         *PARTS_NAMES,
         *("name", "options", "most"),

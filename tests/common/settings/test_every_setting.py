@@ -9,12 +9,14 @@ import pytest
 import yaml
 
 from common.domain.errors import ConfigurationError
+from common.domain.quota import layered
 from common.settings import JwtSettings, MtlsSettings, OAuthSettings, Settings, load
 from common.settings.layers import KEYS, variable_of
 
 SECONDS = [0, -1, "x", True, None, [], ".inf", 90_000]
 SECONDS_OR_ZERO = SECONDS[1:]
 COUNT = [0, -1, 1.5, "x", True, None, 10**9]
+BOUND = [value for value in COUNT if value is not None]
 BYTES = [1023, "x", True, 1.5, 2**31]
 FLAG = ["maybe", 3, None, []]
 IDS = ["", 5, None, "x" * 513]
@@ -156,12 +158,40 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
         ],
     ),
     "tenants.allow_unlisted": (True, "true", True, FLAG),
-    "tenants.max_sessions": (5, "5", 5, [value for value in COUNT if value is not None]),
+    "tenants.max_sessions": (5, "5", 5, BOUND),
+    "tenants.requests_per_minute": (600, "600", 600, BOUND),
+    "tenants.burst": (None, "", None, [*BOUND, 5]),
+    "tenants.max_calls": (5, "5", 5, BOUND),
+    "tenants.client_requests_per_minute": (60, "60", 60, BOUND),
+    "tenants.client_burst": (None, "", None, [*BOUND, 5]),
+    "tenants.client_max_calls": (5, "5", 5, BOUND),
+    "tenants.max_mcp_sessions": (5, "5", 5, BOUND),
+    "tenants.capabilities": (
+        [{"tool": "git", "name": "push_*", "requests_per_minute": 6, "burst": 2}],
+        '[{"tool": "git", "name": "push_*", "requests_per_minute": 6, "burst": 2}]',
+        None,
+        [
+            5,
+            ["git"],
+            [{"tool": "git"}],
+            [{"tool": "", "requests_per_minute": 1}],
+            [{"tool": "git", "requests_per_minute": 0}],
+            [{"tool": "git", "requests_per_minute": 5, "burst": 6}],
+            [{"tool": "git", "requests_per_minute": 5, "extra": 1}],
+            [{"tool": "git", "requests_per_minute": 5}, {"tool": "git", "requests_per_minute": 6}],
+        ],
+    ),
     "tenants.listed": (
         ["a", {"id": "b"}],
         "a,b",
         None,
-        [5, [5], [""], ["a", "a"], [{"id": "a", "x": 1}], [{}], [{"id": "a", "max_sessions": 0}]],
+        [
+            *(5, [5], [""], ["a", "a"], [{"id": "a", "x": 1}], [{}]),
+            *([{"id": "a", name: 0}] for name in ("max_sessions", "max_calls", "requests_per_minute")),
+            [{"id": "a", "burst": 5}],
+            [{"id": "a", "requests_per_minute": 5, "burst": 6}],
+            [{"id": "a", "enabled": "perhaps"}],
+        ],
     ),
     "egress.allowed_networks": (
         ["10.0.0.0/8", "fd12::1"],
@@ -484,8 +514,9 @@ def test_a_tenant_has_its_own_bound_on_sessions_or_the_common_one(
     listed = ["plain", {"id": "own", "max_sessions": 7}]
     path = tmp_path / "canalgate.yaml"
     path.write_text(yaml.safe_dump({"tenants": {"max_sessions": 3, "listed": listed}}))
-    assert load(path, {}).max_sessions_of(tenant) == most
-    assert Settings().max_sessions_of(tenant) is None
+    tenants = load(path, {}).tenants
+    assert layered(tenants.quota, tenants.layers.get(tenant, {})).max_sessions == most
+    assert Settings().tenants.quota.max_sessions is None
 
 
 def test_the_reason_of_a_contradiction_is_told() -> None:

@@ -213,7 +213,7 @@ def test_a_contradiction_is_found_at_the_line_of_its_key(tmp_path: Path) -> None
         ({"URL": "http://h"}, "unknown key 'URL' in tools.echo; did you mean 'url'?"),
         ({"url": "http://h", "header": {}}, "did you mean 'headers'?"),
         ({"command": "x", "timeout": 5}, "did you mean 'idle_timeout'?"),
-        ({"command": "x", "qqq": 5}, "known keys: description, request_timeout"),
+        ({"command": "x", "qqq": 5}, "known keys: requests_per_minute, burst, description"),
         ({}, "tools.echo has neither command nor url: give command for a child process, or url"),
         ({"command": "x", "url": "http://h"}, "tools.echo has both command and url"),
         ({"url": "http://h/sse", "type": "sse"}, "type sse in tools.echo is not supported"),

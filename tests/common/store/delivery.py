@@ -112,7 +112,7 @@ def finish_all(
     args = [
         part
         for tag, of, record in ends
-        for part in (tag, of.id, of.queue, of.session, of.reply, record, "f", int(cold), "")
+        for part in (tag, of.id, of.queue, of.session, of.reply, record, "f", int(cold), "", of.permits)
     ]
     fixed = [keys.begin, node, RESULT_MS, f" {QUEUE} "]
     answer: list[Any] = run(client, "finish", [keys.unacked(node)], [*fixed, *args])

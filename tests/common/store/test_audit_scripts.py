@@ -38,8 +38,8 @@ def events(client: Client, keys: Keys) -> list[dict[str, str]]:
 
 def finish(client: Client, keys: Keys, tag: str, told: str, record: str = "r") -> None:
     of = head("i 1")
-    args = [keys.begin, A, RESULT_MS, "", tag, of.id, of.queue, of.session, of.reply, record, "f", 0, told]
-    run(client, "finish", [keys.unacked(A)], args)
+    parts = [tag, of.id, of.queue, of.session, of.reply, record, "f", 0, told, of.permits]
+    run(client, "finish", [keys.unacked(A)], [keys.begin, A, RESULT_MS, "", *parts])
 
 
 def test_a_call_is_told_from_its_decision_to_its_end(client: Client, keys: Keys) -> None:

@@ -12,7 +12,7 @@ import pytest
 import common
 import gateway_web
 import gateway_worker
-from common.domain.ids import InvocationId, McpSessionId, NodeId, TenantId, ToolId, queue_of
+from common.domain.ids import ClientId, InvocationId, McpSessionId, NodeId, TenantId, ToolId, queue_of
 from common.store import keys as module
 from common.store.keys import Keys
 from tests.support.redis import documented, pattern
@@ -38,6 +38,13 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "node_sessions": (NodeId("celery@host:1:2"),),
     "session_facts": (NodeId("celery@host:1:2"),),
     "tenant_sessions": (TenantId("a:b/c"),),
+    "mcp_sessions_of": (TenantId("a:b/c"),),
+    "tenant_calls": (TenantId("a:b/c"),),
+    "client_calls": (TenantId("a:b/c"), ClientId("d:e")),
+    "tenant_rate": (TenantId("a:b/c"),),
+    "client_rate": (TenantId("a:b/c"), ClientId("d:e")),
+    "capability_rate": (TenantId("a:b/c"), "a:b", "x*:y"),
+    "tool_rate": (ToolId("a:b/c"),),
     "session_calls": (ToolId("a:b/c"),),
     "direct_head": (NodeId("celery@host:1:2"), "tool.a"),
     "began": (InvocationId("i-1"),),

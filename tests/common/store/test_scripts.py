@@ -16,7 +16,7 @@ NAMES = sorted(file.name.removesuffix(".lua") for file in FOLDER.iterdir() if fi
 
 
 LIBRARY = sorted(file.name.removesuffix(".lua") for file in FOLDER.joinpath("lib").iterdir())
-MESSAGE = b'{"canalgate":"1|i|9999999999999||t:c|unsent|0|0|0|0|tool.a","n":1}'
+MESSAGE = b'{"canalgate":"1|i|9999999999999||t:c|unsent|0|0|0|0|0|tool.a","n":1}'
 
 
 ADMIT = [MESSAGE, "test:", 0, 0, 1, 1, 100]

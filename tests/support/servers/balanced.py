@@ -23,7 +23,9 @@ from tests.support.wait import wait_until
 
 
 @contextlib.contextmanager
-def second_web(first: RunningGateway) -> Iterator[RunningGateway]:
+def second_web(
+    first: RunningGateway, *, name: str = "web2", env: Mapping[str, str] | None = None
+) -> Iterator[RunningGateway]:
     """Another web process on the Redis of a running gateway, a gunicorn of its own at a port of its own."""
     state = first.config.parent / "state"
     record = orjson.loads((state / "run.json").read_bytes())
@@ -32,8 +34,8 @@ def second_web(first: RunningGateway) -> Iterator[RunningGateway]:
         *gateway_command(),
         *("web", "--config", str(first.config), "--host", "127.0.0.1", "--port", str(port)),
     ]
-    env = {"CANALGATE_REDIS__URL": record["redis_url"], "CANALGATE_STATE_DIR": str(state)}
-    with running(command, log=state / "logs" / "web2.log", env=env, remove="CANALGATE_") as process:
+    own = {"CANALGATE_REDIS__URL": record["redis_url"], "CANALGATE_STATE_DIR": str(state), **(env or {})}
+    with running(command, log=state / "logs" / f"{name}.log", env=own, remove="CANALGATE_") as process:
         second = RunningGateway(port=port, process=process, config=first.config)
         wait_until(
             lambda: is_ready(second),

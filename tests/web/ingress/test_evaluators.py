@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from common.domain.errors import PolicyDenied
+from common.domain.errors import ErrorCode, GatewayError
 from common.domain.ids import ClientId, TenantId, ToolId, queue_of
 from common.domain.invocation import Caller
 from common.policy.counters import CounterReader
@@ -72,8 +72,9 @@ def test_a_call_says_who_let_it_pass(serve: Serve) -> None:
 def test_a_call_that_is_gone_on_with_is_judged_as_well(serve: Serve, params: dict[str, Any]) -> None:
     """By rules and evaluator, before its state is looked at."""
     web = serve(policy=CEL)
-    with pytest.raises(PolicyDenied):
+    with pytest.raises(GatewayError) as caught:
         web.gateway.resume(ME, ECHO, "tools/call", {**params, "requestState": "x"}, version="2026-07-28")
+    assert caught.value.code is ErrorCode.POLICY_DENIED
 
 
 def test_counters_are_those_of_redis(serve: Serve) -> None:

@@ -14,11 +14,12 @@ end
 -- The head in a message behind what it begins with (a pattern), and where its text begins and ends; nil for one without:
 -- what every call needs of it.
 local function head_behind(message, beginning)
-  local first, id, deadline, session, queue, last = string.match(message,
-    beginning .. '"canalgate":"()1|([^|"]+)|(%d+)|[^|"]*|([^|"]+)|%a+|%d+|%d+|%d+|%d+|(tool%.[^|"]+)()"')
+  local first, id, deadline, session, permits, queue, last = string.match(message,
+    beginning .. '"canalgate":"()1|([^|"]+)|(%d+)|[^|"]*|([^|"]+)|%a+|%d+|%d+|%d+|%d+|([^|"]+)|(tool%.[^|"]+)()"')
   if not first then return nil end
   local text = string.sub(message, first, last - 1)
-  local head = {id = id, deadline = deadline, session = session, queue = queue, tool = string.sub(queue, 6), text = text}
+  local head = {id = id, deadline = deadline, session = session, permits = permits, queue = queue,
+    tool = string.sub(queue, 6), text = text}
   return head, first, last - 1
 end
 
@@ -37,7 +38,7 @@ end
 -- A message with another head (a whole one) in the place of its own.
 local function with_head(message, first, last, head)
   local text = table.concat({'1', head.id, head.deadline, head.reply, head.session, head.leave, head.attempt,
-    head.max_sessions, head.tenant_max, head.pool, head.queue}, '|')
+    head.max_sessions, head.tenant_max, head.pool, head.permits, head.queue}, '|')
   return string.sub(message, 1, first - 1) .. text .. string.sub(message, last + 1)
 end
 

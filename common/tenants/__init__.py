@@ -1,0 +1,1 @@
+"""Tenants: who may call, and how much."""

@@ -1,0 +1,55 @@
+"""Policy for calls that did not pass a web process: what a stock Celery producer sends runs under the same rules."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import TimeoutError as NotInTime
+
+from common.domain.errors import StoreUnavailable
+from common.domain.ids import TenantId, ToolId
+from common.domain.invocation import Invocation
+from common.domain.policy import Counters
+from common.policy.judge import Judge
+from common.settings import PolicySettings
+from gateway_worker.journey import Journey
+
+COUNTERS_WITHIN = 5.0
+"""Seconds in which Redis has to say how much is going on."""
+
+
+class Judging:
+    """Belongs to the engine's loop; evaluators are asked beside it."""
+
+    def __init__(self, settings: PolicySettings, journey: Journey) -> None:
+        """Raises :class:`ConfigurationError` for an evaluator that cannot be made."""
+        self._loop = asyncio.get_running_loop()
+        self._journey = journey
+        self._judge = Judge(settings, self._counters)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to ask about any call."""
+        return self._judge.wanted
+
+    async def authorise(self, invocation: Invocation, *, left: float) -> None:
+        """Let a call pass that has ``left`` seconds, or raise :class:`PolicyDenied`.
+
+        Raises :class:`StoreUnavailable` if the evaluator wants counters, and there are none.
+        """
+        await asyncio.to_thread(
+            self._judge.authorise,
+            invocation.caller,
+            invocation.tool,
+            invocation.method,
+            invocation.params,
+            request_id=invocation.request_id,
+            left=left,
+        )
+
+    def _counters(self, tenant: TenantId, tool: ToolId) -> Counters:
+        """Called in another thread."""
+        asked = asyncio.run_coroutine_threadsafe(self._journey.counters(tenant, tool), self._loop)
+        try:
+            return asked.result(COUNTERS_WITHIN)
+        except NotInTime:
+            raise StoreUnavailable("Redis does not say how much is going on") from None
