@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flask import Response
 from pydantic import BaseModel
 
+from common.domain.errors import VersionConflict
 from common.mcp.jsonrpc import dumps
 from common.registry.registry import ABSENT, ANY_VERSION
 from gateway_web.admin.models import DefinitionHeaders
@@ -61,3 +63,29 @@ def expected_version(header: DefinitionHeaders, found: int | None) -> int:
             412, f"it is at version {found} by now; read it again", field="header.If-Match", version=found
         )
     return found
+
+
+def matched(what: str, if_match: str | None, found: int) -> int:
+    """Which version of ``what`` may be changed: any, or that which the header names. Raises :class:`Precondition`."""
+    if if_match in {None, "*"}:
+        return ANY_VERSION
+    if if_match != etag(found):
+        raise _other_version(what, found)
+    return found
+
+
+def at_version(what: str, work: Callable[[], Any]) -> None:
+    """Do it. Raises :class:`Precondition` if somebody else was quicker."""
+    try:
+        work()
+    except VersionConflict as error:
+        raise _other_version(what, error.data.get("version", ABSENT)) from error
+
+
+def _other_version(what: str, version: int) -> Precondition:
+    return Precondition(
+        412,
+        f"{what} is at version {version} by now; read it again, and name that in If-Match",
+        field="header.If-Match",
+        version=version,
+    )

@@ -18,12 +18,14 @@ from common.gateway import Gateway
 from gateway_web.admin.api_keys import add_api_keys
 from gateway_web.admin.cluster import add_cluster
 from gateway_web.admin.credentials import add_credentials
+from gateway_web.admin.interchange import add_interchange
 from gateway_web.admin.live import add_calls, add_sessions
 from gateway_web.admin.policy import add_policy
 from gateway_web.admin.problems import Problem, invalid, problem, problem_of
 from gateway_web.admin.quarantine import add_quarantine
 from gateway_web.admin.roles import Tokens
 from gateway_web.admin.session import remember
+from gateway_web.admin.tenants import add_tenants
 from gateway_web.admin.tool_changes import add_tool_changes
 from gateway_web.admin.tool_verbs import add_tool_verbs
 from gateway_web.admin.tools import add_tools
@@ -34,7 +36,7 @@ PREFIX = "/admin/v1"
 BEARER = "bearer"
 PARTS = (
     *(add_cluster, add_tools, add_tool_changes, add_tool_verbs, add_quarantine, add_sessions, add_calls),
-    *(add_api_keys, add_policy, add_credentials),
+    *(add_tenants, add_api_keys, add_policy, add_credentials, add_interchange),
 )
 _PROBLEMS: dict[int | str, Any] = dict.fromkeys((400, 401, 403, 404, 409, 412, 422, 428, 503), Problem)
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
 from common.control.tools import overview_of
-from common.domain.errors import InvalidRequest, ToolNotFound, VersionConflict
+from common.domain.errors import InvalidRequest, ToolNotFound
 from common.domain.ids import ToolId
 from common.domain.tool import RegisteredTool, Tool
 from common.gateway import Gateway
-from common.registry.registry import ABSENT, ANY_VERSION
+from common.registry.registry import ANY_VERSION
 from common.settings.definitions import tool_from_entry, unmasked_entry
 from common.settings.entry_of import changed_entry
-from gateway_web.admin.answers import etag, expected_version
+from gateway_web.admin.answers import at_version, expected_version, matched
 from gateway_web.admin.models import (
     DefinitionHeaders,
     PatchHeaders,
@@ -25,10 +25,11 @@ from gateway_web.admin.models import (
     ToolDetail,
     ToolPath,
 )
-from gateway_web.admin.problems import Precondition
 from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 from gateway_web.admin.tools import TAG, tool_answer
+
+WHAT = "the tool"
 
 
 class ToolChanges:
@@ -44,7 +45,7 @@ class ToolChanges:
         expected = expected_version(header, found.version if found else None)
         wanted = self._read(tool, entry, found.tool if found else None)
         if found is None or wanted != found.tool:
-            _write(lambda: self._registry.put(wanted, expected=expected, actor=actor))
+            at_version(WHAT, lambda: self._registry.put(wanted, expected=expected, actor=actor))
         return found is None
 
     def patch(
@@ -61,16 +62,17 @@ class ToolChanges:
             return tool_from_entry(tool, entry, self._runtime)
 
         expected = self._expected(tool, header)
-        _write(
+        at_version(
+            WHAT,
             lambda: self._registry.update(
                 tool, changed, actor=actor, change_transport=transport, expected=expected
-            )
+            ),
         )
 
     def remove(self, tool: ToolId, header: PatchHeaders, actor: str) -> None:
         """Take it off, at any version or at the one that the header names."""
         expected = self._expected(tool, header)
-        _write(lambda: self._registry.remove(tool, expected=expected, actor=actor))
+        at_version(WHAT, lambda: self._registry.remove(tool, expected=expected, actor=actor))
 
     def _found(self, tool: ToolId) -> RegisteredTool | None:
         try:
@@ -82,12 +84,9 @@ class ToolChanges:
         return tool_from_entry(tool, unmasked_entry(entry, present), self._runtime)
 
     def _expected(self, tool: ToolId, header: PatchHeaders) -> int:
-        if header.if_match in {None, "*"}:
+        if header.if_match is None:
             return ANY_VERSION
-        version = self._registry.get(tool).registered.version
-        if header.if_match != etag(version):
-            raise _other_version(version)
-        return version
+        return matched(WHAT, header.if_match, self._registry.get(tool).registered.version)
 
 
 def add_tool_changes(api: APIBlueprint, gateway: Gateway) -> None:
@@ -121,20 +120,3 @@ def add_tool_changes(api: APIBlueprint, gateway: Gateway) -> None:
         actor = acting_as(Role.ADMIN)
         changes.remove(ToolId(path.tool), header, actor.name)
         return Response(status=204)
-
-
-def _write(work: Callable[[], Any]) -> None:
-    """Do it. Raises :class:`Precondition` if somebody else was quicker."""
-    try:
-        work()
-    except VersionConflict as error:
-        raise _other_version(error.data.get("version", ABSENT)) from error
-
-
-def _other_version(version: int) -> Precondition:
-    return Precondition(
-        412,
-        f"the tool is at version {version} by now; read it again, and name that in If-Match",
-        field="header.If-Match",
-        version=version,
-    )

@@ -35,6 +35,13 @@ ROUTES: dict[tuple[str, str], str] = {
     ("DELETE", "/sessions/<session>"): "operator",
     ("GET", "/calls"): "viewer",
     ("DELETE", "/calls/<call>"): "operator",
+    ("GET", "/config/export"): "viewer",
+    ("POST", "/config/import"): "admin",
+    ("GET", "/tenants"): "viewer",
+    ("GET", "/tenants/<path:tenant>"): "viewer",
+    ("GET", "/tenants/<path:tenant>/usage"): "viewer",
+    ("PUT", "/tenants/<path:tenant>"): "admin",
+    ("DELETE", "/tenants/<path:tenant>"): "admin",
     ("GET", "/keys"): "viewer",
     ("POST", "/keys"): "admin",
     ("POST", "/keys/<key>/rotate"): "admin",
@@ -51,13 +58,14 @@ ROUTES: dict[tuple[str, str], str] = {
 """Method and route -> the least role that it needs."""
 
 PARAMETER = re.compile("<(?:path:)?([a-z]+)>")
-VALUES = {"tool": "no-such-tool", "session": "x", "call": "x", "key": "0" * 16}
+VALUES = {"tool": "no-such-tool", "session": "x", "call": "x", "key": "0" * 16, "tenant": "no-such-tenant"}
 CASE = {"tenant": "t", "client": "c", "tool": "no-such-tool", "name": "x"}
 VERDICT = {"name": "x", "digest": "0" * 64}
 BODIES: dict[str, dict[str, object]] = {
     "trip": {"reason": "x"},
     "keys": {"tenant": "t", "client": "c"},
     "test": CASE,
+    "import": {"tools": {}},
     "rotate": {},
     "flush": {},
     **dict.fromkeys(("approve", "reject"), VERDICT),
