@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 from common import __version__
 from common.domain.errors import ErrorCode, GatewayError
 from common.gateway import Gateway
+from gateway_web.admin.audit import add_audit
 from gateway_web.admin.cluster import add_cluster
 from gateway_web.admin.live import add_calls, add_sessions
 from gateway_web.admin.problems import Problem, invalid, problem, problem_of
@@ -84,7 +85,7 @@ def add_admin(app: OpenAPI, gateway: Gateway) -> None:
         log.error("admin_request_broke", path=request.path, exc_info=error)
         return problem(500, ErrorCode.INTERNAL.value, "the request could not be served; the log says why")
 
-    for add in (add_cluster, add_tools, add_tool_changes, add_tool_verbs, add_sessions, add_calls):
+    for add in (add_cluster, add_tools, add_tool_changes, add_tool_verbs, add_sessions, add_calls, add_audit):
         add(api, gateway)
 
     @api.get("/openapi.json", doc_ui=False)

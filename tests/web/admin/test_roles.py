@@ -33,6 +33,8 @@ ROUTES: dict[tuple[str, str], str] = {
     ("DELETE", "/sessions/<session>"): "operator",
     ("GET", "/calls"): "viewer",
     ("DELETE", "/calls/<call>"): "operator",
+    ("GET", "/audit"): "viewer",
+    ("GET", "/audit/stream"): "viewer",
 }
 """Method and route -> the least role that it needs."""
 
