@@ -31,6 +31,10 @@ OPEN: dict[tuple[str, str], str] = {
         "GET",
         "/.well-known/oauth-protected-resource/<path:path>",
     ): "the same for one endpoint; no tool is looked up",
+    (
+        "GET",
+        "/metrics",
+    ): "has a check of its own (tests/web/test_metrics.py), and is there only if metrics.* asks for it",
     ("GET", "/ws"): "says that the address is for WebSockets, to whoever does not ask for one",
     ("GET", "/servers/<path:tool>/ws"): "the same for one endpoint; no tool is looked up",
 }
