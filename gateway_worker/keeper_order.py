@@ -22,6 +22,7 @@ def order_of(settings: Settings, address: StoreAddress, owner: str) -> bytes:
         "prefix": settings.redis.key_prefix,
         "owner": owner,
         "audit": _revealed(settings.audit),
+        "egress": _revealed(settings.egress),
         "logging": _revealed(settings.logging),
     }
     return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE)

@@ -25,6 +25,7 @@ from common.domain.errors import ConfigurationError
 from common.logs import configure as configure_logs
 from common.settings import LoggingSettings
 from common.settings.audit import AuditSettings
+from common.settings.egress import EgressSettings
 from common.store.client import StoreAddress, connect
 from common.store.keys import Keys
 
@@ -42,11 +43,12 @@ def keeper_of(order: Mapping[str, Any]) -> Keeper:
     address = StoreAddress(
         url=order["url"], connect_timeout=order["connect_timeout"], socket_timeout=order["socket_timeout"]
     )
+    rules = EgressSettings.model_validate(order["egress"]).rules
     key = audit.chain_key.get_secret_value().encode() if audit.chain_key else b""
     return Keeper(
         lambda: connect(address, size=2),
         Keys(order["prefix"]),
-        {sink.name: make_sink(sink) for sink in audit.sinks},
+        {sink.name: make_sink(sink, rules) for sink in audit.sinks},
         Rules(most=audit.max_backlog, key=key),
         owner=order["owner"],
         spill=Spill(Path(audit.spill_dir)) if audit.overflow == "spill" and audit.spill_dir else None,

@@ -1,4 +1,4 @@
-"""Asking whether the journal is whole and unchanged: in files of a sink, and in Redis."""
+"""Asking whether the journal is whole and unchanged: in what sinks have, and in Redis."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 from common.audit.chain_store import ChainState, ChainStore
 from common.audit.sinks.file import begin_of, rotated
-from common.domain.audit_chain import Position, SealedRecord, seal_all
+from common.audit.sinks.postgres import stored
+from common.domain.audit_chain import START, Position, SealedRecord, seal_all
 from common.domain.audit_verify import Flaw, Problem, Verifier
-from common.domain.errors import InvalidRequest
+from common.domain.errors import ConfigurationError, InvalidRequest
+from common.settings.audit_sinks import PostgresOptions
 
 PAGE = 1000
 
@@ -54,6 +56,28 @@ def verify_file(path: Path, key: bytes = b"", *, safe: Position | None = None) -
     if safe is not None:
         verifier.ends_at(safe)
     return _finding(str(path), verifier)
+
+
+def verify_table(options: PostgresOptions, key: bytes = b"", *, safe: Position | None = None) -> Finding:
+    """The table of a postgres sink; ``safe`` as for files. Raises :class:`ConfigurationError` if it cannot be read.
+
+    Where it begins is not known: who removes the oldest rows, as retention does, does not show.
+    """
+    verifier = Verifier(key)
+    try:
+        for record in stored(options):
+            verifier.feed(record)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"the table {options.table} cannot be read: {type(error).__name__}", field="sink"
+        ) from error
+    if verifier.first is not None and verifier.first.seq == 1:
+        verifier.begins_at(START)
+    if safe is not None:
+        verifier.ends_at(safe)
+    return _finding(options.table, verifier)
 
 
 def verify_redis(store: ChainStore, key: bytes = b"") -> Finding:

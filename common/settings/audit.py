@@ -17,7 +17,7 @@ class AuditSink(Section):
     """A place to which every record of the journal is delivered, in order, and from which it is kept until then."""
 
     type: Plugin = Field(
-        description="file, stdout, memory, the name of an entry point in canalgate.audit, "
+        description="file, stdout, memory, webhook, postgres, the name of an entry point in canalgate.audit, "
         "or your own class as package.module:Class."
     )
     name: Id = Field(

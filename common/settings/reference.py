@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from common.settings.admin import AdminToken
 from common.settings.audit import AuditSink
-from common.settings.audit_sinks import FileOptions, MemoryOptions
+from common.settings.audit_sinks import FileOptions, MemoryOptions, PostgresOptions, WebhookOptions
 from common.settings.credentials import StaticCredential
 from common.settings.encryption import EncryptionKey
 from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
@@ -63,6 +63,8 @@ def render() -> str:
         _entries("One entry of audit.sinks", AuditSink, AuditSink.model_fields),
         _entries("Options of a file sink", FileOptions, FileOptions.model_fields),
         _entries("Options of a memory sink", MemoryOptions, MemoryOptions.model_fields),
+        _entries("Options of a webhook sink", WebhookOptions, WebhookOptions.model_fields),
+        _entries("Options of a postgres sink", PostgresOptions, PostgresOptions.model_fields),
         _entries("One entry of credentials.static", StaticCredential, StaticCredential.model_fields),
         _entries("One rule of policy.rules or policy.tools", RuleSettings, RuleSettings.model_fields),
         _entries("One entry of policy.evaluators", EvaluatorSettings, EvaluatorSettings.model_fields),

@@ -15,9 +15,13 @@ from werkzeug.exceptions import HTTPException
 from common import __version__
 from common.domain.errors import ErrorCode, GatewayError
 from common.gateway import Gateway
+from gateway_web.admin.api_keys import add_api_keys
 from gateway_web.admin.cluster import add_cluster
+from gateway_web.admin.credentials import add_credentials
 from gateway_web.admin.live import add_calls, add_sessions
+from gateway_web.admin.policy import add_policy
 from gateway_web.admin.problems import Problem, invalid, problem, problem_of
+from gateway_web.admin.quarantine import add_quarantine
 from gateway_web.admin.roles import Tokens
 from gateway_web.admin.session import remember
 from gateway_web.admin.tool_changes import add_tool_changes
@@ -28,6 +32,10 @@ log = structlog.get_logger(__name__)
 
 PREFIX = "/admin/v1"
 BEARER = "bearer"
+PARTS = (
+    *(add_cluster, add_tools, add_tool_changes, add_tool_verbs, add_quarantine, add_sessions, add_calls),
+    *(add_api_keys, add_policy, add_credentials),
+)
 _PROBLEMS: dict[int | str, Any] = dict.fromkeys((400, 401, 403, 404, 409, 412, 422, 428, 503), Problem)
 
 
@@ -84,7 +92,7 @@ def add_admin(app: OpenAPI, gateway: Gateway) -> None:
         log.error("admin_request_broke", path=request.path, exc_info=error)
         return problem(500, ErrorCode.INTERNAL.value, "the request could not be served; the log says why")
 
-    for add in (add_cluster, add_tools, add_tool_changes, add_tool_verbs, add_sessions, add_calls):
+    for add in PARTS:
         add(api, gateway)
 
     @api.get("/openapi.json", doc_ui=False)

@@ -47,6 +47,12 @@ class Precondition(InvalidRequest):
         self.status = status
 
 
+class NotThere(InvalidRequest):
+    """There is nothing of this name. For what has no code of its own in the table of errors."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
 def problem(status: int, code: str, detail: str, **more: Any) -> Response:
     """An answer with problem details."""
     body = Problem(title=_phrase(status), status=status, detail=detail, code=code, **more)
@@ -68,7 +74,7 @@ def problem_of(error: GatewayError) -> Response:
     field = error.data.get("field")
     if isinstance(field, str):
         more["field"] = field
-    status = error.status if isinstance(error, Precondition) else error.meaning.http
+    status = error.status if isinstance(error, Precondition | NotThere) else error.meaning.http
     return problem(status, error.code.value, error.message, **more)
 
 

@@ -14,11 +14,12 @@ import typer
 
 from common.audit.chain_store import ChainStore
 from common.audit.journal import Journal
-from common.audit.verify import Finding, verify_file, verify_redis
+from common.audit.verify import Finding, verify_file, verify_redis, verify_table
 from common.domain.audit import AuditRecord
+from common.domain.audit_chain import Position
 from common.domain.errors import ConfigurationError, InvalidRequest
 from common.settings import Settings, load
-from common.settings.audit_sinks import FileOptions
+from common.settings.audit_sinks import FileOptions, PostgresOptions
 from gateway_web.cli.output import Exit, errors_as_exit_codes, for_terminal, out, say_json
 from gateway_web.cli.where import store
 
@@ -99,7 +100,7 @@ def verify(
     ] = None,
     redis: Annotated[bool, typer.Option("--redis", help="What Redis holds.")] = False,  # noqa: FBT002
     sink: Annotated[
-        str, typer.Option("--sink", help="The file sink of this name, up to where it must reach.")
+        str, typer.Option("--sink", help="The file or postgres sink of this name, up to where it must reach.")
     ] = "",
     config: ConfigOption = None,
     as_json: JsonOption = False,  # noqa: FBT002
@@ -116,7 +117,7 @@ def verify(
         where = store(config)
         chain = ChainStore(where.client, where.keys)
         if sink:
-            findings.append(verify_file(_path_of(settings, sink), secret, safe=chain.state().sinks.get(sink)))
+            findings.append(_verify_sink(settings, sink, secret, chain.state().sinks.get(sink)))
         if redis:
             findings.append(verify_redis(chain, secret))
     if not findings:
@@ -126,12 +127,14 @@ def verify(
         raise typer.Exit(Exit.FAILED)
 
 
-def _path_of(settings: Settings, name: str) -> Path:
+def _verify_sink(settings: Settings, name: str, secret: bytes, safe: Position | None) -> Finding:
     for sink in settings.audit.sinks:
         if sink.name == name:
             if isinstance(sink.options, FileOptions):
-                return Path(sink.options.path)
-            raise ConfigurationError(f"the sink {name!r} is no file sink", field="sink")
+                return verify_file(Path(sink.options.path), secret, safe=safe)
+            if isinstance(sink.options, PostgresOptions):
+                return verify_table(sink.options, secret, safe=safe)
+            raise ConfigurationError(f"the sink {name!r} is no file and no postgres sink", field="sink")
     raise ConfigurationError(f"audit.sinks has no sink {name!r}", field="sink")
 
 

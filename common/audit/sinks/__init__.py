@@ -9,11 +9,14 @@ from typing import Any
 
 from common.audit.sinks.file import FileSink
 from common.audit.sinks.memory import MemorySink
+from common.audit.sinks.postgres import PostgresSink
 from common.audit.sinks.stdout import StdoutSink
+from common.audit.sinks.webhook import WebhookSink
+from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import ConfigurationError
 from common.ports import AuditSink
 from common.settings.audit import AuditSink as SinkSettings
-from common.settings.audit_sinks import CustomOptions
+from common.settings.audit_sinks import SINK_OPTIONS, CustomOptions, WebhookOptions
 
 GROUP = "canalgate.audit"
 """The entry points of sinks that other packages bring."""
@@ -21,11 +24,17 @@ _BUILT_IN: Mapping[str, Callable[[Any], AuditSink]] = {
     "file": FileSink,
     "stdout": StdoutSink,
     "memory": MemorySink,
+    "postgres": PostgresSink,
 }
 
 
-def make_sink(settings: SinkSettings) -> AuditSink:
-    """The sink of an entry of ``audit.sinks``. Raises :class:`ConfigurationError` if it cannot be made."""
+def make_sink(settings: SinkSettings, rules: EgressRules = STRICT) -> AuditSink:
+    """The sink of an entry of ``audit.sinks``. Raises :class:`ConfigurationError` if it cannot be made.
+
+    ``rules`` say where one that speaks HTTP may connect to.
+    """
+    if isinstance(settings.options, WebhookOptions):
+        return WebhookSink(settings.options, rules)
     built_in = _BUILT_IN.get(settings.type)
     if built_in is not None:
         return built_in(settings.options)
@@ -51,7 +60,7 @@ def _loaded(kind: str) -> Callable[[Mapping[str, Any]], AuditSink]:
         named = list(entry_points(group=GROUP, name=kind))
         if not named:
             raise ConfigurationError(
-                f"audit.sinks: no type {kind!r}: use {', '.join(_BUILT_IN)}, a class as package.module:Class, "
+                f"audit.sinks: no type {kind!r}: use {', '.join(SINK_OPTIONS)}, a class as package.module:Class, "
                 f"or install the package that brings it",
                 field="audit.sinks",
             )

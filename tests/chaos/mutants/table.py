@@ -744,6 +744,20 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=(f"{AUDIT}/test_file_sink.py::test_the_policy_says_when_it_is_forced_to_the_disk",),
     ),
     Mutant(
+        name="half-an-answer",
+        breaks="what a webhook did not answer with 2xx comes again",
+        edits=(Edit("common/audit/sinks/webhook.py", "if not 200 <= status < 300:", "if status >= 500:"),),
+        tests=(f"{AUDIT}/test_webhook_sink.py::test_what_is_not_2xx_was_not_taken",),
+    ),
+    Mutant(
+        name="passed-over",
+        breaks="another record under the same number is not passed over",
+        edits=(Edit("common/audit/sinks/postgres.py", "if found[0] != len(records):", "if False:"),),
+        tests=(
+            f"{AUDIT}/test_postgres_sink.py::test_other_records_under_the_same_numbers_are_not_passed_over",
+        ),
+    ),
+    Mutant(
         name="another-judge",
         breaks="a credential that one resolver has refused is not another one's",
         edits=(

@@ -15,6 +15,7 @@ KINDS = {
     *("tool_undrained", "circuit_state_change", "circuit_reset", "circuit_tripped", "health_transition"),
     *("tool_quarantined", "definition_changed", "definition_approved", "definition_rejected", "tool_flagged"),
     *("session_created", "session_recovered", "session_closed", "node_lost", "invocation_lost"),
+    *("invocation_cancelled", "tenant_changed", "tenant_removed"),
     *("policy_decision", "invocation_start", "invocation_complete", "invocation_failed", "journal_gap"),
     *("credential_resolution", "credentials_flushed", "credentials_rotated"),
     *("api_key_issued", "api_key_rotated", "api_key_revoked", "identity_failure"),

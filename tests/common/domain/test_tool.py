@@ -77,6 +77,8 @@ PLAIN = {
     "max_in_flight_per_session": st.none() | COUNT,
     "max_session_age": st.none() | st.floats(100, MAX_TIMEOUT),
     "input_timeout": st.floats(0.001, MAX_TIMEOUT),
+    "requests_per_minute": st.integers(10, MAX_COUNT),
+    "burst": st.none() | st.integers(1, 10),
     "circuit": CIRCUITS,
     "health": HEALTH,
     "limits": LIMITS,
@@ -155,6 +157,8 @@ CHANGES: list[tuple[Tool, dict[str, Any]]] = [
     (STDIO, {"max_in_flight_per_session": 31}),
     (STDIO, {"max_session_age": 301.0}),
     (STDIO, {"input_timeout": 301.0}),
+    (STDIO, {"requests_per_minute": 31}),
+    (replace(STDIO, requests_per_minute=31), {"burst": 7}),
     *(
         (STDIO, {"circuit": CircuitRules(**change)})
         for change in ({"failures": 6}, {"open_for": 6}, {"probes": 6})

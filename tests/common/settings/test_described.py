@@ -14,7 +14,7 @@ import yaml
 
 from common.domain.errors import ConfigurationError
 from common.settings import EvaluatorSettings, RuleSettings, load
-from common.settings.audit_sinks import FileOptions
+from common.settings.audit_sinks import FileOptions, PostgresOptions, WebhookOptions
 from common.settings.entry import ENTRY_KEYS
 from common.settings.layers import KEYS, PROCESS_VARIABLES, VARIABLES
 from common.settings.reference import PARTS, render
@@ -165,6 +165,8 @@ def test_document_and_models_know_the_same_settings() -> None:
     assert set(ENTRY_KEYS) <= names
     assert names - set(KEYS) - set(ENTRY_KEYS) - set(PROCESS_VARIABLES) == {
         *FileOptions.model_fields,
+        *(WebhookOptions.model_fields.keys() - ENTRY_KEYS),
+        *(PostgresOptions.model_fields.keys() - ENTRY_KEYS),
         *("key", "tenant", "client", "id", "secret"),
         *("role", "token"),
         *(CapabilityLimit.model_fields.keys() | TenantSettings.model_fields.keys()) - set(ENTRY_KEYS),

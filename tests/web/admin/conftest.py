@@ -18,6 +18,7 @@ SETTINGS = {
     "tokens": [{"name": f"{role}-1", "token": token, "role": role} for role, token in TOKENS.items()],
 }
 EGRESS = {"allowed_commands": ["cmd", "x", "other"]}
+POLICY = {"rules": [{"id": "no-drop", "effect": "deny", "mcp_tools": ["drop"]}]}
 PREFIX = "/admin/v1"
 Ask = Callable[..., TestResponse]
 
@@ -25,7 +26,7 @@ Ask = Callable[..., TestResponse]
 @pytest.fixture(scope="module")
 def admin_web(redis_server: RedisServer) -> Iterator[Web]:
     """One for a module's tests."""
-    with serving(redis_server, SHARED, admin=SETTINGS, egress=EGRESS) as web:
+    with serving(redis_server, SHARED, admin=SETTINGS, egress=EGRESS, policy=POLICY) as web:
         yield web
 
 

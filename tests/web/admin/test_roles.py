@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from flask_openapi.openapi import OpenAPI
 
@@ -33,8 +35,34 @@ ROUTES: dict[tuple[str, str], str] = {
     ("DELETE", "/sessions/<session>"): "operator",
     ("GET", "/calls"): "viewer",
     ("DELETE", "/calls/<call>"): "operator",
+    ("GET", "/keys"): "viewer",
+    ("POST", "/keys"): "admin",
+    ("POST", "/keys/<key>/rotate"): "admin",
+    ("DELETE", "/keys/<key>"): "admin",
+    ("GET", "/tools/<path:tool>/quarantine"): "viewer",
+    ("GET", "/tools/<path:tool>/quarantine/diff"): "viewer",
+    ("POST", "/tools/<path:tool>/quarantine/approve"): "admin",
+    ("POST", "/tools/<path:tool>/quarantine/reject"): "admin",
+    ("GET", "/policy"): "viewer",
+    ("POST", "/policy/test"): "operator",
+    ("POST", "/credentials/flush"): "operator",
+    ("POST", "/credentials/rotate"): "operator",
 }
 """Method and route -> the least role that it needs."""
+
+PARAMETER = re.compile("<(?:path:)?([a-z]+)>")
+VALUES = {"tool": "no-such-tool", "session": "x", "call": "x", "key": "0" * 16}
+CASE = {"tenant": "t", "client": "c", "tool": "no-such-tool", "name": "x"}
+VERDICT = {"name": "x", "digest": "0" * 64}
+BODIES: dict[str, dict[str, object]] = {
+    "trip": {"reason": "x"},
+    "keys": {"tenant": "t", "client": "c"},
+    "test": CASE,
+    "rotate": {},
+    "flush": {},
+    **dict.fromkeys(("approve", "reject"), VERDICT),
+}
+"""Last part of a rule -> a body that is valid."""
 
 
 def routes(web: Web) -> set[tuple[str, str]]:
@@ -49,9 +77,9 @@ def routes(web: Web) -> set[tuple[str, str]]:
 def ask_route(ask: Ask, route: tuple[str, str], role: str | None, **headers: str) -> int:
     """Ask for something that is not there, in a form that is valid."""
     method, rule = route
-    path = rule.replace("<path:tool>", "no-such-tool").replace("<session>", "x").replace("<call>", "x")
-    body = {"json": {"reason": "x"} if rule.endswith("trip") else {"command": "x"}}
-    sent = body if method in {"PUT", "PATCH"} or rule.endswith("trip") else {}
+    path = PARAMETER.sub(lambda found: VALUES[found[1]], rule)
+    body = BODIES.get(rule.rpartition("/")[2], {"command": "x"} if method in {"PUT", "PATCH"} else None)
+    sent = {} if body is None or method == "GET" else {"json": body}
     return ask(method, path, role=role, headers=headers, **sent).status_code
 
 
@@ -98,14 +126,7 @@ def test_the_document_describes_every_route(admin_web: Web, ask: Ask) -> None:
         for method in operations
     }
     assert told == {
-        (
-            method,
-            rule.replace("<path:tool>", "{tool}")
-            .replace("<session>", "{session}")
-            .replace("<call>", "{call}"),
-        )
-        for method, rule in ROUTES
-        if rule != "/openapi.json"
+        (method, PARAMETER.sub(r"{\1}", rule)) for method, rule in ROUTES if rule != "/openapi.json"
     }
 
 

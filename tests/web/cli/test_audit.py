@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import orjson
 import pytest
 
 from common.audit.journal import Journal
+from common.audit.sinks.postgres import PostgresSink
 from common.domain.audit import AuditEvent, EventKind
+from common.settings.audit_sinks import PostgresOptions
 from common.store.client import Client
 from common.store.keys import Keys
 from gateway_web.cli.output import Exit
 from tests.common.audit.chains import records
+from tests.support.postgres import postgres_server
 from tests.web.cli.conftest import Canalgate
 
 
@@ -124,6 +128,24 @@ class TestVerify:
         done = canalgate("audit", "verify", "--sink", "file")
         assert (done.exit_code, "end_cut: records 8 to 9" in done.stdout) == (Exit.FAILED, True)
         assert canalgate("audit", "verify", "--sink", "other").exit_code == Exit.USAGE
+
+    def test_a_table_of_a_postgres_sink_is_verified(
+        self, canalgate: Canalgate, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Up to where Redis knows it; a server that does not answer is a setting to look at."""
+        given = records(9, key=b"k")
+        client.hset(keys.audit_chain, "sink:postgres", given[-1].position.text())
+        monkeypatch.setenv("CANALGATE_AUDIT__CHAIN_KEY", "k")
+        with postgres_server() as server:
+            sink = {"type": "postgres", "options": {"url": server.url}}
+            monkeypatch.setenv("CANALGATE_AUDIT__SINKS", orjson.dumps([sink]).decode())
+            with closing(PostgresSink(PostgresOptions(url=server.url))) as table:  # type: ignore[arg-type]
+                table.write(given[:8])
+                assert canalgate("audit", "verify", "--sink", "postgres").exit_code == Exit.FAILED
+                table.write(given)
+            done = canalgate("audit", "verify", "--sink", "postgres")
+            assert (done.exit_code, "canalgate_audit: whole; 9 records" in done.stdout) == (Exit.OK, True)
+        assert canalgate("audit", "verify", "--sink", "postgres").exit_code == Exit.USAGE
 
     def test_what_redis_holds_is_verified(
         self, canalgate: Canalgate, journal: Journal, client: Client
