@@ -42,15 +42,22 @@ def items(admin: httpx.Client, path: str) -> list[dict[str, Any]]:
     return list(answer.json()["items"])
 
 
+def told(admin: httpx.Client, *, in_flight: int) -> dict[str, Any]:
+    """The session, once its worker told that so many calls run there; it does so every five seconds."""
+
+    def found() -> dict[str, Any] | None:
+        sessions = [one for one in items(admin, "/sessions?tool=local") if one["pid"]]
+        return next((one for one in sessions if one["in_flight"] == in_flight), None)
+
+    return wait_until(found, timeout=15, description=f"a session with {in_flight} calls")
+
+
 def test_a_session_is_seen_and_closed(gateway: RunningGateway, admin: httpx.Client) -> None:
     """With the process of its child, which is gone afterwards; the next call has another."""
     client = modern(gateway.tool_url("local"))
     client.text("echo", {"text": "x"})
-    session = wait_until(
-        lambda: next((one for one in items(admin, "/sessions?tool=local") if one["pid"]), None),
-        description="the worker to tell of the session",
-    )
-    assert (session["tenant"], session["client"], session["in_flight"]) == ("default", "default", 0)
+    session = told(admin, in_flight=0)
+    assert (session["tenant"], session["client"]) == ("default", "default")
     assert psutil.pid_exists(session["pid"])
     closed = admin.delete(f"/sessions/{session['id']}")
     assert closed.json() == {"session": session["id"], "closed": True}
@@ -79,10 +86,10 @@ def test_a_busy_session_is_closed_when_its_calls_have_ended_or_at_once(
 ) -> None:
     """Without force the call under way is answered; with it, it is not."""
     client, answers = modern(gateway.tool_url("local")), list[dict[str, Any]]()
-    caller = threading.Thread(target=lambda: answers.append(client.call("sleep", {"seconds": 2})))
+    caller = threading.Thread(target=lambda: answers.append(client.call("sleep", {"seconds": 9})))
     caller.start()
-    wait_until(lambda: items(admin, "/calls?state=running"), description="the call to run")
-    (session,) = items(admin, "/sessions?tool=local")
+    # What has not been sent yet when the session is closed is sent in another one.
+    session = told(admin, in_flight=1)
     admin.delete(f"/sessions/{session['id']}", params={"force": force})
     caller.join(20)
     assert ("error" in answers[0]) == force, answers
