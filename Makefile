@@ -12,7 +12,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --gen
 	--custom-compile-command "make lock" --quiet
 CHAOS := $(if $(SEED),CHAOS_SEED=$(SEED) )$(PYTEST) -p no:randomly -q
 
-.PHONY: help demo up test unit e2e security interop containers chaos chaos-full storm mutants lint type format lock fuzz scale conformance balanced bench bench-queue bench-docs schema clean
+.PHONY: help demo up test unit e2e security interop containers chaos chaos-full storm mutants lint type format lock fuzz admin-fuzz scale conformance balanced bench bench-queue bench-docs schema clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -74,6 +74,9 @@ format: $(READY) ## Format the code
 
 fuzz: $(READY) ## 20,000 mutated requests: none breaks the gateway, none is read in two ways; SEED=n for others
 	FUZZ_SEED=$(SEED) FUZZ_REQUESTS=20000 FUZZ_LATENCY=1 $(PYTEST) tests/e2e/test_fuzz.py -q -s
+
+admin-fuzz: $(READY) ## The admin API against its own OpenAPI document, for each role; SEED=n for other requests
+	FUZZ_SEED=$(SEED) ADMIN_FUZZ_EXAMPLES=20 $(PYTEST) tests/e2e/test_admin_fuzz.py -q -s
 
 scale: $(READY) ## 1,000 idle streams and 500 idle WebSockets on one web process for ten minutes each: memory, pings beside them
 	SCALE_FULL=1 $(PYTEST) tests/e2e/test_scale.py -q -s

@@ -41,6 +41,7 @@ from common.domain.tool import Tool
 from common.identity.api_keys import IssuedKeys
 from common.mcp.client_capabilities import interactive
 from common.mcp.revisions import LATEST_LEGACY
+from common.metrics.figures import Figures
 from common.policy.counters import CounterReader
 from common.policy.policy import Policy
 from common.readiness import Readiness
@@ -92,6 +93,8 @@ def _audited(begin: Begin[P]) -> Begin[P]:
             private = gateway.keys.seals is not None
             event = refusal_event(caller, tool, method, params, error, request_id=name, private=private)
             gateway.refusals.note(event)
+            if gateway.figures is not None:
+                gateway.figures.refused("" if gateway.catalogue.get(tool) is None else tool, error)
             raise
 
     return told
@@ -100,6 +103,8 @@ def _audited(begin: Begin[P]) -> Begin[P]:
 class Gateway:
     """One process's door to the tools. Use as a context manager, or ``start`` and ``close``."""
 
+    figures: Figures | None = None
+    """What this process counts; None where nobody may read it. Set before the first call."""
     tracer: Tracer | None = None
     """For whoever takes requests in, who sets it before the first; None where tracing is off."""
 

@@ -28,6 +28,7 @@ from gateway_web.ingress.short_way import Handler, ShortWay
 from gateway_web.ingress.streamable_http import StreamableHttp
 from gateway_web.ingress.websocket import WebSocketDoor
 from gateway_web.listener_tls import note_subject
+from gateway_web.metrics import add_metrics, begin_counting
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +45,7 @@ def create_app(gateway: Gateway) -> Flask:
     app.config[WEB_SETTINGS] = gateway.settings.web
     app.url_map.merge_slashes = False
     hosts = HostGuard(gateway.settings.web)
+    begin_counting(gateway)
     identity, digests = load_identity(gateway), ListDigests(gateway)
     app.config[IDENTITY] = identity
     resource = ProtectedResource(gateway.settings.identity) if gateway.settings.identity.oauth else None
@@ -88,6 +90,7 @@ def create_app(gateway: Gateway) -> Flask:
             app.add_url_rule(path, f"{method} {path}", view, methods=[method], strict_slashes=False)
     WebSocketDoor(gateway, identity, digests).add_to(app, _challenging(resource))
     _add_probes(app, gateway)
+    add_metrics(app, gateway)
     app.wsgi_app = ShortWay(app.wsgi_app, guard=guard, post=post, broken=broken)  # type: ignore[method-assign]
     return app
 

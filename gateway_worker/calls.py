@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ from common.domain.ids import ToolId, tool_of
 from common.domain.invocation import ExecutionResult, Invocation, failed, invocation_from_wire
 from common.domain.rules import Retry
 from common.mcp.revisions import LATEST_LEGACY
+from common.metrics.figures import Figures
 from common.registry.records import Entry
 from common.settings import Settings
 from common.store.clock import RedisClock
@@ -79,6 +81,7 @@ class Place:
     tenants: Tenants
     signals: TaskSignals | None
     tracer: Tracer | None
+    figures: Figures | None = None
 
 
 class Calls:
@@ -98,6 +101,7 @@ class Calls:
         self._dead_letters = place.dead_letters
         self._signals = place.signals
         self._tracer = place.tracer
+        self._figures = place.figures
         self._executor = executor
         self._host = host
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -223,6 +227,7 @@ class Calls:
         request = RunningRequest(message, hostname=self._hostname, cancel=self._cancel_soon)
         self._host.began(request)
         about = entered(held, self._tracer, self._clock)
+        began, waited = time.perf_counter(), self._waited(held)
         if _level.isEnabledFor(logging.DEBUG):
             log.debug("call_begun", **_facts(held))
         watched = self._signals if self._signals is not None and self._signals.wanted else None
@@ -245,7 +250,16 @@ class Calls:
             self._executor.free_unused(held.taken, held.head)
             self._host.ended(request, result or ends.broken())
             left(about, result)
+            if self._figures is not None and result is not None:
+                tool, seconds = tool_of(held.head.queue) or "", time.perf_counter() - began
+                repeated = held.head.attempt > 0
+                self._figures.call(tool, result, seconds=seconds, waited=waited, repeated=repeated)
             self.on_freed()
+
+    def _waited(self, held: Held) -> float:
+        """Seconds since the call was queued; 0 where nobody asks, or where it cannot be known."""
+        queued = held.message.envelope.get("enqueued_at") if self._figures is not None else None
+        return max(0.0, (self._clock.now() - queued) / 1000) if isinstance(queued, int) else 0.0
 
     async def _outcome(
         self, held: Held, watched: TaskSignals | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from common.audit.journal import audit_command
 from common.calls.head import parts_of
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.ids import InvocationId, NodeId, ToolId, queue_of, tool_of
+from common.metrics.figures import Figures, Sample
 from common.processes.guard import ProcessGuard, ProcessGuardError
 from common.registry.catalogue import Catalogue
 from common.settings import Settings
@@ -38,6 +39,7 @@ from gateway_worker.discovery import Discovery
 from gateway_worker.egress.backend import make_link
 from gateway_worker.execute import Executor
 from gateway_worker.fetcher import Fetcher
+from gateway_worker.figures import tell_for_ever
 from gateway_worker.health import Prober
 from gateway_worker.heartbeat import Heartbeat
 from gateway_worker.journal_keeping import JournalKeeping
@@ -120,6 +122,7 @@ class Worker:
         self._roots = RootsNews(self.sessions.all, self.asking, self._redis, keys)
         self._session_desk = SessionDesk(self.node, self.sessions, self._redis, keys)
         self.prober = self._make_prober()
+        self._figures = Figures(hostname) if settings.metrics.wanted else None
         self.calls = self._make_calls(hostname, host, signals, tracer)
         self.fetcher = Fetcher(
             self.node, self._redis, keys, self, largest=largest_message(settings.web.max_body_bytes)
@@ -159,6 +162,7 @@ class Worker:
         """What runs as long as the worker lives, by name."""
         return {
             **self._heartbeat(),
+            **self._telling(),
             "outbox": self.outbox.run(),
             "nodes": self._nodes.run(),
             "sweep": self._sweeper.run(),
@@ -233,6 +237,19 @@ class Worker:
         if file is None:
             return {}
         return {"heartbeat": Heartbeat(Path(file.replace("%n", self._hostname)), self.node).run()}
+
+    def _telling(self) -> dict[str, Coroutine[Any, Any, None]]:
+        if self._figures is None:
+            return {}
+        self._figures.watch(self._figures_now)
+        return {"figures": tell_for_ever(self._figures, self._redis, self._keys)}
+
+    def _figures_now(self) -> Iterator[Sample]:
+        yield "canalgate_worker_calls", (), len(self.calls)
+        yield "canalgate_worker_sessions", (), len(self.sessions.all())
+        yield "canalgate_worker_may_act", (), self.node.may_act
+        for (provider, outcome), number in self.credentials.counts.items():
+            yield "canalgate_credential_answers", (provider, outcome), number
 
     # -- putting together -------------------------------------------------------------------------------
 
@@ -312,6 +329,7 @@ class Worker:
             tenants=self._tenants,
             signals=signals,
             tracer=tracer,
+            figures=self._figures,
         )
         executor = Executor(
             self.catalogue, self.sessions, self.claims, self.node, journey, self._clock, self.asking

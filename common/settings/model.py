@@ -47,6 +47,7 @@ from common.settings.fields import (
 )
 from common.settings.identity import IdentitySettings
 from common.settings.levels import Levels
+from common.settings.metrics import MetricsSettings
 from common.settings.policy import PolicySettings
 from common.settings.section import Section
 from common.settings.telemetry import TelemetrySettings
@@ -309,6 +310,7 @@ class Settings(Section):
     admin: AdminSettings = AdminSettings()
     logging: LoggingSettings = LoggingSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    metrics: MetricsSettings = MetricsSettings()
     audit: AuditSettings = AuditSettings()
     tools: tuple[InstanceOf[Tool], ...] = ()
     tool_problems: tuple[InstanceOf[ToolProblem], ...] = ()

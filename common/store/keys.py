@@ -90,6 +90,8 @@ key                              type     lifetime                     owner and
 {p}:audit-keeper                 string   lease, PX                    the process that seals and delivers the journal
 {p}:credential-orders            stream   permanent                    operators' orders to forget credentials, or to
                                                                        build sessions anew: at most 1,000
+{p}:figures                      zset     30 s after the last account   process that told its figures lately -> Redis ms
+{p}:figures:<process>            string   30 s                         what a process counted (JSON): numbers only
 {p}:sweep                        string   lease, PX                    the worker that looks for dead nodes
 {p}:dead-letters                 stream   permanent                    messages that no worker can run: at most
                                                                        1,000, of each at most 64 KiB
@@ -358,6 +360,13 @@ class Keys:
 
     def direct_head(self, node: NodeId, queue: str) -> str:
         return f"{self.prefix}:head:{encode_part(node)}:{queue}"
+
+    @property
+    def told_figures(self) -> str:
+        return f"{self.prefix}:figures"
+
+    def figures(self, process: str) -> str:
+        return f"{self.prefix}:figures:{encode_part(process)}"
 
     @property
     def sweep_lease(self) -> str:

@@ -16,12 +16,13 @@ from common import __version__
 from common.domain.errors import ErrorCode, GatewayError
 from common.gateway import Gateway
 from gateway_web.admin.api_keys import add_api_keys
+from gateway_web.admin.audit import add_audit
 from gateway_web.admin.cluster import add_cluster
 from gateway_web.admin.credentials import add_credentials
 from gateway_web.admin.interchange import add_interchange
 from gateway_web.admin.live import add_calls, add_sessions
 from gateway_web.admin.policy import add_policy
-from gateway_web.admin.problems import Problem, invalid, problem, problem_of
+from gateway_web.admin.problems import PROBLEM_JSON, Problem, invalid, problem, problem_of
 from gateway_web.admin.quarantine import add_quarantine
 from gateway_web.admin.roles import Tokens
 from gateway_web.admin.session import remember
@@ -36,9 +37,14 @@ PREFIX = "/admin/v1"
 BEARER = "bearer"
 PARTS = (
     *(add_cluster, add_tools, add_tool_changes, add_tool_verbs, add_quarantine, add_sessions, add_calls),
-    *(add_tenants, add_api_keys, add_policy, add_credentials, add_interchange),
+    *(add_tenants, add_api_keys, add_policy, add_credentials, add_interchange, add_audit),
 )
-_PROBLEMS: dict[int | str, Any] = dict.fromkeys((400, 401, 403, 404, 409, 412, 422, 428, 503), Problem)
+_PROBLEM = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_PROBLEMS: dict[int | str, Any] = {
+    **{status: {"content": _PROBLEM} for status in (400, 401, 403, 404, 409, 412, 422, 428, 500, 503)},
+    414: {"description": "The path and the query are longer than 4 kB together."},
+}
+"""What every route may answer. A request line that is too long is refused before there is a request."""
 
 
 def make_openapi_app(name: str, **options: Any) -> OpenAPI:

@@ -14,6 +14,7 @@ from gateway_web.cli import call as call_verb
 from gateway_web.cli import config as config_verbs
 from gateway_web.cli.output import errors_as_exit_codes, out
 from gateway_web.cli.sessions import sessions
+from gateway_web.cli.status import show_status
 
 ConfigOption = Annotated[
     Path | None,
@@ -37,6 +38,7 @@ cli.add_typer(audit.cli, name="audit")
 cli.add_typer(credentials.cli, name="credentials")
 cli.add_typer(keys.cli, name="keys")
 cli.command("sessions")(errors_as_exit_codes(sessions))
+cli.command("status")(errors_as_exit_codes(show_status))
 cli.command("call")(errors_as_exit_codes(call_verb.call))
 cli.command("import")(errors_as_exit_codes(interchange.import_file))
 cli.command("export")(errors_as_exit_codes(interchange.export))

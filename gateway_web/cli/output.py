@@ -56,16 +56,17 @@ def _plain(text: str) -> str:
 
 def for_terminal(text: str) -> str:
     """A name that anybody may have chosen: neither markup nor control characters reach the terminal."""
-    return escape(_printable(text))
+    return escape(printable(text))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text with a sign in place of each control character."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Lines in columns, as wide as what is in them: nothing is cut, so that lines can be searched."""
-    lines = [list(columns), *([_printable(cell) for cell in row] for row in rows)]
+    lines = [list(columns), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(cell_len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
         padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True))

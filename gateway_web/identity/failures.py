@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from common.audit.journal import audit_command
 from common.domain.audit import AuditEvent, EventKind
+from common.metrics.figures import Figures
 from common.ports import RequestFacts
 from common.store.client import Client, store_errors
 from common.store.keys import Keys
@@ -41,9 +42,17 @@ class Failures:
     end the last second's are lost. Each one has been refused in any case.
     """
 
-    def __init__(self, client: Client, keys: Keys, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        client: Client,
+        keys: Keys,
+        figures: Figures | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
         self._keys = keys
+        self._figures = figures
         self._clock = clock
         self._lock = threading.Lock()
         self._counted: Counter[_Kind] = Counter()
@@ -51,6 +60,8 @@ class Failures:
 
     def note(self, reason: Reason, request: RequestFacts, *, tenant: str = "", client: str = "") -> None:
         """Somebody was refused. The credential is not looked at."""
+        if self._figures is not None:
+            self._figures.count("canalgate_identity_failures", reason.value)
         route = route_of(request)
         kind = _Kind(reason.value, request.remote_address or "unix", route, tenant, client)
         with self._lock:

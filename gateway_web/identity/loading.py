@@ -32,7 +32,7 @@ def load_identity(gateway: Gateway) -> Identity:
     """The identity of a web process. Raises :class:`ConfigurationError` for resolvers that cannot be loaded."""
     settings = gateway.settings.identity
     resolvers = load_resolvers(settings, gateway.issued_keys, gateway.clock.now, begin=True)
-    failures = Failures(gateway.client, gateway.keys)
+    failures = Failures(gateway.client, gateway.keys, gateway.figures)
     identity = Identity(resolvers, settings, TrustedProxies(gateway.settings.web), failures)
     gateway.follow(failures.flush)
     if "api_key" in settings.resolver:

@@ -14,10 +14,11 @@ from typing import Any
 
 import structlog
 
-from common.domain.errors import GatewayError
+from common.domain.errors import ErrorCode, GatewayError
 from common.domain.ids import McpSessionId
 from common.domain.invocation import Caller, ExecutionResult, Invocation
 from common.mcp.jsonrpc import JsonRpcError, Request, dumps
+from common.metrics.figures import OK, OTHER, RPC_ERROR, Figures
 from common.telemetry import conventions as names
 from common.telemetry.about import About
 from common.telemetry.context import TRACEPARENT, read_context
@@ -30,20 +31,39 @@ access = structlog.get_logger(ACCESS)
 _level = logging.getLogger(ACCESS)
 
 NOTHING: Mapping[str, str] = {}
+METHODS = frozenset(
+    {
+        *("initialize", "ping", "logging/setLevel", "server/discover", "subscriptions/listen"),
+        *(
+            "resources/subscribe",
+            "resources/unsubscribe",
+            "tools/list",
+            "tools/call",
+            "prompts/list",
+            "prompts/get",
+        ),
+        *("resources/list", "resources/templates/list", "resources/read", "completion/complete"),
+    }
+)
+"""The methods that are counted by name."""
+_OUTCOMES = frozenset({OK, names.TOOL_ERROR, "INTERNAL", *(code.value for code in ErrorCode)})
 
 
 class Account(About):
     """Of one request. Opened and closed in one thread; log lines of others may read it."""
 
-    __slots__ = ("_begun", "outcome")
+    __slots__ = ("_begun", "_figures", "outcome")
 
-    def __init__(self, request: Request, caller: Caller, tool: str | None) -> None:
+    def __init__(
+        self, request: Request, caller: Caller, tool: str | None, figures: Figures | None = None
+    ) -> None:
         super().__init__(tool=tool or "")
         self.caller = caller
         self.method = request.method
         self.request_id = request.id
         self.outcome = ""
         """A code of an error; empty for a good end."""
+        self._figures = figures
         self._begun = time.perf_counter()
 
     def described(self, version: str, session: McpSessionId | None) -> None:
@@ -85,6 +105,8 @@ class Account(About):
             return
         if _level.isEnabledFor(logging.DEBUG):
             self._write()
+        if self._figures is not None:
+            self._count(self._figures)
         self.ended = True
         if self.span is not None:
             _called(self.span, self.invocation)
@@ -97,6 +119,14 @@ class Account(About):
         else:
             answer.on_close = partial(_both, answer.on_close, self.close)
         return answer
+
+    def _count(self, figures: Figures) -> None:
+        """Methods and outcomes that anybody may invent are not told apart."""
+        method = self.method if self.method in METHODS else OTHER
+        outcome = self.outcome or OK
+        if outcome not in _OUTCOMES:
+            outcome = RPC_ERROR
+        figures.request(method, outcome, time.perf_counter() - self._begun)
 
     def _write(self) -> None:
         milliseconds = (time.perf_counter() - self._begun) * 1000
@@ -136,8 +166,9 @@ def with_ambient(raw: bytes, request: Request, headers: Mapping[str, str]) -> by
 class Accounts:
     """Opens them. One a process; without a tracer none has a span."""
 
-    def __init__(self, tracer: Tracer | None) -> None:
+    def __init__(self, tracer: Tracer | None, figures: Figures | None = None) -> None:
         self._tracer = tracer
+        self._figures = figures
 
     def open(
         self,
@@ -153,7 +184,7 @@ class Accounts:
         ``headers`` are those that came with this very request, by their lower-case names; ``protocol`` is what carries
         it over TCP.
         """
-        account = Account(request, caller, tool)
+        account = Account(request, caller, tool, self._figures)
         if self._tracer is not None:
             account.span = self._span(self._tracer, request, caller, protocol, headers)
         account.enter()

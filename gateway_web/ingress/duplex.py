@@ -100,7 +100,7 @@ class Duplex:
     ) -> None:
         """``protocol`` is what the connection speaks over TCP."""
         self.outbox = Outbox()
-        self._accounts = Accounts(gateway.tracer)
+        self._accounts = Accounts(gateway.tracer, gateway.figures)
         self._protocol = protocol
         self._gateway = gateway
         self._digests = digests

@@ -59,7 +59,7 @@ class StreamableHttp:
         self._identity = identity
         self._web = gateway.settings.web
         self._digests = digests
-        self._accounts = Accounts(gateway.tracer)
+        self._accounts = Accounts(gateway.tracer, gateway.figures)
 
     # -- POST -------------------------------------------------------------------------------------------
 

@@ -125,10 +125,11 @@ def test_calls_of_all_kinds_are_whole(audited: Audited) -> None:
     ends = Counter(told[-1]["outcome"] for told in found.values())
     assert ends["success"] >= 60
     assert (ends["timeout"], ends["cancelled"]) == (1, 1)
-    sample = next(told for told in found.values() if told[-1]["outcome"] == "success")
+    echoes = (told for told in found.values() if told[-1]["capability"] == "echo")
+    sample = next(told for told in echoes if told[-1]["outcome"] == "success")
     assert float(sample[-1]["duration_ms"]) > 0
     assert sample[-1]["worker"] in sample[-1]["node"]
-    assert (sample[1]["method"], sample[1]["capability"]) == ("tools/call", "echo")
+    assert (sample[1]["kind"], sample[1]["method"]) == ("invocation_start", "tools/call")
 
 
 def test_calls_are_whole_whatever_is_killed(audited: Audited) -> None:

@@ -372,6 +372,13 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
         {"a.b": "debug", "c": "error"},
         ["a", "a=loud", {"a": "loud"}, {"a": 5}, {"": "debug"}, ["a=debug"], 5],
     ),
+    "metrics.token": ("t" * 16, "t" * 16, None, [5, "short", "with a space in it"]),
+    "metrics.allowed": (
+        ["10.0.0.0/8", "unix"],
+        "10.0.0.0/8,unix",
+        ("10.0.0.0/8", "unix"),
+        [5, ["host"], ["10.0.0.1/8"]],
+    ),
     "telemetry.exporter": ("otlp_grpc", "OTLP_GRPC", "otlp_grpc", ["otlp", "jaeger", 5]),
     "telemetry.endpoint": (
         "http://c:4318",

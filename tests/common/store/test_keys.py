@@ -20,6 +20,7 @@ from tests.support.redis import documented, pattern
 TABLE = documented()
 CHANNELS = set(re.findall(r"``(\{p\}:[^`]+)``", module.__doc__ or ""))
 SAMPLES: dict[str, tuple[Any, ...]] = {
+    "figures": ("web-1@host",),
     "discovery_lease": (ToolId("a:b/c"),),
     "drain": ("tool.a",),
     "head": ("tool.a",),

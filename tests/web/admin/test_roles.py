@@ -54,6 +54,8 @@ ROUTES: dict[tuple[str, str], str] = {
     ("POST", "/policy/test"): "operator",
     ("POST", "/credentials/flush"): "operator",
     ("POST", "/credentials/rotate"): "operator",
+    ("GET", "/audit"): "viewer",
+    ("GET", "/audit/stream"): "viewer",
 }
 """Method and route -> the least role that it needs."""
 
@@ -136,6 +138,15 @@ def test_the_document_describes_every_route(admin_web: Web, ask: Ask) -> None:
     assert told == {
         (method, PARAMETER.sub(r"{\1}", rule)) for method, rule in ROUTES if rule != "/openapi.json"
     }
+
+
+def test_the_document_tells_of_problems(ask: Ask) -> None:
+    """In the type in which they are sent, of which the document has the schema."""
+    document = ask("GET", "/openapi.json").json
+    assert "code" in document["components"]["schemas"]["Problem"]["properties"]
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            assert list(operation["responses"]["422"]["content"]) == ["application/problem+json"]
 
 
 def test_nothing_is_served_unless_it_is_switched_on(web: Web) -> None:

@@ -35,6 +35,8 @@ OPEN: dict[tuple[str, str], str] = {
     ("GET", "/servers/<path:tool>/ws"): "the same for one endpoint; no tool is looked up",
 }
 """Routes that ask for no credential, each with why that may be so."""
+OPERATORS = {("GET", "/metrics")}
+"""Routes for operators: a token of their own opens them, and no caller's credential."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,11 @@ def web(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> 
         "jwt": {"issuer": ISSUER.name, "jwks": str(file), "tenant_claim": "tenant", "leeway": 1},
         "oauth": {"resource": AUDIENCE},
     }
-    sections = {"identity": identity, "tenants": {"listed": ["acme", "other"]}}
+    sections = {
+        "identity": identity,
+        "tenants": {"listed": ["acme", "other"]},
+        "metrics": {"token": "the-token-of-metrics"},
+    }
     with serving(redis_server, OWN, way="gunicorn", **sections) as found:
         yield found
 
@@ -186,15 +192,15 @@ def session(web: Web, tool: ToolId | None) -> str:
 def test_every_route_has_a_row_and_every_row_a_route(web: Web) -> None:
     """A new route is guarded, or open for a reason that is written down."""
     found = rules(web.app)
-    missing = [rule for rule in found if rule not in OPEN and key_of(*rule) not in ROWS]
+    missing = [rule for rule in found if rule not in OPEN.keys() | OPERATORS and key_of(*rule) not in ROWS]
     assert missing == []
-    assert set(OPEN) <= set(found)
+    assert OPEN.keys() | OPERATORS <= set(found)
     assert set(ROWS) <= {key_of(*rule) for rule in found}
     assert all(len(reason) > 30 for reason in OPEN.values())
 
 
 def guarded(web: Web) -> list[tuple[str, str]]:
-    return [rule for rule in rules(web.app) if rule not in OPEN]
+    return [rule for rule in rules(web.app) if rule not in OPEN.keys() | OPERATORS]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -243,6 +249,19 @@ def test_open_routes_look_at_no_credential(web: Web) -> None:
                 answers.append((response.status_code, response.data))
         assert answers[0] == answers[1]
         assert answers[0][0] in (200, 426, 503), rule
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_credential_of_a_caller_opens_what_is_for_operators(
+    web: Web, credentials: dict[str, Callable[[], str]], way: str
+) -> None:
+    """Neither a good one nor a bad one, nor none."""
+    for method, rule in OPERATORS:
+        for make in credentials.values():
+            headers, query = sent(way, make())
+            with ask(web, method, rule, headers, query) as response:
+                assert response.status_code == 401, (rule, way)
+                assert b"canalgate_" not in response.data
 
 
 def test_what_flask_adds_says_nothing(web: Web) -> None:

@@ -1,0 +1,1 @@
+"""Metrics: what processes count, what Redis says of the cluster, and the page that shows both."""
