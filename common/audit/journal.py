@@ -45,16 +45,24 @@ class Journal:
         return written.decode()
 
     def newest(
-        self, most: int, *, since: int | None = None, chosen: Chosen = lambda _record: True
+        self,
+        most: int,
+        *,
+        since: int | None = None,
+        before: str | None = None,
+        chosen: Chosen = lambda _record: True,
     ) -> list[AuditRecord]:
         """The newest events, the newest first; only those not before ``since`` (Redis ms) that ``chosen`` takes.
+
+        ``before`` is the id of the record behind which, on the way back, it goes on.
 
         Raises :class:`InvalidRequest` for a number below 1.
         """
         if most < 1:
             raise InvalidRequest("the number of events must be 1 or more", field="most")
         found: list[AuditRecord] = []
-        last, first = "+", "-" if since is None else str(since)
+        last = "+" if before is None else f"({before}"
+        first = "-" if since is None else str(since)
         while len(found) < most:
             with store_errors("reading the audit journal"):
                 page: Any = self._client.xrevrange(self._keys.audit, last, first, count=PAGE)

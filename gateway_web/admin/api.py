@@ -16,6 +16,7 @@ from common import __version__
 from common.domain.errors import ErrorCode, GatewayError
 from common.gateway import Gateway
 from gateway_web.admin.api_keys import add_api_keys
+from gateway_web.admin.audit import add_audit
 from gateway_web.admin.cluster import add_cluster
 from gateway_web.admin.credentials import add_credentials
 from gateway_web.admin.live import add_calls, add_sessions
@@ -34,7 +35,7 @@ PREFIX = "/admin/v1"
 BEARER = "bearer"
 PARTS = (
     *(add_cluster, add_tools, add_tool_changes, add_tool_verbs, add_quarantine, add_sessions, add_calls),
-    *(add_api_keys, add_policy, add_credentials),
+    *(add_api_keys, add_policy, add_credentials, add_audit),
 )
 _PROBLEMS: dict[int | str, Any] = dict.fromkeys((400, 401, 403, 404, 409, 412, 422, 428, 503), Problem)
 

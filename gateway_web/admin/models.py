@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel
 
+from common.domain.audit import EventKind
 from common.domain.ids import MAX_ID_LENGTH
 from gateway_web.admin.paging import PageQuery
 
@@ -259,6 +260,48 @@ class Cancelled(Answer):
 
     id: str
     tool: str
+
+
+# -- the audit journal ------------------------------------------------------------------------------------
+
+
+class AuditFilter(Asked):
+    """Which events; without any: all."""
+
+    tenant: str | None = Field(default=None, max_length=MAX_ID_LENGTH)
+    tool: str | None = Field(default=None, max_length=MAX_ID_LENGTH)
+    kind: list[EventKind] = Field(default=[], description="Of these kinds; repeat it for more.")
+
+
+class AuditQuery(AuditFilter, PageQuery):
+    """Which events, and which page of them."""
+
+    since: AwareDatetime | None = Field(
+        default=None, description="Only those since then, as 2026-01-31T12:00:00Z."
+    )
+
+
+class StreamHeaders(BaseModel):
+    """Behind which event a stream goes on."""
+
+    last_event_id: str | None = Field(
+        default=None, alias="Last-Event-ID", description="The id of the last event that was had."
+    )
+
+
+class AuditEntry(Answer):
+    """An event; its fields are listed in docs/audit.md."""
+
+    id: str
+    time: str
+    event: dict[str, str]
+
+
+class AuditPage(Answer):
+    """A page of events."""
+
+    items: list[AuditEntry]
+    next_cursor: str | None
 
 
 # -- the cluster ------------------------------------------------------------------------------------------

@@ -29,17 +29,19 @@ def page(items: Sequence[T], query: PageQuery, key: Callable[[T], str]) -> tuple
 
     What comes or goes between two pages moves none of the others. Raises :class:`InvalidRequest`.
     """
-    after = None if query.cursor is None else _decoded(query.cursor)
+    after = None if query.cursor is None else decoded(query.cursor)
     rest = [item for item in items if after is None or key(item) > after]
     found = rest[: query.limit]
-    return found, _encoded(key(found[-1])) if len(rest) > len(found) else None
+    return found, encoded(key(found[-1])) if len(rest) > len(found) else None
 
 
-def _encoded(key: str) -> str:
+def encoded(key: str) -> str:
+    """A key as a cursor."""
     return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
 
 
-def _decoded(cursor: str) -> str:
+def decoded(cursor: str) -> str:
+    """Inverse of :func:`encoded`. Raises :class:`InvalidRequest`."""
     try:
         return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+import orjson
 import psutil
 import pytest
+from redis import Redis
 
 from tests.support.mcp import modern
 from tests.support.servers.gateway import RunningGateway, running_gateway
@@ -18,7 +23,10 @@ from tests.support.wait import wait_until
 pytestmark = pytest.mark.e2e
 COMMAND, *ARGS = server_command("echo")
 TOKEN = "the-token-of-the-operator"
-SETTINGS = {"admin": {"enabled": True, "tokens": [{"name": "me", "token": TOKEN, "role": "admin"}]}}
+SETTINGS = {
+    "admin": {"enabled": True, "tokens": [{"name": "me", "token": TOKEN, "role": "admin"}]},
+    "web": {"write_timeout": 2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +79,15 @@ def test_a_session_is_seen_and_closed(gateway: RunningGateway, admin: httpx.Clie
     assert event["tool"] == "local"
 
 
-def audit(gateway: RunningGateway) -> list[dict[str, str]]:
-    import orjson
-    from redis import Redis
-
+@contextmanager
+def redis_of(gateway: RunningGateway) -> Iterator[Redis]:
     record = orjson.loads((gateway.config.parent / "state" / "run.json").read_bytes())
     with Redis.from_url(record["redis_url"], decode_responses=True) as redis:
+        yield redis
+
+
+def audit(gateway: RunningGateway) -> list[dict[str, str]]:
+    with redis_of(gateway) as redis:
         return [fields for _, fields in redis.xrange("canalgate:audit")]
 
 
@@ -122,3 +133,48 @@ def test_the_status_says_how_it_stands(admin: httpx.Client) -> None:
     shown = admin.get("/config").text
     assert "the-token" not in shown
     assert "local" in shown
+
+
+def test_the_journal_is_seen_live(gateway: RunningGateway, admin: httpx.Client) -> None:
+    """A call's events come while its client still has the stream open."""
+    with admin.stream("GET", "/audit/stream?tool=local&kind=invocation_complete") as stream:
+        lines = stream.iter_lines()
+        assert next(lines).startswith("id: ")
+        modern(gateway.tool_url("local")).text("echo", {"text": "x"})
+        data = next(line.removeprefix("data: ") for line in lines if line.startswith("data: {"))
+    event = orjson.loads(data)["event"]
+    assert (event["kind"], event["method"], event["outcome"]) == (
+        "invocation_complete",
+        "tools/call",
+        "success",
+    )
+    assert orjson.loads(data) in items(admin, "/audit?tool=local&kind=invocation_complete")
+
+
+def test_who_does_not_read_the_journal_is_cut_off(gateway: RunningGateway) -> None:
+    """After web.write_timeout; meanwhile calls go on, and are written."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect((urlsplit(gateway.url).hostname, urlsplit(gateway.url).port))
+        head = (
+            f"GET /admin/v1/audit/stream HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+        )
+        sock.sendall(head.encode())
+        assert sock.recv(12) == b"HTTP/1.1 200"
+        with redis_of(gateway) as redis, redis.pipeline(transaction=False) as pipe:
+            for _ in range(20_000):
+                pipe.xadd("canalgate:audit", {"kind": "tool_disabled", "detail": "x" * 400})
+            pipe.execute()
+        client, peer = modern(gateway.tool_url("local")), sock.getsockname()
+        assert client.text("echo", {"text": "x"}) == "x"
+
+        def held() -> bool:
+            return any(
+                found.raddr == peer and found.status == psutil.CONN_ESTABLISHED and found.pid
+                for found in psutil.net_connections("tcp4")
+            )
+
+        assert held()
+        wait_until(lambda: not held(), timeout=20, description="it to be cut off")
+        assert client.text("echo", {"text": "y"}) == "y"
+    assert any(one["kind"] == "invocation_complete" for one in audit(gateway)[-5:])

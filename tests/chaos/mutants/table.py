@@ -758,6 +758,18 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        name="silent-gap",
+        breaks="a live consumer is told of what Redis no longer holds",
+        edits=(
+            Edit(
+                "gateway_web/admin/audit.py",
+                "not id_key(at) < id_key(anchor.id) < id_key(first)",
+                "at != anchor.id",
+            ),
+        ),
+        tests=("tests/web/admin/test_audit.py::test_what_redis_has_no_more_is_told_as_a_gap",),
+    ),
+    Mutant(
         name="another-judge",
         breaks="a credential that one resolver has refused is not another one's",
         edits=(

@@ -47,6 +47,8 @@ ROUTES: dict[tuple[str, str], str] = {
     ("POST", "/policy/test"): "operator",
     ("POST", "/credentials/flush"): "operator",
     ("POST", "/credentials/rotate"): "operator",
+    ("GET", "/audit"): "viewer",
+    ("GET", "/audit/stream"): "viewer",
 }
 """Method and route -> the least role that it needs."""
 
