@@ -12,7 +12,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --gen
 	--custom-compile-command "make lock" --quiet
 CHAOS := $(if $(SEED),CHAOS_SEED=$(SEED) )$(PYTEST) -p no:randomly -q
 
-.PHONY: help demo up test unit e2e security interop containers chaos chaos-full storm mutants lint type format lock fuzz admin-fuzz scale conformance balanced bench bench-queue bench-docs schema clean
+.PHONY: help demo up test unit e2e security interop containers chaos chaos-full storm mutants lint type format lock fuzz admin-fuzz scale audit-load conformance balanced bench bench-queue bench-docs schema clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -80,6 +80,10 @@ admin-fuzz: $(READY) ## The admin API against its own OpenAPI document, for each
 
 scale: $(READY) ## 1,000 idle streams and 500 idle WebSockets on one web process for ten minutes each: memory, pings beside them
 	SCALE_FULL=1 $(PYTEST) tests/e2e/test_scale.py -q -s
+
+audit-load: $(READY) ## The audit journal: 1,000,000 events in bounded memory, a sink that fails for a minute under load, a slow sink beside calls
+	AUDIT_LOAD_FULL=1 $(PYTEST) tests/worker/test_keeper_load.py tests/e2e/test_audit_sinks.py -q -s
+	$(BIN)/python -m benchmarks.slow_sink
 
 conformance: $(READY) ## The official conformance suite, of servers and of clients, with the gateway as either (Node >= 22 is fetched from npm)
 	$(BIN)/python -m tests.conformance.run

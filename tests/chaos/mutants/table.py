@@ -937,4 +937,44 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         tests=("tests/web/test_listener_tls.py::test_a_client_that_reads_nothing_is_cut_off",),
     ),
+    Mutant(
+        name="figures-shown-twice",
+        breaks="each process is on the page of metrics once",
+        edits=(Edit("common/metrics/page.py", 'if other["process"] != own["process"])', "if True)"),),
+        tests=("tests/common/metrics/test_page.py::test_its_own_figures_are_those_of_now",),
+    ),
+    Mutant(
+        name="metrics-open-behind-a-proxy",
+        breaks="what a proxy passes on needs the token of metrics",
+        edits=(
+            Edit(
+                "gateway_web/metrics.py",
+                "any(name in headers for name in FORWARDED) or not self._allowed(peer)",
+                "not self._allowed(peer)",
+            ),
+        ),
+        tests=("tests/web/test_metrics.py::test_who_may_read_it",),
+    ),
+    Mutant(
+        name="any-method-is-a-label",
+        breaks="what callers invent is no label of a metric",
+        edits=(
+            Edit(
+                "gateway_web/ingress/account.py",
+                "method = self.method if self.method in METHODS else OTHER",
+                "method = self.method",
+            ),
+        ),
+        tests=("tests/web/test_metrics.py::test_requests_and_refusals_are_counted",),
+    ),
+    Mutant(
+        name="a-dead-worker-is-ready",
+        breaks="a lease that has ended is no worker",
+        edits=(
+            Edit(
+                "common/control/status.py", "any(worker.lease > 0 for worker in self.workers)", "self.workers"
+            ),
+        ),
+        tests=("tests/web/cli/test_status.py::test_a_gateway_that_cannot_serve_has_an_exit_code_of_its_own",),
+    ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from common.audit.journal import Journal
@@ -45,6 +47,19 @@ def test_no_change_of_somebody_else_is_lost(ask: Ask) -> None:
     assert (same.status_code, same.headers["ETag"]) == (200, tag)
     ask("PUT", "/tenants/acme", json={"max_calls": 5}, headers={"If-Match": "*"})
     assert ask("PUT", "/tenants/acme", json={"max_calls": 4}, headers={"If-Match": tag}).status_code == 412
+
+
+def test_of_twenty_writers_at_a_version_one_writes(ask: Ask) -> None:
+    """All of them have read the same; who comes second is told."""
+    tag = ask("PUT", "/tenants/acme", json={"max_calls": 100}, headers=NEW).headers["ETag"]
+
+    def write(bound: int) -> int:
+        answer = ask("PUT", "/tenants/acme", json={"max_calls": bound}, headers={"If-Match": tag})
+        return answer.status_code
+
+    with ThreadPoolExecutor(20) as pool:
+        found = list(pool.map(write, range(1, 21)))
+    assert sorted(found) == [200] + 19 * [412]
 
 
 @pytest.mark.parametrize("field", ["max_calls", "enabled", "capabilities", "max_sesions"])
