@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
 from common.domain.audit import EventKind
 from common.domain.ids import MAX_ID_LENGTH
@@ -273,10 +273,17 @@ class AuditFilter(Asked):
     kind: list[EventKind] = Field(default=[], description="Of these kinds; repeat it for more.")
 
 
+def _written(value: object) -> object:
+    """A number is no time: it could be of seconds or of milliseconds."""
+    if isinstance(value, str) and "T" not in value.upper():
+        raise ValueError("must be a date and a time with its zone, as 2026-01-31T12:00:00Z")
+    return value
+
+
 class AuditQuery(AuditFilter, PageQuery):
     """Which events, and which page of them."""
 
-    since: AwareDatetime | None = Field(
+    since: Annotated[AwareDatetime, BeforeValidator(_written)] | None = Field(
         default=None, description="Only those since then, as 2026-01-31T12:00:00Z."
     )
 

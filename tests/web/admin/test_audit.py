@@ -68,7 +68,16 @@ def test_events_are_chosen(ask: Ask, journal: Journal) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["kind=nonsense", "since=yesterday", "since=2020-01-01T00:00:00", "cursor=eA", "limit=0", "x=1"]
+    "query",
+    [
+        "kind=nonsense",
+        "since=yesterday",
+        "since=0.5",
+        "since=2020-01-01T00:00:00",
+        "cursor=eA",
+        "limit=0",
+        "x=1",
+    ],
 )
 def test_a_bad_question_is_refused_by_name(ask: Ask, query: str) -> None:
     """A time without its zone, too."""
