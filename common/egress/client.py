@@ -1,4 +1,4 @@
-"""httpx clients that connect only where they may: for key sets, policy servers, webhooks, token and secret servers.
+"""httpx clients that connect only where they may.
 
 A name is resolved once; if all its addresses are good, one of *those* is dialled: an answer that changes between the
 look and the connection changes nothing. Redirects are not followed, and if a caller asks for it, each is judged like

@@ -206,6 +206,7 @@ def test_what_an_operator_switches_off_is_not_found_for_calls(
     gateway = Gateway(Settings.model_validate({"redis": {"key_prefix": "test"}}), address)
     try:
         lifecycle.enable(T)
+        gateway.tenants.refresh()
         gateway.catalogue.refresh()
         assert gateway.find(ME, T).enabled
         lifecycle.disable(T)
