@@ -17,7 +17,6 @@ from common.settings.audit import AuditSink
 from common.settings.credentials import StaticCredential
 from common.settings.document import Document, KeyPath, parse
 from common.settings.encryption import EncryptionKey
-from common.settings.entry import read_entry, read_tool, read_tools
 from common.settings.identity import ApiKey
 from common.settings.interpolate import interpolate
 from common.settings.layers import CONFIG_VARIABLE, KEYS, Layer, from_command_line, from_environment
@@ -30,6 +29,7 @@ from common.settings.section import Section
 from common.settings.tenants import TenantSettings
 from common.settings.tokens import JwtSettings
 from common.settings.tool_credentials import with_providers
+from common.settings.tools import read_entry, read_tool, read_tools
 
 DEFAULT_FILE = "canalgate.yaml"
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from common import gateway as module
 from common.calls import cancellation, replies
 from common.calls.admission import Order, Verdict
 from common.calls.replies import Notification
@@ -31,7 +30,7 @@ from common.domain.ids import ClientId, InvocationId, McpSessionId, NodeId, Tena
 from common.domain.invocation import Caller, ExecutionResult, answer
 from common.domain.session import McpSession
 from common.domain.tool import StdioTransport, Tool, ToolState
-from common.gateway import Call, Gateway
+from common.gateway import Call, Gateway, entrance
 from common.settings import Settings
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
@@ -58,7 +57,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replies, "MISSED_HEARTBEATS", 20)
     monkeypatch.setattr(replies, "RETRY_MAX", 0.1)
     monkeypatch.setattr("common.calls.call.ANSWER_GRACE", 0.1)
-    monkeypatch.setattr(module, "FIRST_READING", 0.1)
+    monkeypatch.setattr(entrance, "FIRST_READING", 0.1)
 
 
 def settings(**sections: Mapping[str, Any]) -> Settings:
@@ -709,7 +708,7 @@ def test_a_web_process_publishes_its_tools(publishing: Gateway) -> None:
 
 def test_a_call_waits_for_the_first_reading(publishing: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has just started refuses nobody: the call goes on as soon as the file's tools are known."""
-    monkeypatch.setattr(module, "FIRST_READING", 10)
+    monkeypatch.setattr(entrance, "FIRST_READING", 10)
     asked, found = threading.Event(), []
 
     def find() -> None:
@@ -729,7 +728,7 @@ def test_the_first_reading_is_waited_for_no_longer_than_the_call_may_take(
     publishing: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A caller in a hurry is told in time; nothing is queued."""
-    monkeypatch.setattr(module, "FIRST_READING", 60)
+    monkeypatch.setattr(entrance, "FIRST_READING", 60)
     begun_at = time.monotonic()
     with pytest.raises(ToolUnavailable):
         publishing.begin(ME, FILE_TOOL.id, "tools/call", {}, timeout=0.05)

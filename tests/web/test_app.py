@@ -10,11 +10,10 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from common import gateway as gateway_module
 from common.domain.errors import ConfigurationError
 from common.domain.ids import ToolId
 from common.domain.tool import StdioTransport, Tool
-from common.gateway import Gateway
+from common.gateway import Gateway, entrance
 from common.settings import Settings
 from common.store.client import StoreAddress
 from gateway_web.app import create_app
@@ -88,7 +87,7 @@ def test_requests_wait_for_a_process_that_has_just_started(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     """Until it has read the registry; it is not ready before, and answers others meanwhile."""
-    monkeypatch.setattr(gateway_module, "FIRST_READING", 30)
+    monkeypatch.setattr(entrance, "FIRST_READING", 30)
     with closing(starting(redis_server)) as gateway, ThreadPoolExecutor(1) as pool:
         app = create_app(gateway)
         waiting = pool.submit(listed, app, path)
@@ -106,7 +105,7 @@ def test_a_registry_that_nobody_has_read_is_not_an_empty_one(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     """A process that cannot read it in time says so."""
-    monkeypatch.setattr(gateway_module, "FIRST_READING", 0.01)
+    monkeypatch.setattr(entrance, "FIRST_READING", 0.01)
     with closing(starting(redis_server)) as gateway:
         answer = body(listed(create_app(gateway), path))
     assert answer["error"]["data"] == {"code": "TOOL_UNAVAILABLE", "retry_after": 1}

@@ -613,7 +613,7 @@ MUTANTS: tuple[Mutant, ...] = (
         breaks="a call that is gone on with is judged as any other",
         edits=(
             Edit(
-                "common/gateway.py",
+                "common/gateway/calling.py",
                 "self.policy.authorise(caller, tool, method, params, left=self.clock.left(deadline))",
                 "self.clock.left(deadline)",
             ),
