@@ -33,7 +33,9 @@ Raises :class:`ConfigurationError` for what cannot be made: then nothing is put 
 class TakesOver(Protocol):
     """A process's parts, as one."""
 
-    settings: Settings
+    @property
+    def settings(self) -> Settings:
+        """Those that hold."""
 
     def take_over(self, changes: SettingsChanges) -> None:
         """Put everything in place that is live, or raise :class:`ConfigurationError` and change nothing."""
@@ -48,9 +50,7 @@ def problems_of(settings: Settings) -> list[str]:
     return [*problems, *evaluator_problems(settings.policy)]
 
 
-def checked(
-    read: Callable[[], Settings], *further: Callable[[Settings], Iterable[str]]
-) -> Settings:
+def checked(read: Callable[[], Settings], *further: Callable[[Settings], Iterable[str]]) -> Settings:
     """The settings as they are now. Raises :class:`ConfigurationError` that names everything that is wrong."""
     settings = read()
     problems = [*problems_of(settings), *(text for look in further for text in look(settings))]

@@ -63,7 +63,7 @@ class Process:
         self.catalogue = Catalogue(self.client, self.keys)
         self.issued_keys = IssuedKeys(self._hot, self.keys)
         self._read_counters = CounterReader(self._hot, self.keys).read
-        self.policy = Policy(settings.policy, self.catalogue, self._read_counters)
+        self.policy = Policy(settings.policy, settings.egress.rules, self.catalogue, self._read_counters)
         self.tenants = Tenants(self.client, self.keys, settings)
         self.mcp_sessions = McpSessions(
             self._hot,
@@ -164,7 +164,8 @@ class Process:
         settings = changes.settings
         policy = None
         if "policy" in changes.sections:
-            policy = Policy(settings.policy, self.catalogue, self._read_counters, self.policy.counts)
+            egress, counts = settings.egress.rules, self.policy.counts
+            policy = Policy(settings.policy, egress, self.catalogue, self._read_counters, counts)
 
         def commit() -> None:
             self.settings = settings

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from common.domain.egress import EgressRules
 from common.domain.ids import TenantId, ToolId
 from common.domain.invocation import Caller
 from common.domain.policy import ALLOWED, Capability, Counters, Decision, Question
@@ -24,15 +25,22 @@ class Judge:
     """One a process. Safe from any thread."""
 
     def __init__(
-        self, settings: PolicySettings, read_counters: ReadCounters, counts: PolicyCounts | None = None
+        self,
+        settings: PolicySettings,
+        egress: EgressRules,
+        read_counters: ReadCounters,
+        counts: PolicyCounts | None = None,
     ) -> None:
-        """``counts`` go on where those of an earlier one ended. Raises :class:`ConfigurationError` for an evaluator that cannot be made.
+        """Raises :class:`ConfigurationError` for an evaluator that cannot be made.
 
-        ``read_counters`` may cost a round trip, and is asked only for evaluators that want it.
+        One that connects to a server does so where ``egress`` lets it, as the tools of the settings file.
+
+        ``read_counters`` may cost a round trip, and is asked only for evaluators that want it. ``counts`` are those of
+        a judge whose place this one takes.
         """
         self.counts = counts or PolicyCounts()
         self.rules = rules_of(settings)
-        self._evaluators = evaluators_of(settings, self.counts)
+        self._evaluators = evaluators_of(settings, egress, self.counts)
         self._longest = max((entry.timeout for entry in settings.evaluators), default=0.0)
         self._common = settings.evaluator
         self._of_tenant = settings.tenants

@@ -4,6 +4,7 @@ the same rules allow.
 
 from __future__ import annotations
 
+from common.domain.egress import EgressRules
 from common.domain.invocation import Caller
 from common.domain.policy_rules import Kind
 from common.policy.evaluation import PolicyCounts
@@ -22,12 +23,13 @@ class Policy(Judge):
     def __init__(
         self,
         settings: PolicySettings,
+        egress: EgressRules,
         catalogue: Catalogue,
         read_counters: ReadCounters,
         counts: PolicyCounts | None = None,
     ) -> None:
         """As :class:`Judge`."""
-        super().__init__(settings, read_counters, counts)
+        super().__init__(settings, egress, read_counters, counts)
         self._catalogue = catalogue
         self._views = Views(catalogue, self.rules)
 

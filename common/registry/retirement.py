@@ -21,7 +21,7 @@ SETTLED = 2000
 
 
 class Retirement:
-    """Any web process begins it, and any of them ends it. Fails closed: raises ``StoreUnavailable``; nothing is lost."""
+    """Any web process begins it, any of them ends it. Fails closed: raises ``StoreUnavailable``; nothing is lost."""
 
     def __init__(self, registry: Registry, lifecycle: Lifecycle) -> None:
         self._registry = registry

@@ -103,11 +103,14 @@ def changes_between(now: Settings, wanted: Settings) -> SettingsChanges:
 
 def _differing(before: Section, after: Section) -> list[str]:
     found = [key for key in type(before).model_fields if getattr(before, key) != getattr(after, key)]
-    if isinstance(before, TenantsSettings) and isinstance(after, TenantsSettings):
-        # A tenant's null is "no bound", and no key is the bound of all: as values the two are the same.
-        if before.layers != after.layers and "listed" not in found:
-            found.append("listed")
+    # A tenant's null is "no bound", and no key is the bound of all: as values the two are the same.
+    if "listed" not in found and _layers(before) != _layers(after):
+        found.append("listed")
     return found
+
+
+def _layers(section: Section) -> object:
+    return section.layers if isinstance(section, TenantsSettings) else None
 
 
 def _held_back(before: IdentitySettings, after: IdentitySettings) -> bool:
@@ -122,4 +125,3 @@ def _held_back(before: IdentitySettings, after: IdentitySettings) -> bool:
 
 def _digests(tools: tuple[Tool, ...]) -> dict[ToolId, str]:
     return {tool.id: tool.digest() for tool in tools}
-

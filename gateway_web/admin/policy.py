@@ -71,11 +71,12 @@ class DryRun:
     def judge(self) -> Judge:
         """The one of this process; made when first asked for under these settings, since most are never."""
         with self._lock:
-            settings = self._gateway.settings.policy
-            if self._made is None or self._made[0] is not settings:
+            settings = self._gateway.settings
+            if self._made is None or self._made[0] is not settings.policy:
                 if self._made is not None:
                     self._made[1].retire()
-                self._made = settings, Judge(settings, self._counters)
+                judge = Judge(settings.policy, settings.egress.rules, self._counters)
+                self._made = settings.policy, judge
             return self._made[1]
 
     def _counters(self, tenant: TenantId, tool: ToolId) -> Counters:

@@ -29,7 +29,7 @@ def list_changed(kind: str) -> str:
 
 
 class ListDigests:
-    """Worked out once for each version of the registry and policy, endpoint and kind of caller. Safe from any thread."""
+    """Worked out once for each version of registry and policy, endpoint and kind of caller. Safe from any thread."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway

@@ -84,9 +84,7 @@ class CredentialCache:
             if not flight.void:
                 return answer
 
-    def take_over(
-        self, ask: Callable[[Wanted], Awaitable[Outcome]], settings: CredentialsSettings
-    ) -> None:
+    def take_over(self, ask: Callable[[Wanted], Awaitable[Outcome]], settings: CredentialsSettings) -> None:
         """Ask others from now on, under other settings. What was kept is forgotten."""
         self._ask, self._settings = ask, settings
         self.drop()

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import structlog
 
 from common.audit.journal import audit_command
-from common.credentials.orders import MOST_ORDERS, Order, Verb, order_of
 from common.control.reload import Commit
+from common.credentials.orders import MOST_ORDERS, Order, Verb, order_of
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import StoreUnavailable
 from common.settings import Settings

@@ -888,6 +888,27 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=("tests/security/test_ssrf.py::test_the_address_that_was_judged_is_the_one_that_is_dialled",),
     ),
     Mutant(
+        name="session-past-the-guard",
+        breaks="what speaks by requests is judged where it dials",
+        edits=(
+            Edit(
+                "common/egress/session.py",
+                "addresses = good_addresses(judge, connection.host, found)",
+                "addresses = [str(entry[4][0]) for entry in found]",
+            ),
+        ),
+        tests=(
+            "tests/security/test_ssrf.py::test_nothing_is_connected_to",
+            "tests/security/test_outbound.py::test_the_operator_s_own_addresses_are_judged",
+        ),
+    ),
+    Mutant(
+        name="opa-past-the-guard",
+        breaks="nothing connects past the guard",
+        edits=(Edit("common/policy/opa.py", "self._http = guarded_client(", "self._http = httpx.Client("),),
+        tests=("tests/security/test_outbound.py::test_only_those_on_the_list_open_connections",),
+    ),
+    Mutant(
         name="any-command-at-run-time",
         breaks="what is registered at run time passes the operator's rules, whoever brings it",
         edits=(Edit("common/registry/registry.py", "if origin is not Origin.FILE:", "if False:"),),
