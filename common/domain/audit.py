@@ -37,8 +37,6 @@ class EventKind(StrEnum):
     """A process took over what is new in its settings file; ``node`` says which."""
     SETTINGS_REFUSED = "settings_refused"
     """A process was told to read its settings anew, and kept the old ones: ``detail`` says what is wrong."""
-    SETTINGS_APPLIED = "settings_applied"
-    """An operator applied a file to the running gateway."""
     TENANT_CHANGED = "tenant_changed"
     """An operator set or suspended a tenant's quota."""
     TENANT_REMOVED = "tenant_removed"
