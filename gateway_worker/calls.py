@@ -23,6 +23,7 @@ from common.calls.admission import (
 from common.calls.contract import INVOKE_TASK, ORIGIN, opened_argument
 from common.calls.dead_letters import Reason
 from common.calls.head import MEMBER, Head, head_from_text
+from common.control.reload import Commit
 from common.domain.errors import (
     GatewayError,
     InternalError,
@@ -35,6 +36,7 @@ from common.domain.invocation import ExecutionResult, Invocation, failed, invoca
 from common.domain.rules import Retry
 from common.mcp.revisions import LATEST_LEGACY
 from common.settings import Settings
+from common.settings.changes import SettingsChanges
 from gateway_worker import ends
 from gateway_worker.aside import Aside
 from gateway_worker.begun import Begun
@@ -97,6 +99,10 @@ class Calls:
             result_ttl=settings.runtime.result_ttl,
         )
         self._outbox.on_finished = self._finished
+
+    def prepare(self, changes: SettingsChanges) -> Commit:
+        """What lets other settings hold for calls that begin from then on. Raises :class:`ConfigurationError`."""
+        return self._producer.prepare(changes)
 
     def __len__(self) -> int:
         return len(self._running)
