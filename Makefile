@@ -12,7 +12,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --gen
 	--custom-compile-command "make lock" --quiet
 CHAOS := $(if $(SEED),CHAOS_SEED=$(SEED) )$(PYTEST) -p no:randomly -q
 
-.PHONY: help demo up test unit e2e security interop containers chaos chaos-full storm mutants lint type format lock fuzz admin-fuzz scale audit-load conformance balanced bench bench-queue bench-docs schema clean
+.PHONY: help demo up test unit e2e security interop containers chaos chaos-full storm twins mutants lint type format lock fuzz admin-fuzz scale audit-load conformance balanced bench bench-queue bench-smoke bench-docs schema clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -37,8 +37,8 @@ unit: $(READY) ## The tests beside the code, with a real Redis
 	$(PYTEST) tests -m "not e2e and not interop and not containers and not chaos_fast and not chaos_full" -q -n auto
 
 e2e: $(READY) ## Real gateway processes, real backends, real clients, kill -9
-	$(PYTEST) tests -m "e2e and not alone and not interop and not chaos_fast and not chaos_full" -q -n 2
-	$(PYTEST) tests -m "e2e and alone and not interop" -q
+	$(PYTEST) tests -m "e2e and not alone and not interop and not bench and not chaos_fast and not chaos_full" -q -n 3
+	$(PYTEST) tests -m "e2e and alone and not interop and not bench" -q
 
 security: $(READY) ## The tables of attacks, a test for each published weakness of an MCP product; FULL=1: isolation at 10,000 calls
 	$(PYTEST) tests/security -q -n auto
@@ -58,6 +58,9 @@ chaos-full: $(READY) ## All faults at full length, and the full storm: hours
 
 storm: $(READY) ## 20,000 calls in a storm of faults
 	$(CHAOS) tests/chaos/test_storm.py -m "chaos_full" -s
+
+twins: $(READY) ## The state machines in Lua beside their pure twins, 5,000 random courses each
+	CANALGATE_TWIN_EXAMPLES=5000 $(PYTEST) tests/lua -q -n auto
 
 mutants: $(READY) ## Break one rule after the other in a copy of the tree; each must be caught by its tests; NAME=n for one
 	$(BIN)/python -m tests.chaos.mutants.run $(NAME)
@@ -97,6 +100,9 @@ bench: $(READY) ## Throughput, latency and CPU against the backend alone and aga
 
 bench-queue: $(READY) ## The queue: beside stock Celery, 1,000 calls in flight, 500 tools, a second worker
 	$(BIN)/python -m benchmarks.queue_suite
+
+bench-smoke: $(READY) ## One short run of each script of the benchmarks: do they still measure what they say?
+	$(PYTEST) tests/benchmarks -q
 
 bench-docs: $(READY) ## Put the figures of the last benchmark runs into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.queue_suite --paste

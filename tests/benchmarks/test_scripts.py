@@ -1,4 +1,7 @@
-"""Every script of the queue measures what it names: one short run each, on real processes."""
+"""Every script of the queue measures what it names: one short run each, on real processes.
+
+The first stands for all with `make e2e`; `make bench-smoke` runs each.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,7 @@ def test_the_data_plane_is_compared_with_stock_celery(tmp_path: Path) -> None:
     assert rows["canalgate"]["worker_us"] < rows["stock, threads"]["worker_us"] / 2
 
 
+@pytest.mark.bench
 def test_calls_in_flight_are_at_the_backend_all_at_once(tmp_path: Path) -> None:
     """As many as there are callers, each for its second, and all answered."""
     (row,) = smoke("in_flight", tmp_path)["rows"]
@@ -47,6 +51,7 @@ def test_calls_in_flight_are_at_the_backend_all_at_once(tmp_path: Path) -> None:
     assert row["peak_mib"] >= row["idle_mib"] > 20
 
 
+@pytest.mark.bench
 def test_a_gateway_of_many_tools_stands_beside_one_of_one(tmp_path: Path) -> None:
     """The rows differ in what is registered, called and free, and each has its cost by process."""
     rows = smoke("many_tools", tmp_path)["rows"]
@@ -59,6 +64,7 @@ def test_a_gateway_of_many_tools_stands_beside_one_of_one(tmp_path: Path) -> Non
     assert rows[0]["to_one"] == rows[3]["to_one"] == 1.0
 
 
+@pytest.mark.bench
 def test_the_slots_bound_the_throughput_of_workers(tmp_path: Path) -> None:
     """No worker runs more than its slots, the rest is seen in the queue, and a second worker helps."""
     one, two = smoke("two_workers", tmp_path)["rows"]
@@ -70,6 +76,7 @@ def test_the_slots_bound_the_throughput_of_workers(tmp_path: Path) -> None:
     assert two["to_one"] > 1.5
 
 
+@pytest.mark.bench
 def test_traced_calls_are_compared_with_others(tmp_path: Path) -> None:
     """Beside each other, with the CPU of both programs."""
     rows = smoke("tracing", tmp_path)["rows"]
@@ -78,6 +85,7 @@ def test_traced_calls_are_compared_with_others(tmp_path: Path) -> None:
         assert min(row["web_us"], row["worker_us"], row["rate"]) > 0
 
 
+@pytest.mark.bench
 def test_web_classes_are_called_and_hold_streams(tmp_path: Path) -> None:
     """Each class answered, and held the streams asked for."""
     rows = smoke("web_classes", tmp_path)["rows"]
@@ -89,6 +97,7 @@ def test_web_classes_are_called_and_hold_streams(tmp_path: Path) -> None:
         assert row["failed_beside"] == 0
 
 
+@pytest.mark.bench
 def test_recognising_callers_is_compared_with_not_doing_so(tmp_path: Path) -> None:
     """Each way let its callers in, and what is remembered costs little."""
     rows = {row["who"]: row for row in smoke("identity", tmp_path)["rows"]}

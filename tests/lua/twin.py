@@ -31,7 +31,7 @@ Each example begins on an empty database (:class:`ForcedTime` empties it), so a 
 What cannot be forced is Redis' own expiry (``PEXPIRE``, ``SET ... PX``): it runs by the real clock. Rules that depend
 on it have no twin of this kind; keys that merely expire some day are no hindrance, examples being short.
 
-``CANALGATE_TWIN_EXAMPLES`` sets the number of examples (5,000 before a release).
+``CANALGATE_TWIN_EXAMPLES`` sets the number of examples; `make twins` takes 5,000.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from hypothesis import strategies as st
 from common.store.client import Client
 from common.store.scripts import Arg, script
 
-EXAMPLES = int(os.environ.get("CANALGATE_TWIN_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("CANALGATE_TWIN_EXAMPLES", "100"))
 TWIN_TIMEOUT = 60 + EXAMPLES
 """Seconds for ``pytest.mark.timeout``: far above what is needed, however many examples are wanted."""
 BEGINNING = 1_800_000_000_000

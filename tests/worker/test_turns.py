@@ -360,7 +360,7 @@ TWO_GIVE_UP_AT_ONCE = [
 ]
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @example(one_at_a_time=True, steps=TWO_GIVE_UP_AT_ONCE)
 @given(one_at_a_time=st.booleans(), steps=st.lists(AT_ONCE, min_size=2, max_size=10))
 def test_whatever_comes_leaves_and_is_cancelled(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from common.audit import keeper
 from common.audit.chain_store import ChainStore
 from common.audit.spill import SEGMENT, Spill
 from common.audit.verify import verify_redis
@@ -66,9 +67,10 @@ def test_a_directory_that_cannot_be_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_sink_that_is_away_costs_redis_no_more_than_the_bound(
-    client: Client, keys: Keys, address: StoreAddress, tmp_path: Path
+    client: Client, keys: Keys, address: StoreAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten times the bound; the other sink has all meanwhile, and this one gets all afterwards."""
+    monkeypatch.setattr(keeper, "TIDY", 0.1)
     good, away = Collector(), Collector()
     away.failing = True
     with kept(keeper_of(address, keys, {"good": good, "away": away}, most=400, spill=Spill(tmp_path))):

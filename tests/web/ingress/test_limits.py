@@ -105,13 +105,14 @@ def test_calls_at_a_time_are_bounded(whose: str, serve: Serve) -> None:
     """The next is refused while as many are under way as may be; nobody else is."""
     web = serve_with(serve, **{"max_calls" if whose == "tenant" else "client_max_calls": 2})
     web.worker.behaviour = lambda call: None
+    taken = web.worker.taken
     with web.aside(lambda: _slow(web)), web.aside(lambda: _slow(web)):
-        calls = [web.worker.next_call() for _ in range(2)]
+        wait_until(lambda: len(taken) == 2, description="two calls under way")
         response = web.modern("tools/call", CALL, headers=ACME)
         assert refused(response) == ("CONCURRENCY_LIMIT_REACHED", f"{whose}_calls")
         with web.aside(lambda: _slow(web, UMBRA if whose == "tenant" else {**ACME, "X-Client-Id": "d"})):
-            calls.append(web.worker.next_call())
-            for call in calls:
+            wait_until(lambda: len(taken) == 3, description="somebody else's call under way")
+            for call in taken:
                 _end(call)
 
 
