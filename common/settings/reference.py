@@ -119,10 +119,10 @@ def _process_variables() -> str:
 
 
 def _cells(schema: Mapping[str, Any], field: FieldInfo) -> list[str]:
-    return [_kind(schema), _unit(field), _default(field)]
+    return [kind_of(schema), unit_of(field), _default(field)]
 
 
-def _kind(schema: Mapping[str, Any]) -> str:
+def kind_of(schema: Mapping[str, Any]) -> str:
     alternatives = [part for part in schema.get("anyOf", [schema]) if part.get("type") != "null"]
     core: Mapping[str, Any] = alternatives[0]
     if "enum" in core:
@@ -139,7 +139,7 @@ def _figure(value: Any) -> str:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-def _unit(field: FieldInfo) -> str:
+def unit_of(field: FieldInfo) -> str:
     found = [*field.metadata, *_nested(field.annotation)]
     return next((item.name for item in found if isinstance(item, Unit)), "")
 

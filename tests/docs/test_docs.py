@@ -19,7 +19,7 @@ from tests.support.servers.gateway import START_TIMEOUT
 from tests.support.servers.process import free_port, running
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
