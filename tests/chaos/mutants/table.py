@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CREDENTIALS = "tests/worker/credentials"
+SESSION_NAMES = "tests/common/calls/test_session_names.py"
 LUA = "common/store/lua"
 STORE = "tests/common/store"
 PERMITS = "tests/common/store/test_permit_scripts.py"
@@ -546,8 +547,7 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=(
-            "tests/common/calls/test_session_names.py"
-            "::test_each_subjects_own_session_has_its_subject_and_scopes_in_its_name",
+            f"{SESSION_NAMES}::test_each_subjects_own_session_has_its_subject_and_scopes_in_its_name",
             f"{CREDENTIALS}/test_token_exchange.py::test_two_subjects_of_one_client_never_share_a_session",
         ),
     ),
