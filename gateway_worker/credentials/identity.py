@@ -80,6 +80,13 @@ class SessionIdentity:
         except CannotInject as error:
             return str(error)
 
+    def reconsider(self, providers: Providers) -> None:
+        """Other providers are there now: the same ones are asked again, for others a new session is built."""
+        if _asked_by(self._rules, providers) == self.wanted.providers:
+            self.ask_again()
+        else:
+            self.outdated = True
+
     @property
     def due(self) -> bool:
         """Whether it is time to ask whether the credentials in use are still the right ones."""
@@ -129,6 +136,10 @@ class Identities:
         self._cache = cache
         self._settings = settings
 
+    def take_over(self, providers: Providers, settings: CredentialsSettings) -> None:
+        """Make identities of others from now on."""
+        self._providers, self._settings = providers, settings
+
     def of_session(self, tool: Tool, session: str) -> SessionIdentity | None:
         """That of a tool session with this name; None for a tool without credentials."""
         if tool.credentials is None:
@@ -174,8 +185,13 @@ class Identities:
             subject=subject if own else None,
             scopes=scopes if own else (),
         )
-        names = names_of(rules.providers, self._providers)
-        if own:
-            names = tuple(name for name in names if name not in WITHOUT_SUBJECTS)
-        wanted = Wanted(request, names)
+        wanted = Wanted(request, _asked_by(rules, self._providers))
         return SessionIdentity(tool.id, rules, wanted, self._cache)
+
+
+def _asked_by(rules: CredentialRules, providers: Providers) -> tuple[str, ...]:
+    """Who is asked by these rules: for a subject's credentials nobody who would give its client's."""
+    names = names_of(rules.providers, providers)
+    if rules.scope is not CredentialScope.SUBJECT:
+        return names
+    return tuple(name for name in names if name not in WITHOUT_SUBJECTS)
