@@ -909,6 +909,18 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=("tests/security/test_outbound.py::test_only_those_on_the_list_open_connections",),
     ),
     Mutant(
+        name="listener-believes-headers",
+        breaks="a certificate at our own listener is known by the connection, never by a header",
+        edits=(
+            Edit(
+                "gateway_web/identity/certificates.py", 'if self._settings.form == "listener":', "if False:"
+            ),
+        ),
+        tests=(
+            "tests/web/identity/test_certificates.py::test_the_certificate_that_our_own_listener_was_shown",
+        ),
+    ),
+    Mutant(
         name="any-command-at-run-time",
         breaks="what is registered at run time passes the operator's rules, whoever brings it",
         edits=(Edit("common/registry/registry.py", "if origin is not Origin.FILE:", "if False:"),),
