@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from common.domain.errors import ConfigurationError
 from common.settings.admin import AdminToken
 from common.settings.audit import AuditSink
+from common.settings.client_credentials import ClientCredentialsEntry
 from common.settings.credentials import StaticCredential
 from common.settings.document import Document, KeyPath, parse
 from common.settings.encryption import EncryptionKey
@@ -53,6 +54,7 @@ _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("identity", "oauth"): OAuthSettings,
     ("tenants", "listed"): TenantSettings,
     ("credentials", "static"): StaticCredential,
+    ("client_credentials", "clients"): ClientCredentialsEntry,
     ("policy", "rules"): RuleSettings,
     ("policy", "tools"): RuleSettings,
     ("policy", "evaluators"): EvaluatorSettings,
