@@ -163,7 +163,8 @@ def test_stock_celery_reaches_the_workers(encrypted: Encrypted) -> None:
     address = address_of(load(encrypted.gateway.config, {}).redis)
     app = Celery(broker=address.celery_url, backend=address.celery_url)
     app.conf.update(broker_use_ssl=address.celery_tls, redis_backend_use_ssl=address.celery_tls)
-    assert app.control.ping(timeout=5)
+    # The worker may be on its way back to Redis: a test before this one may have cut its connections.
+    wait_until(lambda: app.control.ping(timeout=1), timeout=20, description="a worker's word")
     payload = {"tenant": "default", "client": "stock", "tool": "remote", "method": "tools/call"}
     params = {"name": "echo", "arguments": {"text": "hi"}}
     sent = app.send_task("gateway.invoke", args=[{**payload, "params": params}], queue="tool.remote")
