@@ -84,10 +84,9 @@ def payload_findings(client: Client, keys: Keys) -> Iterator[Finding]:
 
 def _sample(client: Client, keys: Keys) -> Iterator[_Payload]:
     with store_errors("looking at payloads"):
-        tools: dict[bytes, bytes] = client.hscan(keys.registry_tools, count=MOST_TOOLS)[1]
-        letters: list[tuple[bytes, dict[bytes, Any]]] = client.xrevrange(
-            keys.dead_letters, count=MOST_LETTERS
-        )
+        scanned: Any = client.hscan(keys.registry_tools, count=MOST_TOOLS)
+        letters: Any = client.xrevrange(keys.dead_letters, count=MOST_LETTERS)
+    tools: dict[bytes, bytes] = scanned[1]
     for raw, data in sorted(tools.items()):
         name = raw.decode(errors="replace")
         yield _Payload(f"tool {name}", data, (DEFINITION, name))
