@@ -646,7 +646,7 @@ MUTANTS: tuple[Mutant, ...] = (
         breaks="a probe never goes over the session of a caller with credentials",
         edits=(
             Edit(
-                "gateway_worker/health.py",
+                "gateway_worker/probe.py",
                 "if backend is not None and entry.tool.credentials is None:",
                 "if backend is not None:",
             ),
@@ -1045,6 +1045,18 @@ MUTANTS: tuple[Mutant, ...] = (
         breaks="nothing connects past the guard",
         edits=(Edit("common/policy/opa.py", "self._http = guarded_client(", "self._http = httpx.Client("),),
         tests=("tests/security/test_outbound.py::test_only_those_on_the_list_open_connections",),
+    ),
+    Mutant(
+        name="listener-believes-headers",
+        breaks="a certificate at our own listener is known by the connection, never by a header",
+        edits=(
+            Edit(
+                "gateway_web/identity/certificates.py", 'if self._settings.form == "listener":', "if False:"
+            ),
+        ),
+        tests=(
+            "tests/web/identity/test_certificates.py::test_the_certificate_that_our_own_listener_was_shown",
+        ),
     ),
     Mutant(
         name="any-command-at-run-time",
