@@ -272,6 +272,7 @@ def test_the_deadline_is_the_shorter_of_tool_and_caller(
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])
 def test_a_timeout_without_time_is_refused(gateway: Gateway, timeout: float) -> None:
     """It means neither "none" nor "for ever"."""
+    gateway.find(ME, ECHO)  # the registry has been read
     with pytest.raises(InvalidRequest) as caught:
         gateway.begin(ME, ECHO, "tools/call", {}, timeout=timeout)
     assert caught.value.data == {"field": "timeout"}
