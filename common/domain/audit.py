@@ -24,6 +24,8 @@ class EventKind(StrEnum):
     TOOL_REGISTERED = "tool_registered"
     TOOL_UPDATED = "tool_updated"
     TOOL_REMOVED = "tool_removed"
+    TOOL_REFUSED = "tool_refused"
+    """A definition that somebody brought at run time was not taken: it is not good, or may not come from him."""
     TOOL_ENABLED = "tool_enabled"
     TOOL_DISABLED = "tool_disabled"
     TOOL_DRAINED = "tool_drained"

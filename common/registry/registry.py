@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from common.registry.records import (
     hashes,
     readable_entries,
 )
+from common.registry.refused import refusals_noted
 from common.store.client import Client, store_errors
 from common.store.keys import Keys
 from common.store.scripts import run
@@ -73,8 +74,9 @@ class Registry:
         registered at run time.
         """
         if origin is not Origin.FILE:
-            self._rules.check_runtime(tool)
-            self._refuse_clash(tool.id)
+            with self.refusals_noted(tool.id, actor):
+                self._rules.check_runtime(tool)
+                self._refuse_clash(tool.id)
         keys, names = self._keys, ", ".join(changed)
         with store_errors("registering a tool"):
             done, version = run(
@@ -101,6 +103,10 @@ class Registry:
                 f"tool {tool.id!r} is at version {version}, not {expected}; read it again", version=version
             )
         return int(version)
+
+    def refusals_noted(self, tool: str, actor: str) -> AbstractContextManager[None]:
+        """For whoever reads a definition before it gets here: what is refused inside is in the journal."""
+        return refusals_noted(self._client, self._keys, tool, actor)
 
     def _refuse_clash(self, tool: ToolId) -> None:
         """Raise :class:`InvalidRequest` if the tool's names could be taken for another's where tools share an endpoint.
@@ -143,13 +149,14 @@ class Registry:
                     f"tool {tool!r} is at version {found.version}, not {expected}; read it again",
                     version=found.version,
                 )
-            wanted = replace(change(found.tool), id=found.tool.id, state=found.tool.state)
-            if type(wanted.transport) is not type(found.tool.transport) and not change_transport:
-                raise InvalidRequest(
-                    f"the update would change the transport of tool {tool!r} from one kind to the other; "
-                    "ask for that (--change-transport), or give what goes with its present kind",
-                    field="transport",
-                )
+            with self.refusals_noted(tool, actor):
+                wanted = replace(change(found.tool), id=found.tool.id, state=found.tool.state)
+                if type(wanted.transport) is not type(found.tool.transport) and not change_transport:
+                    raise InvalidRequest(
+                        f"the update would change the transport of tool {tool!r} from one kind to the other; "
+                        "ask for that (--change-transport), or give what goes with its present kind",
+                        field="transport",
+                    )
             if wanted == found.tool:
                 return found.version
             changed = changed_fields(found.tool, wanted)

@@ -66,7 +66,10 @@ def add_interchange(api: APIBlueprint, gateway: Gateway) -> None:
         """
         actor = acting_as(Role.ADMIN)
         service = ToolImport(gateway.registry, gateway.settings)
-        plan = service.plan(body.tools, prune=query.prune)
-        if not query.dry_run:
+        if query.dry_run:
+            plan = service.plan(body.tools, prune=query.prune)
+        else:
+            with gateway.registry.refusals_noted("", actor.name):
+                plan = service.plan(body.tools, prune=query.prune)
             service.apply(plan, actor=actor.name)
         return answer(Imported(dry_run=query.dry_run, **plan.told()))

@@ -43,7 +43,8 @@ class ToolChanges:
         """Register or replace; the same definition again changes nothing. Returns whether it is a new one."""
         found = self._found(tool)
         expected = expected_version(header, found.version if found else None)
-        wanted = self._read(tool, entry, found.tool if found else None)
+        with self._registry.refusals_noted(tool, actor):
+            wanted = self._read(tool, entry, found.tool if found else None)
         if found is None or wanted != found.tool:
             at_version(WHAT, lambda: self._registry.put(wanted, expected=expected, actor=actor))
         return found is None

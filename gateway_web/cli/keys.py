@@ -13,7 +13,7 @@ import typer
 from common.domain.api_key import ApiKeyRecord
 from common.domain.errors import InvalidRequest
 from common.identity.api_keys import ApiKeys
-from common.settings import Settings
+from common.identity.use import key_warnings
 from gateway_web.cli.output import err, errors_as_exit_codes, for_terminal, out, say_json, say_table
 from gateway_web.cli.where import Store, store
 
@@ -52,7 +52,8 @@ def issue(
         expires_in=None if expires is None else seconds(expires, "--expires"),
         actor=where.actor,
     )
-    _warn(where.settings, tenant)
+    for warning in key_warnings(where.settings, tenant):
+        err.print(f"note: {warning}", markup=False)
     _show(record, key, as_json=as_json)
 
 
@@ -107,14 +108,6 @@ def seconds(text: str, option: str) -> float:
 
 def _service(where: Store) -> ApiKeys:
     return ApiKeys(where.client, where.keys)
-
-
-def _warn(settings: Settings, tenant: str) -> None:
-    """Say what keeps the key from being of any use."""
-    if "api_key" not in settings.identity.resolver:
-        err.print("note: api_key is not in identity.resolver: this gateway takes no API keys", markup=False)
-    if not settings.tenants.allow_unlisted and tenant not in settings.listed_tenants:
-        err.print(f"note: tenant {tenant!r} may not call: add it to tenants.listed", markup=False)
 
 
 def _show(record: ApiKeyRecord, key: str, *, as_json: bool) -> None:

@@ -64,9 +64,11 @@ def add(
 ) -> None:
     """Register a tool while the gateway runs."""
     where = store(config)
-    found = _read(tool, _given(definition), where.settings.runtime)
+    registry = _registry(where)
+    with registry.refusals_noted(tool, where.actor):
+        found = _read(tool, _given(definition), where.settings.runtime)
     try:
-        version = _registry(where).put(found, expected=ANY_VERSION if replace else ABSENT, actor=where.actor)
+        version = registry.put(found, expected=ANY_VERSION if replace else ABSENT, actor=where.actor)
     except VersionConflict as error:
         raise VersionConflict(f"a tool {tool!r} is registered already; --replace changes it") from error
     out.print(f"{tool} registered (version {version})", markup=False)

@@ -1059,6 +1059,16 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        name="refused-definition-untold",
+        breaks="a definition that is refused at run time is in the journal",
+        edits=(
+            Edit(
+                "common/registry/refused.py", "Journal(client, keys).record(event)", "Journal(client, keys)"
+            ),
+        ),
+        tests=("tests/web/admin/test_tools.py::test_what_is_refused_is_audited_once",),
+    ),
+    Mutant(
         name="any-command-at-run-time",
         breaks="what is registered at run time passes the operator's rules, whoever brings it",
         edits=(Edit("common/registry/registry.py", "if origin is not Origin.FILE:", "if False:"),),

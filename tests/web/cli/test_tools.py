@@ -224,9 +224,9 @@ def test_a_definition_that_cannot_work_is_refused_by_key(
     ],
 )
 def test_what_may_not_come_at_run_time_is_refused(
-    canalgate: Canalgate, registry: Registry, definition: str, said: str
+    canalgate: Canalgate, registry: Registry, client: Client, keys: Keys, definition: str, said: str
 ) -> None:
-    """By adding and by changing, also a tool of the file, which keeps what it was."""
+    """By adding and by changing, also a tool of the file, which keeps what it was. Each attempt is audited."""
     registry.put(stdio(), origin=Origin.FILE)
     for verb in (("add", "other"), ("add", "demo"), ("update", "demo")):
         more = (
@@ -241,6 +241,10 @@ def test_what_may_not_come_at_run_time_is_refused(
         assert said in done.output.replace("\n", " ")
     (entry,) = registry.entries()
     assert (entry.tool, entry.registered.origin) == (stdio(), Origin.FILE)
+    refused = [record.fields for record in Journal(client, keys).newest(10) if record.kind == "tool_refused"]
+    assert [(event["actor"], event["tool"]) for event in refused] == [
+        (f"cli:{USER}", tool) for tool in ("demo", "demo", "other")
+    ]
 
 
 def test_a_tool_of_the_file_whose_place_changes_is_the_operator_s_no_more(
