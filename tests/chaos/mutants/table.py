@@ -46,6 +46,42 @@ class Mutant:
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
+        name="flower-open",
+        breaks="nobody looks at Flower without a token",
+        edits=(
+            Edit(
+                "gateway_worker/monitor/application.py",
+                "        if status is not None:\n",
+                "        if status == 403:\n",
+            ),
+        ),
+        tests=("tests/e2e/test_flower.py::test_nobody_looks_without_a_token",),
+    ),
+    Mutant(
+        name="flower-arguments",
+        breaks="Flower keeps no arguments, whoever tells them",
+        edits=(
+            Edit(
+                "gateway_worker/monitor/redaction.py",
+                "for name, value in event.items() if name in OF_EVENTS}",
+                "for name, value in event.items()}",
+            ),
+        ),
+        tests=("tests/worker/monitor/test_redaction.py::test_no_text_that_can_hold_an_argument_is_kept",),
+    ),
+    Mutant(
+        name="flower-controls",
+        breaks="Flower changes nothing: what is not listed does not exist",
+        edits=(
+            Edit(
+                "gateway_worker/monitor/application.py",
+                'return self.get_handler_delegate(request, Refused, {"status": 404 if found is None else 403})',
+                "return super().find_handler(request)",
+            ),
+        ),
+        tests=("tests/e2e/test_flower.py::test_nothing_can_be_changed_nor_a_result_be_read",),
+    ),
+    Mutant(
         name="late-answer",
         breaks="the late answer of a node that was declared dead is refused",
         edits=(Edit(f"{LUA}/finish.lua", "if before == 'late' then", "if false then"),),
