@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from typing import Protocol
 
 import structlog
 
@@ -81,12 +82,20 @@ class Progress:
         return self.INPUT if self.clock is not None and self.clock.with_client else self.stage
 
 
+class Definitions(CatalogueReader, Protocol):
+    """The tools, and which of them are there in a form that only a newer release can read."""
+
+    @property
+    def unreadable(self) -> frozenset[str]:
+        """Their ids."""
+
+
 class Executor:
     """Runs invocations over this worker's sessions."""
 
     def __init__(
         self,
-        catalogue: CatalogueReader,
+        catalogue: Definitions,
         sessions: Sessions,
         claims: Claims,
         node: Node,
@@ -235,6 +244,8 @@ class Executor:
 
     def _entry(self, invocation: Invocation) -> Entry:
         entry = self._catalogue.get(invocation.tool)
+        if entry is None and invocation.tool in self._catalogue.unreadable:
+            raise NotOwner  # a worker of the release that wrote the definition takes it
         if entry is None:
             raise ToolNotFound(f"no tool {invocation.tool!r} is registered")
         if not entry.runs_calls:

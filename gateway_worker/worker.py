@@ -200,7 +200,10 @@ class Worker:
 
     def _registered(self, queue: str) -> bool:
         tool = tool_of(queue)
-        return tool is not None and self.catalogue.get(tool) is not None
+        if tool is None:
+            return False
+        # One that only a newer release can read is not gone: what waits there waits for a worker of that.
+        return self.catalogue.get(tool) is not None or tool in self.catalogue.unreadable
 
     async def goodbye(self, seconds: float) -> None:
         """Leave the cluster: nothing is this node's any more, and what it still holds is worked off now.
