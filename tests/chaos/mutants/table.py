@@ -93,6 +93,18 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        name="apply-over-others",
+        breaks="applying a file leaves what others changed meanwhile",
+        edits=(
+            Edit(
+                "common/control/apply.py",
+                "expected=ABSENT if found is None else found.version,",
+                "",
+            ),
+        ),
+        tests=("tests/web/cli/test_apply.py::test_what_others_change_meanwhile_stays_and_is_named",),
+    ),
+    Mutant(
         name="retired-too-soon",
         breaks="a tool that is gone from the file ends the calls that it has",
         edits=(
