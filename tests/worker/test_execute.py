@@ -680,9 +680,7 @@ async def test_a_retiring_tool_runs_what_was_accepted(worker: Workers, echo_log:
 
 
 @on_loop
-async def test_a_tool_that_only_a_newer_release_can_read_is_left_to_its_workers(
-    worker: Workers, echo_log: EchoLog
-) -> None:
+async def test_a_call_of_a_newer_tool_goes_back(worker: Workers, echo_log: EchoLog) -> None:
     """The call goes back: it is none of a tool that does not exist."""
     entry = entry_of(stdio_tool(env=echo_log.env))
     async with worker(entry) as w:

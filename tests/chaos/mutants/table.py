@@ -93,6 +93,18 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        name="apply-over-others",
+        breaks="applying a file leaves what others changed meanwhile",
+        edits=(
+            Edit(
+                "common/control/apply.py",
+                "expected=ABSENT if found is None else found.version,",
+                "",
+            ),
+        ),
+        tests=("tests/web/cli/test_apply.py::test_what_others_change_meanwhile_stays_and_is_named",),
+    ),
+    Mutant(
         name="newer-definition-misread",
         breaks="a definition that a newer release wrote is never read as if it were ours",
         edits=(
@@ -104,8 +116,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         tests=(
             "tests/common/domain/test_formats.py::test_a_newer_record_is_refused_with_both_versions",
-            "tests/common/registry/test_catalogue.py"
-            "::test_a_definition_of_a_newer_release_is_unreadable_and_not_gone",
+            "tests/common/registry/test_catalogue.py::test_a_newer_definition_is_unreadable_and_not_gone",
         ),
     ),
     Mutant(
@@ -118,10 +129,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "if False:",
             ),
         ),
-        tests=(
-            "tests/worker/test_execute.py"
-            "::test_a_tool_that_only_a_newer_release_can_read_is_left_to_its_workers",
-        ),
+        tests=("tests/worker/test_execute.py::test_a_call_of_a_newer_tool_goes_back",),
     ),
     Mutant(
         name="newer-result-waited-for",

@@ -348,7 +348,7 @@ def test_a_tool_of_which_only_the_definition_is_known_is_unknown(
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_a_definition_of_a_newer_release_is_unreadable_and_not_gone(
+def test_a_newer_definition_is_unreadable_and_not_gone(
     full: bool, registry: Registry, client: Client, keys: Keys
 ) -> None:
     """Until it is written as this process reads it, or removed."""
