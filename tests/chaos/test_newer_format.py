@@ -20,7 +20,7 @@ INVOCATION, MESSAGE, RECORDS = (
     "common/registry/records.py",
 )
 EDITS = (
-    (INVOCATION, '        "v": WIRE_VERSION,\n        "tenant"', '        "v": 2,\n        "tenant"'),
+    (INVOCATION, '"v": WIRE_VERSION,\n        "id"', '"v": 2,\n        "id"'),
     (INVOCATION, 'check_format(wire, WIRE_VERSION, what="the inv', 'check_format(wire, 2, what="the inv'),
     (MESSAGE, "check_format(argument, WIRE_VERSION, what", "check_format(argument, 2, what"),
     (RECORDS, '{"origin": origin.value,', '{"v": 2, "origin": origin.value,'),

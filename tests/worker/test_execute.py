@@ -689,7 +689,7 @@ async def test_a_call_of_a_newer_tool_goes_back(worker: Workers, echo_log: EchoL
         w.catalogue.unreadable = frozenset({entry.id})
         with pytest.raises(NotOwner):
             await w.run(invocation("echo", {"text": "x"}))
-        assert echo_log.received("tools/call") == []
+        assert len(echo_log.received("tools/call")) == 1  # the one by which it became ready
 
 
 @pytest.mark.parametrize("why", ["disabled", "limit"])
