@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Protocol
 
 import structlog
 
@@ -29,7 +28,7 @@ from common.domain.invocation import ExecutionResult, Invocation, answer, failed
 from common.domain.rules import Retry
 from common.mcp.jsonrpc import JsonRpcError
 from common.mcp.revisions import LEGACY_VERSIONS, MODERN_VERSIONS, Era, era_of_version
-from common.registry.catalogue import CatalogueReader
+from common.registry.catalogue import Definitions
 from common.registry.records import Entry
 from common.store.clock import RedisClock
 from gateway_worker.asking import Asking
@@ -46,12 +45,13 @@ from gateway_worker.egress.link import (
     RpcError,
     StatusRefused,
 )
+from gateway_worker.eras import first_era
 from gateway_worker.exchange import WATCHING, exchange, profile_for, translated, watched
 from gateway_worker.journey import Journey
 from gateway_worker.node import Node
 from gateway_worker.param_headers import ParamHeaders
 from gateway_worker.sessions import Sessions
-from gateway_worker.tool_session import ToolSession, first_era, usable
+from gateway_worker.tool_session import ToolSession, usable
 from gateway_worker.tracing import answered, exchange_span, session_start
 from gateway_worker.turns import Stay
 
@@ -80,14 +80,6 @@ class Progress:
         if self.stage == self.SESSION and self.session is not None and self.session.waits_for_credentials:
             return self.CREDENTIALS
         return self.INPUT if self.clock is not None and self.clock.with_client else self.stage
-
-
-class Definitions(CatalogueReader, Protocol):
-    """The tools, and which of them are there in a form that only a newer release can read."""
-
-    @property
-    def unreadable(self) -> frozenset[str]:
-        """Their ids."""
 
 
 class Executor:

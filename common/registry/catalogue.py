@@ -36,6 +36,14 @@ class CatalogueReader(Protocol):
         """The ids of all tools; membership is a look-up."""
 
 
+class Definitions(CatalogueReader, Protocol):
+    """The tools, and which of them are there in a form that only a newer release can read."""
+
+    @property
+    def unreadable(self) -> frozenset[str]:
+        """Their ids."""
+
+
 class Catalogue:
     """The view. ``refresh`` is called by one thread at a time; reading is safe from any."""
 
