@@ -10,22 +10,27 @@ from typing import Any, NamedTuple
 import orjson
 import structlog
 
+from common.domain.capabilities import Capabilities, capabilities_from_wire, capabilities_to_wire
 from common.domain.errors import GatewayError
 from common.domain.health import Health, health_from_wire
 from common.domain.ids import ToolId
 from common.domain.tool import (
-    Capabilities,
     HttpTransport,
     Origin,
     RegisteredTool,
     Tool,
     ToolState,
-    capabilities_from_wire,
-    capabilities_to_wire,
     tool_from_wire,
     tool_to_wire,
 )
-from common.domain.tool_status import UNTOUCHED, OperatorState, is_enabled, operator_from_wire, shown_state
+from common.domain.tool_status import (
+    UNTOUCHED,
+    OperatorState,
+    is_enabled,
+    operator_from_wire,
+    runs_calls,
+    shown_state,
+)
 from common.registry.withheld import NOTHING, Withheld, withheld_of
 from common.store.keys import Keys
 
@@ -63,6 +68,11 @@ class Entry:
     def enabled(self) -> bool:
         """Whether it may be called. Whoever asks the definition instead does not hear the operator."""
         return is_enabled(self.registered.tool, self.operator)
+
+    @property
+    def runs_calls(self) -> bool:
+        """Whether calls that were accepted may run: also while it is retiring."""
+        return runs_calls(self.registered.tool, self.operator)
 
     @property
     def draining(self) -> bool:

@@ -34,7 +34,11 @@ class VersionedChanges:
 
     def __init__(self, gateway: Gateway) -> None:
         self._registry = gateway.registry
-        self._changes = ToolChanges(gateway.registry, gateway.settings.runtime)
+        self._gateway = gateway
+
+    @property
+    def _changes(self) -> ToolChanges:
+        return ToolChanges(self._registry, self._gateway.settings.runtime)  # a reload changes them
 
     def put(self, tool: ToolId, header: DefinitionHeaders, entry: Mapping[str, Any], actor: str) -> bool:
         """Register or replace; the same definition again changes nothing. Returns whether it is a new one."""

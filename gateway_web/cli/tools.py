@@ -16,9 +16,9 @@ from common.domain.ids import ToolId
 from common.domain.tool import Origin, Tool
 from common.registry.registry import ABSENT, ANY_VERSION, Registry
 from common.settings import RuntimeSettings
-from common.settings.entry import read_tool
 from common.settings.entry_of import changed_entry
 from common.settings.interpolate import interpolate
+from common.settings.tools import read_tool
 from gateway_web.cli import quarantine, tool_show, tool_state
 from gateway_web.cli.output import err, errors_as_exit_codes, out, say_json, say_table
 from gateway_web.cli.tool_rows import COLUMNS, cells
