@@ -598,7 +598,7 @@ MUTANTS: tuple[Mutant, ...] = (
         breaks="a probe never goes over the session of a caller with credentials",
         edits=(
             Edit(
-                "gateway_worker/health.py",
+                "gateway_worker/probe.py",
                 "if backend is not None and entry.tool.credentials is None:",
                 "if backend is not None:",
             ),
