@@ -21,7 +21,7 @@ EXAMPLES = dict(re.findall(r"<!-- example: (\w+) -->\n```python\n(.*?)```", TEXT
 SAID = {
     "call": "True\nsuccess hello\n",
     "stream": "1 of 3\n2 of 3\n3 of 3\nsuccess\n",
-    "async": "['1', '2', '3', '4', '5']\n['demo']\n",
+    "async": "['1.0', '2.0', '3.0', '4.0', '5.0']\n['demo']\n",
     "control": "TOOL_DISABLED\ntool_drained True\nTrue 1\n",
 }
 
