@@ -606,6 +606,42 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=(f"{CREDENTIALS}/test_gateway.py::test_a_probe_never_goes_over_a_callers_session",),
     ),
     Mutant(
+        name="stolen-names",
+        breaks="a source replaces no tool of the settings file, of an operator or of another source",
+        edits=(
+            Edit(
+                "common/discovery/tools.py",
+                "if found is not None and not (_is_discovered(found) and found.registered.source == source):",
+                "if False:",
+            ),
+        ),
+        tests=("tests/common/discovery/test_running.py::test_what_others_named_is_theirs",),
+    ),
+    Mutant(
+        name="trusted-sources",
+        breaks="what a source names passes the rules of run time",
+        edits=(
+            Edit(
+                "common/discovery/tools.py",
+                "origin=Origin.DISCOVERED,",
+                "origin=Origin.FILE,",
+            ),
+        ),
+        tests=("tests/common/discovery/test_running.py::test_the_rules_hold_for_what_is_discovered",),
+    ),
+    Mutant(
+        name="forgotten-wait",
+        breaks="cancelling a wait of the Python API cancels its call",
+        edits=(
+            Edit(
+                "common/gateway/async_streams.py",
+                "            self._take_back()\n            raise",
+                "            raise",
+            ),
+        ),
+        tests=("tests/common/gateway/test_async.py::test_cancelling_the_wait_cancels_the_call",),
+    ),
+    Mutant(
         name="patient-writes",
         breaks="a client that reads nothing is cut off",
         edits=(
