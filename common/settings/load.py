@@ -29,6 +29,7 @@ from common.settings.problems import Problem, dotted, explain, locate, nearest, 
 from common.settings.section import Section
 from common.settings.sources import SourceSettings
 from common.settings.tenants import TenantSettings
+from common.settings.token_exchange import TokenExchangeEntry
 from common.settings.tokens import JwtSettings
 from common.settings.tool_credentials import with_providers
 from common.settings.tools import read_entry, read_tool, read_tools
@@ -57,6 +58,7 @@ _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("tenants", "listed"): TenantSettings,
     ("credentials", "static"): StaticCredential,
     ("client_credentials", "clients"): ClientCredentialsEntry,
+    ("token_exchange", "exchanges"): TokenExchangeEntry,
     ("policy", "rules"): RuleSettings,
     ("policy", "tools"): RuleSettings,
     ("policy", "evaluators"): EvaluatorSettings,

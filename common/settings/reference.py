@@ -27,6 +27,7 @@ from common.settings.policy import EvaluatorSettings, RuleSettings
 from common.settings.section import Section
 from common.settings.sources import SourceSettings
 from common.settings.tenants import CapabilityLimit, TenantSettings
+from common.settings.token_exchange import TokenExchangeEntry
 from common.settings.tokens import JwtSettings
 from common.settings.tool_credentials import CredentialInjection, ToolCredentials
 
@@ -74,6 +75,9 @@ def render() -> str:
             "One entry of client_credentials.clients",
             ClientCredentialsEntry,
             ClientCredentialsEntry.model_fields,
+        ),
+        _entries(
+            "One entry of token_exchange.exchanges", TokenExchangeEntry, TokenExchangeEntry.model_fields
         ),
         _entries("One rule of policy.rules or policy.tools", RuleSettings, RuleSettings.model_fields),
         _entries("One entry of policy.evaluators", EvaluatorSettings, EvaluatorSettings.model_fields),

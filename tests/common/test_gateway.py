@@ -82,6 +82,7 @@ def opened(client: Client, address: StoreAddress, proxy: TcpProxy) -> Iterator[O
         )
         gateway.start()
         wait_until(lambda: gateway.catalogue.get(ECHO), description="the catalogue is read")
+        wait_until(gateway._first_reading.is_set, description="tenants are read as well")
         return gateway
 
     yield open_one

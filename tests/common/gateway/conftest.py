@@ -47,6 +47,7 @@ def gateway(client: Client, address: StoreAddress) -> Iterator[Gateway]:
     """One that has read the registry."""
     with made(address) as gateway:
         wait_until(lambda: gateway.catalogue.get(ECHO), description="the catalogue is read")
+        wait_until(gateway._first_reading.is_set, description="tenants are read as well")
         yield gateway
 
 
