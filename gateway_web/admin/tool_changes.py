@@ -12,6 +12,7 @@ from common.control.tool_changes import ToolChanges
 from common.control.tools import overview_of
 from common.domain.ids import ToolId
 from common.gateway import Gateway
+from common.identity.operators import Role
 from common.registry.registry import ANY_VERSION
 from gateway_web.admin.answers import at_version, expected_version, matched
 from gateway_web.admin.models import (
@@ -22,7 +23,6 @@ from gateway_web.admin.models import (
     ToolDetail,
     ToolPath,
 )
-from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 from gateway_web.admin.tools import TAG, tool_answer
 
