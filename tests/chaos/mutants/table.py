@@ -846,15 +846,17 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="forgotten-wait",
-        breaks="cancelling a wait of the Python API cancels its call",
+        breaks="a call of the Python API whose wait is cancelled while it is queued is cancelled",
         edits=(
             Edit(
                 "common/gateway/async_streams.py",
-                "            self._take_back()\n            raise",
-                "            raise",
+                "beginning.add_done_callback(self._begun_in_vain)",
+                "pass",
             ),
         ),
-        tests=("tests/common/gateway/test_async.py::test_cancelling_the_wait_cancels_the_call",),
+        tests=(
+            "tests/common/gateway/test_async.py::test_a_call_that_is_cancelled_while_it_begins_is_cancelled",
+        ),
     ),
     Mutant(
         name="patient-writes",
