@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import TimeoutError as NotInTime
 
+from common.control.reload import Commit
+from common.domain.egress import EgressRules
 from common.domain.errors import StoreUnavailable
 from common.domain.ids import TenantId, ToolId
 from common.domain.invocation import Invocation
 from common.domain.policy import Counters
 from common.policy.judge import Judge
 from common.settings import PolicySettings
+from common.settings.changes import SettingsChanges
 from gateway_worker.journey import Journey
 
 COUNTERS_WITHIN = 5.0
@@ -20,11 +23,24 @@ COUNTERS_WITHIN = 5.0
 class Judging:
     """Belongs to the engine's loop; evaluators are asked beside it."""
 
-    def __init__(self, settings: PolicySettings, journey: Journey) -> None:
+    def __init__(self, settings: PolicySettings, egress: EgressRules, journey: Journey) -> None:
         """Raises :class:`ConfigurationError` for an evaluator that cannot be made."""
         self._loop = asyncio.get_running_loop()
         self._journey = journey
-        self._judge = Judge(settings, self._counters)
+        self._judge = Judge(settings, egress, self._counters)
+
+    def prepare(self, changes: SettingsChanges) -> Commit | None:
+        """What lets other settings judge. Raises :class:`ConfigurationError`."""
+        if "policy" not in changes.sections:
+            return None
+        settings, counts = changes.settings, self._judge.counts
+        judge = Judge(settings.policy, settings.egress.rules, self._counters, counts)
+
+        def commit() -> None:
+            replaced, self._judge = self._judge, judge
+            replaced.retire()
+
+        return commit
 
     @property
     def wanted(self) -> bool:

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from common.domain.errors import ConfigurationError
 from common.settings.admin import AdminToken
 from common.settings.audit import AuditSink
+from common.settings.client_credentials import ClientCredentialsEntry
 from common.settings.credentials import StaticCredential
 from common.settings.document import Document, KeyPath, parse
 from common.settings.encryption import EncryptionKey
@@ -27,6 +28,7 @@ from common.settings.policy import EvaluatorSettings, RuleSettings
 from common.settings.problems import Problem, dotted, explain, locate, nearest, refusal, shown
 from common.settings.section import Section
 from common.settings.tenants import TenantSettings
+from common.settings.token_exchange import TokenExchangeEntry
 from common.settings.tokens import JwtSettings
 from common.settings.tool_credentials import with_providers
 from common.settings.tools import read_entry, read_tool, read_tools
@@ -53,6 +55,8 @@ _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("identity", "oauth"): OAuthSettings,
     ("tenants", "listed"): TenantSettings,
     ("credentials", "static"): StaticCredential,
+    ("client_credentials", "clients"): ClientCredentialsEntry,
+    ("token_exchange", "exchanges"): TokenExchangeEntry,
     ("policy", "rules"): RuleSettings,
     ("policy", "tools"): RuleSettings,
     ("policy", "evaluators"): EvaluatorSettings,

@@ -20,6 +20,7 @@ from common.domain.tool import (
 )
 from common.settings.admin import AdminSettings
 from common.settings.audit import AuditSettings
+from common.settings.client_credentials import ClientCredentialsSettings
 from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
 from common.settings.credentials import CredentialsSettings
 from common.settings.egress import EgressSettings
@@ -53,6 +54,7 @@ from common.settings.section import Section
 from common.settings.telemetry import TelemetrySettings
 from common.settings.tenants import TenantsSettings
 from common.settings.tls import TlsKeys
+from common.settings.token_exchange import TokenExchangeSettings
 from common.settings.vault import VaultSettings
 from common.settings.web_tls import ListenerTlsKeys
 
@@ -304,6 +306,8 @@ class Settings(Section):
     egress: EgressSettings = EgressSettings()
     credentials: CredentialsSettings = CredentialsSettings()
     vault: VaultSettings = VaultSettings()
+    client_credentials: ClientCredentialsSettings = ClientCredentialsSettings()
+    token_exchange: TokenExchangeSettings = TokenExchangeSettings()
     policy: PolicySettings = PolicySettings()
     runtime: RuntimeSettings = RuntimeSettings()
     discovery: DiscoverySettings = DiscoverySettings()

@@ -66,7 +66,8 @@ def ask(
         scopes=frozenset(scope or ()),
     )
     params = _params(method, name, arguments)
-    judge = Judge(load(config).policy, lambda *_: IDLE)
+    settings = load(config)
+    judge = Judge(settings.policy, settings.egress.rules, lambda *_: IDLE)
     with redirect_stdout(sys.stderr):  # what is wrong with an evaluator is logged
         decision = judge.judge(caller, ToolId(checked_id(tool, field="--tool")), method, params)
     told = _told(decision)

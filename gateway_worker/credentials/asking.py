@@ -11,6 +11,7 @@ import structlog
 
 from common.domain.credentials import CredentialRequest, Credentials
 from common.ports import CredentialsProvider
+from gateway_worker.credentials.failure import ProviderFailed
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +59,8 @@ class ProviderThread:
             found: object = await self._provider.resolve(request)
         except asyncio.CancelledError:
             raise
+        except ProviderFailed as error:
+            return Outcome(provider=self._name, failure=str(error))
         except BaseException as error:  # noqa: BLE001 - whatever a provider does, it does it to itself
             # Not its words: they may hold a secret.
             return Outcome(provider=self._name, failure=type(error).__name__)
@@ -101,6 +104,11 @@ class Providers:
     def names(self) -> tuple[str, ...]:
         """In the order of the settings."""
         return tuple(self._threads)
+
+    @property
+    def longest(self) -> float:
+        """Seconds after which every answer that is waited for now is there."""
+        return self._timeout * len(self._threads) + CLOSE_GRACE
 
     async def ask(self, wanted: Wanted) -> Outcome:
         """Ask them until one knows. One that fails ends it: it may have known others than the next one does."""

@@ -20,6 +20,7 @@ BOUND = [value for value in COUNT if value is not None]
 BYTES = [1023, "x", True, 1.5, 2**31]
 FLAG = ["maybe", 3, None, []]
 IDS = ["", 5, None, "x" * 513]
+ISSUED = {"tool": "x", "token_url": "https://as/token", "client_id": "c", "client_secret": "s"}
 HEADER = ["", "a b", "a:b", "a\nb", "ä", 5]
 
 # setting: (value in the file, its text in the environment, what Settings then holds, values that are refused)
@@ -249,6 +250,7 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "credentials.directory": ("/s", "/s", "/s", ["", 5]),
     "credentials.discovery_tenant": ("t", "t", "t", ["", 5, "x" * 513]),
     "credentials.discovery_client": (None, "c", None, ["", 5, "x" * 513, "without a tenant"]),
+    "credentials.discovery_subject": (None, "s", None, ["", 5, "x" * 513, "without a client"]),
     "vault.url": (None, "https://v", None, ["v:8200", "ftp://v", 5]),
     "vault.namespace": ("n/a", "n/a", "n/a", ["", 5]),
     "vault.mount": ("kv/x", "kv/x", "kv/x", ["", "/kv", "kv/", "..", "a b", 5]),
@@ -280,6 +282,43 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "vault.role": ("r", "r", "r", ["", 5]),
     "vault.jwt_file": ("/j", "/j", "/j", [5, None]),
     "vault.ca_file": ("/c", "/c", "/c", [5]),
+    "client_credentials.clients": (
+        [ISSUED],
+        str(ISSUED).replace("'", '"'),
+        None,
+        [
+            5,
+            [{}],
+            [{**ISSUED, "token_url": "http://as.example.com/token"}],
+            [{**ISSUED, "token_url": "as.example.com"}],
+            [{**ISSUED, "auth": "tls_client_auth"}],
+            [{**ISSUED, "auth": "private_key_jwt"}],
+            [{**ISSUED, "private_key": "k"}],
+            [{**ISSUED, "client_secret_file": "/s"}],
+            [{**ISSUED, "algorithm": "none"}],
+            [{**ISSUED, "scopes": ["a b"]}],
+            [{**ISSUED, "resources": ["api"]}],
+            [{**ISSUED, "resources": ["https://a#b"]}],
+            [{**ISSUED, "audiences": [""]}],
+            [{**ISSUED, "client": "c"}],
+            [{**ISSUED, "extra": 1}],
+            [ISSUED, ISSUED],
+        ],
+    ),
+    "client_credentials.leeway": (3, "3", 3.0, SECONDS_OR_ZERO),
+    "token_exchange.exchanges": (
+        None,
+        "[]",
+        None,
+        [5, [{}], [{**ISSUED, "subject_audience": ""}], [{**ISSUED, "extra": 1}], [ISSUED, ISSUED], [ISSUED]],
+    ),
+    "token_exchange.issuer": ("i", "i", "i", ["", 5, "x" * 513]),
+    "token_exchange.signing_key": ("k", "k", None, [5, []]),
+    "token_exchange.signing_key_file": ("/k", "/k", "/k", ["", 5]),
+    "token_exchange.signing_key_id": ("k", "k", "k", ["", 5]),
+    "token_exchange.signing_algorithm": ("ES256", "EdDSA", None, ["none", "HS256", 5]),
+    "token_exchange.actor": ("a", "a", "a", ["", 5, "x" * 513]),
+    "token_exchange.leeway": (3, "3", 3.0, SECONDS_OR_ZERO),
     "policy.rules": (
         [{"effect": "deny", "tenants": ["a"]}],
         '[{"effect": "deny", "tenants": ["a"]}]',
