@@ -55,7 +55,7 @@ from gateway_worker.session_desk import SessionDesk
 from gateway_worker.sessions import Keeping, Sessions
 from gateway_worker.sweep import GOODBYE, PROCESS_GONE, Sweeper, fence_script
 from gateway_worker.telemetry import TaskSignals
-from gateway_worker.tool_session import ToolSession
+from gateway_worker.tool_session import LOST, ToolSession
 from gateway_worker.watches import WatchStore
 
 log = structlog.get_logger(__name__)
@@ -250,6 +250,8 @@ class Worker:
         yield "canalgate_worker_may_act", (), self.node.may_act
         for (provider, outcome), number in self.credentials.counts.items():
             yield "canalgate_credential_answers", (provider, outcome), number
+        yield "canalgate_credential_cache", ("hit",), self.credentials.cache.hits
+        yield "canalgate_credential_cache", ("miss",), self.credentials.cache.misses
 
     # -- putting together -------------------------------------------------------------------------------
 
@@ -285,7 +287,12 @@ class Worker:
         )
 
     def _tell_of_session(self, kind: EventKind, session: ToolSession) -> None:
-        """Put into the audit journal that a session was opened or closed."""
+        """Put into the audit journal that a session was opened or closed, and count it."""
+        if self._figures is not None:
+            if kind is EventKind.SESSION_CREATED:
+                self._figures.count("canalgate_tool_sessions_begun", session.key.tool)
+            elif session.why == LOST:
+                self._figures.count("canalgate_tool_sessions_lost", session.key.tool)
         tenant, client, _ = parts_of(session.key.session)
         event = AuditEvent(
             kind=kind,
