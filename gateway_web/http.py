@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Environ = dict[str, Any]
 
+RELOAD = "CANALGATE_RELOAD"
+"""Under this name the application's configuration holds what reads its settings anew."""
 WEB_SETTINGS = "CANALGATE_WEB"
 """The entry of the application's ``config`` that holds the settings for whoever serves it."""
 IDENTITY = "CANALGATE_IDENTITY"
@@ -94,6 +96,15 @@ class HttpRequest:
     def peer(self) -> str:
         """The address of whoever holds the other end of the connection; empty on a Unix socket."""
         return str(self.environ.get("REMOTE_ADDR", ""))
+
+    @property
+    def tls_subject(self) -> str | None:
+        """The subject of the certificate that the peer has shown to our listener; None if it has shown none.
+
+        It is asked of the connection itself: nothing in the environment can be mistaken for it.
+        """
+        subject: str | None = getattr(self.environ.get("gunicorn.socket"), "subject", None)
+        return subject
 
     @property
     def method(self) -> str:

@@ -45,12 +45,13 @@ from gateway_worker.egress.link import (
     RpcError,
     StatusRefused,
 )
+from gateway_worker.eras import first_era
 from gateway_worker.exchange import WATCHING, exchange, profile_for, translated, watched
 from gateway_worker.journey import Journey
 from gateway_worker.node import Node
 from gateway_worker.param_headers import ParamHeaders
 from gateway_worker.sessions import Sessions
-from gateway_worker.tool_session import ToolSession, first_era, usable
+from gateway_worker.tool_session import ToolSession, usable
 from gateway_worker.tracing import answered, exchange_span, session_start
 from gateway_worker.turns import Stay
 
@@ -237,7 +238,7 @@ class Executor:
         entry = self._catalogue.get(invocation.tool)
         if entry is None:
             raise ToolNotFound(f"no tool {invocation.tool!r} is registered")
-        if not entry.enabled:
+        if not entry.runs_calls:
             raise ToolDisabled(f"tool {invocation.tool!r} is disabled")
         if entry.withheld:
             entry.withheld.check(entry.id, entry.known, invocation.method, invocation.params)

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from common.settings.admin import AdminToken
 from common.settings.audit import AuditSink
 from common.settings.audit_sinks import FileOptions, MemoryOptions, PostgresOptions, WebhookOptions
+from common.settings.changes import applies
 from common.settings.client_credentials import ClientCredentialsEntry
 from common.settings.credentials import StaticCredential
 from common.settings.encryption import EncryptionKey
@@ -25,6 +26,7 @@ from common.settings.oauth import OAuthSettings
 from common.settings.policy import EvaluatorSettings, RuleSettings
 from common.settings.section import Section
 from common.settings.tenants import CapabilityLimit, TenantSettings
+from common.settings.token_exchange import TokenExchangeEntry
 from common.settings.tokens import JwtSettings
 from common.settings.tool_credentials import CredentialInjection, ToolCredentials
 
@@ -72,6 +74,9 @@ def render() -> str:
             ClientCredentialsEntry,
             ClientCredentialsEntry.model_fields,
         ),
+        _entries(
+            "One entry of token_exchange.exchanges", TokenExchangeEntry, TokenExchangeEntry.model_fields
+        ),
         _entries("One rule of policy.rules or policy.tools", RuleSettings, RuleSettings.model_fields),
         _entries("One entry of policy.evaluators", EvaluatorSettings, EvaluatorSettings.model_fields),
         _entries("Any tool", ToolEntry, ToolEntry.model_fields),
@@ -95,11 +100,12 @@ def _section(name: str, model: type[Section]) -> str:
             f"`{name}.{key}`",
             *_cells(schemas[key], field),
             f"`{variable_of(name, key)}`",
+            applies(name, key).value,
             field.description or "",
         ]
         for key, field in model.model_fields.items()
     ]
-    table = _table(["Key", "Type", "Unit", "Default", "Environment", "Meaning"], rows)
+    table = _table(["Key", "Type", "Unit", "Default", "Environment", "Applies", "Meaning"], rows)
     return f"### {name}\n\n{model.__doc__}\n\n{table}"
 
 

@@ -71,6 +71,7 @@ def add_admin(app: OpenAPI, gateway: Gateway) -> None:
         "admin", __name__, url_prefix=PREFIX, abp_security=[{BEARER: []}], abp_responses=_PROBLEMS
     )
     tokens = Tokens(gateway.settings.admin)
+    gateway.reloading(lambda changes: lambda: tokens.take_over(changes.settings.admin))
 
     @api.before_request
     def authenticated() -> Response | None:

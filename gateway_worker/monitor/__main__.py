@@ -6,11 +6,15 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import structlog
 
 from common.domain.errors import ConfigurationError
 from common.logs import configure as configure_logs
+from common.settings import load
+from common.settings.admin import AdminSettings
 from common.settings.fields import is_loopback
 from gateway_worker.settings import address, settings
 
@@ -34,8 +38,19 @@ async def serve() -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, partial(reload, monitor.know))
     monitor.begin()
     await stopping.wait()
+
+
+def reload(know: Callable[[AdminSettings], None]) -> None:
+    """Take over the tokens of the settings as they are now; everything else needs a restart."""
+    try:
+        know(load().admin)
+    except ConfigurationError as error:
+        log.error("settings_not_reloaded", error=error.message)
+    else:
+        log.info("settings_reloaded")
 
 
 def main() -> None:

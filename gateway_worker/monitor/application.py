@@ -18,6 +18,7 @@ from tornado.netutil import bind_sockets
 from common.domain.errors import ConfigurationError, Forbidden, Unauthenticated
 from common.identity.operators import Role, Tokens
 from common.settings import Settings
+from common.settings.admin import AdminSettings
 from common.store.client import StoreAddress, connect
 from common.store.key_ring import keys_of
 from gateway_worker.app import make_app
@@ -48,7 +49,11 @@ class Monitor(Flower):  # type: ignore[misc]
         super().__init__(capp=app, options=options, events=heard, io_loop=loop, **flower_settings)
         self.inspector = Asked(loop, app, options.inspect_timeout / 1000)
         self.lengths = Lengths(connect(redis, size=2), keys_of(settings.redis))
-        self._tokens = Tokens(settings.admin)
+        self.know(settings.admin)
+
+    def know(self, admin: AdminSettings) -> None:
+        """Ask for these tokens from now on."""
+        self._tokens = Tokens(admin)
 
     def listen_on(self, host: str, port: int) -> int:
         """Listen there; return the port. Raises :class:`OSError`."""

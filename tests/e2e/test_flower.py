@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from tests.support.mcp import modern
 from tests.support.servers.gateway import RunningGateway, gateway_command, running_gateway
@@ -200,3 +202,20 @@ def test_alone_it_needs_a_token_to_ask_for(tmp_path: Path) -> None:
     with running(command, log=tmp_path / "log", remove="CANALGATE_") as process:
         wait_until(lambda: process.popen.poll() is not None, timeout=30, description="it to end")
     assert "admin.tokens" in (tmp_path / "log").read_text()
+
+
+def test_a_token_that_is_listed_later_is_taken_at_a_hangup(
+    gateway: RunningGateway, flower: httpx.Client
+) -> None:
+    """``canalgate up`` passes the signal on; the tokens of before that are still listed hold."""
+    settings = yaml.safe_load(gateway.config.read_text())
+    settings["admin"]["tokens"].append({"name": "later", "token": "a-token-that-is-listed-later"})
+    gateway.config.write_text(yaml.safe_dump(settings))
+
+    def known(token: str) -> bool:
+        return httpx.get(f"{flower.base_url}/api/task/types", auth=("x", token)).status_code == 200
+
+    assert not known("a-token-that-is-listed-later")
+    gateway.process.popen.send_signal(signal.SIGHUP)
+    wait_until(lambda: known("a-token-that-is-listed-later"), timeout=20, description="the token to be known")
+    assert known(TOKEN)
