@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from common import __version__
+from gateway_web.cli import apply as apply_verb
 from gateway_web.cli import audit, credentials, dead_letters, interchange, keys, policy, tenants, tools
 from gateway_web.cli import call as call_verb
 from gateway_web.cli import config as config_verbs
@@ -43,6 +44,7 @@ cli.command("status")(errors_as_exit_codes(show_status))
 cli.command("flower")(errors_as_exit_codes(flower))
 cli.command("call")(errors_as_exit_codes(call_verb.call))
 cli.command("import")(errors_as_exit_codes(interchange.import_file))
+cli.command("apply")(errors_as_exit_codes(apply_verb.apply))
 cli.command("export")(errors_as_exit_codes(interchange.export))
 
 

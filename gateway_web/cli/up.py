@@ -233,6 +233,7 @@ def _announce(plan: Plan, supervisor: Supervisor, answers: FirstAnswers) -> None
             redis_url=plan.redis.url.for_redis_py,
             started_at=time.time(),
             children=dict(supervisor.pids),
+            config=str(plan.config.absolute()),
         )
     )
     err.print(f"Redis: {plan.redis.description}", markup=False)
