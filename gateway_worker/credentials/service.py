@@ -106,7 +106,7 @@ class CredentialService:
         def commit() -> None:
             self._retire(self._providers)
             self._providers = providers
-            self._cache.take_over(providers.ask, settings)
+            self.cache.take_over(providers.ask, settings)
             self.identities.take_over(providers, settings)
             self._most_told = TOLD_TWICE * settings.cache_size
             for identity in self._in_use():
