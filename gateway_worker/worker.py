@@ -37,7 +37,7 @@ from gateway_worker.discovery import Discovery
 from gateway_worker.egress.backend import make_link
 from gateway_worker.execute import Executor
 from gateway_worker.fetcher import Fetcher
-from gateway_worker.figures import samples, tell_for_ever
+from gateway_worker.figures import count_session, samples, tell_for_ever
 from gateway_worker.guarding import GUARD_GRACE, Guarding
 from gateway_worker.health import Prober
 from gateway_worker.hearing import Hearing
@@ -278,6 +278,9 @@ class Worker:
         )
 
     def _tell_of_session(self, kind: EventKind, session: ToolSession) -> None:
+        """Put into the audit journal that a session was opened or closed, and count it."""
+        if self._figures is not None:
+            count_session(self._figures, kind, session)
         self.outbox.put(audit_command(self._keys, session_event(kind, session, self.node.id)))
 
     def _make_prober(self) -> Prober:

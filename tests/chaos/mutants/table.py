@@ -49,6 +49,18 @@ class Mutant:
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
+        name="streams-never-close",
+        breaks="a stream that its client has left is counted no more",
+        edits=(
+            Edit(
+                "gateway_web/ingress/open_streams.py",
+                "open_now.pop().count(NAME, transport, by=-1)",
+                "open_now.pop()",
+            ),
+        ),
+        tests=("tests/e2e/test_metrics.py::test_streams_are_counted_while_they_stand_open",),
+    ),
+    Mutant(
         name="flower-open",
         breaks="nobody looks at Flower without a token",
         edits=(
