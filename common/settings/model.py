@@ -46,11 +46,13 @@ from common.settings.fields import (
     Sessions,
     is_loopback,
 )
+from common.settings.flower import FlowerSettings
 from common.settings.identity import IdentitySettings
 from common.settings.levels import Levels
 from common.settings.metrics import MetricsSettings
 from common.settings.policy import PolicySettings
 from common.settings.section import Section
+from common.settings.sources import SourcesSettings
 from common.settings.telemetry import TelemetrySettings
 from common.settings.tenants import TenantsSettings
 from common.settings.tls import TlsKeys
@@ -315,7 +317,9 @@ class Settings(Section):
     logging: LoggingSettings = LoggingSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     metrics: MetricsSettings = MetricsSettings()
+    flower: FlowerSettings = FlowerSettings()
     audit: AuditSettings = AuditSettings()
+    sources: SourcesSettings = SourcesSettings()
     tools: tuple[InstanceOf[Tool], ...] = ()
     tool_problems: tuple[InstanceOf[ToolProblem], ...] = ()
 
