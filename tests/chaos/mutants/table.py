@@ -115,7 +115,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "    commits = (prepare(changes) for prepare in prepares)",
             ),
         ),
-        tests=("tests/web/test_reload.py::test_what_cannot_be_made_changes_nothing_at_all",),
+        tests=("tests/web/test_reload.py::test_what_fails_last_keeps_back_what_was_made_before",),
     ),
     Mutant(
         name="reload-without-a-tool",
