@@ -12,7 +12,6 @@ from common.control.tools import overview_of
 from common.domain.errors import InvalidRequest, ToolNotFound
 from common.domain.ids import ToolId
 from common.domain.tool import RegisteredTool, Tool
-from common.gateway import Gateway
 from common.registry.registry import ANY_VERSION
 from common.settings.definitions import tool_from_entry, unmasked_entry
 from common.settings.entry_of import changed_entry
@@ -25,6 +24,7 @@ from gateway_web.admin.models import (
     ToolDetail,
     ToolPath,
 )
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 from gateway_web.admin.tools import TAG, tool_answer
@@ -35,7 +35,7 @@ WHAT = "the tool"
 class ToolChanges:
     """Changes of definitions, each at the version that its request names."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Plane) -> None:
         self._registry = gateway.registry
         self._runtime = gateway.settings.runtime
 
@@ -89,7 +89,7 @@ class ToolChanges:
         return matched(WHAT, header.if_match, self._registry.get(tool).registered.version)
 
 
-def add_tool_changes(api: APIBlueprint, gateway: Gateway) -> None:
+def add_tool_changes(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes that change what is registered."""
     changes, client, keys = ToolChanges(gateway), gateway.client, gateway.keys
 

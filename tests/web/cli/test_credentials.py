@@ -43,7 +43,7 @@ def test_an_order_is_given_and_audited(verb: str, canalgate: Canalgate, client: 
 
 def test_a_tool_that_is_not_there_is_refused(canalgate: Canalgate, client: Client, keys: Keys) -> None:
     """A name that was misspelt would flush nothing, and say that it did."""
-    assert canalgate("credentials", "rotate", "--tool", "none").exit_code == Exit.REFUSED
+    assert canalgate("credentials", "rotate", "--tool", "none").exit_code == Exit.NOT_FOUND
     assert orders(client, keys) == []
 
 

@@ -28,8 +28,8 @@ PRODUCED: Sequence[tuple[int, tuple[str, ...]]] = [
     (2, ("config", "check", "wrong.yaml")),
     (2, ("tools", "--no-such-option")),
     (2, ("no-such-verb",)),
-    (3, ("tools", "enable", "nobody")),
-    (3, ("tools", "add", "demo", "{command: x}")),
+    (2, ("tools", "update", "demo", "{request_timeout: soon}")),
+    (3, ("status",)),
     (4, ("call", "demo", "add", "--url", "http://127.0.0.1:9")),
 ]
 
