@@ -15,7 +15,7 @@ import typer
 
 from common.domain.errors import ConfigurationError
 from common.domain.tls import TlsRules
-from common.tls import client_context
+from common.tls import TlsFileError, client_context
 from gateway_web.cli.control import ControlClient
 from gateway_web.cli.output import err, errors_as_exit_codes
 from gateway_web.supervisor import running_instance, state_dir_path
@@ -184,7 +184,10 @@ def _checked(token: str, where: str) -> str:
 
 
 def _tls(remote: Remote) -> ssl.SSLContext:
-    return client_context(TlsRules(ca_file=None if remote.ca_file is None else str(remote.ca_file)))
+    try:
+        return client_context(TlsRules(ca_file=None if remote.ca_file is None else str(remote.ca_file)))
+    except TlsFileError as error:
+        raise ConfigurationError(f"--ca-file: {error}", field="--ca-file") from None
 
 
 def _loopback(base: str) -> bool:

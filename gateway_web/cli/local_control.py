@@ -26,7 +26,9 @@ _TIMEOUT = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plane:
+class Plane:
+    """What the admin API stands on, without a web process."""
+
     settings: Settings
     client: Client
     keys: Keys
@@ -58,6 +60,6 @@ def local_control(config: Path | None) -> HttpControl:
     registry = Registry(where.client, where.keys, where.settings.egress.rules)
     actor = Actor(where.actor, Role.ADMIN)
     app = make_openapi_app("canalgate-cli")
-    plane = _Plane(settings=where.settings, client=where.client, keys=where.keys, registry=registry)
+    plane = Plane(settings=where.settings, client=where.client, keys=where.keys, registry=registry)
     add_admin(app, plane, actor_of=lambda _: actor)
     return HttpControl("http://this-machine", None, timeout=_TIMEOUT, transport=_Here(app))
