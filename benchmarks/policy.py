@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from common.domain.egress import STRICT
 from common.domain.ids import ClientId, TenantId, ToolId
 from common.domain.invocation import Caller
 from common.domain.policy import Counters
@@ -73,7 +74,7 @@ def main() -> None:
     """Print a table."""
     idle = Counters(tool_calls=0, tool_waiting=0, tenant_sessions=0)
     judges = {
-        name: Judge(PolicySettings.model_validate(policy), lambda *_: idle)
+        name: Judge(PolicySettings.model_validate(policy), STRICT, lambda *_: idle)
         for name, policy in POLICIES.items()
     }
     best = dict.fromkeys(judges, float("inf"))

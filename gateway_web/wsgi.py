@@ -24,7 +24,7 @@ def make() -> Flask:
     for problem in settings.tool_problems:
         log.error("tool_skipped", tool=problem.id, reason=problem.message)
     gateway = Gateway(settings, address_of(settings.redis), publish_tools=True)
-    gateway.tracer = start_tracing(settings.telemetry, "web")
+    gateway.tracer = start_tracing(settings.telemetry, settings.egress.rules, "web")
     gateway.start()
     return create_app(gateway)
 

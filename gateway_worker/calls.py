@@ -110,7 +110,7 @@ class Calls:
         self._cut_off: set[str] = set()
         self._abandoned: set[str] = set()
         self._loop = asyncio.get_running_loop()
-        judging = Judging(settings.policy, place.journey)
+        judging = Judging(settings.policy, settings.egress.rules, place.journey)
         self._producer = Producer(place.keys, place.clock, place.entry, settings, place.tenants, judging)
         self.aside = Aside(
             place.keys,

@@ -8,10 +8,10 @@ import structlog
 
 from common.audit.journal import audit_command
 from common.domain.audit import AuditEvent, EventKind
+from common.domain.capabilities import LISTS, Capabilities, Flag, Quarantined
 from common.domain.content_rules import Pinning
 from common.domain.ids import NodeId
 from common.domain.pins import discovered
-from common.domain.tool import LISTS, Capabilities, Flag, Quarantined
 from common.mcp.hidden_text import visible
 from common.registry.pins import MOST_ATTEMPTS, discovery_events, pin_arguments, pins_from_redis
 from common.registry.records import Entry, capabilities_to_json

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from common.domain.capabilities import LISTS, Capabilities, Flag, Quarantined
 from common.domain.content_rules import HiddenCharacters
 from common.domain.pins import Offered, Place
-from common.domain.tool import LISTS, Capabilities, Flag, Quarantined
 from common.mcp.hidden_text import PROSE, cleaned, hidden_in, is_plain_json, visible
 from common.mcp.listings import LISTINGS, RESOURCE_TEMPLATES, RESOURCES, Listing
 from common.mcp.look_alikes import look_alikes, skeleton

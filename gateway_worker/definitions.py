@@ -12,7 +12,7 @@ from typing import Any
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import Draft202012Validator, validator_for
 
-from common.domain.tool import Quarantined
+from common.domain.capabilities import Quarantined
 from common.mcp.listings import PROMPTS, RESOURCE_TEMPLATES, RESOURCES, TOOLS, Listing
 
 MOST_NODES, LONGEST_LIST = 5_000, 500

@@ -18,10 +18,11 @@ import orjson
 import structlog
 
 from common.credentials.injection import Injected
+from common.domain.capabilities import LISTS, Capabilities, capabilities_from_wire
 from common.domain.content_rules import HiddenCharacters
 from common.domain.errors import GatewayError, StoreUnavailable, TransportFailure
 from common.domain.ids import NodeId, ToolId
-from common.domain.tool import LISTS, Capabilities, StdioTransport, Tool, capabilities_from_wire
+from common.domain.tool import StdioTransport, Tool
 from common.mcp.client_capabilities import EVERY
 from common.mcp.jsonrpc import METHOD_NOT_FOUND
 from common.mcp.listings import LISTINGS, Listing

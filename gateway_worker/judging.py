@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import TimeoutError as NotInTime
 
+from common.domain.egress import EgressRules
 from common.domain.errors import StoreUnavailable
 from common.domain.ids import TenantId, ToolId
 from common.domain.invocation import Invocation
@@ -20,11 +21,11 @@ COUNTERS_WITHIN = 5.0
 class Judging:
     """Belongs to the engine's loop; evaluators are asked beside it."""
 
-    def __init__(self, settings: PolicySettings, journey: Journey) -> None:
+    def __init__(self, settings: PolicySettings, egress: EgressRules, journey: Journey) -> None:
         """Raises :class:`ConfigurationError` for an evaluator that cannot be made."""
         self._loop = asyncio.get_running_loop()
         self._journey = journey
-        self._judge = Judge(settings, self._counters)
+        self._judge = Judge(settings, egress, self._counters)
 
     @property
     def wanted(self) -> bool:

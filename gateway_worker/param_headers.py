@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from common.domain.capabilities import Capabilities
 from common.domain.ids import ToolId
 from common.domain.invocation import Invocation
-from common.domain.tool import Capabilities
 from common.mcp.headers import Path, invalid_x_mcp_header, mcp_param_headers, x_mcp_header_map
 from common.registry.records import Entry
 from gateway_worker.egress.link import NO_HEADERS

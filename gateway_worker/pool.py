@@ -39,7 +39,7 @@ class EnginePool(TaskPool):
             host=self.host,
             signals=TaskSignals(app.tasks[INVOKE_TASK], hostname=hostname),
             # Not from one of Celery's signals: an error there would only be logged.
-            tracer=start_tracing(settings().telemetry, "worker"),
+            tracer=start_tracing(settings().telemetry, settings().egress.rules, "worker"),
         )
 
     def on_start(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from common.domain.audit import AuditEvent, AuditRecord, event_fields
@@ -30,6 +31,14 @@ def audit_command(keys: Keys, event: AuditEvent) -> tuple[str | int, ...]:
     return ("XADD", keys.audit, "*", *event_fields(event))
 
 
+@dataclass(frozen=True, slots=True)
+class LookBack:
+    """Records, the newest first, and the id behind which one looks on; None if there is nothing older."""
+
+    records: list[AuditRecord]
+    further: str | None
+
+
 class Journal:
     """The journal of one gateway. Fails closed: without Redis each method raises ``StoreUnavailable``."""
 
@@ -45,33 +54,46 @@ class Journal:
         return written.decode()
 
     def newest(
+        self, most: int, *, since: int | None = None, chosen: Chosen = lambda _record: True
+    ) -> list[AuditRecord]:
+        """The newest events, the newest first; only those not before ``since`` (Redis ms) that ``chosen`` takes.
+
+        It reads until it has so many, and so the whole journal where ``chosen`` takes few; :meth:`look_back` does not.
+        Raises :class:`InvalidRequest` for a number below 1.
+        """
+        return self.look_back(most, since=since, chosen=chosen).records
+
+    def look_back(
         self,
         most: int,
         *,
         since: int | None = None,
         before: str | None = None,
         chosen: Chosen = lambda _record: True,
-    ) -> list[AuditRecord]:
-        """The newest events, the newest first; only those not before ``since`` (Redis ms) that ``chosen`` takes.
+        most_read: int | None = None,
+    ) -> LookBack:
+        """As :meth:`newest`, but ``most_read`` records are read at most, in whole thousands.
 
-        ``before`` is the id of the record behind which, on the way back, it goes on.
-
-        Raises :class:`InvalidRequest` for a number below 1.
+        ``before`` is the id of the record behind which, on the way back, it goes on. Raises :class:`InvalidRequest` for
+        a number below 1.
         """
         if most < 1:
             raise InvalidRequest("the number of events must be 1 or more", field="most")
         found: list[AuditRecord] = []
-        last = "+" if before is None else f"({before}"
-        first = "-" if since is None else str(since)
-        while len(found) < most:
+        first, read = "-" if since is None else str(since), 0
+        while True:
+            last = "+" if before is None else f"({before}"
             with store_errors("reading the audit journal"):
                 page: Any = self._client.xrevrange(self._keys.audit, last, first, count=PAGE)
             records = [record_of(*entry) for entry in page]
             found += [record for record in records if chosen(record)]
-            if len(page) < PAGE:
-                break
-            last = f"({records[-1].id}"
-        return found[:most]
+            if len(found) > most:
+                return LookBack(found[:most], found[most - 1].id)
+            if len(records) < PAGE:
+                return LookBack(found, None)
+            before, read = records[-1].id, read + PAGE
+            if len(found) == most or (most_read is not None and read >= most_read):
+                return LookBack(found, before)
 
     def after(self, last: str, most: int = PAGE) -> list[AuditRecord]:
         """The records behind the one with the id ``last``, the oldest first; ``0`` is before all of them."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from common.audit.journal import audit_command
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import ToolNotFound
-from common.domain.ids import TenantId, ToolId
+from common.domain.ids import TenantId, ToolId, checked_id
 from common.store.client import Client, store_errors
 from common.store.keys import Keys
 
@@ -40,7 +40,7 @@ class CredentialOrders:
     """The operator's side. Fails closed: without Redis each method raises ``StoreUnavailable``, and nothing is ordered.
 
     ``actor`` is what the audit journal is told of who gave the order. For a tool that is not registered they raise
-    :class:`ToolNotFound`.
+    :class:`ToolNotFound`, for a name that can be nobody's :class:`InvalidRequest`: an empty one is not everybody.
     """
 
     def __init__(self, client: Client, keys: Keys) -> None:
@@ -56,6 +56,9 @@ class CredentialOrders:
         self._give(Order(Verb.ROTATE, tool, tenant), EventKind.CREDENTIALS_ROTATED, actor)
 
     def _give(self, order: Order, kind: EventKind, actor: str) -> None:
+        for field, name in (("tool", order.tool), ("tenant", order.tenant)):
+            if name is not None:
+                checked_id(name, field=field)
         keys = self._keys
         event = AuditEvent(kind=kind, actor=actor, tool=order.tool or "", tenant=order.tenant or "")
         with store_errors("giving an order about credentials"):
@@ -71,12 +74,8 @@ class CredentialOrders:
 
 
 def _fields(order: Order) -> list[str]:
-    named = (("tool", order.tool), ("tenant", order.tenant))
-    return [
-        "verb",
-        order.verb.value,
-        *(part for pair in named if pair[1] is not None for part in pair if part),
-    ]
+    named = (("verb", order.verb.value), ("tool", order.tool), ("tenant", order.tenant))
+    return [part for name, value in named if value is not None for part in (name, value)]
 
 
 def order_of(fields: list[bytes]) -> Order | None:

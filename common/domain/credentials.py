@@ -65,7 +65,9 @@ class Credentials:
     """What a provider knows.
 
     ``expires_in`` is for how many seconds from now the values work, ``max_age`` after how many it is worth asking
-    again, though they still work; None: for ever, and as the settings say. ``version`` is the provider's own word for
+    again, though they still work; None: for ever, and as the settings say. ``issued`` says that each question gets
+    other values (a token made for us), so that to ask again before they expire changes what is good: they are kept
+    until shortly before their expiry. ``version`` is the provider's own word for
     these values (a number of Vault's, an id); it is shown to operators and must not tell of the values.
 
     Raises ValueError or TypeError for what cannot be credentials; the message never holds a value.
@@ -75,6 +77,7 @@ class Credentials:
     expires_in: float | None = None
     max_age: float | None = None
     version: str = ""
+    issued: bool = False
 
     def __post_init__(self) -> None:
         if len(self.values) > MAX_VALUES:
@@ -96,10 +99,13 @@ class Credentials:
         expires_in: float | None = None,
         max_age: float | None = None,
         version: str = "",
+        issued: bool = False,
     ) -> Credentials:
         """From plain text."""
         found = {name: Secret(value) for name, value in values.items()}
-        return Credentials(values=found, expires_in=expires_in, max_age=max_age, version=version)
+        return Credentials(
+            values=found, expires_in=expires_in, max_age=max_age, version=version, issued=issued
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -21,11 +21,10 @@ import httpcore
 import httpx
 
 from common.domain.egress import EgressRules, Judge
-from common.domain.networks import parsed
+from common.egress.judged import good_addresses
 
 MAX_CONNECTIONS = 100
 DEFAULT_TIMEOUT = 5.0
-REFUSED = "the address may not be connected to (egress)"
 
 
 def guarded_client(
@@ -34,14 +33,16 @@ def guarded_client(
     local: bool,
     tls: ssl.SSLContext | None = None,
     timeout: float = DEFAULT_TIMEOUT,
+    connections: int = MAX_CONNECTIONS,
     **more: Any,
 ) -> httpx.Client:
     """A blocking client. ``local`` is True only for URLs that the operator's own file names.
 
-    ``tls`` is the system's trust unless given; ``timeout`` is in seconds, for each step; ``more`` are
-    :class:`httpx.Client`'s own arguments (headers, auth, base_url).
+    ``tls`` is the system's trust unless given; ``timeout`` is in seconds, for each step; ``connections`` are the most
+    at a time, who comes beyond waits for one (``timeout`` is for that, too); ``more`` are :class:`httpx.Client`'s own
+    arguments (headers, auth, base_url).
     """
-    transport = GuardedTransport(partial(rules.refusal, local=local), tls)
+    transport = GuardedTransport(partial(rules.refusal, local=local), tls, connections)
     return httpx.Client(transport=transport, timeout=timeout, trust_env=False, follow_redirects=False, **more)
 
 
@@ -51,10 +52,11 @@ def guarded_async_client(
     local: bool,
     tls: ssl.SSLContext | None = None,
     timeout: float = DEFAULT_TIMEOUT,
+    connections: int = MAX_CONNECTIONS,
     **more: Any,
 ) -> httpx.AsyncClient:
     """The same for asyncio."""
-    transport = AsyncGuardedTransport(partial(rules.refusal, local=local), tls)
+    transport = AsyncGuardedTransport(partial(rules.refusal, local=local), tls, connections)
     return httpx.AsyncClient(
         transport=transport, timeout=timeout, trust_env=False, follow_redirects=False, **more
     )
@@ -63,11 +65,13 @@ def guarded_async_client(
 class GuardedTransport(httpx.HTTPTransport):
     """httpx's own transport on a guarded network."""
 
-    def __init__(self, judge: Judge, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, judge: Judge, tls: ssl.SSLContext | None = None, connections: int = MAX_CONNECTIONS
+    ) -> None:
         """``judge`` tells why a host with these addresses may not be connected to, or None."""
         self._pool = httpcore.ConnectionPool(
             ssl_context=tls or ssl.create_default_context(),
-            max_connections=MAX_CONNECTIONS,
+            max_connections=connections,
             keepalive_expiry=4.0,
             network_backend=_Network(judge),
         )
@@ -76,10 +80,12 @@ class GuardedTransport(httpx.HTTPTransport):
 class AsyncGuardedTransport(httpx.AsyncHTTPTransport):
     """The same for asyncio."""
 
-    def __init__(self, judge: Judge, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, judge: Judge, tls: ssl.SSLContext | None = None, connections: int = MAX_CONNECTIONS
+    ) -> None:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls or ssl.create_default_context(),
-            max_connections=MAX_CONNECTIONS,
+            max_connections=connections,
             keepalive_expiry=4.0,
             network_backend=_AsyncNetwork(judge),
         )
@@ -139,8 +145,7 @@ class _AsyncNetwork(httpcore.AsyncNetworkBackend):
 
 
 def _judged(judge: Judge, host: str, found: Iterable[Any]) -> list[str]:
-    """The addresses of a resolver's answer, if all are good. The reason stays inside: it tells of our network."""
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    if judge(host, map(parsed, addresses)) is not None:
-        raise httpcore.ConnectError(REFUSED)
-    return addresses
+    try:
+        return good_addresses(judge, host, found)
+    except PermissionError as error:
+        raise httpcore.ConnectError(str(error)) from error

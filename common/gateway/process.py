@@ -58,7 +58,9 @@ class Process:
         self.registry = Registry(self.client, self.keys, settings.egress.rules)
         self.catalogue = Catalogue(self.client, self.keys)
         self.issued_keys = IssuedKeys(self._hot, self.keys)
-        self.policy = Policy(settings.policy, self.catalogue, CounterReader(self._hot, self.keys).read)
+        self.policy = Policy(
+            settings.policy, settings.egress.rules, self.catalogue, CounterReader(self._hot, self.keys).read
+        )
         self.tenants = Tenants(self.client, self.keys, settings)
         self.mcp_sessions = McpSessions(
             self._hot,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from common.domain.egress import EgressRules
 from common.domain.ids import TenantId, ToolId
 from common.domain.invocation import Caller
 from common.domain.policy import ALLOWED, Capability, Counters, Decision, Question
@@ -20,14 +21,16 @@ ReadCounters = Callable[[TenantId, ToolId], Counters]
 class Judge:
     """One a process. Safe from any thread."""
 
-    def __init__(self, settings: PolicySettings, read_counters: ReadCounters) -> None:
+    def __init__(self, settings: PolicySettings, egress: EgressRules, read_counters: ReadCounters) -> None:
         """Raises :class:`ConfigurationError` for an evaluator that cannot be made.
+
+        One that connects to a server does so where ``egress`` lets it, as the tools of the settings file.
 
         ``read_counters`` may cost a round trip, and is asked only for evaluators that want it.
         """
         self.counts = PolicyCounts()
         self.rules = rules_of(settings)
-        self._evaluators = evaluators_of(settings, self.counts)
+        self._evaluators = evaluators_of(settings, egress, self.counts)
         self._common = settings.evaluator
         self._of_tenant = settings.tenants
         self._read_counters = read_counters

@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
+from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import ConfigurationError
 from common.policy.bulkhead import Bulkhead
 from common.policy.evaluation import Asked, PolicyCounts
@@ -18,9 +19,12 @@ GROUP = "canalgate.policy"
 FIELD = "policy.evaluators"
 
 
-def evaluators_of(settings: PolicySettings, counts: PolicyCounts) -> Mapping[str, Asked]:
-    """All evaluators by id. Raises :class:`ConfigurationError` for the first that cannot be made."""
-    return {entry.id: _asked(entry, counts) for entry in settings.evaluators}
+def evaluators_of(settings: PolicySettings, egress: EgressRules, counts: PolicyCounts) -> Mapping[str, Asked]:
+    """All evaluators by id, which connect only where ``egress`` lets them.
+
+    Raises :class:`ConfigurationError` for the first that cannot be made.
+    """
+    return {entry.id: _asked(entry, egress, counts) for entry in settings.evaluators}
 
 
 def evaluator_problems(settings: PolicySettings) -> list[str]:
@@ -28,20 +32,20 @@ def evaluator_problems(settings: PolicySettings) -> list[str]:
     problems = []
     for entry in settings.evaluators:
         try:
-            _asked(entry, PolicyCounts())
+            _asked(entry, STRICT, PolicyCounts())  # nobody is connected to
         except ConfigurationError as error:
             problems.append(error.message)
     return problems
 
 
-def _asked(entry: EvaluatorSettings, counts: PolicyCounts) -> Asked:
+def _asked(entry: EvaluatorSettings, egress: EgressRules, counts: PolicyCounts) -> Asked:
     bulkhead = None
     if entry.type in ("opa", "custom"):
         # What waits for OPA waits as this process does; nobody knows what a custom one waits for.
         bulkhead = Bulkhead(entry.max_in_flight, native=entry.type == "custom")
     return Asked(
         entry.id,
-        _evaluator(entry),
+        _evaluator(entry, egress),
         counts,
         timeout=entry.timeout,
         bulkhead=bulkhead,
@@ -49,7 +53,7 @@ def _asked(entry: EvaluatorSettings, counts: PolicyCounts) -> Asked:
     )
 
 
-def _evaluator(entry: EvaluatorSettings) -> PolicyEvaluator:
+def _evaluator(entry: EvaluatorSettings, egress: EgressRules) -> PolicyEvaluator:
     # Each is imported only where it is wanted: the web processes start the sooner.
     match entry.type:
         case "cel":
@@ -65,6 +69,7 @@ def _evaluator(entry: EvaluatorSettings) -> PolicyEvaluator:
 
             return OpaEvaluator(
                 entry.url or "",
+                egress=egress,
                 token=None if entry.token is None else entry.token.get_secret_value(),
                 timeout=entry.timeout,
                 connections=entry.max_in_flight,

@@ -17,7 +17,9 @@ import httpx
 import orjson
 from cachetools import TTLCache
 
+from common.domain.egress import EgressRules
 from common.domain.policy import Question
+from common.egress.client import guarded_client
 from common.ports import PolicyAnswer
 
 MOST_BYTES = 64 * 1024
@@ -30,17 +32,23 @@ class OpaEvaluator:
     """Keeps connections, and answers for ``cache_ttl`` seconds: not those on counters, which differ all the time."""
 
     def __init__(
-        self, url: str, *, token: str | None, timeout: float, connections: int, cache_ttl: float
+        self,
+        url: str,
+        *,
+        egress: EgressRules,
+        token: str | None,
+        timeout: float,
+        connections: int,
+        cache_ttl: float,
     ) -> None:
-        """``timeout`` is in seconds."""
+        """``timeout`` is in seconds; ``egress`` is held against where the URL leads, as for tools of the file."""
         self._url = url
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         # Neither proxies nor certificates of the environment: a question holds what callers send.
-        self._http = httpx.Client(
-            headers=headers, timeout=timeout, limits=limits, trust_env=False, follow_redirects=False
+        self._http = guarded_client(
+            egress, local=True, timeout=timeout, connections=connections, headers=headers
         )
         self._lock = threading.Lock()
         self._known: TTLCache[bytes, PolicyAnswer] | None = (

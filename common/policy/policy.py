@@ -4,6 +4,7 @@ the same rules allow.
 
 from __future__ import annotations
 
+from common.domain.egress import EgressRules
 from common.domain.invocation import Caller
 from common.domain.policy_rules import Kind
 from common.policy.judge import Judge, ReadCounters
@@ -18,9 +19,15 @@ NOBODY_IN_PARTICULAR = Kind(frozenset())
 class Policy(Judge):
     """One a process. Safe from any thread."""
 
-    def __init__(self, settings: PolicySettings, catalogue: Catalogue, read_counters: ReadCounters) -> None:
+    def __init__(
+        self,
+        settings: PolicySettings,
+        egress: EgressRules,
+        catalogue: Catalogue,
+        read_counters: ReadCounters,
+    ) -> None:
         """As :class:`Judge`."""
-        super().__init__(settings, read_counters)
+        super().__init__(settings, egress, read_counters)
         self._catalogue = catalogue
         self._views = Views(catalogue, self.rules)
 

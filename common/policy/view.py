@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from common.domain.capabilities import LISTS, Capabilities
 from common.domain.ids import ToolId
 from common.domain.policy import Capability, CapabilityKind
 from common.domain.policy_rules import Kind, RuleSet
-from common.domain.tool import LISTS, Capabilities
 from common.mcp.listings import LISTINGS, PROMPTS, RESOURCE_TEMPLATES, RESOURCES, TOOLS, Listing
 from common.registry.catalogue import Catalogue
 from common.registry.records import Entry

@@ -10,18 +10,16 @@ from typing import Any, NamedTuple
 import orjson
 import structlog
 
+from common.domain.capabilities import Capabilities, capabilities_from_wire, capabilities_to_wire
 from common.domain.errors import GatewayError
 from common.domain.health import Health, health_from_wire
 from common.domain.ids import ToolId
 from common.domain.tool import (
-    Capabilities,
     HttpTransport,
     Origin,
     RegisteredTool,
     Tool,
     ToolState,
-    capabilities_from_wire,
-    capabilities_to_wire,
     tool_from_wire,
     tool_to_wire,
 )

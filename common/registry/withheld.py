@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 import structlog
 
+from common.domain.capabilities import LISTS, Capabilities
 from common.domain.content_rules import ContentRules
 from common.domain.errors import CapabilityQuarantined
 from common.domain.pins import Place
-from common.domain.tool import LISTS, Capabilities
 from common.mcp import resource_uris
 from common.mcp.listings import LISTINGS, PROMPTS, RESOURCE_TEMPLATES, RESOURCES, TOOLS
 

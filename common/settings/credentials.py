@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from common.domain.credentials import Credentials
+from common.settings.credential_owner import CredentialOwner, check_apart
 from common.settings.fields import AsList, CacheSize, Id, Seconds, SecondsOrZero
 from common.settings.section import Section
 
@@ -18,8 +19,8 @@ _PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*[A-Za-z0-9]|[A-Za-z]")
 def _provider_names(values: tuple[str, ...]) -> tuple[str, ...]:
     if not all(_PROVIDER.fullmatch(value) for value in values):
         raise ValueError(
-            "must hold names of providers (static, environment, file, vault, one that a package brings), "
-            "or classes as package.module:Class"
+            "must hold names of providers (static, environment, file, vault, client_credentials, one that a package "
+            "brings), or classes as package.module:Class"
         )
     if len(set(values)) != len(values):
         raise ValueError("names a provider twice")
@@ -44,26 +45,12 @@ def _values(values: dict[str, SecretStr]) -> dict[str, SecretStr]:
     return values
 
 
-class StaticCredential(Section):
+class StaticCredential(CredentialOwner):
     """The secrets of one tool, for one tenant or client of it where those have their own."""
 
-    tool: Id = Field(description="Tool whose sessions get them.")
-    tenant: Id | None = Field(
-        default=None,
-        description="Tenant they are for; absent with `scope: tool`, and needed with the others.",
-    )
-    client: Id | None = Field(
-        default=None, description="Client of the tenant they are for, needed with `scope: client`."
-    )
     values: Annotated[dict[str, SecretStr], AfterValidator(_values)] = Field(
         description="The secrets by the keys that the tool's `credentials.inject` names."
     )
-
-    @model_validator(mode="after")
-    def _agrees(self) -> StaticCredential:
-        if self.client is not None and self.tenant is None:
-            raise ValueError("client needs a tenant: clients of two tenants may have the same name")
-        return self
 
 
 class CredentialsSettings(Section):
@@ -71,8 +58,9 @@ class CredentialsSettings(Section):
 
     providers: Annotated[tuple[str, ...], AsList, AfterValidator(_provider_names)] = Field(
         default=(),
-        description="Who is asked, in this order: static, environment, file, vault, the name of an entry point "
-        "(group canalgate.credentials), or your own class as package.module:Class. The first that knows wins.",
+        description="Who is asked, in this order: static, environment, file, vault, client_credentials, the name of an "
+        "entry point (group canalgate.credentials), or your own class as package.module:Class. The first that knows "
+        "wins.",
     )
     timeout: Seconds = Field(
         default=5.0, description="Longest wait for one provider; beyond it, it counts as failed."
@@ -117,11 +105,5 @@ class CredentialsSettings(Section):
     def _agrees(self) -> CredentialsSettings:
         if self.discovery_client is not None and self.discovery_tenant is None:
             raise ValueError("discovery_client needs discovery_tenant")
-        first: dict[tuple[str | None, ...], int] = {}
-        for index, entry in enumerate(self.static):
-            other = first.setdefault((entry.tool, entry.tenant, entry.client), index)
-            if other != index:
-                raise ValueError(
-                    f"static[{index}] is for the same as static[{other}]: put their values together"
-                )
+        check_apart("static", self.static)
         return self

@@ -7,10 +7,10 @@ from typing import Any
 
 from common.domain.errors import InvalidRequest
 from common.domain.tool import MASK, Tool
-from common.settings.entry import read_tool
 from common.settings.entry_of import entry_of
 from common.settings.masking import masked_tool
 from common.settings.model import RuntimeSettings
+from common.settings.tools import read_tool
 
 _SECRETS = ("env", "headers")
 

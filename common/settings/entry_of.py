@@ -1,4 +1,4 @@
-"""A tool as its entry in the file: the inverse of :func:`common.settings.entry.read_tool`, secrets included."""
+"""A tool as its entry in the file: the inverse of :func:`common.settings.tools.read_tool`, secrets included."""
 
 from __future__ import annotations
 

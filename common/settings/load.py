@@ -14,10 +14,10 @@ from pydantic_core import ErrorDetails
 from common.domain.errors import ConfigurationError
 from common.settings.admin import AdminToken
 from common.settings.audit import AuditSink
+from common.settings.client_credentials import ClientCredentialsEntry
 from common.settings.credentials import StaticCredential
 from common.settings.document import Document, KeyPath, parse
 from common.settings.encryption import EncryptionKey
-from common.settings.entry import read_entry, read_tool, read_tools
 from common.settings.identity import ApiKey
 from common.settings.interpolate import interpolate
 from common.settings.layers import CONFIG_VARIABLE, KEYS, Layer, from_command_line, from_environment
@@ -30,6 +30,7 @@ from common.settings.section import Section
 from common.settings.tenants import TenantSettings
 from common.settings.tokens import JwtSettings
 from common.settings.tool_credentials import with_providers
+from common.settings.tools import read_entry, read_tool, read_tools
 
 DEFAULT_FILE = "canalgate.yaml"
 
@@ -53,6 +54,7 @@ _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("identity", "oauth"): OAuthSettings,
     ("tenants", "listed"): TenantSettings,
     ("credentials", "static"): StaticCredential,
+    ("client_credentials", "clients"): ClientCredentialsEntry,
     ("policy", "rules"): RuleSettings,
     ("policy", "tools"): RuleSettings,
     ("policy", "evaluators"): EvaluatorSettings,

@@ -20,6 +20,7 @@ from common.domain.tool import (
 )
 from common.settings.admin import AdminSettings
 from common.settings.audit import AuditSettings
+from common.settings.client_credentials import ClientCredentialsSettings
 from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
 from common.settings.credentials import CredentialsSettings
 from common.settings.egress import EgressSettings
@@ -304,6 +305,7 @@ class Settings(Section):
     egress: EgressSettings = EgressSettings()
     credentials: CredentialsSettings = CredentialsSettings()
     vault: VaultSettings = VaultSettings()
+    client_credentials: ClientCredentialsSettings = ClientCredentialsSettings()
     policy: PolicySettings = PolicySettings()
     runtime: RuntimeSettings = RuntimeSettings()
     discovery: DiscoverySettings = DiscoverySettings()

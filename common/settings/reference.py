@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from common.settings.admin import AdminToken
 from common.settings.audit import AuditSink
 from common.settings.audit_sinks import FileOptions, MemoryOptions, PostgresOptions, WebhookOptions
+from common.settings.client_credentials import ClientCredentialsEntry
 from common.settings.credentials import StaticCredential
 from common.settings.encryption import EncryptionKey
 from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
@@ -66,6 +67,11 @@ def render() -> str:
         _entries("Options of a webhook sink", WebhookOptions, WebhookOptions.model_fields),
         _entries("Options of a postgres sink", PostgresOptions, PostgresOptions.model_fields),
         _entries("One entry of credentials.static", StaticCredential, StaticCredential.model_fields),
+        _entries(
+            "One entry of client_credentials.clients",
+            ClientCredentialsEntry,
+            ClientCredentialsEntry.model_fields,
+        ),
         _entries("One rule of policy.rules or policy.tools", RuleSettings, RuleSettings.model_fields),
         _entries("One entry of policy.evaluators", EvaluatorSettings, EvaluatorSettings.model_fields),
         _entries("Any tool", ToolEntry, ToolEntry.model_fields),

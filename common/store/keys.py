@@ -127,6 +127,18 @@ WATCHES_TTL = 24 * 3600
 RESULT_PREFIX = "celery-task-meta-"
 
 
+class _Name:
+    """The key, or channel, of this name: there is one of it."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self, name: str) -> None:
+        self._rest = f":{name}"
+
+    def __get__(self, keys: Keys, _class: type) -> str:
+        return keys.prefix + self._rest
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """Spells keys for one prefix, and knows what seals the payloads under them (None: they lie there in the clear)."""
@@ -147,52 +159,21 @@ class Keys:
         """What every key with a prefix begins with."""
         return f"{self.prefix}:"
 
-    @property
-    def registry_version(self) -> str:
-        return f"{self.prefix}:registry:version"
-
-    @property
-    def registry_tools(self) -> str:
-        return f"{self.prefix}:registry:tools"
-
-    @property
-    def registry_versions(self) -> str:
-        return f"{self.prefix}:registry:versions"
-
-    @property
-    def registry_capabilities(self) -> str:
-        return f"{self.prefix}:registry:capabilities"
-
-    @property
-    def registry_changes(self) -> str:
-        return f"{self.prefix}:registry:changes"
-
-    @property
-    def registry_refresh(self) -> str:
-        return f"{self.prefix}:registry:refresh"
-
-    @property
-    def registry_states(self) -> str:
-        return f"{self.prefix}:registry:states"
-
-    @property
-    def api_keys(self) -> str:
-        return f"{self.prefix}:api-keys"
-
-    @property
-    def api_keys_version(self) -> str:
-        return f"{self.prefix}:api-keys:version"
-
-    @property
-    def registry_unapproved(self) -> str:
-        return f"{self.prefix}:registry:unapproved"
+    registry_version = _Name("registry:version")
+    registry_tools = _Name("registry:tools")
+    registry_versions = _Name("registry:versions")
+    registry_capabilities = _Name("registry:capabilities")
+    registry_changes = _Name("registry:changes")
+    registry_refresh = _Name("registry:refresh")
+    registry_states = _Name("registry:states")
+    api_keys = _Name("api-keys")
+    api_keys_version = _Name("api-keys:version")
+    registry_unapproved = _Name("registry:unapproved")
 
     def pins(self, tool: ToolId) -> str:
         return f"{self.prefix}:pins:{encode_part(tool)}"
 
-    @property
-    def health(self) -> str:
-        return f"{self.prefix}:health"
+    health = _Name("health")
 
     def probe_lease(self, tool: ToolId) -> str:
         return f"{self.prefix}:probe:{encode_part(tool)}"
@@ -215,9 +196,7 @@ class Keys:
     def direct_queues(self, node: NodeId) -> str:
         return f"{self.prefix}:direct-queues:{encode_part(node)}"
 
-    @property
-    def fence(self) -> str:
-        return f"{self.prefix}:fence"
+    fence = _Name("fence")
 
     def sessions(self, tool: ToolId) -> str:
         return f"{self.prefix}:sessions:{encode_part(tool)}"
@@ -249,17 +228,9 @@ class Keys:
     def tool_rate(self, tool: ToolId) -> str:
         return f"{self.prefix}:rate-tool:{encode_part(tool)}"
 
-    @property
-    def tenants_version(self) -> str:
-        return f"{self.prefix}:tenants:version"
-
-    @property
-    def tenants_records(self) -> str:
-        return f"{self.prefix}:tenants:records"
-
-    @property
-    def tenants_changes(self) -> str:
-        return f"{self.prefix}:tenants:changes"
+    tenants_version = _Name("tenants:version")
+    tenants_records = _Name("tenants:records")
+    tenants_changes = _Name("tenants:changes")
 
     def session_facts(self, node: NodeId) -> str:
         return f"{self.prefix}:session-facts:{encode_part(node)}"
@@ -276,21 +247,10 @@ class Keys:
     def held_back(self, queue: str) -> str:
         return f"{self.prefix}:held-back:{queue}"
 
-    @property
-    def audit(self) -> str:
-        return f"{self.prefix}:audit"
-
-    @property
-    def audit_chain(self) -> str:
-        return f"{self.prefix}:audit-chain"
-
-    @property
-    def audit_marks(self) -> str:
-        return f"{self.prefix}:audit-marks"
-
-    @property
-    def audit_lease(self) -> str:
-        return f"{self.prefix}:audit-keeper"
+    audit = _Name("audit")
+    audit_chain = _Name("audit-chain")
+    audit_marks = _Name("audit-marks")
+    audit_lease = _Name("audit-keeper")
 
     def node_wake_channel(self, node: NodeId) -> str:
         return f"{self.prefix}:wake:{encode_part(node)}"
@@ -304,9 +264,7 @@ class Keys:
     def session_lists(self, session: McpSessionId) -> str:
         return f"{self.prefix}:session-lists:{encode_part(session)}"
 
-    @property
-    def session_stream_channel(self) -> str:
-        return f"{self.prefix}:session-stream"
+    session_stream_channel = _Name("session-stream")
 
     def call_stream(self, invocation: InvocationId) -> str:
         return f"{self.prefix}:call-stream:{encode_part(invocation)}"
@@ -326,9 +284,7 @@ class Keys:
     def watches(self, tool: ToolId, session: str) -> str:
         return f"{self.prefix}:watches:{encode_part(tool)}:{encode_part(session)}"
 
-    @property
-    def seal_key(self) -> str:
-        return f"{self.prefix}:seal-key"
+    seal_key = _Name("seal-key")
 
     def server_request(self, name: str) -> str:
         return f"{self.prefix}:server-request:{encode_part(name)}"
@@ -345,9 +301,7 @@ class Keys:
     def mcp_session(self, session: McpSessionId) -> str:
         return f"{self.prefix}:mcp-session:{encode_part(session)}"
 
-    @property
-    def nodes(self) -> str:
-        return f"{self.prefix}:nodes"
+    nodes = _Name("nodes")
 
     def unacked(self, node: NodeId) -> str:
         return f"{self.prefix}:unacked:{encode_part(node)}"
@@ -361,54 +315,24 @@ class Keys:
     def direct_head(self, node: NodeId, queue: str) -> str:
         return f"{self.prefix}:head:{encode_part(node)}:{queue}"
 
-    @property
-    def told_figures(self) -> str:
-        return f"{self.prefix}:figures"
+    told_figures = _Name("figures")
 
     def figures(self, process: str) -> str:
         return f"{self.prefix}:figures:{encode_part(process)}"
 
-    @property
-    def sweep_lease(self) -> str:
-        return f"{self.prefix}:sweep"
-
-    @property
-    def dead_letters(self) -> str:
-        return f"{self.prefix}:dead-letters"
+    sweep_lease = _Name("sweep")
+    dead_letters = _Name("dead-letters")
 
     @staticmethod
     def result(invocation: InvocationId) -> str:
         """Celery's own key of a task's result; also the channel on which a stock client waits."""
         return RESULT_PREFIX + invocation
 
-    @property
-    def reply_prefix(self) -> str:
-        return f"{self.prefix}:reply:"
-
-    @property
-    def wake_channel(self) -> str:
-        return f"{self.prefix}:wake"
-
-    @property
-    def credential_orders(self) -> str:
-        return f"{self.prefix}:credential-orders"
-
-    @property
-    def registry_channel(self) -> str:
-        return f"{self.prefix}:registry"
-
-    @property
-    def cancel_channel(self) -> str:
-        return f"{self.prefix}:cancel"
-
-    @property
-    def roots_channel(self) -> str:
-        return f"{self.prefix}:roots"
-
-    @property
-    def close_session_channel(self) -> str:
-        return f"{self.prefix}:close-session"
-
-    @property
-    def cancel_request_channel(self) -> str:
-        return f"{self.prefix}:cancel-request"
+    reply_prefix = _Name("reply:")
+    wake_channel = _Name("wake")
+    credential_orders = _Name("credential-orders")
+    registry_channel = _Name("registry")
+    cancel_channel = _Name("cancel")
+    roots_channel = _Name("roots")
+    close_session_channel = _Name("close-session")
+    cancel_request_channel = _Name("cancel-request")

@@ -25,6 +25,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from common import __version__
+from common.domain.egress import EgressRules
 from common.telemetry.context import TraceContext
 from common.telemetry.otlp import request
 from common.telemetry.plan import Plan
@@ -197,29 +198,34 @@ class _Otlp:
 _NOBODY = SpanContext(1, 1, is_remote=False)
 
 
-def span_queue(plan: Plan) -> SpanQueue:
+def span_queue(plan: Plan, egress: EgressRules) -> SpanQueue:
     """The queue of a plan. Raises what a wrong plan raises, here and not in its thread."""
     attributes: dict[str, Any] = {"service.version": __version__, **plan.resource}
-    make = _sender(plan, Resource.create(attributes))
+    make = _sender(plan, egress, Resource.create(attributes))
     return SpanQueue(make, most=plan.most_waiting, batch=plan.batch, interval=plan.interval)
 
 
-def _sender(plan: Plan, resource: Resource) -> Callable[[], Sender]:
+def _sender(plan: Plan, egress: EgressRules, resource: Resource) -> Callable[[], Sender]:
     """What makes the sender, in the thread that uses it; what it needs is imported here, since that takes a moment."""
     if plan.exporter == "console":
         return lambda: _Console(resource)
-    return _by_http(plan, resource) if plan.exporter == "otlp_http" else _by_grpc(plan, resource)
+    if plan.exporter == "otlp_http":
+        return _by_http(plan, egress, resource)
+    return _by_grpc(plan, resource)
 
 
-def _by_http(plan: Plan, resource: Resource) -> Callable[[], Sender]:
+def _by_http(plan: Plan, egress: EgressRules, resource: Resource) -> Callable[[], Sender]:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    from common.egress.session import guarded_session
 
     class Exporter(OTLPSpanExporter):
         def post(self, body: bytes) -> bool:
             return bool(self._client.export(body).success)
 
     def make() -> Sender:
-        exporter = Exporter(endpoint=plan.traces_url, headers=dict(plan.headers) or None)
+        session = guarded_session(egress, local=True)
+        exporter = Exporter(endpoint=plan.traces_url, headers=dict(plan.headers) or None, session=session)
         return _Otlp(resource, exporter.post, exporter.shutdown)
 
     # One is made here, for what is wrong with it, and for what it imports only then.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from common.domain.egress import EgressRules
 from common.settings.telemetry import TelemetrySettings
 from common.telemetry.plan import Plan, Program, plan_of
 from common.telemetry.spans import Tracer
@@ -22,8 +23,11 @@ EXPORTER_LOGGER = "opentelemetry.exporter.otlp"
 """Would write a line for each batch that a collector does not take; ``spans_lost`` says so rarely."""
 
 
-def start_tracing(settings: TelemetrySettings, program: Program) -> Tracer | None:
+def start_tracing(settings: TelemetrySettings, egress: EgressRules, program: Program) -> Tracer | None:
     """This process's tracer; None if tracing is off. What is left is sent when the process ends.
+
+    ``egress`` is held against where the collector's URL leads, as for the tools of the settings file; not with
+    ``otlp_grpc``, which resolves and dials inside its own library.
 
     Raises what keeps it from starting: spans must not be missing without a word. A collector that is away does not.
     """
@@ -35,7 +39,7 @@ def start_tracing(settings: TelemetrySettings, program: Program) -> Tracer | Non
     exporters = logging.getLogger(EXPORTER_LOGGER)
     if exporters.level == logging.NOTSET:
         exporters.setLevel(logging.CRITICAL)
-    queue = span_queue(plan)
+    queue = span_queue(plan, egress)
     atexit.register(queue.close)
     log.info("tracing_started", exporter=plan.exporter, ratio=plan.ratio)
     return tracer_of(plan, queue)

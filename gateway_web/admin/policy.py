@@ -71,7 +71,8 @@ class DryRun:
         """The one of this process; made when first asked for, since most are never."""
         with self._lock:
             if self._made is None:
-                self._made = Judge(self._gateway.settings.policy, self._counters)
+                settings = self._gateway.settings
+                self._made = Judge(settings.policy, settings.egress.rules, self._counters)
             return self._made
 
     def _counters(self, tenant: TenantId, tool: ToolId) -> Counters:

@@ -20,7 +20,7 @@ def jwks_findings(settings: Settings) -> Iterator[Finding]:
     from gateway_web.identity.jwks import parsed
 
     try:
-        found = parsed(read_document(identity.jwt.jwks, identity.jwt.jwks_timeout))
+        found = parsed(read_document(identity.jwt.jwks, identity.jwt.jwks_timeout, settings.egress.rules))
     except NotFetched as error:
         yield Finding(False, f"identity.jwt.jwks: {error}")
         return

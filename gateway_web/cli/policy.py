@@ -112,7 +112,8 @@ def _judged_here(case: Mapping[str, Any], config: Path | None) -> dict[str, Any]
         scopes=frozenset(case["scopes"]),
     )
     params = {NAMED[case["method"]][1]: case["name"], "arguments": case["arguments"]}
-    judge = Judge(load(config).policy, lambda *_: IDLE)
+    settings = load(config)
+    judge = Judge(settings.policy, settings.egress.rules, lambda *_: IDLE)
     with redirect_stdout(sys.stderr):  # what is wrong with an evaluator is logged
         return _told(judge.judge(caller, ToolId(case["tool"]), case["method"], params))
 

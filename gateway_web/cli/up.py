@@ -96,7 +96,9 @@ def _plan(config: Path | None, *, host: str | None, port: int | None, state: Sta
     settings = load(file, overrides={"web.host": host, "web.port": port})
     for problem in settings.tool_problems:
         err.print(f"tool {problem.id} is skipped: {problem.message}", markup=False)
-    evaluators_of(settings.policy, PolicyCounts())  # what it raises every web process would die of
+    evaluators_of(
+        settings.policy, settings.egress.rules, PolicyCounts()
+    )  # what it raises every web process would die of
     for text in identity_problems(settings):
         err.print(text, markup=False)
     configured = None if settings.redis.url is None else address_of(settings.redis).url

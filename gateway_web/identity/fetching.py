@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from pathlib import Path
 
 import httpx
+
+from common.domain.egress import EgressRules
+from common.egress.client import guarded_client
 
 MAX_BYTES = 512 * 1024
 
@@ -15,9 +17,12 @@ class NotFetched(Exception):
     """Why there is no document; the message holds nothing of what the other side sent."""
 
 
-def read_document(place: str, timeout: float) -> bytes:
-    """The document at a URL, or in a file. Raises :class:`NotFetched`."""
-    return _fetched(place, timeout) if "://" in place else _read(place)
+def read_document(place: str, timeout: float, egress: EgressRules) -> bytes:
+    """The document at a URL, or in a file. Raises :class:`NotFetched`.
+
+    ``egress`` is held against where the URL leads, as for the tools of the settings file; ``timeout`` is in seconds.
+    """
+    return _fetched(place, timeout, egress) if "://" in place else _read(place)
 
 
 def _read(path: str) -> bytes:
@@ -31,16 +36,14 @@ def _read(path: str) -> bytes:
     return data
 
 
-def _fetched(url: str, timeout: float) -> bytes:
+def _fetched(url: str, timeout: float, egress: EgressRules) -> bytes:
     """No redirect is followed, no proxy of the environment used; the time is for all of it, to the last byte."""
     until = time.monotonic() + timeout
     pieces: list[bytes] = []
     size = 0
     try:
         with (
-            httpx.Client(
-                timeout=timeout, follow_redirects=False, trust_env=False, verify=ssl.create_default_context()
-            ) as client,
+            guarded_client(egress, local=True, timeout=timeout, connections=1) as client,
             client.stream(
                 "GET", url, headers={"accept": "application/json", "accept-encoding": "identity"}
             ) as answer,

@@ -15,7 +15,7 @@ from jwt.exceptions import PyJWTError
 from common.domain.errors import IdentityUnavailable
 from common.mcp.jsonrpc import JsonRpcError, strict_json
 from common.settings import JwtSettings
-from gateway_web.identity.fetching import NotFetched, read_document
+from gateway_web.identity.fetching import NotFetched
 from gateway_web.identity.refusals import Reason, Unrecognised
 
 log = structlog.get_logger(__name__)
@@ -101,12 +101,13 @@ class Jwks:
     that fails for ``jwks_max_stale`` more, nobody is let in by token (fails closed). A key that is not among them has
     them fetched at once, at most every ``jwks_cooldown`` seconds: so a new key is known within that time, and tokens
     with invented ones do not make us ask. What a token itself says of where its key is to be had is not looked at.
+    ``read`` is what gets the document: its place and seconds go in, it raises :class:`NotFetched`.
     """
 
     def __init__(
         self,
         settings: JwtSettings,
-        read: Callable[[str, float], bytes] = read_document,
+        read: Callable[[str, float], bytes],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings

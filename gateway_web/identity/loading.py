@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from common.domain.api_key import ApiKeyRecord
+from common.domain.egress import EgressRules
 from common.domain.errors import ConfigurationError
 from common.gateway import Gateway
 from common.ports import IdentityResolver
@@ -31,7 +33,8 @@ class NoKeys:
 def load_identity(gateway: Gateway) -> Identity:
     """The identity of a web process. Raises :class:`ConfigurationError` for resolvers that cannot be loaded."""
     settings = gateway.settings.identity
-    resolvers = load_resolvers(settings, gateway.issued_keys, gateway.clock.now, begin=True)
+    egress = gateway.settings.egress.rules
+    resolvers = load_resolvers(settings, egress, gateway.issued_keys, gateway.clock.now, begin=True)
     failures = Failures(gateway.client, gateway.keys, gateway.figures)
     identity = Identity(resolvers, settings, TrustedProxies(gateway.settings.web), failures)
     gateway.follow(failures.flush)
@@ -46,17 +49,29 @@ def load_identity(gateway: Gateway) -> Identity:
 
 
 def load_resolvers(
-    settings: IdentitySettings, issued: KeyLookup, now: Callable[[], int], *, begin: bool = False
+    settings: IdentitySettings,
+    egress: EgressRules,
+    issued: KeyLookup,
+    now: Callable[[], int],
+    *,
+    begin: bool = False,
 ) -> list[IdentityResolver]:
-    """The resolvers in their order. ``now`` is Redis' time in ms; ``begin`` lets them fetch what they need beforehand.
+    """The resolvers in their order. ``now`` is Redis' time in ms; ``begin`` lets them fetch what they need beforehand,
+    from where ``egress`` lets them.
 
     Raises :class:`ConfigurationError`.
     """
-    return [_load(name, settings, issued, now, begin=begin) for name in settings.resolver]
+    return [_load(name, settings, egress, issued, now, begin=begin) for name in settings.resolver]
 
 
 def _load(
-    name: str, settings: IdentitySettings, issued: KeyLookup, now: Callable[[], int], *, begin: bool
+    name: str,
+    settings: IdentitySettings,
+    egress: EgressRules,
+    issued: KeyLookup,
+    now: Callable[[], int],
+    *,
+    begin: bool,
 ) -> IdentityResolver:
     if name == "none":
         return NobodyResolver(settings)
@@ -70,10 +85,11 @@ def _load(
         return CertificateResolver(settings.mtls)
     if name == "jwt" and settings.jwt is not None:
         # The cryptography library takes its time to load: for those who use it.
+        from gateway_web.identity.fetching import read_document
         from gateway_web.identity.jwks import Jwks
         from gateway_web.identity.tokens import JwtResolver
 
-        keys = Jwks(settings.jwt)
+        keys = Jwks(settings.jwt, partial(read_document, egress=egress))
         if begin:
             keys.begin()
         return JwtResolver(settings, settings.jwt, keys)
@@ -83,7 +99,7 @@ def _load(
 def identity_problems(settings: Settings) -> list[str]:
     """What of the identity could never work, in words that name the fix. Empty: nothing found."""
     try:
-        load_resolvers(settings.identity, NoKeys(), lambda: int(time.time() * 1000))
+        load_resolvers(settings.identity, settings.egress.rules, NoKeys(), lambda: int(time.time() * 1000))
     except ConfigurationError as error:
         return [error.message]
     return list(_problems(settings))
@@ -112,18 +128,18 @@ def _problems(settings: Settings) -> Iterator[str]:
     ):
         yield "nobody could have the scopes in identity.required_scopes: no resolver gives any"
     if identity.jwt is not None and "jwt" in identity.resolver:
-        yield from _jwks_problems(identity)
+        yield from _jwks_problems(settings)
 
 
-def _jwks_problems(identity: IdentitySettings) -> Iterator[str]:
+def _jwks_problems(settings: Settings) -> Iterator[str]:
     """A file is looked at; what a URL holds only shows when it is fetched."""
     from gateway_web.identity.fetching import NotFetched, read_document
     from gateway_web.identity.jwks import parsed
 
-    token = identity.jwt
+    token = settings.identity.jwt
     if token is None or "://" in token.jwks:
         return
     try:
-        parsed(read_document(token.jwks, token.jwks_timeout))
+        parsed(read_document(token.jwks, token.jwks_timeout, settings.egress.rules))
     except NotFetched as error:
         yield f"identity.jwt.jwks: {error}"

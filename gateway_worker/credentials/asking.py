@@ -11,6 +11,7 @@ import structlog
 
 from common.domain.credentials import CredentialRequest, Credentials
 from common.ports import CredentialsProvider
+from gateway_worker.credentials.failure import ProviderFailed
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +59,8 @@ class ProviderThread:
             found: object = await self._provider.resolve(request)
         except asyncio.CancelledError:
             raise
+        except ProviderFailed as error:
+            return Outcome(provider=self._name, failure=str(error))
         except BaseException as error:  # noqa: BLE001 - whatever a provider does, it does it to itself
             # Not its words: they may hold a secret.
             return Outcome(provider=self._name, failure=type(error).__name__)

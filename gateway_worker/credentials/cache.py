@@ -130,6 +130,8 @@ class CredentialCache:
         if found.expires_in is None:
             return Answer(outcome, asked, until=asked + kept, due=asked + kept)
         life = found.expires_in
+        if found.issued:
+            kept = life
         ahead = min(settings.refresh_ahead, life / 2)
         return Answer(
             outcome,

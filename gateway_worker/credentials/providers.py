@@ -19,11 +19,23 @@ from gateway_worker.credentials.vault import VaultProvider
 GROUP = "canalgate.credentials"
 """Entry points of packages that bring a provider."""
 
+
+def _late(module: str, kind: str) -> Callable[[Settings], CredentialsProvider]:
+    """One whose packages take a while to import: that is done where it is asked for."""
+
+    def make(settings: Settings) -> CredentialsProvider:
+        made: CredentialsProvider = getattr(import_module(f"{__package__}.{module}"), kind)(settings)
+        return made
+
+    return make
+
+
 BUILT_IN: Mapping[str, Callable[[Settings], CredentialsProvider]] = {
     "static": lambda settings: StaticProvider(settings.credentials.static),
     "environment": lambda settings: EnvironmentProvider(settings.credentials.environment_prefix, os.environ),
     "file": lambda settings: FileProvider(settings.credentials.directory),
     "vault": VaultProvider,
+    "client_credentials": _late("client_credentials", "ClientCredentialsProvider"),
 }
 
 

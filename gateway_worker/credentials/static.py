@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from common.domain.credentials import CredentialRequest, Credentials
-from common.domain.ids import ClientId, TenantId, ToolId
 from common.settings.credentials import StaticCredential
 
 
@@ -13,19 +12,11 @@ class StaticProvider:
     """Knows what ``credentials.static`` lists, for exactly whom it is listed."""
 
     def __init__(self, entries: Iterable[StaticCredential]) -> None:
-        self._known = {_asked(entry): _given(entry) for entry in entries}
+        self._known = {entry.request: _given(entry) for entry in entries}
 
     async def resolve(self, request: CredentialRequest) -> Credentials | None:
         """See :class:`~common.ports.CredentialsProvider`."""
         return self._known.get(request)
-
-
-def _asked(entry: StaticCredential) -> CredentialRequest:
-    return CredentialRequest(
-        tool=ToolId(entry.tool),
-        tenant=None if entry.tenant is None else TenantId(entry.tenant),
-        client=None if entry.client is None else ClientId(entry.client),
-    )
 
 
 def _given(entry: StaticCredential) -> Credentials:

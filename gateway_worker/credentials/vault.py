@@ -34,7 +34,10 @@ class VaultProvider:
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Raises :class:`ConfigurationError` without an address, and without the package that speaks to it."""
+        """Raises :class:`ConfigurationError` without an address, and without the package that speaks to it.
+
+        ``egress`` is held against where the address leads, as for the tools of the settings file.
+        """
         vault = settings.vault
         if vault.url is None:
             raise ConfigurationError("the credentials provider vault needs vault.url", field="vault.url")
@@ -45,19 +48,22 @@ class VaultProvider:
                 "the credentials provider vault needs the package hvac: install canalgate[vault]",
                 field="credentials.providers",
             ) from error
+        from common.egress.session import guarded_session
+
+        session = guarded_session(settings.egress.rules, local=True)
+        session.verify = True if vault.ca_file is None else vault.ca_file
         self._vault = vault
         self._hvac: Any = hvac
         self._client: Any = hvac.Client(
             url=vault.url,
+            session=session,
             namespace=vault.namespace,
-            verify=True if vault.ca_file is None else vault.ca_file,
             timeout=settings.credentials.timeout,
             allow_redirects=False,
             strict_http=True,
         )
         # The environment (VAULT_TOKEN, ~/.vault-token, ~/.netrc) is not asked: the settings say who this is.
         self._client.token = None
-        self._client.session.trust_env = False
         self._login = asyncio.Lock()
         self._token = _Token()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="vault")

@@ -116,7 +116,7 @@ def test_nothing_of_opentelemetry_is_loaded_while_tracing_is_off(program: str, t
     statement = (
         f"import os\nos.environ['CANALGATE_CONFIG'] = {str(tmp_path / 'canalgate.yaml')!r}\n"
         f"import {program}\nfrom common.settings import load\nfrom common.telemetry.start import start_tracing\n"
-        "assert start_tracing(load().telemetry, 'web') is None"
+        "assert start_tracing(load().telemetry, load().egress.rules, 'web') is None"
     )
     # redis imports the SDK's metrics by itself.
     parts = ("opentelemetry.sdk.trace", "opentelemetry.exporter", "opentelemetry.proto", "grpc")

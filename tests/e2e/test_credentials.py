@@ -16,6 +16,7 @@ from redis.exceptions import ConnectionError as RedisGone
 
 from tests.support.mcp import RawClient, legacy, modern
 from tests.support.redis import RedisServer, running_redis
+from tests.support.servers.authorization import AuthorizationServer, running_authorization
 from tests.support.servers.gateway import RunningGateway, gateway_command, running_gateway
 from tests.support.servers.process import running_http, server_command
 from tests.support.wait import wait_until
@@ -36,6 +37,9 @@ class Scene:
 
     def __init__(self, gateway: RunningGateway, redis: RedisServer, home: Path, written: bytearray) -> None:
         self.gateway, self.redis, self.home, self.written = gateway, redis, home, written
+
+        self.authorization = AuthorizationServer()
+        """Who issues the tokens of the tool ``issued``."""
 
     def put(self, tool: str, tenant: str, version: int) -> None:
         """Mount a version of a secret."""
@@ -91,6 +95,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         running_redis() as redis,
         monitored(redis) as written,
         running_http("echo_http", log=home / "http.log", env={"ECHO_LOG": str(home / "http.jsonl")}) as url,
+        running_authorization() as authorization,
     ):
         command, *args = server_command("echo")
         tools = {
@@ -102,8 +107,26 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             },
             "remote": {
                 "url": url,
-                "credentials": {"inject": {"headers": {"Authorization": "Bearer {token}"}}},
+                "credentials": {
+                    "providers": "file",
+                    "inject": {"headers": {"Authorization": "Bearer {token}"}},
+                },
             },
+            "issued": {
+                "url": url,
+                "credentials": {
+                    "scope": "tool",
+                    "providers": "client_credentials",
+                    "inject": {"headers": {"Authorization": "Bearer {access_token}"}},
+                },
+            },
+        }
+        authorization.clients["gateway"] = "canary-secret-of-the-gateway"
+        client = {
+            "tool": "issued",
+            "token_url": authorization.url,
+            "client_id": "gateway",
+            "client_secret": "canary-secret-of-the-gateway",
         }
         keys = [{"key": key, "tenant": tenant, "client": "one"} for tenant, key in KEYS.items()]
         settings = {
@@ -111,18 +134,21 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             "identity": {"resolver": "api_key", "api_keys": keys},
             "tenants": {"allow_unlisted": True},
             "credentials": {
-                "providers": ["file"],
+                "providers": ["file", "client_credentials"],
                 "directory": str(home / "secrets"),
                 "discovery_tenant": "acme",
             },
+            "client_credentials": {"clients": [client]},
             "logging": {"level": "debug", "format": "json"},
         }
         unborn = Scene(None, redis, home, written)  # type: ignore[arg-type]
-        for tool in tools:
+        for tool in ("local", "remote"):
             for tenant in KEYS:
                 unborn.put(tool, tenant, 1)
         with running_gateway(tools, directory=home / "g", settings=settings) as gateway:
-            yield Scene(gateway, redis, home, written)
+            scene = Scene(gateway, redis, home, written)
+            scene.authorization = authorization
+            yield scene
 
 
 ERAS = pytest.mark.parametrize("era", [legacy, modern], ids=["legacy", "modern"])
@@ -137,6 +163,22 @@ def test_each_tenant_has_its_own(scene: Scene, tenant: str, era: Callable[..., R
     assert not [name for name, value in local.items() if "inbound" in value or name.startswith("CANALGATE")]
     remote = orjson.loads(scene.client("remote", tenant, era).text("headers"))
     assert remote["authorization"].startswith("Bearer " + secret("remote", tenant)[:-1])
+
+
+def test_a_token_is_issued_once_for_everybody_until_it_is_refused(scene: Scene) -> None:
+    """By the gateway's own name, whoever calls; an order has another one issued."""
+    tokens = scene.authorization.tokens
+
+    def sent(tenant: str) -> str:
+        seen = orjson.loads(scene.client("issued", tenant, legacy).text("headers"))
+        return str(seen["authorization"]).removeprefix("Bearer ")
+
+    first = sent("acme")
+    assert tokens[first].client == "gateway"
+    assert sent("globex") == first
+    scene.order("rotate", "--tool", "issued")
+    wait_until(lambda: sent("acme") != first, description="another token", timeout=15)
+    assert sent("acme") in tokens
 
 
 def test_they_change_after_rotation(scene: Scene) -> None:
@@ -179,7 +221,8 @@ def test_they_are_found_nowhere_else(scene: Scene) -> None:
     """In no message, key or event in Redis, no log, no command line; nor is the caller's own token at a backend."""
     scene.client("local", "acme", legacy).text("env")
     scene.order("rotate")
-    scene.client("remote", "globex", modern).text("headers")
+    for tool in ("remote", "issued"):
+        scene.client(tool, "globex", modern).text("headers")
     canary = b"canary-secret"
     # What the tools answered is the callers' own: it came from tools that say what they were given.
     requests = [line for line in bytes(scene.written).splitlines() if b"gateway.invoke" in line]

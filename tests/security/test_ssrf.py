@@ -12,12 +12,14 @@ from typing import Any
 
 import httpx
 import pytest
+import requests
 
 from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ToolId
 from common.domain.tool import HttpTransport, Tool
 from common.egress.client import guarded_async_client, guarded_client
+from common.egress.session import guarded_session
 from gateway_worker.egress.http_pool import HttpClient
 from gateway_worker.egress.link import LinkLost
 from tests.support.aio import on_loop
@@ -207,8 +209,14 @@ def by_async_httpx(url: str, rules: EgressRules) -> None:
     scenario()
 
 
-WAYS = [by_link, by_httpx, by_async_httpx]
-REFUSALS = (LinkLost, httpx.HTTPError, httpx.InvalidURL, UnicodeError)
+def by_session(url: str, rules: EgressRules) -> None:
+    """The way of libraries that speak by requests."""
+    with guarded_session(rules, local=False) as session:
+        session.post(url, json={}, timeout=2.0)
+
+
+WAYS = [by_link, by_httpx, by_async_httpx, by_session]
+REFUSALS = (LinkLost, httpx.HTTPError, httpx.InvalidURL, requests.RequestException, UnicodeError)
 
 
 def test_the_table_is_long_enough() -> None:

@@ -16,15 +16,10 @@ from uuid import uuid4
 import orjson
 import psutil
 
+from common.domain.capabilities import Capabilities
 from common.domain.ids import ClientId, InvocationId, TenantId, ToolId
 from common.domain.invocation import Caller, Invocation
-from common.domain.tool import (
-    Capabilities,
-    HttpTransport,
-    Origin,
-    StdioTransport,
-    Tool,
-)
+from common.domain.tool import HttpTransport, Origin, StdioTransport, Tool
 from common.mcp.revisions import LATEST_LEGACY, LATEST_MODERN, Era
 from common.registry.records import Entry, definition_from_json, definition_to_json
 from tests.support.servers import http_wire

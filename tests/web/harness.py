@@ -16,8 +16,9 @@ from werkzeug.test import TestResponse
 
 from common.calls import call as call_module
 from common.calls import replies
+from common.domain.capabilities import Capabilities
 from common.domain.ids import NodeId, ToolId
-from common.domain.tool import Capabilities, StdioTransport, Tool, ToolState
+from common.domain.tool import StdioTransport, Tool, ToolState
 from common.gateway import Gateway
 from common.registry.records import capabilities_to_json
 from common.settings import Settings

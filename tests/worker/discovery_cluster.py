@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
+from common.domain.capabilities import Capabilities
 from common.domain.ids import NodeId, ToolId
-from common.domain.tool import Capabilities
 from common.processes import ProcessGuard
 from common.registry.catalogue import Catalogue
 from common.registry.registry import Registry

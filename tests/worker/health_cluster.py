@@ -9,9 +9,10 @@ from functools import partial
 
 import orjson
 
+from common.domain.capabilities import Capabilities
 from common.domain.health import Health, health_from_wire
 from common.domain.ids import NodeId, ToolId
-from common.domain.tool import Capabilities, ToolState
+from common.domain.tool import ToolState
 from common.processes import ProcessGuard
 from common.registry.catalogue import Catalogue
 from common.registry.records import capabilities_to_json

@@ -8,9 +8,10 @@ import orjson
 import pytest
 
 from common.audit.journal import Journal
+from common.domain.capabilities import Capabilities
 from common.domain.content_rules import ContentRules, HiddenCharacters, Pinning
 from common.domain.ids import ToolId
-from common.domain.tool import Capabilities, HttpTransport, StdioTransport, Tool
+from common.domain.tool import HttpTransport, StdioTransport, Tool
 from common.mcp.listings import RESOURCES, TOOLS
 from common.registry.quarantine import Quarantine
 from gateway_worker.content import LARGEST, examined, offered, with_server_examined

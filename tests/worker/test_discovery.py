@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
+from common.domain.capabilities import Capabilities
 from common.domain.ids import ToolId
-from common.domain.tool import Capabilities, HttpTransport, Tool
+from common.domain.tool import HttpTransport, Tool
 from common.mcp.revisions import Era
 from common.processes import is_running
 from gateway_worker.discovery import list_all, listing_order

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from common.domain.capabilities import Capabilities
 from common.domain.ids import ToolId
-from common.domain.tool import Capabilities, StdioTransport, Tool, ToolState
+from common.domain.tool import StdioTransport, Tool, ToolState
 from common.mcp.revisions import Era
 from common.processes import is_running
 from common.store.client import Client

@@ -504,6 +504,38 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        name="credentials-token-cut-short",
+        breaks="an issued token is kept to its expiry",
+        edits=(Edit("gateway_worker/credentials/cache.py", "if found.issued:", "if False:"),),
+        tests=(
+            f"{CREDENTIALS}/test_client_credentials.py::test_many_ask_once_and_the_token_is_kept_to_its_expiry",
+        ),
+    ),
+    Mutant(
+        name="credentials-token-of-another-type",
+        breaks="a token of a type that is not understood is not used",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/token_endpoint.py",
+                "if not isinstance(kind, str) or kind.lower() not in kinds:",
+                "if not isinstance(kind, str):",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_client_credentials.py::test_a_server_that_misbehaves_is_a_failure",),
+    ),
+    Mutant(
+        name="credentials-words-repeated",
+        breaks="what an authorization server says is not repeated",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/token_endpoint.py",
+                "isinstance(code, str) and code in _KNOWN_ERRORS",
+                "isinstance(code, str)",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_client_credentials.py::test_a_server_that_misbehaves_is_a_failure",),
+    ),
+    Mutant(
         name="credentials-lent",
         breaks="a probe never goes over the session of a caller with credentials",
         edits=(
@@ -886,6 +918,27 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=("tests/security/test_ssrf.py::test_the_address_that_was_judged_is_the_one_that_is_dialled",),
+    ),
+    Mutant(
+        name="session-past-the-guard",
+        breaks="what speaks by requests is judged where it dials",
+        edits=(
+            Edit(
+                "common/egress/session.py",
+                "addresses = good_addresses(judge, connection.host, found)",
+                "addresses = [str(entry[4][0]) for entry in found]",
+            ),
+        ),
+        tests=(
+            "tests/security/test_ssrf.py::test_nothing_is_connected_to",
+            "tests/security/test_outbound.py::test_the_operator_s_own_addresses_are_judged",
+        ),
+    ),
+    Mutant(
+        name="opa-past-the-guard",
+        breaks="nothing connects past the guard",
+        edits=(Edit("common/policy/opa.py", "self._http = guarded_client(", "self._http = httpx.Client("),),
+        tests=("tests/security/test_outbound.py::test_only_those_on_the_list_open_connections",),
     ),
     Mutant(
         name="any-command-at-run-time",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common import store
-from common.audit.journal import PAGE, Journal, audit_command
+from common.audit.journal import PAGE, Journal, LookBack, audit_command
 from common.domain.audit import AuditEvent, AuditRecord, EventKind
 from common.domain.errors import InvalidRequest, StoreUnavailable
 from common.store.client import Client, StoreAddress, connect
@@ -84,6 +84,32 @@ def test_the_newest_are_chosen_over_pages(journal: Journal, client: Client, keys
     assert [record.id for record in journal.newest(5, chosen=wanted)] == [new, old]
     assert [record.id for record in journal.newest(1, chosen=wanted)] == [new]
     assert [record.id for record in journal.newest(5, chosen=wanted, since=_ms(old) + 10**6)] == []
+
+
+def test_a_look_back_reads_no_more_than_it_may(journal: Journal, client: Client, keys: Keys) -> None:
+    """It tells behind which record to look on, be it that nothing was found; looked on, each is found once."""
+    old = [journal.record(event("wanted")) for _ in range(2)]
+    with client.pipeline(transaction=False) as pipe:
+        for _ in range(3 * PAGE):
+            pipe.execute_command(*audit_command(keys, event("x")))
+        pipe.execute()
+
+    def look(before: str | None, most: int = 1) -> LookBack:
+        return journal.look_back(
+            most,
+            before=before,
+            most_read=2 * PAGE,
+            chosen=lambda record: record.fields["session"] == "wanted",
+        )
+
+    nothing = look(None)
+    assert nothing.records == []
+    assert nothing.further is not None
+    first = look(nothing.further)
+    assert [record.id for record in first.records] == [old[1]]
+    second = look(first.further)
+    assert ([record.id for record in second.records], second.further) == ([old[0]], None)
+    assert [record.id for record in look(nothing.further, most=2).records] == old[::-1]
 
 
 def test_a_subscriber_hears_everything_in_order(journal: Journal) -> None:

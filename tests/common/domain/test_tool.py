@@ -27,13 +27,10 @@ from common.domain.tls import TlsRules
 from common.domain.tool import (
     MAX_POOL_SIZE,
     MAX_TIMEOUT,
-    Capabilities,
     HttpTransport,
     StdioTransport,
     Tool,
     ToolState,
-    capabilities_from_wire,
-    capabilities_to_wire,
     tool_from_wire,
     tool_to_wire,
 )
@@ -87,19 +84,6 @@ PLAIN = {
 TOOLS = st.builds(
     Tool, **PLAIN, routing=st.just(Routing.STICKY), affinity=st.sampled_from(Affinity)
 ) | st.builds(Tool, **PLAIN, routing=st.just(Routing.LEAST_LOADED), affinity=st.just(Affinity.CLIENT))
-CAPABILITIES = st.builds(
-    Capabilities,
-    tool_version=st.integers(0, 2**53),
-    discovered_at=st.integers(0, 2**53),
-    eras=NAMED,
-    server_info=NAMED,
-    server_capabilities=NAMED,
-    instructions=st.none() | TEXT,
-    tools=st.lists(NAMED, max_size=3).map(tuple),
-    error=st.none() | TEXT,
-    attempts=st.integers(0, 100),
-    retry_at=st.integers(0, 2**53),
-)
 
 STDIO = Tool(id=ToolId("t"), transport=StdioTransport(command="cmd", args=("a",), env={"K": "V"}, cwd="/"))
 HTTP = Tool(id=ToolId("t"), transport=HttpTransport(url="http://h/mcp", headers={"X": "1"}))
@@ -115,12 +99,6 @@ def test_a_definition_survives_the_registry(tool: Tool) -> None:
     back = tool_from_wire(over_the_wire(tool_to_wire(tool)))
     assert back == tool
     assert back.digest() == tool.digest()
-
-
-@given(CAPABILITIES)
-def test_capabilities_survive_the_registry(capabilities: Capabilities) -> None:
-    """Every field, byte for byte."""
-    assert capabilities_from_wire(over_the_wire(capabilities_to_wire(capabilities))) == capabilities
 
 
 TLS = TlsRules(ca_file="a", cert_file="c", key_file="k", min_version="1.2", server_name="n")

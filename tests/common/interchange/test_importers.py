@@ -13,8 +13,8 @@ from common.domain.errors import ConfigurationError
 from common.domain.tool import Tool
 from common.interchange import ImportResult, parse
 from common.settings import RuntimeSettings
-from common.settings.entry import read_tool
 from common.settings.interpolate import interpolate
+from common.settings.tools import read_tool
 
 CLAUDE = """{"mcpServers": {
   "github": {"command": "npx", "args": ["-y", "server-github"],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from common.domain.egress import STRICT
 from common.domain.errors import ConfigurationError, PolicyDenied
 from common.domain.ids import ClientId, TenantId, ToolId
 from common.domain.invocation import Caller
@@ -51,7 +52,7 @@ def judge(reads: list[object] | None = None, **settings: Any) -> Judge:
         reads.append((tenant, tool))
         return COUNTERS
 
-    return Judge(PolicySettings.model_validate(settings), read)
+    return Judge(PolicySettings.model_validate(settings), STRICT, read)
 
 
 def call(made: Judge, name: str = "x", tenant: str = "t", **options: Any) -> Any:

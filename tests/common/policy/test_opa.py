@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from common.domain.egress import STRICT, EgressRules
 from common.domain.policy import Counters, Decision, Ground
 from common.policy.evaluation import Asked, PolicyCounts
 from common.policy.loading import evaluators_of
@@ -34,11 +35,13 @@ def _closed() -> Iterator[None]:
         MADE.pop().close()
 
 
-def asked_of(url: str, counts: PolicyCounts | None = None, **options: object) -> Asked:
+def asked_of(
+    url: str, counts: PolicyCounts | None = None, rules: EgressRules = STRICT, **options: object
+) -> Asked:
     settings = PolicySettings.model_validate(
         {"evaluators": [{"id": "o", "type": "opa", "url": url, **options}]}
     )
-    MADE.append(evaluators_of(settings, counts or PolicyCounts())["o"])
+    MADE.append(evaluators_of(settings, rules, counts or PolicyCounts())["o"])
     return MADE[-1]
 
 

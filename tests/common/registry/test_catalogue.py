@@ -10,10 +10,11 @@ import orjson
 import pytest
 
 import common.registry.catalogue as module
+from common.domain.capabilities import Capabilities
 from common.domain.errors import StoreUnavailable
 from common.domain.health import Health, health_to_wire
 from common.domain.ids import ToolId
-from common.domain.tool import Capabilities, StdioTransport, Tool, ToolState
+from common.domain.tool import StdioTransport, Tool, ToolState
 from common.registry.catalogue import FULL_RELOAD_BEHIND, Catalogue
 from common.registry.lifecycle import Lifecycle
 from common.registry.records import Entry, capabilities_to_json

@@ -10,11 +10,12 @@ import orjson
 import pytest
 
 from common.audit.journal import Journal
+from common.domain.capabilities import Capabilities, Quarantined
 from common.domain.content_rules import ContentRules, Pinning
 from common.domain.errors import CapabilityQuarantined, InvalidRequest, ToolNotFound, VersionConflict
 from common.domain.ids import ToolId
 from common.domain.pins import discovered
-from common.domain.tool import Capabilities, Quarantined, StdioTransport, Tool
+from common.domain.tool import StdioTransport, Tool
 from common.registry.catalogue import Catalogue
 from common.registry.pins import MOST_TOLD, PinStore, discovery_events, pin_arguments
 from common.registry.quarantine import Quarantine

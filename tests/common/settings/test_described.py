@@ -15,6 +15,7 @@ import yaml
 from common.domain.errors import ConfigurationError
 from common.settings import EvaluatorSettings, RuleSettings, load
 from common.settings.audit_sinks import FileOptions, PostgresOptions, WebhookOptions
+from common.settings.client_credentials import ClientCredentialsEntry
 from common.settings.entry import ENTRY_KEYS
 from common.settings.layers import KEYS, PROCESS_VARIABLES, VARIABLES
 from common.settings.reference import PARTS, render
@@ -47,6 +48,8 @@ runtime:
 logging: {level: "${LEVEL:-info}", format: json, levels: {a.b: debug}}
 telemetry: {exporter: otlp_http, endpoint: "http://c:4318", headers: "a=b", sampling_ratio: "${R:-0.1}"}
 credentials: {providers: [static, vault], timeout: "${T:-5}", static: [{tool: t, tenant: u, values: {key: k}}]}
+client_credentials: {leeway: "${L:-9}", clients: [{tool: t, tenant: u, token_url: "https://as.example/token",
+  auth: private_key_jwt,  client_id: c, private_key_file: /k, algorithm: ES256, scopes: "a, b", resources: "https://api.example"}]}
 vault: {url: "https://vault.example:8200", auth: approle, role_id: r, secret_id: s}
 tools:
   everything: {command: npx, args: [-p, 8080], env: {K: V, PORT: 80, DEBUG: yes}, cwd: /dir, idle_timeout: 60}
@@ -171,6 +174,7 @@ def test_document_and_models_know_the_same_settings() -> None:
         *("role", "token"),
         *(CapabilityLimit.model_fields.keys() | TenantSettings.model_fields.keys()) - set(ENTRY_KEYS),
         *("tool", "values", "mode", "scope", "providers", "inject", "meta"),
+        *(ClientCredentialsEntry.model_fields.keys() - ENTRY_KEYS),
         *PARTS_NAMES,
         *("name", "options", "most"),
         *(RuleSettings.model_fields.keys() - ENTRY_KEYS),

@@ -8,8 +8,9 @@ import pytest
 
 from common.domain.tool import Tool
 from common.settings import RuntimeSettings
-from common.settings.entry import HttpEntry, StdioEntry, read_tool
+from common.settings.entry import HttpEntry, StdioEntry
 from common.settings.entry_of import changed_entry, entry_of
+from common.settings.tools import read_tool
 
 RUNTIME = RuntimeSettings()
 OTHER = RuntimeSettings(

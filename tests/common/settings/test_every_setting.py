@@ -20,6 +20,7 @@ BOUND = [value for value in COUNT if value is not None]
 BYTES = [1023, "x", True, 1.5, 2**31]
 FLAG = ["maybe", 3, None, []]
 IDS = ["", 5, None, "x" * 513]
+ISSUED = {"tool": "x", "token_url": "https://as/token", "client_id": "c", "client_secret": "s"}
 HEADER = ["", "a b", "a:b", "a\nb", "ä", 5]
 
 # setting: (value in the file, its text in the environment, what Settings then holds, values that are refused)
@@ -280,6 +281,30 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "vault.role": ("r", "r", "r", ["", 5]),
     "vault.jwt_file": ("/j", "/j", "/j", [5, None]),
     "vault.ca_file": ("/c", "/c", "/c", [5]),
+    "client_credentials.clients": (
+        [ISSUED],
+        str(ISSUED).replace("'", '"'),
+        None,
+        [
+            5,
+            [{}],
+            [{**ISSUED, "token_url": "http://as.example.com/token"}],
+            [{**ISSUED, "token_url": "as.example.com"}],
+            [{**ISSUED, "auth": "tls_client_auth"}],
+            [{**ISSUED, "auth": "private_key_jwt"}],
+            [{**ISSUED, "private_key": "k"}],
+            [{**ISSUED, "client_secret_file": "/s"}],
+            [{**ISSUED, "algorithm": "none"}],
+            [{**ISSUED, "scopes": ["a b"]}],
+            [{**ISSUED, "resources": ["api"]}],
+            [{**ISSUED, "resources": ["https://a#b"]}],
+            [{**ISSUED, "audiences": [""]}],
+            [{**ISSUED, "client": "c"}],
+            [{**ISSUED, "extra": 1}],
+            [ISSUED, ISSUED],
+        ],
+    ),
+    "client_credentials.leeway": (3, "3", 3.0, SECONDS_OR_ZERO),
     "policy.rules": (
         [{"effect": "deny", "tenants": ["a"]}],
         '[{"effect": "deny", "tenants": ["a"]}]',

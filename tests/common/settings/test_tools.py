@@ -10,7 +10,7 @@ import pytest
 from common.domain.rules import Affinity, CircuitRules, HealthRules, ProcessLimits, Retry, Routing
 from common.domain.tool import MAX_TIMEOUT, HttpTransport, StdioTransport, Tool, ToolState
 from common.settings import RuntimeSettings, load
-from common.settings.entry import read_tool, read_tools
+from common.settings.tools import read_tool, read_tools
 
 RUNTIME = RuntimeSettings(request_timeout=11, startup_timeout=12, idle_timeout=13)
 

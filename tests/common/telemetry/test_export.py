@@ -122,9 +122,10 @@ def test_a_process_that_ends_sends_what_is_left_and_waits_no_longer_than_that() 
 FORKS = """
 import os, sys
 from common.settings.telemetry import TelemetrySettings
+from common.domain.egress import STRICT
 from common.telemetry.start import start_tracing
 from common.telemetry.spans import Kind
-tracer = start_tracing(TelemetrySettings(exporter=sys.argv[2], endpoint=sys.argv[1]), "web")
+tracer = start_tracing(TelemetrySettings(exporter=sys.argv[2], endpoint=sys.argv[1]), STRICT, "web")
 
 def say(name):
     tracer.span(name, Kind.SERVER, tracer.sampled(None), None, {}).end()
@@ -155,9 +156,10 @@ def test_each_side_of_a_fork_sends_its_own(exporter: str, gevent: bool) -> None:
 PROGRAM = """
 import sys
 from common.settings.telemetry import TelemetrySettings
+from common.domain.egress import STRICT
 from common.telemetry.start import start_tracing
 from common.telemetry.spans import Kind
-tracer = start_tracing(TelemetrySettings(exporter="console"), "worker")
+tracer = start_tracing(TelemetrySettings(exporter="console"), STRICT, "worker")
 tracer.span("said", Kind.SERVER, tracer.sampled(None), None, {}).end()
 """
 

@@ -12,6 +12,7 @@ from common.audit.chain_store import ChainStore
 from common.audit.journal import Journal
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.audit_chain import START, seal_all
+from gateway_web.admin.audit import MOST_READ
 from tests.web.admin.conftest import Ask
 from tests.web.harness import Web
 
@@ -65,6 +66,21 @@ def test_events_are_chosen(ask: Ask, journal: Journal) -> None:
     assert len(details(ask("GET", "/audit?kind=session_closed&kind=session_created"))) == 8
     assert len(details(ask("GET", "/audit?since=2020-01-01T00:00:00Z"))) == 8
     assert details(ask("GET", "/audit?since=2999-01-01T00:00:00Z")) == []
+
+
+def test_a_page_of_rare_events_reads_a_bounded_part_of_the_journal(
+    ask: Ask, journal: Journal, admin_web: Web
+) -> None:
+    """It may be empty; its cursor leads on until the journal has been looked through."""
+    write(journal, 1)
+    gateway = admin_web.gateway
+    with gateway.client.pipeline(transaction=False) as pipe:
+        for _ in range(MOST_READ):
+            pipe.execute_command("XADD", gateway.keys.audit, "*", "kind", "session_created", "tool", "other")
+        pipe.execute()
+    first = ask("GET", "/audit?tool=t")
+    assert first.json["items"] == []
+    assert details(ask("GET", f"/audit?tool=t&cursor={first.json['next_cursor']}")) == ["0"]
 
 
 @pytest.mark.parametrize(

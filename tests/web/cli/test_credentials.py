@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from common.audit.journal import Journal
-from common.credentials.orders import Order, Verb, order_of
+from common.credentials.orders import CredentialOrders, Order, Verb, order_of
+from common.domain.errors import InvalidRequest
 from common.domain.ids import TenantId, ToolId
 from common.domain.tool import StdioTransport, Tool
 from common.registry.registry import Registry
@@ -44,6 +45,30 @@ def test_an_order_is_given_and_audited(verb: str, canalgate: Canalgate, client: 
 def test_a_tool_that_is_not_there_is_refused(canalgate: Canalgate, client: Client, keys: Keys) -> None:
     """A name that was misspelt would flush nothing, and say that it did."""
     assert canalgate("credentials", "rotate", "--tool", "none").exit_code == Exit.NOT_FOUND
+    assert orders(client, keys) == []
+
+
+@pytest.mark.parametrize("option", ["--tool", "--tenant"])
+@pytest.mark.parametrize("name", ["", "x" * 513])
+def test_a_name_that_can_be_nobodys_is_refused(
+    option: str, name: str, canalgate: Canalgate, client: Client, keys: Keys
+) -> None:
+    """A variable that was not set is not everybody; and workers could not read such an order."""
+    done = canalgate("credentials", "rotate", option, name)
+    assert done.exit_code == Exit.USAGE
+    assert option.strip("-") in done.stderr
+    assert orders(client, keys) == []
+
+
+@pytest.mark.parametrize("verb", ["flush", "rotate"])
+@pytest.mark.parametrize("whose", [{"tool": ""}, {"tenant": ""}, {"tenant": "\ud800"}])
+def test_whoever_gives_it_an_order_names_somebody(
+    verb: str, whose: dict[str, str], client: Client, keys: Keys
+) -> None:
+    """The rule is the order's own, for every door to it."""
+    with pytest.raises(InvalidRequest) as caught:
+        getattr(CredentialOrders(client, keys), verb)(**whose, actor="test")
+    assert caught.value.data["field"] == next(iter(whose))
     assert orders(client, keys) == []
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from common.domain.capabilities import Capabilities
 from common.domain.ids import ToolId
-from common.domain.tool import Capabilities, StdioTransport, Tool, ToolState
+from common.domain.tool import StdioTransport, Tool, ToolState
 from common.registry.lifecycle import Lifecycle
 from common.registry.records import capabilities_to_json
 from common.registry.registry import Registry

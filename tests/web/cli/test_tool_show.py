@@ -7,8 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
+from common.domain.capabilities import Capabilities
 from common.domain.ids import ToolId
-from common.domain.tool import Capabilities, StdioTransport, Tool
+from common.domain.tool import StdioTransport, Tool
 from common.registry.records import capabilities_to_json
 from common.registry.registry import Registry
 from common.store.client import Client

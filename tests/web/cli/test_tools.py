@@ -11,10 +11,11 @@ import pytest
 
 from common.audit.journal import Journal
 from common.circuit.breaker import Circuits
+from common.domain.capabilities import Capabilities
 from common.domain.health import Health, health_to_wire
 from common.domain.ids import ToolId, queue_of
 from common.domain.rules import Affinity, ProcessLimits, Retry, Routing
-from common.domain.tool import Capabilities, HttpTransport, Origin, StdioTransport, Tool, ToolState
+from common.domain.tool import HttpTransport, Origin, StdioTransport, Tool, ToolState
 from common.registry.lifecycle import Lifecycle
 from common.registry.records import capabilities_to_json
 from common.registry.registry import Registry

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from common.domain.api_key import ApiKeyRecord
+from common.domain.egress import STRICT
 from common.domain.errors import GatewayError
 from common.domain.invocation import Caller
 from common.ports import IdentityResolver, RequestFacts
@@ -64,7 +65,7 @@ def identity_of(
     noted: Noted | None = None,
 ) -> Identity:
     """The identity of these settings, or with these resolvers."""
-    found = resolvers or load_resolvers(section, issued or Issued(), lambda: NOW)
+    found = resolvers or load_resolvers(section, STRICT, issued or Issued(), lambda: NOW)
     return Identity(found, section, TrustedProxies(WebSettings()), cast("Failures", noted or Noted()))
 
 

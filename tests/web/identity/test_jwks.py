@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common.domain.egress import STRICT
 from common.domain.errors import IdentityUnavailable
 from common.settings import JwtSettings
 from gateway_web.identity.fetching import NotFetched, read_document
@@ -43,7 +45,7 @@ def keys_of(issuer: Issuer, clock: Clock | None = None, **changes: Any) -> Jwks:
         **changes,
     }
     settings = JwtSettings(issuer=issuer.name, jwks=issuer.jwks, audience=("a",), tenant="t", **times)
-    return Jwks(settings, clock=clock or Clock())
+    return Jwks(settings, partial(read_document, egress=STRICT), clock=clock or Clock())
 
 
 def test_keys_are_fetched_once(issuer: Issuer) -> None:
@@ -142,7 +144,7 @@ def test_a_fetch_has_a_deadline(issuer: Issuer, behave: str) -> None:
     issuer.behave = behave
     begun = time.monotonic()
     with pytest.raises(NotFetched):
-        read_document(issuer.jwks, 0.3)
+        read_document(issuer.jwks, 0.3, STRICT)
     assert time.monotonic() - begun < 5
 
 
@@ -154,7 +156,7 @@ def test_a_fetch_takes_what_it_asked_for(issuer: Issuer, behave: str, words: str
     """No redirect is followed, and no more is read than can be meant."""
     issuer.behave = behave
     with pytest.raises(NotFetched, match=words):
-        read_document(issuer.jwks, 5)
+        read_document(issuer.jwks, 5, STRICT)
     assert issuer.asked == 1
 
 
@@ -162,11 +164,11 @@ def test_a_document_may_be_a_file(tmp_path: Path) -> None:
     """Of a bounded size as well."""
     file = tmp_path / "k"
     file.write_bytes(b"{}")
-    assert read_document(str(file), 1) == b"{}"
+    assert read_document(str(file), 1, STRICT) == b"{}"
     file.write_bytes(b" " * 600_000)
     for path in (str(file), str(tmp_path / "none"), str(tmp_path), "a\0b"):
         with pytest.raises(NotFetched):
-            read_document(path, 1)
+            read_document(path, 1, STRICT)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from common.domain.egress import STRICT
 from common.domain.errors import (
     ConfigurationError,
     Forbidden,
@@ -288,7 +289,7 @@ def test_a_class_of_ones_own_is_loaded() -> None:
 def test_a_class_that_cannot_be_had_is_a_configuration_error(path: str) -> None:
     """Whatever is wrong with it: the process does not start, and the message names the key and the path."""
     with pytest.raises(ConfigurationError) as caught:
-        load_resolvers(settings(path), Issued(), lambda: 0)
+        load_resolvers(settings(path), STRICT, Issued(), lambda: 0)
     assert caught.value.data == {"field": "identity.resolver"}
     assert f"identity.resolver '{path}'" in caught.value.message
 

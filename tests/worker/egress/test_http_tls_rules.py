@@ -11,7 +11,7 @@ import pytest
 
 from common.domain.tls import TlsRules
 from common.settings import RuntimeSettings
-from common.settings.entry import read_tool
+from common.settings.tools import read_tool
 from gateway_worker.egress.http1 import ConnectionLost
 from gateway_worker.egress.http_pool import HttpClient
 from tests.support.aio import on_loop
