@@ -40,8 +40,9 @@ e2e: $(READY) ## Real gateway processes, real backends, real clients, kill -9
 	$(PYTEST) tests -m "e2e and not alone and not interop and not chaos_fast and not chaos_full" -q -n 2
 	$(PYTEST) tests -m "e2e and alone and not interop" -q
 
-security: $(READY) ## The tables of attacks, and a test for each published weakness of an MCP product
+security: $(READY) ## The tables of attacks, a test for each published weakness of an MCP product; FULL=1: isolation at 10,000 calls
 	$(PYTEST) tests/security -q -n auto
+	$(if $(FULL),ISOLATION_CALLS=10000 $(PYTEST) tests/security/test_isolation.py -q -s)
 
 interop: $(READY) ## Eleven clients, the reference servers and our own in each era, through one gateway (Node >= 22.19 is fetched from npm)
 	$(PYTEST) tests -m "interop and not chaos_fast and not chaos_full" -q

@@ -36,6 +36,10 @@ TOLD_EVERY = 60.0
 OVER_AFTER = 10.0
 """Seconds of silence after which one is news again."""
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_configured: tuple[str, str | None] | None = None
+"""How this process named itself, and where it writes."""
+_with_own_levels: set[str] = set()
+"""The loggers that the settings gave levels last."""
 
 
 def configure(settings: LoggingSettings, *, process: str, file: str | None = None) -> None:
@@ -43,6 +47,8 @@ def configure(settings: LoggingSettings, *, process: str, file: str | None = Non
 
     It goes to standard error, or to ``file``, which may be moved away while it is written (log rotation).
     """
+    global _configured  # noqa: PLW0603 - a process logs in one way
+    _configured = process, file
     level = _LEVELS[settings.level]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -80,6 +86,9 @@ def configure(settings: LoggingSettings, *, process: str, file: str | None = Non
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    for name in _with_own_levels - settings.levels.keys():
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    _with_own_levels.clear()
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -88,6 +97,14 @@ def configure(settings: LoggingSettings, *, process: str, file: str | None = Non
     logging.getLogger("httpcore").setLevel(max(level, logging.WARNING))
     for name, own in settings.levels.items():
         logging.getLogger(name).setLevel(_LEVELS[own])
+        _with_own_levels.add(name)
+
+
+def take_over(settings: LoggingSettings) -> None:
+    """Let other settings hold in a process that has logging set up; nothing in any other."""
+    if _configured is not None:
+        process, file = _configured
+        configure(settings, process=process, file=file)
 
 
 class Rarely:

@@ -12,11 +12,13 @@ from flask.globals import request_ctx
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from common.control.reload import Commit
 from common.domain.errors import GatewayError
 from common.domain.ids import ToolId
 from common.gateway import Gateway
 from common.mcp.jsonrpc import INTERNAL_ERROR, JsonRpcError
 from common.mcp.revisions import Era
+from common.settings.changes import SettingsChanges
 from gateway_web.guards import HostGuard
 from gateway_web.http import IDENTITY, WEB_SETTINGS, Environ, HttpAnswer, HttpRequest
 from gateway_web.identity import load_identity
@@ -49,6 +51,8 @@ def create_app(gateway: Gateway) -> Flask:
     identity, digests = load_identity(gateway), ListDigests(gateway)
     app.config[IDENTITY] = identity
     resource = ProtectedResource(gateway.settings.identity) if gateway.settings.identity.oauth else None
+    if resource is not None:
+        gateway.reloading(lambda changes: _of_oauth(resource, changes))
     door = StreamableHttp(gateway, identity, digests)
     sse = HttpSse(gateway, identity, digests)
 
@@ -93,6 +97,11 @@ def create_app(gateway: Gateway) -> Flask:
     add_metrics(app, gateway)
     app.wsgi_app = ShortWay(app.wsgi_app, guard=guard, post=post, broken=broken)  # type: ignore[method-assign]
     return app
+
+
+def _of_oauth(resource: ProtectedResource, changes: SettingsChanges) -> Commit | None:
+    identity = changes.settings.identity
+    return None if "identity" not in changes.sections else lambda: resource.take_over(identity)
 
 
 def _application(gateway: Gateway) -> Flask:

@@ -10,27 +10,30 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from email.utils import formatdate
-from typing import Any
+from typing import Any, ClassVar
 
 import gevent
 import structlog
 from gevent.server import StreamServer
 from gunicorn import util
+from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import ConfigurationProblem, InvalidHeader
 from gunicorn.workers import ggevent
 from gunicorn.workers.ggevent import GeventWorker
 
+from common.domain.errors import ConfigurationError
 from common.settings import WebSettings
 from common.sockets import Writable, send_whole
 from common.telemetry import about
 from gateway_web.client_socket import ClientSocket, bounded
-from gateway_web.http import WEB_SETTINGS, Environ, HttpAnswer, status_line
+from gateway_web.http import RELOAD, WEB_SETTINGS, Environ, HttpAnswer, status_line
 from gateway_web.ingress.short_way import ShortWay
 from gateway_web.listener_tls import HANDSHAKE_WITHIN, listener_context
 from gateway_web.tls_client_socket import TlsClientSocket
@@ -47,6 +50,13 @@ class Listener(StreamServer):  # type: ignore[misc]
 
     Their clients had connected while this was a server that takes calls.
     """
+
+    opened: ClassVar[list[Listener]] = []
+    """Those of this process."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.opened.append(self)
 
     def close(self) -> None:
         """Serve those that have connected, and listen no more."""
@@ -80,11 +90,50 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     _short_way: ShortWay | None = None
     _web: WebSettings | None = None
+    _reload: Callable[[], object] | None = None
+    _asked_to_reload = False
+
+    @classmethod
+    def setup(cls) -> None:
+        """gunicorn's master calls it. A SIGHUP is passed on: the processes that there are read their settings anew.
+
+        As gunicorn has it they would be replaced, and the streams of their clients cut off.
+        """
+        Arbiter.handle_hup = _pass_on_hup
+
+    def init_signals(self) -> None:
+        """Take SIGHUP as well."""
+        super().init_signals()
+        signal.signal(signal.SIGHUP, self._hung_up)
+        signal.siginterrupt(signal.SIGHUP, False)
+
+    def _hung_up(self, _signal: int, _frame: object) -> None:
+        gevent.spawn(self._read_anew)
+
+    def _read_anew(self) -> None:
+        """Read the settings anew, and the files of TLS. What cannot be read changes nothing."""
+        if self._reload is None:
+            self._asked_to_reload = True  # it still starts
+            return
+        self._reload()
+        web = self._web
+        if web is not None and web.tls_cert_file is not None:
+            try:
+                context = listener_context(web)
+            except ConfigurationError as error:
+                log.error("certificate_refused", reason=error.message)
+                return
+            for listener in Listener.opened:
+                listener.wrap_socket = context.wrap_socket
 
     def load_wsgi(self) -> None:
         """Load the application, and find its short way unless gunicorn was told to do more with each request."""
         super().load_wsgi()
-        self._web = getattr(self.wsgi, "config", {}).get(WEB_SETTINGS)
+        config = getattr(self.wsgi, "config", {})
+        self._web = config.get(WEB_SETTINGS)
+        self._reload = config.get(RELOAD, _nothing)
+        if self._asked_to_reload:
+            gevent.spawn(self._read_anew)
         if self._web is not None and self._web.tls_cert_file is not None:
             # However gunicorn was started: what the settings say is what is spoken.
             self.cfg.set("certfile", self._web.tls_cert_file)
@@ -105,7 +154,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         )
 
     def run(self) -> None:
-        """Serve, until told to end. The files of TLS are read here: by each new worker, so also after a SIGHUP."""
+        """Serve, until told to end. The files of TLS are read here, and after a SIGHUP."""
         ggevent.StreamServer = Listener
         web = self._web
         if web is not None and web.tls_cert_file is not None:
@@ -144,6 +193,16 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().handle_error(
             req, client, addr, InvalidHeader("SCRIPT_NAME") if isinstance(exc, ConfigurationProblem) else exc
         )
+
+
+def _pass_on_hup(arbiter: Arbiter) -> None:
+    """In the master: have all workers read their settings anew."""
+    arbiter.log.info("Hang up: %s", arbiter.master_name)
+    arbiter.kill_workers(signal.SIGHUP)
+
+
+def _nothing() -> None:
+    """For an application that cannot read its settings anew."""
 
 
 def settle(cfg: Config) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Environ = dict[str, Any]
 
+RELOAD = "CANALGATE_RELOAD"
+"""Under this name the application's configuration holds what reads its settings anew."""
 WEB_SETTINGS = "CANALGATE_WEB"
 """The entry of the application's ``config`` that holds the settings for whoever serves it."""
 IDENTITY = "CANALGATE_IDENTITY"

@@ -24,6 +24,7 @@ from common.calls.admission import (
 from common.calls.contract import INVOKE_TASK, ORIGIN, opened_argument
 from common.calls.dead_letters import Reason
 from common.calls.head import MEMBER, Head, head_from_text
+from common.control.reload import Commit
 from common.domain.errors import (
     GatewayError,
     InternalError,
@@ -38,6 +39,7 @@ from common.mcp.revisions import LATEST_LEGACY
 from common.metrics.figures import Figures
 from common.registry.records import Entry
 from common.settings import Settings
+from common.settings.changes import SettingsChanges
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.telemetry.spans import Tracer
@@ -125,6 +127,10 @@ class Calls:
             result_ttl=settings.runtime.result_ttl,
         )
         self._outbox.on_finished = self._finished
+
+    def prepare(self, changes: SettingsChanges) -> Commit:
+        """What lets other settings hold for calls that begin from then on. Raises :class:`ConfigurationError`."""
+        return self._producer.prepare(changes)
 
     def __len__(self) -> int:
         return len(self._running)

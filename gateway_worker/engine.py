@@ -15,11 +15,13 @@ from typing import Any, Protocol
 
 import structlog
 
-from common.domain.errors import InvocationCancelled, StoreUnavailable
+from common.domain.audit import AuditEvent
+from common.domain.errors import ConfigurationError, InvocationCancelled, StoreUnavailable
 from common.domain.ids import ToolId
 from common.domain.invocation import ExecutionResult, failed
 from common.registry.catalogue import Catalogue
 from common.settings import Settings
+from common.settings.changes import SettingsChanges
 from common.store.client import StoreAddress
 from common.telemetry.spans import Tracer
 from gateway_worker.call_host import CallHost
@@ -35,6 +37,7 @@ FOLLOW_INTERVAL = 1.0
 FLUSH_TIMEOUT, SHORT_PATIENCE = 5.0, 0.3
 DRAIN_LOOK = 0.05
 CANCEL_AGAIN = 0.5
+TAKE_OVER_WITHIN = 30.0
 EVENTS_INTERVAL = 0.25
 """Seconds between two messages with task events."""
 
@@ -66,7 +69,7 @@ class Engine:
         """``limit`` is the most calls in flight; ``hostname`` Celery's node name. No ``tracer``: tracing is off."""
         self.limit = limit
         self._node: Node | None = None
-        self._settings = settings
+        self.settings = settings
         self._address = address
         self._hostname = hostname
         self._host = host
@@ -118,6 +121,31 @@ class Engine:
         work = self._calls.enqueue(payload, task_id, trace)
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
+    def take_over(self, changes: SettingsChanges) -> None:
+        """Let what is live of other settings hold. Called by any thread but the loop's; waits until it is done.
+
+        Raises :class:`ConfigurationError` for what cannot be made, and changes nothing then.
+        """
+        if self._loop is None or self._worker is None:
+            raise ConfigurationError("this worker does not run yet, or no longer")
+        worker = self._worker
+
+        async def take() -> None:
+            worker.take_over(changes)
+
+        asyncio.run_coroutine_threadsafe(take(), self._loop).result(TAKE_OVER_WITHIN)
+        self.settings = changes.settings
+
+    def tell_of_reload(self, event: AuditEvent) -> None:
+        """Put into the journal how a reload came out; it is written when Redis takes it."""
+        if self._loop is not None and self._worker is not None:
+            self._loop.call_soon_threadsafe(self._worker.tell_of_reload, event)
+
+    def count_reload(self, outcome: str) -> None:
+        """Count it."""
+        if self._loop is not None and self._worker is not None:
+            self._loop.call_soon_threadsafe(self._worker.count_reload, outcome)
+
     @property
     def node(self) -> str:
         """This process's present name in the cluster; empty before it has one."""
@@ -153,7 +181,7 @@ class Engine:
 
     async def _live(self) -> None:
         worker = self._worker = Worker(
-            self._settings,
+            self.settings,
             self._address,
             hostname=self._hostname,
             host=self._host,

@@ -237,7 +237,7 @@ class Executor:
         entry = self._catalogue.get(invocation.tool)
         if entry is None:
             raise ToolNotFound(f"no tool {invocation.tool!r} is registered")
-        if not entry.enabled:
+        if not entry.runs_calls:
             raise ToolDisabled(f"tool {invocation.tool!r} is disabled")
         if entry.withheld:
             entry.withheld.check(entry.id, entry.known, invocation.method, invocation.params)

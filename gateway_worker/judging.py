@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import TimeoutError as NotInTime
 
+from common.control.reload import Commit
 from common.domain.egress import EgressRules
 from common.domain.errors import StoreUnavailable
 from common.domain.ids import TenantId, ToolId
@@ -12,6 +13,7 @@ from common.domain.invocation import Invocation
 from common.domain.policy import Counters
 from common.policy.judge import Judge
 from common.settings import PolicySettings
+from common.settings.changes import SettingsChanges
 from gateway_worker.journey import Journey
 
 COUNTERS_WITHIN = 5.0
@@ -26,6 +28,19 @@ class Judging:
         self._loop = asyncio.get_running_loop()
         self._journey = journey
         self._judge = Judge(settings, egress, self._counters)
+
+    def prepare(self, changes: SettingsChanges) -> Commit | None:
+        """What lets other settings judge. Raises :class:`ConfigurationError`."""
+        if "policy" not in changes.sections:
+            return None
+        settings, counts = changes.settings, self._judge.counts
+        judge = Judge(settings.policy, settings.egress.rules, self._counters, counts)
+
+        def commit() -> None:
+            replaced, self._judge = self._judge, judge
+            replaced.retire()
+
+        return commit
 
     @property
     def wanted(self) -> bool:

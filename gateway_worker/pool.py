@@ -15,6 +15,7 @@ from common.telemetry.start import start_tracing
 from gateway_worker.celery_host import CeleryHost
 from gateway_worker.channel import bridge
 from gateway_worker.engine import Engine
+from gateway_worker.reloading import WorkerReload
 from gateway_worker.settings import address, settings
 from gateway_worker.telemetry import TaskSignals
 
@@ -30,6 +31,7 @@ class EnginePool(TaskPool):
         super().__init__(limit=HOUSEKEEPING_THREADS, initargs=initargs, **options)
         self.limit = limit
         app, hostname = initargs
+        self.hostname: str = hostname
         self.host = CeleryHost()
         self.engine = Engine(
             settings(),
@@ -48,6 +50,7 @@ class EnginePool(TaskPool):
         _set_aside_what_was_loaded()
         bridge.follow = self.engine.follow
         current.pool = self
+        WorkerReload(self.engine, self.hostname).listen()
 
     def on_stop(self) -> None:
         """Warm shutdown: let the calls in flight end."""

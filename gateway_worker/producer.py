@@ -11,6 +11,7 @@ from common.calls.admission import Order, QueueBounds
 from common.calls.contract import opened_argument, task_body, task_message
 from common.calls.head import MEMBER, Head, head_of
 from common.calls.leave import leave_of
+from common.control.reload import Commit
 from common.domain.audit_call import MEMBER as AUDIT
 from common.domain.audit_call import call_text
 from common.domain.errors import InvalidRequest, ToolNotFound
@@ -20,6 +21,7 @@ from common.domain.quota import Quota
 from common.mcp.revisions import LATEST_LEGACY
 from common.registry.records import Entry
 from common.settings import Settings
+from common.settings.changes import SettingsChanges
 from common.store.clock import RedisClock
 from common.store.keys import Keys
 from common.store.sealing import unsealed
@@ -48,7 +50,17 @@ class Producer:
         self._entry = entry
         self._settings = settings
         self._tenants = tenants
-        self._timeout_ms = int(settings.runtime.request_timeout * 1000)
+
+    def prepare(self, changes: SettingsChanges) -> Commit:
+        """What lets other settings hold, of those who judge as well. Raises :class:`ConfigurationError`."""
+        judged = None if self._judging is None else self._judging.prepare(changes)
+
+        def commit() -> None:
+            self._settings = changes.settings
+            if judged is not None:
+                judged()
+
+        return commit
 
     async def judged(self, payload: object, task_id: str, queue: str | None = None) -> None:
         """Ask policy about a call that no web process has asked about. Raises :class:`GatewayError` if it refuses.
@@ -66,7 +78,7 @@ class Producer:
             payload,
             task_id=task_id,
             default_version=LATEST_LEGACY,
-            default_deadline=self._clock.now() + self._timeout_ms,
+            default_deadline=self._clock.now() + int(self._settings.runtime.request_timeout * 1000),
         )
 
     def adopted(self, message: TaskMessage, payload: Mapping[str, Any]) -> tuple[Entry, bytes, Buckets]:

@@ -12,12 +12,14 @@ import structlog
 
 from common.audit.journal import audit_command
 from common.calls.head import parts_of
+from common.control.reload import Commit, commit_all
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.ids import InvocationId, NodeId, ToolId, queue_of, tool_of
 from common.metrics.figures import Figures, Sample
 from common.processes.guard import ProcessGuard, ProcessGuardError
 from common.registry.catalogue import Catalogue
 from common.settings import Settings
+from common.settings.changes import SettingsChanges
 from common.store.client import StoreAddress, connect, connect_async, store_errors
 from common.store.clock import RedisClock
 from common.store.key_ring import keys_of
@@ -218,6 +220,25 @@ class Worker:
         await self._redis.aclose()
         await self._client.aclose()
         self._blocking_client.close()
+
+    def take_over(self, changes: SettingsChanges) -> None:
+        """Let what is live of other settings hold; calls under way end as they began.
+
+        Raises :class:`ConfigurationError` for what cannot be made, and changes nothing then.
+        """
+        commit_all([self.credentials.prepare, self.calls.prepare, self._prepare_tenants], changes)
+
+    def _prepare_tenants(self, changes: SettingsChanges) -> Commit:
+        return lambda: self._tenants.take_over(changes.settings)
+
+    def tell_of_reload(self, event: AuditEvent) -> None:
+        """Put into the journal how a reload came out."""
+        self.outbox.put(audit_command(self._keys, event))
+
+    def count_reload(self, outcome: str) -> None:
+        """Count it."""
+        if self._figures is not None:
+            self._figures.count("canalgate_reloads", outcome)
 
     async def registry_changed(self) -> bool:
         """Whether the registry or the tenants are others than were read. Raises :class:`StoreUnavailable`."""

@@ -26,12 +26,15 @@ class Switch(StrEnum):
 class OperatorState:
     """What an operator said last. It stays when the tool is changed or registered again, and goes when it is removed.
 
-    ``switch`` is None if nobody has said a word. A ``draining`` tool takes no new sessions; those that live go on.
+    ``switch`` is None if nobody has said a word. A ``draining`` tool takes no new sessions; those that live go on. A
+    ``retiring`` one is no longer in the settings file: it takes no new calls, and is removed when those that it has
+    have ended.
     ``since`` is the Redis time of the last change in milliseconds (0: never), ``by`` who made it.
     """
 
     switch: Switch | None = None
     draining: bool = False
+    retiring: bool = False
     since: int = 0
     by: str = ""
 
@@ -57,6 +60,7 @@ def operator_to_wire(state: OperatorState) -> dict[str, Any]:
     return {
         "switch": None if state.switch is None else state.switch.value,
         "draining": state.draining,
+        "retiring": state.retiring,
         "since": state.since,
         "by": state.by,
     }
@@ -68,20 +72,27 @@ def operator_from_wire(wire: Mapping[str, Any]) -> OperatorState:
     Fails closed: raises LookupError, TypeError or ValueError for what is no such record, since a tool that was
     switched off must not come back because nobody could read that.
     """
-    switch, draining = wire["switch"], wire["draining"]
-    if not isinstance(draining, bool):
-        raise TypeError(f"draining must be true or false, not {type(draining).__name__}")
+    switch, draining, retiring = wire["switch"], wire["draining"], wire.get("retiring", False)
+    for name, value in (("draining", draining), ("retiring", retiring)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be true or false, not {type(value).__name__}")
     return OperatorState(
         switch=None if switch is None else Switch(switch),
         draining=draining,
+        retiring=retiring,
         since=int(wire.get("since", 0)),
         by=str(wire.get("by", "")),
     )
 
 
-def is_enabled(tool: Tool, operator: OperatorState) -> bool:
-    """Whether the tool may be called: as the operator said, or else as its definition says."""
+def runs_calls(tool: Tool, operator: OperatorState) -> bool:
+    """Whether calls that were accepted may run: as the operator said, or else as the tool's definition says."""
     return tool.enabled if operator.switch is None else operator.switch is Switch.ON
+
+
+def is_enabled(tool: Tool, operator: OperatorState) -> bool:
+    """Whether the tool may be called: a retiring one only ends the calls that it has."""
+    return runs_calls(tool, operator) and not operator.retiring
 
 
 def shown_state(tool: Tool, operator: OperatorState, health: Health | None) -> ToolState:

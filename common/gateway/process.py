@@ -17,6 +17,7 @@ from common.calls.client_answers import ClientAnswers
 from common.calls.queueing import Queueing
 from common.calls.replies import ReplyHub
 from common.calls.request_state import RequestStates
+from common.control.reload import Commit, Prepare, commit_all
 from common.domain.errors import StoreUnavailable
 from common.identity.api_keys import IssuedKeys
 from common.metrics.figures import Figures
@@ -24,11 +25,14 @@ from common.policy.counters import CounterReader
 from common.policy.policy import Policy
 from common.readiness import Readiness
 from common.registry.catalogue import Catalogue
+from common.registry.lifecycle import Lifecycle
 from common.registry.registry import Registry
+from common.registry.retirement import Retirement
 from common.sessions.connections import Connections
 from common.sessions.mcp import McpSessions
 from common.sessions.stream import Listeners, SessionStreams
 from common.settings import Settings
+from common.settings.changes import SettingsChanges
 from common.store.client import Client, StoreAddress, connect, store_errors
 from common.store.clock import RedisClock
 from common.store.key_ring import keys_of
@@ -58,9 +62,8 @@ class Process:
         self.registry = Registry(self.client, self.keys, settings.egress.rules)
         self.catalogue = Catalogue(self.client, self.keys)
         self.issued_keys = IssuedKeys(self._hot, self.keys)
-        self.policy = Policy(
-            settings.policy, settings.egress.rules, self.catalogue, CounterReader(self._hot, self.keys).read
-        )
+        self._read_counters = CounterReader(self._hot, self.keys).read
+        self.policy = Policy(settings.policy, settings.egress.rules, self.catalogue, self._read_counters)
         self.tenants = Tenants(self.client, self.keys, settings)
         self.mcp_sessions = McpSessions(
             self._hot,
@@ -103,7 +106,9 @@ class Process:
         self._streams = CallStreams(self._hot, self.keys)
         self._place = CallPlace(self.clock, self.hub, self.cancellations, self.request_states, self._streams)
         self.published = not publish_tools
-        self._publish_tools = publish_tools
+        self._publish_tools = self._to_publish = publish_tools
+        self._retirement = Retirement(self.registry, Lifecycle(self.client, self.keys))
+        self._prepares: list[Prepare] = [self._prepare]
         self._first_reading = threading.Event()
         self._followers: list[Callable[[], object]] = []
 
@@ -143,6 +148,38 @@ class Process:
         """
         self._followers.append(look)
 
+    def reloading(self, prepare: Prepare) -> None:
+        """Have ``prepare`` called when other settings are taken over."""
+        self._prepares.append(prepare)
+
+    def take_over(self, changes: SettingsChanges) -> None:
+        """Let what is live of other settings hold. Calls under way end as they began.
+
+        Raises :class:`ConfigurationError` for what cannot be made; nothing is changed then. The tools are published
+        within a second, later if Redis is away.
+        """
+        commit_all(self._prepares, changes)
+
+    def _prepare(self, changes: SettingsChanges) -> Commit:
+        settings = changes.settings
+        policy = None
+        if "policy" in changes.sections:
+            egress, counts = settings.egress.rules, self.policy.counts
+            policy = Policy(settings.policy, egress, self.catalogue, self._read_counters, counts)
+
+        def commit() -> None:
+            self.settings = settings
+            if "tenants" in changes.sections or "identity" in changes.sections:
+                self.tenants.take_over(settings)
+            if policy is not None:
+                replaced, self.policy = self.policy, policy
+                replaced.retire()
+                self.listeners.call_all()
+            if changes.tools:
+                self._to_publish = self._publish_tools
+
+        return commit
+
     def _hint(self) -> None:
         for look in self._followers:
             look()
@@ -152,6 +189,8 @@ class Process:
         """About once a second: keep connections, catch up with the registry, take back what may be queued in vain."""
         self.connections.keep()
         self._hint()
+        if self._publish_tools:
+            self._retirement.look(self.catalogue.entries(), self.clock.now())
         self.cancellations.expire(lambda deadline: self.clock.left(deadline) <= 0)
         self._queueing.take_back()
         self.refusals.tick()
@@ -165,16 +204,19 @@ class Process:
         if self.catalogue.refresh():
             self.listeners.call_all()
         self.tenants.refresh()
-        if self._publish_tools and (not self.published or self.catalogue.version < before):
+        if self.catalogue.version < before:
+            self.published, self._to_publish = not self._publish_tools, self._publish_tools
+        if self._to_publish:
             self._publish()
         self._first_reading.set()
 
     def _publish(self) -> None:
-        """Publish the file's tools: at the start, and again when a Redis comes back empty."""
-        self.published = False
-        changed = self.registry.publish_file(self.settings.tools)
-        log.info("tools_published", tools=len(self.settings.tools), changed=len(changed))
+        """Publish the file's tools: at the start, when they are others, and again when a Redis comes back empty."""
+        tools = self.settings.tools
+        changed = self.registry.publish_file(tools, self._retirement)
+        log.info("tools_published", tools=len(tools), changed=len(changed))
         self.catalogue.refresh()
+        self._to_publish = self.settings.tools is not tools  # read anew meanwhile: once more
         self.published = True
 
     def _session_notice(self, notice: bytes) -> None:

@@ -49,6 +49,9 @@ OF_PROCESSES: Mapping[str, Metric] = {
     "canalgate_repeated_calls": Metric(
         "counter", "Calls that were begun again because their first worker was lost.", ("tool",)
     ),
+    "canalgate_reloads": Metric(
+        "counter", "Times that the settings were read anew: taken, unchanged or refused.", ("outcome",)
+    ),
     "canalgate_identity_failures": Metric("counter", "Requests whose caller was refused.", ("reason",)),
     "canalgate_policy_evaluations": Metric(
         "counter", "Questions to policy evaluators, by outcome.", ("evaluator", "outcome")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,22 +16,32 @@ from common.policy.evaluation import Asked, PolicyCounts
 from common.policy.loading import evaluators_of
 from common.settings import PolicySettings
 
+RETIRED_FOR = 5.0
+"""Seconds beyond the longest time of an evaluator for which one that was replaced is kept."""
 ReadCounters = Callable[[TenantId, ToolId], Counters]
 
 
 class Judge:
     """One a process. Safe from any thread."""
 
-    def __init__(self, settings: PolicySettings, egress: EgressRules, read_counters: ReadCounters) -> None:
+    def __init__(
+        self,
+        settings: PolicySettings,
+        egress: EgressRules,
+        read_counters: ReadCounters,
+        counts: PolicyCounts | None = None,
+    ) -> None:
         """Raises :class:`ConfigurationError` for an evaluator that cannot be made.
 
         One that connects to a server does so where ``egress`` lets it, as the tools of the settings file.
 
-        ``read_counters`` may cost a round trip, and is asked only for evaluators that want it.
+        ``read_counters`` may cost a round trip, and is asked only for evaluators that want it. ``counts`` are those of
+        a judge whose place this one takes.
         """
-        self.counts = PolicyCounts()
+        self.counts = counts or PolicyCounts()
         self.rules = rules_of(settings)
         self._evaluators = evaluators_of(settings, egress, self.counts)
+        self._longest = max((entry.timeout for entry in settings.evaluators), default=0.0)
         self._common = settings.evaluator
         self._of_tenant = settings.tenants
         self._read_counters = read_counters
@@ -39,6 +50,13 @@ class Judge:
         """Let go of what the evaluators hold."""
         for evaluator in self._evaluators.values():
             evaluator.close()
+
+    def retire(self) -> None:
+        """Let go of what the evaluators hold when whoever asks them now has had its answer."""
+        if self._evaluators:
+            timer = threading.Timer(self._longest + RETIRED_FOR, self.close)
+            timer.daemon = True
+            timer.start()
 
     def decide(self, caller: Caller, tool: ToolId, capability: Capability | None) -> Decision:
         """What the rules say, in memory: lists and calls are decided by the same."""

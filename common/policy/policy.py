@@ -7,6 +7,7 @@ from __future__ import annotations
 from common.domain.egress import EgressRules
 from common.domain.invocation import Caller
 from common.domain.policy_rules import Kind
+from common.policy.evaluation import PolicyCounts
 from common.policy.judge import Judge, ReadCounters
 from common.policy.view import Views
 from common.registry.catalogue import Catalogue, CatalogueReader
@@ -25,9 +26,10 @@ class Policy(Judge):
         egress: EgressRules,
         catalogue: Catalogue,
         read_counters: ReadCounters,
+        counts: PolicyCounts | None = None,
     ) -> None:
         """As :class:`Judge`."""
-        super().__init__(settings, egress, read_counters)
+        super().__init__(settings, egress, read_counters, counts)
         self._catalogue = catalogue
         self._views = Views(catalogue, self.rules)
 

@@ -69,6 +69,14 @@ class Lifecycle:
         """Let the tool take new sessions again."""
         return self._put(tool, "draining", "false", EventKind.TOOL_UNDRAINED, actor)
 
+    def retire(self, tool: ToolId, *, actor: str = API) -> StateChange:
+        """Refuse new calls as of a disabled tool, and let those that were accepted run: it is about to be removed."""
+        return self._put(tool, "retiring", "true", EventKind.TOOL_RETIRED, actor)
+
+    def keep(self, tool: ToolId, *, actor: str = API) -> StateChange:
+        """Take a retired tool's calls again."""
+        return self._put(tool, "retiring", "false", EventKind.TOOL_KEPT, actor)
+
     def drain_progress(self, tool: ToolId) -> DrainProgress:
         """What the tool still has. One that is not registered may have some yet: a removed one's sessions end too."""
         return self.progress_of([tool])[0]

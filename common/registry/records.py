@@ -23,7 +23,14 @@ from common.domain.tool import (
     tool_from_wire,
     tool_to_wire,
 )
-from common.domain.tool_status import UNTOUCHED, OperatorState, is_enabled, operator_from_wire, shown_state
+from common.domain.tool_status import (
+    UNTOUCHED,
+    OperatorState,
+    is_enabled,
+    operator_from_wire,
+    runs_calls,
+    shown_state,
+)
 from common.registry.withheld import NOTHING, Withheld, withheld_of
 from common.store.keys import Keys
 
@@ -61,6 +68,11 @@ class Entry:
     def enabled(self) -> bool:
         """Whether it may be called. Whoever asks the definition instead does not hear the operator."""
         return is_enabled(self.registered.tool, self.operator)
+
+    @property
+    def runs_calls(self) -> bool:
+        """Whether calls that were accepted may run: also while it is retiring."""
+        return runs_calls(self.registered.tool, self.operator)
 
     @property
     def draining(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import InvalidRequest, ToolNotFound, VersionConflict
@@ -32,6 +32,16 @@ FILE = "file"
 """The actor of changes that come with the settings file."""
 MOST_ATTEMPTS = 10
 """How often an update begins again because others were first."""
+
+
+class Retiring(Protocol):
+    """How tools leave that have calls yet (:class:`common.registry.retirement.Retirement`)."""
+
+    def begin(self, tool: ToolId) -> bool:
+        """Let it take no new calls; whether it was not so already."""
+
+    def end(self, tool: ToolId) -> None:
+        """It stays."""
 
 
 class Registry:
@@ -211,26 +221,35 @@ class Registry:
             raise ToolNotFound(f"no tool {tool!r} is registered")
         return entry_from_redis(raw, self._keys, tool)
 
-    def publish_file(self, tools: Iterable[Tool]) -> list[ToolId]:
+    def publish_file(self, tools: Iterable[Tool], retiring: Retiring | None = None) -> list[ToolId]:
         """Make the registry hold the settings file's tools; return the ids that changed.
 
-        Tools of an earlier file that are no longer in it are removed; tools registered at run time stay, unless
-        the file names the same id. An unchanged definition keeps its version, and with it its sessions.
+        Tools of an earlier file that are no longer in it are removed, or with ``retiring`` first end the calls that
+        they have; tools registered at run time stay, unless the file names the same id. An unchanged definition keeps
+        its version, and with it its sessions.
         """
         wanted = {tool.id: tool for tool in tools}
-        present: dict[ToolId, RegisteredTool] = {entry.id: entry.registered for entry in self.entries()}
-        changed = [tool.id for tool in wanted.values() if self._publish(tool, present.get(tool.id))]
-        for tool_id, found in present.items():
-            if found.origin is not Origin.RUNTIME and tool_id not in wanted:
-                # Race: another web process removes it as well, or an operator has just registered it anew.
-                with suppress(ToolNotFound, VersionConflict):
-                    self.remove(tool_id, expected=found.version, actor=FILE)
-                    changed.append(tool_id)
+        entries = {entry.id: entry for entry in self.entries()}
+        changed = [tool.id for tool in wanted.values() if self._publish(tool, entries.get(tool.id), retiring)]
+        for tool_id, entry in entries.items():
+            found = entry.registered
+            if found.origin is Origin.RUNTIME or tool_id in wanted:
+                continue
+            if retiring is not None:
+                changed += [tool_id] if retiring.begin(tool_id) else []
+                continue
+            # Race: another web process removes it as well, or an operator has just registered it anew.
+            with suppress(ToolNotFound, VersionConflict):
+                self.remove(tool_id, expected=found.version, actor=FILE)
+                changed.append(tool_id)
         return changed
 
-    def _publish(self, tool: Tool, found: RegisteredTool | None) -> bool:
-        """Register a tool of the file over what was ``found``; False if that is the same."""
-        if _from_file(found, tool):
+    def _publish(self, tool: Tool, entry: Entry | None, retiring: Retiring | None) -> bool:
+        """Register a tool of the file over what was found; False if that is the same."""
+        found = None if entry is None else entry.registered
+        if retiring is not None and entry is not None and entry.operator.retiring:
+            retiring.end(tool.id)
+        elif _from_file(found, tool):
             return False
         expected = ABSENT if found is None else found.version
         changed = () if found is None else changed_fields(found.tool, tool)

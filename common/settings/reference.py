@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from common.settings.admin import AdminToken
 from common.settings.audit import AuditSink
 from common.settings.audit_sinks import FileOptions, MemoryOptions, PostgresOptions, WebhookOptions
+from common.settings.changes import applies
 from common.settings.client_credentials import ClientCredentialsEntry
 from common.settings.credentials import StaticCredential
 from common.settings.encryption import EncryptionKey
@@ -95,11 +96,12 @@ def _section(name: str, model: type[Section]) -> str:
             f"`{name}.{key}`",
             *_cells(schemas[key], field),
             f"`{variable_of(name, key)}`",
+            applies(name, key).value,
             field.description or "",
         ]
         for key, field in model.model_fields.items()
     ]
-    table = _table(["Key", "Type", "Unit", "Default", "Environment", "Meaning"], rows)
+    table = _table(["Key", "Type", "Unit", "Default", "Environment", "Applies", "Meaning"], rows)
     return f"### {name}\n\n{model.__doc__}\n\n{table}"
 
 

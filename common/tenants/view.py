@@ -31,13 +31,18 @@ class Tenants:
         self._client = client
         self._keys = keys
         self._lock = threading.Lock()
-        self._unlisted = settings.tenants.quota
-        self._allow_unlisted = settings.tenants.allow_unlisted
-        self._file = file_quotas(settings)
-        self._quotas: Mapping[str, Quota] = self._file
         self._records: Mapping[TenantId, TenantRecord] = {}
+        self.take_over(settings)
         self.version = -1
         """Of the records; below 0 while they were not read."""
+
+    def take_over(self, settings: Settings) -> None:
+        """Let other settings hold from now on, below what was set at run time."""
+        with self._lock:
+            self._unlisted = settings.tenants.quota
+            self._allow_unlisted = settings.tenants.allow_unlisted
+            self._file = file_quotas(settings)
+            self._put(self._records)
 
     def quota_of(self, tenant: str) -> Quota:
         """What a tenant may use, listed or not."""
@@ -86,7 +91,7 @@ class Tenants:
 
     def _put(self, records: Mapping[TenantId, TenantRecord]) -> None:
         self._records = records
-        self._quotas = quotas_with(self._file, self._unlisted, records.values())
+        self._quotas: Mapping[str, Quota] = quotas_with(self._file, self._unlisted, records.values())
 
 
 def file_quotas(settings: Settings) -> dict[str, Quota]:

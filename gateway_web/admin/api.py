@@ -76,7 +76,11 @@ def add_admin(app: OpenAPI, gateway: Plane, *, actor_of: ActorOf | None = None) 
     api = APIBlueprint(
         "admin", __name__, url_prefix=PREFIX, abp_security=[{BEARER: []}], abp_responses=_PROBLEMS
     )
-    recognised = actor_of or Tokens(gateway.settings.admin).actor
+    recognised = actor_of
+    if recognised is None:
+        tokens = Tokens(gateway.settings.admin)
+        gateway.reloading(lambda changes: lambda: tokens.take_over(changes.settings.admin))
+        recognised = tokens.actor
 
     @api.before_request
     def authenticated() -> Response | None:

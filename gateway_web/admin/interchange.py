@@ -49,7 +49,6 @@ class Imported(Answer):
 
 def add_interchange(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes by which tools leave and enter all at once."""
-    service = ToolImport(gateway.registry, gateway.settings)
 
     @api.get("/config/export", tags=[TAG], responses={200: Exported})
     def export_tools() -> Response:
@@ -66,6 +65,7 @@ def add_interchange(api: APIBlueprint, gateway: Plane) -> None:
         by the answer, which is 409 then.
         """
         actor = acting_as(Role.ADMIN)
+        service = ToolImport(gateway.registry, gateway.settings)
         plan = service.plan(body.tools, prune=query.prune)
         if not query.dry_run:
             service.apply(plan, actor=actor.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from common.control.reload import Prepare
 from common.registry.registry import Registry
 from common.settings import Settings
 from common.store.client import Client
@@ -28,3 +29,6 @@ class Plane(Protocol):
     @property
     def registry(self) -> Registry:
         """What is registered; its rules of egress are those of the settings."""
+
+    def reloading(self, prepare: Prepare) -> None:
+        """Have ``prepare`` called when other settings are taken over."""

@@ -16,6 +16,7 @@ from common.domain.policy import Counters
 from common.mcp.asked import NAMED
 from common.policy.counters import counters_of, counters_script
 from common.policy.judge import Judge
+from common.settings import PolicySettings
 from common.settings.masking import masked
 from common.store.client import store_errors
 from common.store.scripts import run
@@ -65,15 +66,18 @@ class DryRun:
     def __init__(self, gateway: Plane) -> None:
         self._gateway = gateway
         self._lock = threading.Lock()
-        self._made: Judge | None = None
+        self._made: tuple[PolicySettings, Judge] | None = None
 
     def judge(self) -> Judge:
-        """The one of this process; made when first asked for, since most are never."""
+        """The one of this process; made when first asked for under these settings, since most are never."""
         with self._lock:
-            if self._made is None:
-                settings = self._gateway.settings
-                self._made = Judge(settings.policy, settings.egress.rules, self._counters)
-            return self._made
+            settings = self._gateway.settings
+            if self._made is None or self._made[0] is not settings.policy:
+                if self._made is not None:
+                    self._made[1].retire()
+                judge = Judge(settings.policy, settings.egress.rules, self._counters)
+                self._made = settings.policy, judge
+            return self._made[1]
 
     def _counters(self, tenant: TenantId, tool: ToolId) -> Counters:
         name, keys = counters_script(self._gateway.keys, tenant, tool)

@@ -46,6 +46,10 @@ class Tokens:
     """The tokens of the settings. Fails closed: whatever is not one of them is refused."""
 
     def __init__(self, settings: AdminSettings) -> None:
+        self.take_over(settings)
+
+    def take_over(self, settings: AdminSettings) -> None:
+        """Let these tokens be the ones that are known."""
         self._actors = {
             _digest(entry.token.get_secret_value()): Actor(f"admin:{entry.name}", Role(entry.role))
             for entry in settings.tokens

@@ -83,26 +83,28 @@ class Usage(Answer):
 
 def add_tenants(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes of tenants."""
-    desk = TenantDesk(gateway.client, gateway.keys, gateway.settings)
+
+    def desk() -> TenantDesk:
+        return TenantDesk(gateway.client, gateway.keys, gateway.settings)
 
     @api.get("/tenants", tags=[TAG], responses={200: TenantPage})
     def list_tenants(query: PageQuery) -> Response:
         """List the tenants that the file names, or that something was set for."""
         acting_as(Role.VIEWER)
-        items, cursor = page(desk.all(), query, lambda view: view.id)
+        items, cursor = page(desk().all(), query, lambda view: view.id)
         return answer(TenantPage(items=[_shown(view) for view in items], next_cursor=cursor))
 
     @api.get("/tenants/<path:tenant>", tags=[TAG], responses={200: Tenant})
     def get_tenant(path: TenantPath) -> Response:
         """Get what a tenant may use, whether it is listed or not. The ETag is the version of what was set."""
         acting_as(Role.VIEWER)
-        return _told(desk.get(_name(path)))
+        return _told(desk().get(_name(path)))
 
     @api.get("/tenants/<path:tenant>/usage", tags=[TAG], responses={200: Usage})
     def get_usage(path: TenantPath) -> Response:
         """Get what a tenant uses now."""
         acting_as(Role.VIEWER)
-        (found,) = desk.usage([_name(path)])
+        (found,) = desk().usage([_name(path)])
         return answer(_usage(found))
 
     @api.put("/tenants/<path:tenant>", tags=[TAG], responses={200: Tenant, 201: Tenant})
@@ -112,25 +114,25 @@ def add_tenants(api: APIBlueprint, gateway: Plane) -> None:
         Needs `If-None-Match: *` (nothing was set), `If-Match: "<version>"` or `If-Match: *`, as tools do.
         """
         actor, tenant = acting_as(Role.ADMIN), _name(path)
-        before = desk.get(tenant)
+        before = desk().get(tenant)
         expected = expected_version(header, before.version if before.record else None)
         if before.record is None or layer_to_wire(before.record.layer) != body.root:
             unset = [name for name in FIELDS if name not in body.root]
             at_version(
                 WHAT,
-                lambda: desk.change(tenant, body.root, unset, actor=actor.name, expected=expected),
+                lambda: desk().change(tenant, body.root, unset, actor=actor.name, expected=expected),
             )
-        return _told(desk.get(tenant), created=before.record is None)
+        return _told(desk().get(tenant), created=before.record is None)
 
     @api.delete("/tenants/<path:tenant>", tags=[TAG], responses={204: None})
     def remove_tenant(path: TenantPath, header: PatchHeaders) -> Response:
         """Forget what was set at run time: the settings file holds again."""
         actor, tenant = acting_as(Role.ADMIN), _name(path)
-        view = desk.get(tenant)
+        view = desk().get(tenant)
         if view.record is None:
             raise NotThere(f"nothing was set for tenant {tenant!r} at run time", field="path.tenant")
         expected = matched(WHAT, header.if_match, view.version)
-        at_version(WHAT, lambda: desk.remove(tenant, actor=actor.name, expected=expected))
+        at_version(WHAT, lambda: desk().remove(tenant, actor=actor.name, expected=expected))
         return Response(status=204)
 
 

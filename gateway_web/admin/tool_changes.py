@@ -37,7 +37,7 @@ class ToolChanges:
 
     def __init__(self, gateway: Plane) -> None:
         self._registry = gateway.registry
-        self._runtime = gateway.settings.runtime
+        self._gateway = gateway
 
     def put(self, tool: ToolId, header: DefinitionHeaders, entry: Mapping[str, Any], actor: str) -> bool:
         """Register or replace; the same definition again changes nothing. Returns whether it is a new one."""
@@ -59,7 +59,7 @@ class ToolChanges:
 
         def changed(found: Tool) -> Tool:
             entry = changed_entry(found, unmasked_entry(patch, found))
-            return tool_from_entry(tool, entry, self._runtime)
+            return tool_from_entry(tool, entry, self._gateway.settings.runtime)
 
         expected = self._expected(tool, header)
         at_version(
@@ -81,7 +81,7 @@ class ToolChanges:
             return None
 
     def _read(self, tool: ToolId, entry: Mapping[str, Any], present: Tool | None) -> Tool:
-        return tool_from_entry(tool, unmasked_entry(entry, present), self._runtime)
+        return tool_from_entry(tool, unmasked_entry(entry, present), self._gateway.settings.runtime)
 
     def _expected(self, tool: ToolId, header: PatchHeaders) -> int:
         if header.if_match is None:

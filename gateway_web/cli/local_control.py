@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from common.control.reload import Prepare
 from common.registry.registry import Registry
 from common.settings import Settings
 from common.store.client import Client
@@ -33,6 +34,9 @@ class Plane:
     client: Client
     keys: Keys
     registry: Registry
+
+    def reloading(self, prepare: Prepare) -> None:
+        """Nothing is to be called: a command ends with the settings that it began with."""
 
 
 class _Here(httpx.WSGITransport):

@@ -15,19 +15,21 @@ from urllib.parse import urlsplit
 import typer
 import yaml
 
+from common.audit.journal import Journal
 from common.domain.errors import StoreUnavailable
 from common.interchange.exporters import to_client
 from common.policy.evaluation import PolicyCounts
 from common.policy.loading import evaluators_of
 from common.processes import ProcessGuard
 from common.registry.registry import Registry
-from common.settings import Settings, find_file, load
+from common.settings import Settings, find_file
 from common.store.client import Client, StoreAddress, address_of, connect, store_errors
 from common.store.key_ring import keys_of
 from common.store.keys import Keys
 from gateway_web.cli.first_answers import FirstAnswers
 from gateway_web.cli.output import Exit, err, for_terminal, stop
 from gateway_web.cli.programs import environment, web_command, worker_command
+from gateway_web.cli.up_reload import UpReload, reader
 from gateway_web.identity import identity_problems
 from gateway_web.listener_tls import own_context
 from gateway_web.supervisor import (
@@ -55,6 +57,8 @@ class Plan:
     """Everything decided before anything is started."""
 
     settings: Settings
+    read: Callable[[], Settings]
+    """Reads them again, as they are then."""
     config: Path
     host: str
     port: int
@@ -93,7 +97,8 @@ def run_up(config: Path | None, *, host: str | None, port: int | None, verbose: 
 
 def _plan(config: Path | None, *, host: str | None, port: int | None, state: StateDirectory) -> Plan:
     file = find_file(config, os.environ) or _demo_file(state)
-    settings = load(file, overrides={"web.host": host, "web.port": port})
+    read = reader(file, host, port)
+    settings = read()
     for problem in settings.tool_problems:
         err.print(f"tool {problem.id} is skipped: {problem.message}", markup=False)
     evaluators_of(
@@ -104,6 +109,7 @@ def _plan(config: Path | None, *, host: str | None, port: int | None, state: Sta
     configured = None if settings.redis.url is None else address_of(settings.redis).url
     return Plan(
         settings=settings,
+        read=read,
         config=file,
         host=settings.web.host,
         port=free_port(settings.web.host, settings.web.port),
@@ -125,7 +131,16 @@ def _serve(plan: Plan, *, verbose: bool) -> None:
     keys = keys_of(plan.settings.redis)
     with ProcessGuard(keep_fds=(plan.state.lock_fd,)) as guard:
         echo: Callable[[str, str], None] | None = _echo if verbose else None
-        supervisor = Supervisor(_children(plan, client, keys), guard, _report, echo=echo)
+        children = _children(plan, client, keys)
+        names = [child.name for child in children if child is not plan.redis.child]
+        reload = UpReload(plan.settings, plan.read, names, Journal(client, keys))
+        supervisor = Supervisor(
+            children,
+            guard,
+            _report,
+            echo=echo,
+            on_hangup=lambda: reload(supervisor.signal_children),
+        )
         answers = FirstAnswers(Registry(client, keys), plan.answers("/readyz"))
         stopped_by = supervisor.run(
             settled=answers.complete, on_ready=lambda: _announce(plan, supervisor, answers)

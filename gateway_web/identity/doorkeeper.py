@@ -42,14 +42,26 @@ class Identity:
         proxies: TrustedProxies,
         failures: Failures,
     ) -> None:
-        self._resolvers = tuple(resolvers)
         self._proxies = proxies
         self._failures = failures
-        self._required = frozenset(settings.required_scopes)
         self.watches = Watches(self.recognise, settings.recheck_interval)
+        self._take(resolvers, settings)
         first = self._resolvers[0]
         # Where everybody is the same caller there is nothing to look at.
         self._everybody = first.caller if isinstance(first, NobodyResolver) and not self._required else None
+
+    def take_over(self, resolvers: Sequence[IdentityResolver], settings: IdentitySettings) -> None:
+        """Let these resolvers decide from now on, also on open streams: whom they do not know is gone at once.
+
+        Not for a gateway where everybody is the same caller: nobody watches its streams.
+        """
+        self._take(resolvers, settings)
+        self.watches.interval = settings.recheck_interval
+        self.watches.call()
+
+    def _take(self, resolvers: Sequence[IdentityResolver], settings: IdentitySettings) -> None:
+        self._resolvers = tuple(resolvers)
+        self._required = frozenset(settings.required_scopes)
 
     def identify(self, http: HttpRequest) -> Caller:
         """Who sends a request. Raises what :meth:`recognise` raises."""

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from common.control.reload import Commit
 from common.domain.api_key import ApiKeyRecord
 from common.domain.egress import EgressRules
 from common.domain.errors import ConfigurationError
 from common.gateway import Gateway
 from common.ports import IdentityResolver
 from common.settings import IdentitySettings, Settings
+from common.settings.changes import SettingsChanges
 from gateway_web.identity.api_keys import ApiKeyResolver, KeyLookup
 from gateway_web.identity.custom import load_custom
 from gateway_web.identity.doorkeeper import Identity
@@ -38,6 +40,7 @@ def load_identity(gateway: Gateway) -> Identity:
     failures = Failures(gateway.client, gateway.keys, gateway.figures)
     identity = Identity(resolvers, settings, TrustedProxies(gateway.settings.web), failures)
     gateway.follow(failures.flush)
+    gateway.reloading(lambda changes: _prepared(gateway, identity, changes))
     if "api_key" in settings.resolver:
 
         def look() -> None:
@@ -46,6 +49,15 @@ def load_identity(gateway: Gateway) -> Identity:
 
         gateway.follow(look)
     return identity
+
+
+def _prepared(gateway: Gateway, identity: Identity, changes: SettingsChanges) -> Commit | None:
+    """The resolvers of other settings. Raises :class:`ConfigurationError`."""
+    if "identity" not in changes.sections:
+        return None
+    settings, egress = changes.settings.identity, changes.settings.egress.rules
+    resolvers = load_resolvers(settings, egress, gateway.issued_keys, gateway.clock.now, begin=True)
+    return lambda: identity.take_over(resolvers, settings)
 
 
 def load_resolvers(

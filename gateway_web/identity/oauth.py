@@ -45,21 +45,26 @@ class ProtectedResource:
 
     def __init__(self, settings: IdentitySettings) -> None:
         """``settings`` have the part ``oauth``."""
+        self.take_over(settings)
+
+    def take_over(self, settings: IdentitySettings) -> None:
+        """Say what these settings say, which have the part ``oauth`` too."""
         oauth = settings.oauth
         assert oauth is not None  # noqa: S101 - said above
         self._resource = oauth.resource
         parts = urlsplit(oauth.resource)
         self._origin, self._prefix = f"{parts.scheme}://{parts.netloc}", parts.path
         issuer = () if settings.jwt is None else (settings.jwt.issuer,)
-        self._document: dict[str, Any] = {
+        document: dict[str, Any] = {
             "authorization_servers": list(oauth.authorization_servers or issuer),
             "scopes_supported": list(oauth.scopes_supported or settings.required_scopes),
             "bearer_methods_supported": ["header"],
         }
         if oauth.resource_name is not None:
-            self._document["resource_name"] = oauth.resource_name
+            document["resource_name"] = oauth.resource_name
         if oauth.documentation is not None:
-            self._document["resource_documentation"] = oauth.documentation
+            document["resource_documentation"] = oauth.documentation
+        self._document = document
         self._scope = " ".join(settings.required_scopes)
 
     def document(self, path: str) -> dict[str, Any] | None:

@@ -36,7 +36,7 @@ class Watches:
 
     def __init__(self, recognise: Recognise, interval: float) -> None:
         self._recognise = recognise
-        self._interval = interval
+        self.interval = interval
         self._lock = threading.Lock()
         self._all: set[Watch] = set()
         self._called = threading.Event()
@@ -82,7 +82,7 @@ class Watches:
 
     def _run(self) -> None:
         while True:
-            self._called.wait(self._interval)
+            self._called.wait(self.interval)
             self._called.clear()
             with self._lock:
                 if not self._all:

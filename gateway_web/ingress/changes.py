@@ -29,19 +29,20 @@ def list_changed(kind: str) -> str:
 
 
 class ListDigests:
-    """Worked out once for each version of the registry, endpoint and kind of caller. Safe from any thread."""
+    """Worked out once for each version of registry and policy, endpoint and kind of caller. Safe from any thread."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._lock = threading.Lock()
-        self._version = -1
+        self._version: tuple[int, object] = (-1, None)
         self._known: dict[tuple[ToolId | None, Kind], Digests] = {}
 
     def of(self, caller: Caller, tool: ToolId | None) -> Digests:
         """The lists at an endpoint as a caller sees them; empty while they cannot be told (the tool is gone, or
         switched off).
         """
-        version, place = self._gateway.catalogue.version, (tool, self._gateway.policy.kind_of(caller))
+        policy = self._gateway.policy
+        version, place = (self._gateway.catalogue.version, policy), (tool, policy.kind_of(caller))
         with self._lock:
             if version != self._version:
                 self._version, self._known = version, {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
@@ -46,6 +47,8 @@ class Supervisor:
         guard: keeps the promise that no child outlives this process. The caller opens and closes it.
         on_event: told of everything that happens, in the thread of ``run``.
         echo: if given, gets ``(child name, line)`` for every line that a child writes to its log file.
+        on_hangup: called in the thread of ``run``, while the children are kept alive, after a SIGHUP; whether that was
+            all that it meant. If not, or without it, a SIGHUP stops everything.
         backoff: makes the delays between restarts of one child.
     """
 
@@ -56,6 +59,7 @@ class Supervisor:
         on_event: Callable[[Event], None],
         *,
         echo: Callable[[str, str], None] | None = None,
+        on_hangup: Callable[[], bool] | None = None,
         backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
         names = [spec.name for spec in children]
@@ -66,6 +70,8 @@ class Supervisor:
         self._echo = echo
         self._slots = [_Slot(Child(spec, guard), backoff()) for spec in children]
         self._followers = [(s.name, LogFollower.at_end(s.log_path)) for s in children if echo and s.log_path]
+        self._on_hangup = on_hangup
+        self._hung_up = False
         self._guard_check_at = 0.0
         self._stop_requests = 0
         self._stop_signal: signal.Signals | None = None
@@ -131,6 +137,7 @@ class Supervisor:
         while not until():
             if self._pause():
                 return False
+            self._hang_up()
             self._keep_alive(self._slots)
         return True
 
@@ -146,9 +153,27 @@ class Supervisor:
         self._stop_requests += 1
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and self._on_hangup is not None:
+            self._hung_up = True
+            return
+        self._stop_by(number)
+
+    def _stop_by(self, number: int) -> None:
         if self._stop_signal is None:
             self._stop_signal = signal.Signals(number)
         self.request_stop()
+
+    def signal_children(self, names: Collection[str], number: signal.Signals) -> list[str]:
+        """Send a signal to those of these children that run; return their names.
+
+        One that has not set up its signals yet may die of it, and is started again.
+        """
+        told = []
+        for child in (slot.child for slot in self._slots):
+            if child.spec.name in names and child.pid is not None and child.exit_status() is None:
+                os.kill(child.pid, number)
+                told.append(child.spec.name)
+        return told
 
     @contextlib.contextmanager
     def _handled_signals(self) -> Iterator[None]:
@@ -161,6 +186,12 @@ class Supervisor:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _hang_up(self) -> None:
+        if self._hung_up and self._on_hangup is not None:
+            self._hung_up = False
+            if not self._on_hangup():
+                self._stop_by(signal.SIGHUP)
 
     def _pause(self) -> bool:
         """One turn of the loop: echo, rest, tell whether to stop."""

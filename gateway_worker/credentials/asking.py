@@ -105,6 +105,11 @@ class Providers:
         """In the order of the settings."""
         return tuple(self._threads)
 
+    @property
+    def longest(self) -> float:
+        """Seconds after which every answer that is waited for now is there."""
+        return self._timeout * len(self._threads) + CLOSE_GRACE
+
     async def ask(self, wanted: Wanted) -> Outcome:
         """Ask them until one knows. One that fails ends it: it may have known others than the next one does."""
         for name in wanted.providers:

@@ -84,6 +84,11 @@ class CredentialCache:
             if not flight.void:
                 return answer
 
+    def take_over(self, ask: Callable[[Wanted], Awaitable[Outcome]], settings: CredentialsSettings) -> None:
+        """Ask others from now on, under other settings. What was kept is forgotten."""
+        self._ask, self._settings = ask, settings
+        self.drop()
+
     def drop(self, *, tool: ToolId | None = None, tenant: TenantId | None = None) -> None:
         """Forget what is of this tool and tenant (None: of any), also what is being asked for at this moment."""
 

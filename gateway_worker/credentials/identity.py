@@ -79,6 +79,13 @@ class SessionIdentity:
         except CannotInject as error:
             return str(error)
 
+    def reconsider(self, providers: Providers) -> None:
+        """Other providers are there now: the same ones are asked again, for others a new session is built."""
+        if names_of(self._rules.providers, providers) == self.wanted.providers:
+            self.ask_again()
+        else:
+            self.outdated = True
+
     @property
     def due(self) -> bool:
         """Whether it is time to ask whether the credentials in use are still the right ones."""
@@ -127,6 +134,10 @@ class Identities:
         self._providers = providers
         self._cache = cache
         self._settings = settings
+
+    def take_over(self, providers: Providers, settings: CredentialsSettings) -> None:
+        """Make identities of others from now on."""
+        self._providers, self._settings = providers, settings
 
     def of_session(self, tool: Tool, session: str) -> SessionIdentity | None:
         """That of a tool session with this name; None for a tool without credentials."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -10,10 +11,12 @@ from typing import Any, Protocol
 import structlog
 
 from common.audit.journal import audit_command
+from common.control.reload import Commit
 from common.credentials.orders import MOST_ORDERS, Order, Verb, order_of
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import StoreUnavailable
 from common.settings import Settings
+from common.settings.changes import SettingsChanges
 from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
@@ -89,6 +92,32 @@ class CredentialService:
             except TimeoutError:
                 pass
         await asyncio.Event().wait()
+
+    def prepare(self, changes: SettingsChanges) -> Commit | None:
+        """What lets other settings hold: sessions whose credentials are others then are built anew.
+
+        Raises :class:`ConfigurationError` for a provider that cannot be made.
+        """
+        if changes.sections.isdisjoint({"credentials", "vault"}):
+            return None
+        settings = changes.settings.credentials
+        providers = Providers(load_providers(changes.settings), timeout=settings.timeout)
+
+        def commit() -> None:
+            self._retire(self._providers)
+            self._providers = providers
+            self._cache.take_over(providers.ask, settings)
+            self.identities.take_over(providers, settings)
+            self._most_told = TOLD_TWICE * settings.cache_size
+            for identity in self._in_use():
+                identity.reconsider(providers)
+
+        return commit
+
+    def _retire(self, providers: Providers) -> None:
+        """Close them when whoever asks them now has had its answer. To close them may block."""
+        thread = threading.Thread(target=providers.close, name="credentials-close", daemon=True)
+        asyncio.get_running_loop().call_later(providers.longest, thread.start)
 
     def close(self) -> None:
         """Ask nobody any more."""

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import structlog
 
@@ -140,3 +141,31 @@ def test_a_process_without_redis_does_not_flood_its_log() -> None:
     command = [sys.executable, "-c", textwrap.dedent(program)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     assert [line.split("] ")[1].split()[0] for line in done.stderr.splitlines()] == ["replies_wait", "other"]
+
+
+def test_other_settings_hold_from_then_on() -> None:
+    """Level and form, and a logger whose own level is named no more has that of all."""
+    program = """
+    import structlog
+    from common.logs import configure, take_over
+    from common.settings import LoggingSettings
+    take_over(LoggingSettings(level="debug"))  # logs nothing yet, and sets nothing up
+    configure(LoggingSettings(format="json", levels={"loud": "debug"}), process="w1")
+    def say(n):
+        for name in ("loud", "plain"):
+            structlog.get_logger(name).debug(f"{name} {n}")
+    logs = [structlog.get_logger(name) for name in ("loud", "plain")]
+    say(1)
+    take_over(LoggingSettings(format="json", level="debug"))
+    say(2)
+    take_over(LoggingSettings(format="console", level="info"))
+    say(3)
+    structlog.get_logger("plain").info("plain 4")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    *objects, last = done.stderr.splitlines()
+    assert [orjson.loads(line)["event"] for line in objects] == ["loud 1", "loud 2", "plain 2"]
+    assert {orjson.loads(line)["process"] for line in objects} == {"w1"}
+    assert "plain 4" in last
+    assert not last.startswith("{")

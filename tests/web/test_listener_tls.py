@@ -188,7 +188,10 @@ def test_a_client_that_leaves_is_noticed(start: Start) -> None:
 
 
 def test_a_new_certificate_is_served_after_a_hup(start: Start) -> None:
-    """By new workers; until then the old one is, whatever the files say."""
+    """By the process that is there: no connection ends for it. Until then the old one is, whatever the files say.
+
+    A certificate that cannot be read changes nothing.
+    """
     with start() as listener:
         old = listener.certificate
         before = listener.said()[3]
@@ -199,8 +202,15 @@ def test_a_new_certificate_is_served_after_a_hup(start: Start) -> None:
         assert served(listener) != wanted
         os.kill(listener.pid, signal.SIGHUP)
         wait_until(lambda: served(listener) == wanted, timeout=20, description="the new certificate")
-        # For a moment the old worker takes connections beside the new one.
-        wait_until(lambda: listener.said()[3] != before, timeout=20, description="the old worker to go")
+        old.cert.write_text("no certificate")
+        os.kill(listener.pid, signal.SIGHUP)
+        wait_until(
+            lambda: "certificate_refused" in listener.notes.with_name("log").read_text(),
+            timeout=20,
+            description="the refusal",
+        )
+        assert served(listener) == wanted
+        assert listener.said()[3] == before
 
 
 def served(listener: Listener) -> int:

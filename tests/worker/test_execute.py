@@ -21,6 +21,7 @@ from common.domain.ids import McpSessionId, queue_of
 from common.domain.invocation import ExecutionResult, Invocation
 from common.domain.rules import Retry
 from common.domain.tool import Tool, ToolState
+from common.domain.tool_status import OperatorState, Switch
 from common.mcp.inbound import META_CLIENT_CAPABILITIES, META_LOG_LEVEL
 from common.mcp.revisions import Era
 from common.processes import ProcessGuard, is_running
@@ -666,6 +667,16 @@ async def test_a_second_attempt_looks_for_its_claim_again(
         with pytest.raises(NotOwner):
             await w.executor.run(held, call, lambda *_: None)
         assert len(echo_log.received("tools/call")) == 1
+
+
+@on_loop
+async def test_a_retiring_tool_runs_what_was_accepted(worker: Workers, echo_log: EchoLog) -> None:
+    """Web processes let nobody else in; one that is switched off besides runs nothing."""
+    retiring = replace(entry_of(stdio_tool(env=echo_log.env)), operator=OperatorState(retiring=True))
+    async with worker(retiring) as w:
+        assert (await w.run(invocation("echo", {"text": "x"}))).failure is None
+        w.catalogue.put(replace(retiring, operator=OperatorState(retiring=True, switch=Switch.OFF)))
+        assert code(await w.run(invocation("echo", {"text": "x"}))) is ErrorCode.TOOL_DISABLED
 
 
 @pytest.mark.parametrize("why", ["disabled", "limit"])

@@ -1,6 +1,6 @@
 -- Changes one part of what an operator says of a tool (see common/domain/tool_status.py), and writes that into the audit.
 -- KEYS 1 versions  2 states  3 registry version  4 changes  5 audit
--- ARGV 1 tool id  2 switch or draining  3 its value as JSON: "on", "off", true, false  4 who says it  5 channel
+-- ARGV 1 tool id  2 switch, draining or retiring  3 its value as JSON: "on", "off", true, false  4 who says it  5 channel
 --      6 kind of the event
 -- Returns {1, state as it was (JSON; false: nobody has said anything), state as it is (JSON or false)},
 -- or {0, false, false}: there is no such tool.
@@ -13,6 +13,7 @@ local read, state = pcall(cjson.decode, before or '{}')
 local sound = read and type(state) == 'table'
 if not sound then state = {} end
 if state.draining == nil then state.draining = false end
+if state.retiring == nil then state.retiring = false end
 local value = cjson.decode(ARGV[3])
 if sound and state[ARGV[2]] == value then return {1, before, before} end
 if state.switch == nil then state.switch = cjson.null end

@@ -55,6 +55,64 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        name="reload-in-part",
+        breaks="a reload of which a part cannot be made changes nothing",
+        edits=(
+            Edit(
+                "common/control/reload.py",
+                "    commits = [prepare(changes) for prepare in prepares]",
+                "    commits = (prepare(changes) for prepare in prepares)",
+            ),
+        ),
+        tests=("tests/web/test_reload.py::test_what_cannot_be_made_changes_nothing_at_all",),
+    ),
+    Mutant(
+        name="reload-without-a-tool",
+        breaks="a file with a tool that cannot be made is refused by a reload",
+        edits=(
+            Edit(
+                "common/control/reload.py",
+                "    return [*problems, *evaluator_problems(settings.policy)]",
+                "    return evaluator_problems(settings.policy)",
+            ),
+        ),
+        tests=("tests/web/test_reload.py::test_settings_with_a_broken_tool_are_refused",),
+    ),
+    Mutant(
+        name="reload-half-of-identity",
+        breaks="identity is taken over as a whole or not at all",
+        edits=(
+            Edit(
+                "common/settings/changes.py",
+                'if section == "identity" and _held_back(before, after):',
+                'if section == "identity" and False:',
+            ),
+        ),
+        tests=(
+            "tests/common/settings/test_changes.py::test_identity_is_taken_over_as_a_whole_or_not_at_all",
+        ),
+    ),
+    Mutant(
+        name="retired-too-soon",
+        breaks="a tool that is gone from the file ends the calls that it has",
+        edits=(
+            Edit(
+                "common/registry/retirement.py",
+                "            if left.waiting or left.in_flight:",
+                "            if False:",
+            ),
+        ),
+        tests=(
+            "tests/common/registry/test_retirement.py::test_a_tool_goes_when_its_calls_have_ended_and_not_before",
+        ),
+    ),
+    Mutant(
+        name="retired-unheard",
+        breaks="workers run what was accepted of a tool that is gone from the file",
+        edits=(Edit("gateway_worker/execute.py", "if not entry.runs_calls:", "if not entry.enabled:"),),
+        tests=("tests/worker/test_execute.py::test_a_retiring_tool_runs_what_was_accepted",),
+    ),
+    Mutant(
         name="no-tombstone",
         breaks="a node with a tombstone gets no lease any more",
         edits=(Edit(f"{LUA}/node_beat.lua", "if redis.call('EXISTS', KEYS[2]) == 1 then", "if false then"),),

@@ -20,6 +20,7 @@ from common.domain.tool_status import (
     is_enabled,
     operator_from_wire,
     operator_to_wire,
+    runs_calls,
     shown_state,
 )
 
@@ -30,6 +31,7 @@ STATES = st.builds(
     OperatorState,
     switch=st.none() | st.sampled_from(Switch),
     draining=st.booleans(),
+    retiring=st.booleans(),
     since=st.integers(0, 2**53),
     by=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=20),
 )
@@ -68,6 +70,14 @@ def test_no_probe_overrides_disabled(grade: ToolState, draining: bool) -> None:
         assert shown_state(*switched_off, health) is ToolState.DISABLED
     assert shown_state(TOOL, OperatorState(draining=draining), health) is grade
     assert shown_state(OFF, OperatorState(switch=Switch.ON), health) is grade
+
+
+def test_a_retiring_tool_takes_no_calls_and_runs_those_it_has() -> None:
+    """Unless it is switched off: then it runs none."""
+    retiring = OperatorState(retiring=True)
+    assert (is_enabled(TOOL, retiring), runs_calls(TOOL, retiring)) == (False, True)
+    assert shown_state(TOOL, retiring, None) is ToolState.DISABLED
+    assert not runs_calls(TOOL, OperatorState(retiring=True, switch=Switch.OFF))
 
 
 def test_a_tool_that_nobody_probes_is_as_it_is_switched() -> None:

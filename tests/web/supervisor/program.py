@@ -1,11 +1,13 @@
 """A gateway of toy children under a supervisor, as a program; each event is a line ``<kind> <child> <pid>``.
 
 Usage: ``program.py STATE_DIR CHILD...`` where CHILD is ``redis``, ``steady``, ``stubborn``, ``slow`` or
-``never``, with ``:<name>`` if it is not to be named after its kind.
+``never``, with ``:<name>`` if it is not to be named after its kind. The word ``hangups`` has the first SIGHUP told to
+the children as SIGUSR1 and taken for all that was meant, and the second not.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +25,7 @@ def stop(*_):
     if kind != "stubborn":
         os._exit(0)
 signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGUSR1, lambda *_: print("usr1", flush=True))
 grandchild = os.fork()
 print("pid", os.getpid(), flush=True)
 while True:
@@ -54,8 +57,16 @@ def main(state: Path, wanted: list[str]) -> int:
 
     try:
         with held_state_dir(state) as held, ProcessGuard(grace=0.5, keep_fds=(held.lock_fd,)) as guard:
-            children = [_child(word, state) for word in wanted]
-            number = Supervisor(children, guard, tell).run(on_ready=lambda: print("all ready 0", flush=True))
+            children = [_child(word, state) for word in wanted if word != "hangups"]
+            hangups = iter((True, False))
+
+            def hung_up() -> bool:
+                print("told", *supervisor.signal_children(["a", "gone"], signal.SIGUSR1), 0, flush=True)
+                return next(hangups)
+
+            hangup = hung_up if "hangups" in wanted else None
+            supervisor = Supervisor(children, guard, tell, on_hangup=hangup)
+            number = supervisor.run(on_ready=lambda: print("all ready 0", flush=True))
             print("stopped-by", number.name if number else "request", 0, flush=True)
     except SupervisorError as error:
         print("error", error, flush=True)

@@ -87,6 +87,22 @@ def test_a_signal_stops_all_children_in_reverse_order(tmp_path: Path, number: si
         assert not any(is_running(pid) for pid in program.pids())
 
 
+def test_a_hangup_may_mean_something_else(tmp_path: Path) -> None:
+    """Whoever runs the supervisor says so, each time; the children go on."""
+    with running(tmp_path / "s", "steady:a", "steady:b", "hangups") as program:
+        program.wait_for("^all ready")
+        program.process.send_signal(signal.SIGHUP)
+        program.wait_for("^told a 0")
+        log = tmp_path / "s" / "logs" / "a.log"
+        wait_until(lambda: "usr1" in log.read_text(), description="the child to be told")
+        assert program.process.poll() is None
+        assert all(is_running(pid) for pid in program.pids())
+        assert "usr1" not in (tmp_path / "s" / "logs" / "b.log").read_text()
+        program.process.send_signal(signal.SIGHUP)
+        assert program.process.wait(10) == 0
+        assert program.lines()[-1] == "stopped-by SIGHUP 0"
+
+
 def test_a_child_that_does_not_stop_is_killed_with_its_grandchild(tmp_path: Path) -> None:
     """After its stop timeout, and the one before it is still stopped in order."""
     with running(tmp_path / "s", "steady", "stubborn") as program:
