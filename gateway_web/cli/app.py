@@ -23,6 +23,7 @@ from gateway_web.cli import (
 )
 from gateway_web.cli import call as call_verb
 from gateway_web.cli import config as config_verbs
+from gateway_web.cli.client_config import client_config
 from gateway_web.cli.cluster import queues, workers
 from gateway_web.cli.completion import completion
 from gateway_web.cli.connection import choose
@@ -57,6 +58,7 @@ cli.command("status")(errors_as_exit_codes(show_status))
 cli.command("queues")(errors_as_exit_codes(queues))
 cli.command("workers")(errors_as_exit_codes(workers))
 cli.command("completion")(completion)
+cli.command("client-config")(errors_as_exit_codes(client_config))
 cli.command("call")(errors_as_exit_codes(call_verb.call))
 cli.command("import")(errors_as_exit_codes(interchange.import_file))
 cli.command("export")(errors_as_exit_codes(interchange.export))

@@ -127,7 +127,7 @@ def control_at(remote: Remote) -> ControlClient:
     base = base_url(remote.url or "")
     token = _token(remote, base)
     secure = base.startswith("https:")
-    if token is not None and not secure and not _loopback(base):
+    if token is not None and not secure and not loopback(base):
         err.print("warning: the token goes over the network unencrypted; use https://")
     return HttpControl(base, token, timeout=remote.timeout, tls=_tls(remote) if secure else True)
 
@@ -165,14 +165,14 @@ def _token(remote: Remote, base: str) -> str | None:
     return read_token(Path(running.admin_token_file))
 
 
-def read_token(file: Path) -> str:
+def read_token(file: Path, option: str = "--token-file") -> str:
     """The token in a file, without the line's end. Raises :class:`ConfigurationError` that never shows it."""
     try:
         text = file.read_text(encoding="utf-8")[: MAX_TOKEN + 1].strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ConfigurationError(f"--token-file: cannot read {file}: {why}", field="--token-file") from None
-    return _checked(text, f"--token-file {file}")
+        raise ConfigurationError(f"{option}: cannot read {file}: {why}", field=option) from None
+    return _checked(text, f"{option} {file}")
 
 
 def _checked(token: str, where: str) -> str:
@@ -190,8 +190,9 @@ def _tls(remote: Remote) -> ssl.SSLContext:
         raise ConfigurationError(f"--ca-file: {error}", field="--ca-file") from None
 
 
-def _loopback(base: str) -> bool:
-    host = urlsplit(base).hostname or ""
+def loopback(url: str) -> bool:
+    """Whether an address is one of this machine alone."""
+    host = urlsplit(url).hostname or ""
     try:
         return ip_address(host).is_loopback
     except ValueError:

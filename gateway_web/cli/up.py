@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ from gateway_web.cli.first_answers import FirstAnswers
 from gateway_web.cli.output import Exit, err, for_terminal, stop
 from gateway_web.cli.programs import environment, web_command, worker_command
 from gateway_web.cli.up_reload import UpReload, reader
+from gateway_web.cli.up_token import OwnToken, own_token
 from gateway_web.identity import identity_problems
 from gateway_web.listener_tls import own_context
 from gateway_web.supervisor import (
@@ -64,6 +65,8 @@ class Plan:
     port: int
     redis: RedisServer
     state: StateDirectory
+    token: OwnToken | None = None
+    """That of the admin API, if it is on for whoever runs this."""
 
     @property
     def base_url(self) -> str:
@@ -90,7 +93,8 @@ def run_up(config: Path | None, *, host: str | None, port: int | None, verbose: 
     try:
         with held_state_dir(state_dir_path(os.environ)) as state:
             plan = _plan(config, host=host, port=port, state=state)
-            _serve(plan, verbose=verbose)
+            with own_token(plan.settings, plan.host, state.path) as token:
+                _serve(replace(plan, token=token), verbose=verbose)
     except SupervisorError as error:
         raise stop(str(error), Exit.REFUSED) from None
 
@@ -169,7 +173,7 @@ def _children(plan: Plan, client: Client, keys: Keys) -> list[ChildSpec]:
         ready_timeout=60.0,
         stop_timeout=15.0,
         log_path=plan.state.log("web"),
-        env=env,
+        env={**env, **({} if plan.token is None else plan.token.variables)},
     )
     redis = [] if plan.redis.child is None else [plan.redis.child]
     return [*redis, *workers, web]
@@ -205,9 +209,12 @@ def _announce(plan: Plan, supervisor: Supervisor, answers: FirstAnswers) -> None
             redis_url=plan.redis.url.for_redis_py,
             started_at=time.time(),
             children=dict(supervisor.pids),
+            admin_token_file=None if plan.token is None else str(plan.token.file),
         )
     )
     err.print(f"Redis: {plan.redis.description}", markup=False)
+    if plan.token is not None:
+        err.print(f"admin API: {plan.base_url}/admin/v1, its token is in {plan.token.file}", markup=False)
     for line in answers.lines():
         err.print(for_terminal(line))
     err.print("add this to your MCP client:", markup=False)
