@@ -17,7 +17,8 @@ class RequestFacts:
     """What an identity resolver sees of a request. Header names are lower case; the values are secrets.
 
     ``remote_address`` is the caller's: that of the peer, or the one that a trusted proxy has told of. ``from_proxy``
-    says that the peer is a trusted proxy: only then are headers that a proxy sets to be believed.
+    says that the peer is a trusted proxy: only then are headers that a proxy sets to be believed. ``tls_subject`` is
+    that of the certificate (RFC 4514) that the peer has shown to our own listener, which verified it.
     """
 
     headers: Mapping[str, str] = field(repr=False)
@@ -26,6 +27,7 @@ class RequestFacts:
     method: str = ""
     query: str = field(default="", repr=False)
     from_proxy: bool = False
+    tls_subject: str | None = None
 
 
 class IdentityResolver(Protocol):

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal
@@ -32,32 +31,23 @@ from common.domain.errors import (
     InvocationCancelled,
     ToolUnavailable,
 )
-from common.domain.ids import ToolId, tool_of
+from common.domain.ids import tool_of
 from common.domain.invocation import ExecutionResult, Invocation, failed, invocation_from_wire
 from common.domain.rules import Retry
 from common.mcp.revisions import LATEST_LEGACY
-from common.metrics.figures import Figures
-from common.registry.records import Entry
 from common.settings import Settings
 from common.settings.changes import SettingsChanges
-from common.store.clock import RedisClock
-from common.store.keys import Keys
-from common.telemetry.spans import Tracer
-from common.tenants.view import Tenants
 from gateway_worker import ends
 from gateway_worker.aside import Aside
 from gateway_worker.begun import Begun
 from gateway_worker.call_host import CallHost
-from gateway_worker.circuits import CircuitReports
+from gateway_worker.call_place import Place
 from gateway_worker.claims import NotOwner
-from gateway_worker.dead_letters import DeadLetterBox
 from gateway_worker.delivery import End, Held, Taken, end_of
 from gateway_worker.execute import Executor
 from gateway_worker.frames import Frames
-from gateway_worker.journey import Journey
 from gateway_worker.judging import Judging
 from gateway_worker.message import PoisonMessage, TaskMessage, read_message
-from gateway_worker.outbox import Outbox
 from gateway_worker.producer import Producer
 from gateway_worker.requests import RunningRequest
 from gateway_worker.telemetry import TaskSignals
@@ -66,24 +56,6 @@ from gateway_worker.tracing import entered, left
 log = structlog.get_logger(__name__)
 _level = logging.getLogger(__name__)
 """Asked before the facts of a call are put together for nobody."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where calls run, and where their ends go."""
-
-    hostname: str
-    keys: Keys
-    clock: RedisClock
-    outbox: Outbox
-    journey: Journey
-    circuits: CircuitReports
-    entry: Callable[[ToolId], Entry | None]
-    dead_letters: DeadLetterBox
-    tenants: Tenants
-    signals: TaskSignals | None
-    tracer: Tracer | None
-    figures: Figures | None = None
 
 
 class Calls:

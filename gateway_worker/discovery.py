@@ -42,7 +42,7 @@ from gateway_worker.credentials.refusal import refuses_credentials
 from gateway_worker.definitions import sorted_out
 from gateway_worker.egress.backend import Backend, MakeLink, connect, start
 from gateway_worker.egress.link import LinkLost, RpcError
-from gateway_worker.tool_session import opening_order
+from gateway_worker.eras import opening_order
 
 log = structlog.get_logger(__name__)
 

@@ -194,7 +194,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         with worker.guard:
-            worker.guard_node()
+            worker.guarding.guard_node()
             services = [
                 asyncio.create_task(work, name=name)
                 for name, work in (

@@ -45,12 +45,13 @@ from gateway_worker.egress.link import (
     RpcError,
     StatusRefused,
 )
+from gateway_worker.eras import first_era
 from gateway_worker.exchange import WATCHING, exchange, profile_for, translated, watched
 from gateway_worker.journey import Journey
 from gateway_worker.node import Node
 from gateway_worker.param_headers import ParamHeaders
 from gateway_worker.sessions import Sessions
-from gateway_worker.tool_session import ToolSession, first_era, usable
+from gateway_worker.tool_session import ToolSession, usable
 from gateway_worker.tracing import answered, exchange_span, session_start
 from gateway_worker.turns import Stay
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import structlog
 
 from common.domain.errors import StoreUnavailable
-from common.metrics.figures import Figures
+from common.metrics.figures import Figures, Sample
 from common.metrics.told import EVERY, TELL, account
 from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
+from gateway_worker.calls import Calls
+from gateway_worker.credentials.service import CredentialService
+from gateway_worker.node import Node
+from gateway_worker.sessions import Sessions
 
 log = structlog.get_logger(__name__)
 
@@ -25,3 +30,12 @@ async def tell_for_ever(figures: Figures, redis: PipelinedConnection, keys: Keys
         except StoreUnavailable as error:
             log.debug("figures_not_told", cause=repr(error.__cause__))
         await asyncio.sleep(EVERY)
+
+
+def samples(node: Node, calls: Calls, sessions: Sessions, credentials: CredentialService) -> Iterator[Sample]:
+    """What is looked at when the figures are told, not counted."""
+    yield "canalgate_worker_calls", (), len(calls)
+    yield "canalgate_worker_sessions", (), len(sessions.all())
+    yield "canalgate_worker_may_act", (), node.may_act
+    for (provider, outcome), number in credentials.counts.items():
+        yield "canalgate_credential_answers", (provider, outcome), number

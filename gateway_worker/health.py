@@ -13,13 +13,13 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import orjson
 import structlog
 
 from common.domain.audit import AuditEvent, EventKind, event_fields
-from common.domain.errors import CredentialUnavailable, GatewayError, StoreUnavailable
+from common.domain.errors import StoreUnavailable
 from common.domain.health import (
     Health,
     HealthTransition,
@@ -29,9 +29,7 @@ from common.domain.health import (
     transition,
 )
 from common.domain.ids import NodeId, ToolId
-from common.domain.rules import HealthRules
 from common.domain.tool import StdioTransport, ToolState
-from common.mcp.revisions import Era
 from common.registry.catalogue import CatalogueReader
 from common.registry.records import Entry
 from common.store.client import AsyncClient, store_errors
@@ -40,10 +38,8 @@ from common.store.keys import Keys
 from common.store.scripts import run_async
 from common.telemetry.about import About
 from gateway_worker.credentials.identity import GivenTo, nothing_given
-from gateway_worker.credentials.refusal import refuses_credentials
-from gateway_worker.discovery import listing_order
-from gateway_worker.egress.backend import Backend, MakeLink, start
-from gateway_worker.egress.link import GateShut, RpcError
+from gateway_worker.egress.backend import MakeLink
+from gateway_worker.probe import Finding, OpenSessions, Probe
 
 log = structlog.get_logger(__name__)
 
@@ -53,21 +49,6 @@ MAX_AT_ONCE = 8
 CLOSE_MARGIN = 3.0
 """Seconds in which a connection made for a probe is closed again, its session at the backend ended."""
 CLOSE_GRACE = 0.5
-QUESTIONS = {Era.LEGACY: "ping", Era.MODERN: "server/discover"}
-
-
-class OpenSessions(Protocol):
-    """What a probe needs of this worker's sessions."""
-
-    def open_backend(self, tool: ToolId) -> Backend | None:
-        """An open backend of the tool here, best one without calls, or None. Looking is no use of its session."""
-
-
-class Finding(NamedTuple):
-    """What a probe saw: seconds until the answer (None: nothing was asked), or why there was none."""
-
-    latency: float | None
-    error: str = ""
 
 
 @dataclass(slots=True)
@@ -104,15 +85,13 @@ class Prober:
 
         ``given_to`` says which credentials the gateway's own connections with a tool get.
         """
-        self._given_to = given_to
         self._node = node
         self._client = client
         self._keys = keys
         self._clock = clock
         self._catalogue = catalogue
         self._serves = serves
-        self._links = links
-        self._sessions = sessions
+        self._probing = Probe(links, sessions, given_to)
         self._plans: dict[ToolId, _Plan] = {}
         self._running: dict[ToolId, asyncio.Task[None]] = {}
         self._turns = itertools.count()
@@ -185,7 +164,10 @@ class Prober:
 
     async def _left_to_others(self, entry: Entry) -> bool:
         """Whether this worker has nothing to say: no session with a stdio tool that lives elsewhere or is unknown."""
-        if not isinstance(entry.tool.transport, StdioTransport) or self._open(entry.id) is not None:
+        if (
+            not isinstance(entry.tool.transport, StdioTransport)
+            or self._probing.open_backend(entry.id) is not None
+        ):
             return False
         if entry.known is None:
             return True
@@ -252,61 +234,9 @@ class Prober:
         # A cancellation that comes with Redis' answer may be lost (python/cpython#86296).
         if self._closed:
             return
-        found = await self._find(entry)
+        found = await self._probing.find(entry)
         if found is not None:
             await self._store(entry, before, found)
-
-    async def _find(self, entry: Entry) -> Finding | None:
-        """How the tool is; None if that could not be found out.
-
-        A session or a kept connection that ends under the question says nothing of the tool, nor does one that this
-        worker must not use at the moment: an HTTP tool is asked again over a connection of the probe's own, a stdio
-        tool by the next probe.
-        """
-        backend, rules = self._open(entry.id), entry.tool.health
-        if isinstance(entry.tool.transport, StdioTransport):
-            if backend is None:
-                return at_rest(entry)
-            found = await self._ask_session(backend, rules)
-            return None if found is None or (found.error and backend.link.closed.is_set()) else found
-        if backend is not None and entry.tool.credentials is None:
-            # The session of a caller with credentials is that caller's: what they may do says nothing of the tool.
-            found = await self._ask_session(backend, rules)
-            if found is not None and not found.error:
-                return found
-        return await self._over_a_connection(entry)
-
-    @staticmethod
-    async def _ask_session(backend: Backend, rules: HealthRules) -> Finding | None:
-        try:
-            return await ask(backend, rules)
-        except GateShut:
-            return None
-
-    async def _over_a_connection(self, entry: Entry) -> Finding | None:
-        """Ask an HTTP tool over a connection of the probe's own; neither it nor a session at the backend is left.
-
-        That the probe's credentials cannot be had, or are refused, says nothing of the tool.
-        """
-        try:
-            given = await self._given_to(entry.tool)
-            begun = time.monotonic()
-            link = self._links(entry.tool, given=given)
-            backend = await start(entry.tool, link, listing_order(entry))
-        except CredentialUnavailable:
-            return None
-        except GatewayError as error:
-            if entry.tool.credentials is not None and refuses_credentials(error):
-                return Finding(time.monotonic() - begun)
-            return Finding(None, error.message)
-        try:
-            return await ask(backend, entry.tool.health)
-        finally:
-            await backend.link.close()
-
-    def _open(self, tool: ToolId) -> Backend | None:
-        backend = self._sessions.open_backend(tool)
-        return None if backend is None or backend.link.closed.is_set() else backend
 
     # -- telling ----------------------------------------------------------------------------------------
 
@@ -376,31 +306,6 @@ class Prober:
 def watched(entry: Entry) -> bool:
     """Whether the tool is to be probed at all."""
     return entry.enabled and entry.tool.health.interval > 0
-
-
-def at_rest(entry: Entry) -> Finding | None:
-    """A stdio tool without a process is not started to be asked: discovery knows whether it can be."""
-    return None if entry.known is None else Finding(None, entry.known.error or "")
-
-
-async def ask(backend: Backend, rules: HealthRules) -> Finding:
-    """Ask an open backend. An error of its own is an answer: it lives, though it does not know the question.
-
-    The link stays open whatever comes of it. Raises :class:`GateShut` if nothing may be asked over it.
-    """
-    begun = time.monotonic()
-    try:
-        async with asyncio.timeout(rules.timeout):
-            await backend.request(QUESTIONS[backend.negotiated.era], {})
-    except RpcError:
-        pass
-    except TimeoutError:
-        return Finding(rules.timeout)
-    except GateShut:
-        raise
-    except GatewayError as error:
-        return Finding(None, error.message)
-    return Finding(time.monotonic() - begun)
 
 
 def recorded(raw: bytes | None) -> Health | None:

@@ -23,16 +23,9 @@ from gateway_worker.credentials.identity import SessionIdentity
 from gateway_worker.egress.backend import Backend, MakeLink
 from gateway_worker.egress.link import GateShut, OnNotification
 from gateway_worker.egress.stdio import StdioLink
+from gateway_worker.eras import era_order, first_era
 from gateway_worker.node import Node
-from gateway_worker.tool_session import (
-    LOST,
-    OnSession,
-    SessionKey,
-    ToolSession,
-    answers,
-    era_order,
-    first_era,
-)
+from gateway_worker.tool_session import LOST, OnSession, SessionKey, ToolSession, answers
 from gateway_worker.watches import Watches, WatchStore
 
 IdentityOf = Callable[[Tool, str], SessionIdentity | None]

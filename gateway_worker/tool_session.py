@@ -19,11 +19,10 @@ from common.domain.errors import GatewayError, InternalError, InvocationTimeout
 from common.domain.ids import McpSessionId, NodeId, ToolId
 from common.domain.invocation import Invocation
 from common.domain.rules import Affinity
-from common.domain.tool import HttpTransport, Tool
+from common.domain.tool import Tool
 from common.mcp.inbound import LOG_LEVELS
 from common.mcp.jsonrpc import INTERNAL_ERROR
 from common.mcp.revisions import Era
-from common.registry.records import Entry
 from common.telemetry.context import TraceContext
 from gateway_worker.about import session_context
 from gateway_worker.claims import Claim
@@ -354,10 +353,6 @@ class ToolSession:
             self._ready.exception()
 
 
-def _rank(level: str | None) -> int:
-    return LOG_LEVELS.index(level) if level is not None else 0
-
-
 async def answers(backend: Backend, seconds: float) -> None:
     """Ask a backend whether it is there. An error is an answer too.
 
@@ -367,39 +362,6 @@ async def answers(backend: Backend, seconds: float) -> None:
     with contextlib.suppress(RpcError):
         async with asyncio.timeout(seconds):
             await backend.request(question, {})
-
-
-def first_era(entry: Entry, preferred: Era) -> Era:
-    """The first of :func:`era_order`."""
-    if entry.known is not None and preferred.value in entry.known.eras:
-        return preferred
-    return era_order(entry, preferred)[0]
-
-
-def era_order(entry: Entry, preferred: Era) -> list[Era]:
-    """In which order to try the eras: the caller's first, if the backend is known to speak it, or may.
-
-    An HTTP backend that speaks the modern era was never asked for the other one: the first legacy caller's session
-    finds out.
-    """
-    known = entry.known
-    spoken = [era for era in Era if known is not None and era.value in known.eras]
-    if not spoken:
-        return opening_order(entry.tool)
-    if preferred in spoken:
-        return [preferred, *(era for era in spoken if era is not preferred)]
-    if spoken == [Era.MODERN] and isinstance(entry.tool.transport, HttpTransport):
-        return [Era.LEGACY, Era.MODERN]
-    return spoken
-
-
-def opening_order(tool: Tool) -> list[Era]:
-    """In which order to ask a backend of which nothing is known.
-
-    Over HTTP the modern era first: a server of that era alone is sent no handshake it does not know (2026-07-28,
-    "Versioning"). Over stdio the legacy handshake, which none answers with silence, as some do ``server/discover``.
-    """
-    return [Era.MODERN, Era.LEGACY] if isinstance(tool.transport, HttpTransport) else [Era.LEGACY, Era.MODERN]
 
 
 async def usable(session: ToolSession, seconds: float) -> Backend:
@@ -414,3 +376,7 @@ async def usable(session: ToolSession, seconds: float) -> Backend:
             words = "the tool's credentials had not come at the deadline"
             raise InvocationTimeout(words, stage="credentials") from error
         raise InvocationTimeout("the tool was still starting at the deadline") from error
+
+
+def _rank(level: str | None) -> int:
+    return LOG_LEVELS.index(level) if level is not None else 0

@@ -3,76 +3,67 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from common.audit.journal import audit_command
-from common.calls.head import parts_of
 from common.control.reload import Commit, commit_all
 from common.domain.audit import AuditEvent, EventKind
-from common.domain.ids import InvocationId, NodeId, ToolId, queue_of, tool_of
-from common.metrics.figures import Figures, Sample
-from common.processes.guard import ProcessGuard, ProcessGuardError
+from common.domain.ids import InvocationId, NodeId, ToolId, queue_of
+from common.metrics.figures import Figures
+from common.processes.guard import ProcessGuard
 from common.registry.catalogue import Catalogue
 from common.settings import Settings
 from common.settings.changes import SettingsChanges
 from common.store.client import StoreAddress, connect, connect_async, store_errors
 from common.store.clock import RedisClock
 from common.store.key_ring import keys_of
-from common.store.last_words import last_words_of
 from common.store.pipelined import PipelinedConnection
-from common.store.scripts import script
 from common.telemetry.spans import Tracer
 from common.tenants.view import Tenants
 from gateway_worker.aftermath import Aftermath
 from gateway_worker.asking import Asking
+from gateway_worker.call_desk import CallDesk
 from gateway_worker.call_host import CallHost
-from gateway_worker.calls import Calls, Place
+from gateway_worker.call_place import Place
+from gateway_worker.calls import Calls
 from gateway_worker.circuits import CircuitReports
 from gateway_worker.claims import Claims
 from gateway_worker.credentials.service import CredentialService
 from gateway_worker.dead_letters import DeadLetterBox
-from gateway_worker.delivery import Taken
 from gateway_worker.discovery import Discovery
 from gateway_worker.egress.backend import make_link
 from gateway_worker.execute import Executor
 from gateway_worker.fetcher import Fetcher
-from gateway_worker.figures import tell_for_ever
+from gateway_worker.figures import samples, tell_for_ever
+from gateway_worker.guarding import GUARD_GRACE, Guarding
 from gateway_worker.health import Prober
+from gateway_worker.hearing import Hearing
 from gateway_worker.heartbeat import Heartbeat
 from gateway_worker.journal_keeping import JournalKeeping
 from gateway_worker.journey import Journey
-from gateway_worker.listener import Listener
+from gateway_worker.listener import Hearer
 from gateway_worker.message import largest_message
 from gateway_worker.node import Node
 from gateway_worker.nodes import Nodes
 from gateway_worker.outbox import Outbox
-from gateway_worker.removed import RemovedQueues
 from gateway_worker.roots import RootsNews
+from gateway_worker.served import Served
 from gateway_worker.session_desk import SessionDesk
+from gateway_worker.session_news import session_event
 from gateway_worker.sessions import Keeping, Sessions
-from gateway_worker.sweep import GOODBYE, PROCESS_GONE, Sweeper, fence_script
+from gateway_worker.sweep import GOODBYE, Sweeper
 from gateway_worker.telemetry import TaskSignals
 from gateway_worker.tool_session import ToolSession
 from gateway_worker.watches import WatchStore
-
-log = structlog.get_logger(__name__)
-
-GUARD_GRACE = 1.0
-"""Seconds between SIGTERM and SIGKILL for the children of a worker that died."""
-GUARD_LOOK = 1.0
-"""Seconds between two looks whether the reapers live."""
 
 
 class Worker:
     """Made on the engine's loop, and belongs to it.
 
-    It is the fetcher's :class:`~gateway_worker.fetcher.Desk` and the node's
-    :class:`~gateway_worker.nodes.Cluster` as well.
+    It is the node's :class:`~gateway_worker.nodes.Cluster` as well.
     """
 
     def __init__(
@@ -90,7 +81,6 @@ class Worker:
         """``limit`` is the most calls in flight, ``queues`` the tools' queues served now; both may change."""
         self._settings = settings
         self._address = address
-        self._limit = limit
         self._hostname = hostname
         self._queues = queues
         self.node = Node(hostname)
@@ -99,6 +89,7 @@ class Worker:
         self._blocking_client = connect(address, size=4)
         self._clock = RedisClock()
         self.guard = ProcessGuard(grace=GUARD_GRACE)
+        self.guarding = Guarding(self.guard, address, keys, self.node)
         self._links = partial(
             make_link,
             guard=self.guard,
@@ -109,7 +100,6 @@ class Worker:
         self._tenants = Tenants(self._blocking_client, keys, settings)
         self._redis = PipelinedConnection(address)
         self.outbox = Outbox(self._redis, keys, result_ttl=settings.runtime.result_ttl)
-        self.outbox.bounded = self.most_in_flight
         self._dead_letters = DeadLetterBox(keys, self.outbox, result_ttl=settings.runtime.result_ttl)
         self._nodes = Nodes(self.node, self._redis, keys, self._clock, self)
         self.claims = Claims(self.node, self._redis, keys)
@@ -126,8 +116,10 @@ class Worker:
         self.prober = self._make_prober()
         self._figures = Figures(hostname) if settings.metrics.wanted else None
         self.calls = self._make_calls(hostname, host, signals, tracer)
+        desk = CallDesk(self.node, self.calls, self.claims, self.catalogue, self._nodes, limit)
+        self.outbox.bounded = desk.most_in_flight
         self.fetcher = Fetcher(
-            self.node, self._redis, keys, self, largest=largest_message(settings.web.max_body_bytes)
+            self.node, self._redis, keys, desk, largest=largest_message(settings.web.max_body_bytes)
         )
         self.calls.on_freed = self.fetcher.freed
         self._aftermath = Aftermath(
@@ -138,7 +130,7 @@ class Worker:
             self.calls,
             self.claims,
             uncertain=self.fetcher.uncertain,
-            fetch_epoch=self.fetch_epoch,
+            fetch_epoch=desk.fetch_epoch,
         )
         self._sweeper = Sweeper(
             self.node,
@@ -150,15 +142,8 @@ class Worker:
             headless=self._take_over,
         )
         self._journal = JournalKeeping(settings, address, self._redis, keys)
-        self._ears: asyncio.Task[None] | None = None
-        self._followed: set[str] = set()
-        self._removed = RemovedQueues(self._redis, keys, on_forgotten=self._follow)
-
-    def guard_node(self) -> None:
-        """Have the reaper end the node's lease if this process dies: it is certain then, and known at once."""
-        keys, args = fence_script(self._keys, self.node.id, PROCESS_GONE, actor="reaper")
-        command = ("EVAL", script("node_fence").source, len(keys), *keys, *args)
-        self.guard.last_words(last_words_of(self._address, command))
+        self._hearing = Hearing(address, self.node, self._hearers, self._look_at_everything)
+        self._served = Served(self._redis, keys, self.catalogue, on_changed=self.fetcher.follow)
 
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What runs as long as the worker lives, by name."""
@@ -168,7 +153,7 @@ class Worker:
             "outbox": self.outbox.run(),
             "nodes": self._nodes.run(),
             "sweep": self._sweeper.run(),
-            "listener": self._listen(),
+            "listener": self._hearing.run(),
             "fetcher": self._fetch(),
             "aftermath": self._aftermath.run(),
             "asking": self.asking.run(),
@@ -176,31 +161,17 @@ class Worker:
             "watches": self.sessions.prune_watches(),
             "session-desk": self._session_desk.run(),
             "cut-off": self.sessions.end_when_cut_off(self.node),
-            "removed": self._removed.run(),
+            "removed": self._served.run(),
             "discovery": self.discovery.run(),
             "health": self.prober.run(),
             "credentials": self.credentials.run(),
-            "guard": self._keep_guarded(),
+            "guard": self.guarding.run(),
             "journal": self._journal.run(),
         }
 
     def follow(self, queues: Collection[str]) -> None:
-        """Serve these queues from now on.
-
-        Those of tools that were removed are served until they are empty, so that what waits there is told so.
-        """
-        gone = self._followed - set(queues)
-        self._followed = set(queues)
-        self._removed.discard(self._followed)
-        self._removed.add([queue for queue in gone if not self._registered(queue)])
-        self._follow()
-
-    def _follow(self) -> None:
-        self.fetcher.follow(self._followed | self._removed.names)
-
-    def _registered(self, queue: str) -> bool:
-        tool = tool_of(queue)
-        return tool is not None and self.catalogue.get(tool) is not None
+        """Serve these queues from now on, and those of removed tools until they are empty."""
+        self._served.follow(queues)
 
     async def goodbye(self, seconds: float) -> None:
         """Leave the cluster: nothing is this node's any more, and what it still holds is worked off now.
@@ -262,15 +233,8 @@ class Worker:
     def _telling(self) -> dict[str, Coroutine[Any, Any, None]]:
         if self._figures is None:
             return {}
-        self._figures.watch(self._figures_now)
+        self._figures.watch(partial(samples, self.node, self.calls, self.sessions, self.credentials))
         return {"figures": tell_for_ever(self._figures, self._redis, self._keys)}
-
-    def _figures_now(self) -> Iterator[Sample]:
-        yield "canalgate_worker_calls", (), len(self.calls)
-        yield "canalgate_worker_sessions", (), len(self.sessions.all())
-        yield "canalgate_worker_may_act", (), self.node.may_act
-        for (provider, outcome), number in self.credentials.counts.items():
-            yield "canalgate_credential_answers", (provider, outcome), number
 
     # -- putting together -------------------------------------------------------------------------------
 
@@ -306,20 +270,7 @@ class Worker:
         )
 
     def _tell_of_session(self, kind: EventKind, session: ToolSession) -> None:
-        """Put into the audit journal that a session was opened or closed."""
-        tenant, client, _ = parts_of(session.key.session)
-        event = AuditEvent(
-            kind=kind,
-            actor=self.node.id,
-            tool=session.key.tool,
-            tenant=tenant,
-            client=client,
-            session=session.key.session,
-            node=self.node.id,
-            reason=session.why,
-            detail=session.last_words() or f"fence {session.claim.token}",
-        )
-        self.outbox.put(audit_command(self._keys, event))
+        self.outbox.put(audit_command(self._keys, session_event(kind, session, self.node.id)))
 
     def _make_prober(self) -> Prober:
         return Prober(
@@ -366,39 +317,17 @@ class Worker:
 
     # -- hearing ----------------------------------------------------------------------------------------
 
-    async def _listen(self) -> None:
-        """Listen, for each incarnation of the node anew: its own channel has its name."""
-        while True:
-            keys, node = self._keys, self.node.id
-            listener = Listener(
-                self._address,
-                {
-                    keys.wake_channel: self.fetcher.wake,
-                    keys.node_wake_channel(node): self.fetcher.wake_direct,
-                    keys.registry_channel: self._registry_called,
-                    keys.cancel_channel: self.calls.cancel,
-                    keys.answer_channel(node): self.asking.hear,
-                    keys.roots_channel: self._roots.hear,
-                    keys.close_session_channel: self._session_desk.hear,
-                },
-                on_subscribed=self._look_at_everything,
-            )
-            self._ears = asyncio.create_task(listener.run(), name="ears")
-            try:
-                await self._ears
-            except asyncio.CancelledError:
-                if self.node.id == node:
-                    self._ears.cancel()
-                    raise
-
-    async def _keep_guarded(self) -> None:
-        """Replace a reaper that died, for ever. Degrades: until it can be, children of a dead worker may be left."""
-        while True:
-            await asyncio.sleep(GUARD_LOOK)
-            try:
-                self.guard.ensure()
-            except ProcessGuardError as error:
-                log.error("children_unguarded", error=str(error))
+    def _hearers(self, node: NodeId) -> Mapping[str, Hearer]:
+        keys = self._keys
+        return {
+            keys.wake_channel: self.fetcher.wake,
+            keys.node_wake_channel(node): self.fetcher.wake_direct,
+            keys.registry_channel: self._registry_called,
+            keys.cancel_channel: self.calls.cancel,
+            keys.answer_channel(node): self.asking.hear,
+            keys.roots_channel: self._roots.hear,
+            keys.close_session_channel: self._session_desk.hear,
+        }
 
     def _registry_called(self, _data: bytes = b"") -> None:
         self.look_at_registry.set()
@@ -414,32 +343,6 @@ class Worker:
         await self._nodes.beating.wait()
         await self.fetcher.run()
 
-    # -- the fetcher's desk -----------------------------------------------------------------------------
-
-    def free(self) -> int:
-        """Free slots now."""
-        return self._limit() - len(self.calls)
-
-    def start(self, taken: Taken) -> None:
-        """Begin with a message; one that was fetched for a former incarnation is another's by now."""
-        if taken.node == self.node.id:
-            self.calls.begin(taken)
-
-    def most_in_flight(self, queue: str) -> int:
-        """The most calls of a queue's tool in flight in the whole cluster; 0: any number."""
-        tool = tool_of(queue)
-        entry = None if tool is None else self.catalogue.get(tool)
-        return 0 if entry is None else entry.tool.max_in_flight or 0
-
-    def owns_sessions(self, queue: str) -> bool:
-        """Whether this node owns a session of the queue's tool."""
-        tool = tool_of(queue)
-        return tool is not None and self.claims.owns_any_of(tool)
-
-    def fetch_epoch(self) -> int | None:
-        """The connection to fetch over; None while nothing may be fetched."""
-        return self._nodes.fetch_epoch
-
     # -- the node's standing in the cluster ---------------------------------------------------------------
 
     def fenced(self) -> None:
@@ -448,10 +351,9 @@ class Worker:
         self.calls.abandon()
         self.sessions.drop_all()
         self.node.renew()
-        self.guard_node()
+        self.guarding.guard_node()
         self.fetcher.reset()
-        if self._ears is not None:
-            self._ears.cancel()
+        self._hearing.anew()
 
     async def forgotten(self) -> None:
         """Redis was restarted or lost its data. Raises :class:`StoreUnavailable`."""

@@ -28,6 +28,7 @@ from common.settings.policy import EvaluatorSettings, RuleSettings
 from common.settings.problems import Problem, dotted, explain, locate, nearest, refusal, shown
 from common.settings.section import Section
 from common.settings.tenants import TenantSettings
+from common.settings.token_exchange import TokenExchangeEntry
 from common.settings.tokens import JwtSettings
 from common.settings.tool_credentials import with_providers
 from common.settings.tools import read_entry, read_tool, read_tools
@@ -55,6 +56,7 @@ _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("tenants", "listed"): TenantSettings,
     ("credentials", "static"): StaticCredential,
     ("client_credentials", "clients"): ClientCredentialsEntry,
+    ("token_exchange", "exchanges"): TokenExchangeEntry,
     ("policy", "rules"): RuleSettings,
     ("policy", "tools"): RuleSettings,
     ("policy", "evaluators"): EvaluatorSettings,

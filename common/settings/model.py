@@ -54,6 +54,7 @@ from common.settings.section import Section
 from common.settings.telemetry import TelemetrySettings
 from common.settings.tenants import TenantsSettings
 from common.settings.tls import TlsKeys
+from common.settings.token_exchange import TokenExchangeSettings
 from common.settings.vault import VaultSettings
 from common.settings.web_tls import ListenerTlsKeys
 
@@ -306,6 +307,7 @@ class Settings(Section):
     credentials: CredentialsSettings = CredentialsSettings()
     vault: VaultSettings = VaultSettings()
     client_credentials: ClientCredentialsSettings = ClientCredentialsSettings()
+    token_exchange: TokenExchangeSettings = TokenExchangeSettings()
     policy: PolicySettings = PolicySettings()
     runtime: RuntimeSettings = RuntimeSettings()
     discovery: DiscoverySettings = DiscoverySettings()

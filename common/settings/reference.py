@@ -26,6 +26,7 @@ from common.settings.oauth import OAuthSettings
 from common.settings.policy import EvaluatorSettings, RuleSettings
 from common.settings.section import Section
 from common.settings.tenants import CapabilityLimit, TenantSettings
+from common.settings.token_exchange import TokenExchangeEntry
 from common.settings.tokens import JwtSettings
 from common.settings.tool_credentials import CredentialInjection, ToolCredentials
 
@@ -72,6 +73,9 @@ def render() -> str:
             "One entry of client_credentials.clients",
             ClientCredentialsEntry,
             ClientCredentialsEntry.model_fields,
+        ),
+        _entries(
+            "One entry of token_exchange.exchanges", TokenExchangeEntry, TokenExchangeEntry.model_fields
         ),
         _entries("One rule of policy.rules or policy.tools", RuleSettings, RuleSettings.model_fields),
         _entries("One entry of policy.evaluators", EvaluatorSettings, EvaluatorSettings.model_fields),

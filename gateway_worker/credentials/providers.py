@@ -36,6 +36,7 @@ BUILT_IN: Mapping[str, Callable[[Settings], CredentialsProvider]] = {
     "file": lambda settings: FileProvider(settings.credentials.directory),
     "vault": VaultProvider,
     "client_credentials": _late("client_credentials", "ClientCredentialsProvider"),
+    "token_exchange": _late("token_exchange", "TokenExchangeProvider"),
 }
 
 

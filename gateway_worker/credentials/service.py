@@ -16,7 +16,7 @@ from common.credentials.orders import MOST_ORDERS, Order, Verb, order_of
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import StoreUnavailable
 from common.settings import Settings
-from common.settings.changes import SettingsChanges
+from common.settings.changes import PROVIDER_SECTIONS, SettingsChanges
 from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
@@ -98,7 +98,7 @@ class CredentialService:
 
         Raises :class:`ConfigurationError` for a provider that cannot be made.
         """
-        if changes.sections.isdisjoint({"credentials", "vault"}):
+        if changes.sections.isdisjoint(PROVIDER_SECTIONS):
             return None
         settings = changes.settings.credentials
         providers = Providers(load_providers(changes.settings), timeout=settings.timeout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote_plus, urlencode
 
@@ -66,19 +66,29 @@ class TokenEndpoint:
             )
 
     async def token(
-        self, grant: Sequence[tuple[str, str]], leeway: float, kinds: Sequence[str]
+        self,
+        grant: Sequence[tuple[str, str]],
+        leeway: float,
+        kinds: Sequence[str],
+        issued: frozenset[str] | None = None,
     ) -> Credentials:
         """An access token for this grant, as ``access_token`` and ``token_type``.
 
         ``leeway`` in seconds is taken off its life; ``kinds`` are the types of token that are understood, in lower
-        case. Raises :class:`ProviderFailed`: nothing is known then, and the tool's ``mode`` decides.
+        case, ``issued`` the ``issued_token_type`` that there must be (RFC 8693). Raises :class:`ProviderFailed`:
+        nothing is known then, and the tool's ``mode`` decides.
         """
         entry = self._entry
         form = [*grant]
         form += [("scope", " ".join(entry.scopes))] if entry.scopes else []
         form += [("resource", uri) for uri in entry.resources]
         form += [("audience", name) for name in entry.audiences]
-        return _credentials(await self._answer(form), leeway, kinds)
+        found = _document(await self._answer(form))
+        if issued is not None and found.get("issued_token_type") not in issued:
+            raise ProviderFailed(
+                "the token endpoint's answer has an issued_token_type that is no access token's"
+            )
+        return _credentials(found, leeway, kinds)
 
     async def _answer(self, form: Form) -> bytes:
         """The body of a good answer. What may pass is tried again; ``credentials.timeout`` bounds it all."""
@@ -162,13 +172,17 @@ def _seconds(text: str) -> float:
     return float(text) if text.isascii() and text.isdigit() else 0.0
 
 
-def _credentials(body: bytes, leeway: float, kinds: Sequence[str]) -> Credentials:
+def _document(body: bytes) -> dict[str, Any]:
     try:
         found: Any = strict_json(body)
     except JsonRpcError:
         raise ProviderFailed("the token endpoint's answer is no JSON") from None
     if not isinstance(found, dict):
         raise ProviderFailed("the token endpoint's answer is no JSON object")
+    return found
+
+
+def _credentials(found: Mapping[str, Any], leeway: float, kinds: Sequence[str]) -> Credentials:
     token, kind = found.get("access_token"), found.get("token_type")
     if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
         raise ProviderFailed("the token endpoint's answer holds no access_token that a header can hold")

@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import re
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
@@ -23,6 +21,18 @@ from common.domain.tool import HttpTransport
 from common.mcp.revisions import Era
 from gateway_worker.egress.asked import Asked
 from gateway_worker.egress.http1 import ConnectionLost, Response
+from gateway_worker.egress.http_answers import (
+    AN_ANSWER,
+    RESUME_DELAY,
+    RESUME_DELAY_LEAST,
+    Place,
+    answer_to,
+    in_utf8,
+    parsed,
+    refuse_encoded,
+    result_of,
+    seconds_of,
+)
 from gateway_worker.egress.http_pool import HttpClient
 from gateway_worker.egress.link import (
     NO_HEADERS,
@@ -49,37 +59,15 @@ EVENT_STREAM = "text/event-stream"
 SESSION_ID = "mcp-session-id"
 RESUME_ATTEMPTS = 5
 """Times in a row that a stream may be resumed without a new event."""
-RESUME_DELAY, RESUME_DELAY_LEAST = 1.0, 0.05
 CLOSE_TIMEOUT = 2.0
 LISTENING_WITHIN = 1.0
 """Seconds that a backend has to open the stream of what belongs to no request, before the first call goes on."""
 _OF_NO_REQUEST = ("/list_changed", "resources/updated")
 """Ends of the names of notifications that belong to no call, on whatever stream they come."""
-_AN_ANSWER = re.compile(
-    r'\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*|"id"\s*:\s*\d+\s*,\s*)*"(?:result|error)"\s*:'
-)
-"""How a message begins that is certainly no notification and no request."""
 
 
 def _ignore(_method: str, _params: dict[str, Any]) -> None:
     """Nobody listens."""
-
-
-@dataclass(slots=True)
-class _Place:
-    """How far a stream was read, and how to go on: ``delay`` in seconds, ``attempts`` since the last event."""
-
-    last_id: str = ""
-    delay: float = RESUME_DELAY
-    attempts: int = 0
-
-    def pass_by(self, event: ServerSentEvent) -> None:
-        """This event was read."""
-        self.attempts = 0
-        if event.id is not None:
-            self.last_id = event.id
-        if event.retry is not None:
-            self.delay = event.retry / 1000
 
 
 class HttpLink:
@@ -215,14 +203,14 @@ class HttpLink:
 
     async def _exchange(self, message: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
         with await self._post(message, headers) as response:
-            _refuse_encoded(response)
+            refuse_encoded(response)
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if not response.success:
                 await self._refused(response, kind)
             if message["method"] == "initialize":
                 self._begin_session(response.headers.get(SESSION_ID))
             if kind == JSON:
-                return _result(_answer_to(message["id"], await self._answered(response)))
+                return result_of(answer_to(message["id"], await self._answered(response)))
             if kind == EVENT_STREAM:
                 return await self._streamed(response, message["id"])
             # Any other status of success may say that the backend has just begun.
@@ -235,7 +223,7 @@ class HttpLink:
             raw = await response.body(self._max_bytes)
         except ResponseTooLarge as error:
             raise AnswerTooLarge(error.message) from error
-        return _parsed(raw, answered=True)
+        return parsed(raw, answered=True)
 
     async def _post(self, message: dict[str, Any], headers: Mapping[str, str]) -> Response:
         return await self._client.send("POST", self._fields.extended(headers), orjson.dumps(message))
@@ -255,12 +243,12 @@ class HttpLink:
             raise LinkLost("the tool's session has ended", unsent=True)
         if kind == JSON:
             try:
-                message = _parsed(await response.body(self._max_bytes))
+                message = parsed(await response.body(self._max_bytes))
             except LinkLost:
                 message = {}
             if isinstance(message.get("error"), dict):
                 raise RpcError(message["error"], status=response.status)
-        raise StatusRefused(response.status, retry_after=_seconds(response.headers.get("retry-after")))
+        raise StatusRefused(response.status, retry_after=seconds_of(response.headers.get("retry-after")))
 
     def _expired(self, response: Response) -> bool:
         """404 to a session id says that the session is gone, and that the request was not handled."""
@@ -270,23 +258,23 @@ class HttpLink:
 
     async def _streamed(self, response: Response, request_id: int) -> dict[str, Any]:
         """Read until the answer, resuming where a legacy backend hung up after it had numbered its events."""
-        place, stream = _Place(), response
+        place, stream = Place(), response
         while True:
             try:
                 with stream:
                     answer = await self._read_until(stream, place, request_id)
                 if answer is not None:
-                    return _result(answer)
+                    return result_of(answer)
             except ConnectionLost as error:
                 if not place.last_id:
                     raise LinkLost(f"the tool's stream broke: {error.message}") from error
             stream = await self._resumed(place)
 
     async def _read_until(
-        self, stream: Response, place: _Place, request_id: int | None
+        self, stream: Response, place: Place, request_id: int | None
     ) -> dict[str, Any] | None:
         """Handle events up to the answer to ``request_id``; None if the stream ends before."""
-        _refuse_encoded(stream)
+        refuse_encoded(stream)
         parser = EventParser(limit=self._max_bytes)
         try:
             while data := await stream.read():
@@ -296,12 +284,12 @@ class HttpLink:
                     if answer is not None:
                         return answer
         except ResponseTooLarge as error:
-            if _AN_ANSWER.match(parser.beginning):
+            if AN_ANSWER.match(parser.beginning):
                 raise AnswerTooLarge(error.message) from error
             raise
         return None
 
-    async def _resumed(self, place: _Place) -> Response:
+    async def _resumed(self, place: Place) -> Response:
         """The stream from ``place`` on. Raises :class:`LinkLost` that never says ``unsent``: the call was sent.
 
         Behind a shut gate it waits, and that counts as no attempt.
@@ -313,7 +301,7 @@ class HttpLink:
             place.attempts += 1
             await asyncio.sleep(max(place.delay, RESUME_DELAY_LEAST))
             try:
-                response = await self._get({"last-event-id": _in_utf8(place.last_id)})
+                response = await self._get({"last-event-id": in_utf8(place.last_id)})
             except GateShut:
                 if self.closed.is_set():
                     raise LinkLost("the tool's session was closed") from None
@@ -331,7 +319,7 @@ class HttpLink:
         """Handle one event; return the message if it is the answer to ``request_id``."""
         if not event.data:
             return None
-        message = _parsed(event.data.encode())
+        message = parsed(event.data.encode())
         if "method" not in message:
             return message if request_id is not None and message.get("id") == request_id else None
         method, params = message["method"], message.get("params")
@@ -367,7 +355,7 @@ class HttpLink:
                     self._listening.set()
                     if not stream.success:
                         return
-                    await self._read_until(stream, _Place(), None)
+                    await self._read_until(stream, Place(), None)
             except (LinkLost, ResponseTooLarge) as error:
                 log.debug("backend_stream_broke", error=repr(error))
             self._listening.set()
@@ -402,47 +390,3 @@ class HttpLink:
         task.add_done_callback(self._background.discard)
         # A task cancelled before its first step has not begun the work, which must not lie about then.
         task.add_done_callback(lambda _: work.close())
-
-
-def _in_utf8(event_id: str) -> str:
-    """As a header value, whose characters are bytes (WHATWG HTML, section 9.2.4)."""
-    return event_id.encode("utf-8").decode("latin-1")
-
-
-def _refuse_encoded(response: Response) -> None:
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    if encoding != "identity":
-        raise LinkLost(
-            f"the tool's URL answered with content encoding {encoding[:40]!r}, which was not asked for"
-        )
-
-
-def _seconds(retry_after: str | None) -> int | None:
-    """The header's value if it is a number of seconds; a date is not worth the trouble."""
-    return int(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else None
-
-
-def _parsed(raw: bytes, *, answered: bool = False) -> dict[str, Any]:
-    try:
-        message = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise LinkLost("the tool's answer is no JSON", answered=answered) from error
-    if not isinstance(message, dict):
-        raise LinkLost("the tool's answer is no JSON-RPC message", answered=answered)
-    return message
-
-
-def _answer_to(request_id: int, message: dict[str, Any]) -> dict[str, Any]:
-    """The message itself; an answer to another request means that the connection is out of step."""
-    if message.get("id") != request_id and not (message.get("id") is None and "error" in message):
-        raise LinkLost("the tool answered another request than it was sent")
-    return message
-
-
-def _result(message: dict[str, Any]) -> dict[str, Any]:
-    error, result = message.get("error"), message.get("result")
-    if isinstance(error, dict):
-        raise RpcError(error)
-    if not isinstance(result, dict):
-        raise LinkLost("the tool's answer has neither a result nor an error object", answered=True)
-    return result

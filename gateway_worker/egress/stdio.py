@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -16,6 +14,7 @@ import structlog
 from common.domain.errors import GatewayError, ResponseTooLarge
 from gateway_worker.egress.asked import Asked
 from gateway_worker.egress.child_input import Outgoing
+from gateway_worker.egress.lines import Lines, line_of, salvaged
 from gateway_worker.egress.link import (
     NO_HEADERS,
     NO_META,
@@ -49,51 +48,6 @@ ASIDE_LIMIT = 16 << 20
 """Bytes of answers and cancellations that may wait for a child to read them before none is added any more."""
 
 
-_BRACKETS = re.compile(rb"[\[{]")
-_ID = re.compile(rb'"id"\s*:\s*(\d{1,15})\s*(?:[,}]|$)')
-
-
-def _line(message: dict[str, Any]) -> bytes:
-    return orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE)
-
-
-class _Lines:
-    """Takes a stream apart into lines. Raises :class:`ResponseTooLarge` for one above the bound."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._begun: list[bytes] = []
-        self._size = 0
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """The lines that ``data`` ends, without their line feeds."""
-        first, *others = data.split(b"\n")
-        self._begun.append(first)
-        self._size += len(first)
-        self._check()
-        for beginning in others:
-            yield self._take()
-            self._begun.append(beginning)
-            self._size = len(beginning)
-            self._check()
-
-    def end(self) -> Iterator[bytes]:
-        """The last line, if it has no line feed."""
-        rest = self._take()
-        if rest.strip():
-            yield rest
-
-    def _take(self) -> bytes:
-        line = self._begun[0] if len(self._begun) == 1 else b"".join(self._begun)
-        self._begun.clear()
-        return line
-
-    def _check(self) -> None:
-        if self._size > self._limit:
-            self._begun.clear()
-            raise ResponseTooLarge("the tool sent a line above the bound (runtime.max_result_bytes)")
-
-
 def _ignore(_method: str, _params: dict[str, Any]) -> None:
     """Nobody listens."""
 
@@ -118,7 +72,7 @@ class StdioLink:
         self._slot: Slot | None = None
         self._heard = 0
         self._hangs = True
-        self._lines = _Lines(child.line_limit)
+        self._lines = Lines(child.line_limit)
         self._output_ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._gate = gate
         self._outgoing: Outgoing | None = None
@@ -167,7 +121,7 @@ class StdioLink:
         try:
             outgoing = self._meta.outgoing(request_id, params)
             message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": outgoing}
-            line = self._out.put(_line(message), partial(self._given_back, future))
+            line = self._out.put(line_of(message), partial(self._given_back, future))
             return await future
         except asyncio.CancelledError:
             self._hangs = self._hangs or heard == self._heard
@@ -212,7 +166,7 @@ class StdioLink:
             else:
                 self._given_back(written, error)
 
-        line = self._out.put(_line({"jsonrpc": "2.0", "method": method, "params": params}), ended)
+        line = self._out.put(line_of({"jsonrpc": "2.0", "method": method, "params": params}), ended)
         try:
             await written
         except asyncio.CancelledError:
@@ -247,7 +201,7 @@ class StdioLink:
         """Send what nobody waits for; False if too much of that waits for the child already."""
         if self._out.aside > ASIDE_LIMIT:
             return False
-        self._out.put(_line(message))
+        self._out.put(line_of(message))
         return True
 
     def _given_back(self, waiting: asyncio.Future[Any], error: LinkLost | None) -> None:
@@ -358,19 +312,8 @@ class StdioLink:
             raise LinkLost("the tool's process does not read the answers to its requests")
 
     def _unreadable(self, line: bytes) -> None:
-        """A line that is no JSON: noise, unless it is an answer that can be sent on to nobody.
-
-        Python reads more than is JSON (NaN, lone surrogates), so it may still tell whose answer it is.
-        """
-        found: Any = None
-        fault: GatewayError = LinkLost("the tool's answer is no valid JSON")
-        if line.startswith(b"{"):
-            try:
-                found = json.JSONDecoder().decode(line.decode("utf-8", "replace"))
-            except RecursionError:
-                found, fault = _outermost(line), ResponseTooLarge("the tool's answer is nested too deeply")
-            except ValueError:
-                found = None
+        """A line that is no JSON: noise, unless it is an answer that can be sent on to nobody."""
+        found, fault = salvaged(line)
         if isinstance(found, dict) and "method" not in found:
             self._resolve({"id": found.get("id"), "result": None}, fault)
         elif line.strip():
@@ -429,14 +372,3 @@ class StdioLink:
     def stderr_words(self) -> str:
         """The end of the child's standard error, for operators."""
         return " | ".join(self.child.stderr_tail()[-STDERR_SHOWN:])
-
-
-def _outermost(line: bytes) -> dict[str, Any]:
-    """What an object too deep to be read says before its first and behind its last inner bracket: id and method."""
-    inner = _BRACKETS.search(line, 1)
-    rest = line.rstrip()[:-1]
-    last = max(rest.rfind(b"}"), rest.rfind(b"]"))
-    edges = line[: inner.start()] + line[last + 1 :] if inner else line
-    found = _ID.search(edges)
-    members: dict[str, Any] = {} if found is None else {"id": int(found[1])}
-    return {**members, "method": ""} if b'"method"' in edges else members

@@ -17,7 +17,7 @@ from common.mcp.revisions import Era
 from common.processes import ProcessGuard, is_running
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
-from gateway_worker.health import QUESTIONS
+from gateway_worker.probe import QUESTIONS
 from tests.support.aio import on_loop, until
 from tests.support.backends import (
     ERAS,

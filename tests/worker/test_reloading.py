@@ -29,9 +29,15 @@ VAULT = {"url": "https://vault.example:8200", "auth": "token", "token": "s"}
 APPROLE = {"url": "https://vault.example:8200", "auth": "approle", "role_id": "r", "secret_id": "s"}
 KUBERNETES = {"url": "https://vault.example:8200", "auth": "kubernetes", "role": "r"}
 
+ISSUED = {"tool": "x", "token_url": "https://as/token", "client_id": "c", "client_secret": "s"}
+
 
 def of_credentials(**given: Any) -> dict[str, Any]:
     return {"credentials": given}
+
+
+def of_exchange(**given: Any) -> dict[str, Any]:
+    return {"token_exchange": {"exchanges": [ISSUED], "issuer": "i", "signing_key": "k", **given}}
 
 
 def of_vault(base: dict[str, Any], **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -53,6 +59,23 @@ LIVE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         of_credentials(discovery_tenant="a"),
         of_credentials(discovery_tenant="a", discovery_client="c"),
     ),
+    "credentials.discovery_subject": (
+        of_credentials(discovery_tenant="a", discovery_client="c"),
+        of_credentials(discovery_tenant="a", discovery_client="c", discovery_subject="s"),
+    ),
+    "client_credentials.clients": ({}, {"client_credentials": {"clients": [ISSUED]}}),
+    "client_credentials.leeway": ({}, {"client_credentials": {"leeway": 3}}),
+    "token_exchange.exchanges": (of_exchange(exchanges=[]), of_exchange()),
+    "token_exchange.issuer": (of_exchange(), of_exchange(issuer="other")),
+    "token_exchange.signing_key": (of_exchange(), of_exchange(signing_key="other")),
+    "token_exchange.signing_key_file": (
+        of_exchange(),
+        of_exchange(signing_key=None, signing_key_file="/k"),
+    ),
+    "token_exchange.signing_key_id": (of_exchange(), of_exchange(signing_key_id="k")),
+    "token_exchange.signing_algorithm": (of_exchange(), of_exchange(signing_algorithm="ES256")),
+    "token_exchange.actor": (of_exchange(), of_exchange(actor="a")),
+    "token_exchange.leeway": (of_exchange(), of_exchange(leeway=3)),
     "vault.url": ({}, {"vault": VAULT}),
     "vault.namespace": of_vault(VAULT, namespace="n"),
     "vault.mount": of_vault(VAULT, mount="other"),

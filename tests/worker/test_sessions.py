@@ -13,7 +13,6 @@ import pytest
 
 from common.domain.errors import GatewayError, InvocationTimeout, SessionLimit, TransportFailure
 from common.domain.ids import ToolId
-from common.domain.tool import HttpTransport, Tool
 from common.mcp.revisions import Era
 from common.processes import ProcessGuard, is_running
 from common.store.client import Client, StoreAddress
@@ -21,7 +20,7 @@ from common.store.keys import Keys
 from gateway_worker.conversation import Conversation
 from gateway_worker.egress.link import RpcError
 from gateway_worker.egress.stdio import StdioLink
-from gateway_worker.tool_session import ToolSession, era_order, usable
+from gateway_worker.tool_session import ToolSession, usable
 from gateway_worker.turns import Stay
 from tests.support.aio import on_loop, until
 from tests.support.backends import (
@@ -93,40 +92,6 @@ async def test_the_eras_of_a_backend_that_speaks_both_are_two_sessions(desks: De
         one = entry_of(stdio_tool("echo", "--era", "modern"), eras=[MODERN])
         pids = {await desk.ask(one, invocation("pid", era=era)) for era in (LEGACY, MODERN)}
         assert len(pids) == 1
-
-
-@pytest.mark.parametrize(
-    ("known", "preferred", "order"),
-    [
-        (None, LEGACY, [LEGACY, MODERN]),
-        (None, MODERN, [LEGACY, MODERN]),
-        ([LEGACY], MODERN, [LEGACY]),
-        ([MODERN], LEGACY, [MODERN]),
-        ([LEGACY, MODERN], LEGACY, [LEGACY, MODERN]),
-        ([LEGACY, MODERN], MODERN, [MODERN, LEGACY]),
-        ([], MODERN, [LEGACY, MODERN]),
-    ],
-)
-def test_the_order_of_eras_over_stdio(known: list[Era] | None, preferred: Era, order: list[Era]) -> None:
-    """The caller's first if it is spoken; an unknown backend is asked legacy first."""
-    assert era_order(entry_of(stdio_tool(), eras=known), preferred) == order
-
-
-@pytest.mark.parametrize(
-    ("known", "preferred", "order"),
-    [
-        (None, LEGACY, [MODERN, LEGACY]),
-        (None, MODERN, [MODERN, LEGACY]),
-        ([LEGACY], MODERN, [LEGACY]),
-        ([MODERN], LEGACY, [LEGACY, MODERN]),
-        ([MODERN], MODERN, [MODERN]),
-        ([LEGACY, MODERN], LEGACY, [LEGACY, MODERN]),
-    ],
-)
-def test_the_order_of_eras_over_http(known: list[Era] | None, preferred: Era, order: list[Era]) -> None:
-    """An unknown backend is asked modern first; one that speaks it may speak the caller's as well."""
-    tool = Tool(id=ToolId("t"), transport=HttpTransport(url="http://h/mcp"))
-    assert era_order(entry_of(tool, eras=known), preferred) == order
 
 
 # -- the start ------------------------------------------------------------------------------------------

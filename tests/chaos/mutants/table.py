@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CREDENTIALS = "tests/worker/credentials"
+SESSION_NAMES = "tests/common/calls/test_session_names.py"
 LUA = "common/store/lua"
 STORE = "tests/common/store"
 PERMITS = "tests/common/store/test_permit_scripts.py"
@@ -594,11 +595,58 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=(f"{CREDENTIALS}/test_client_credentials.py::test_a_server_that_misbehaves_is_a_failure",),
     ),
     Mutant(
+        name="credentials-of-another-subject",
+        breaks="two subjects of one client never share a session that carries one's token",
+        edits=(
+            Edit(
+                "common/calls/head.py",
+                'own = (caller.subject, " ".join(sorted(caller.scopes)))',
+                'own = ("ann", "")',
+            ),
+        ),
+        tests=(
+            f"{SESSION_NAMES}::test_each_subjects_own_session_has_its_subject_and_scopes_in_its_name",
+            f"{CREDENTIALS}/test_token_exchange.py::test_two_subjects_of_one_client_never_share_a_session",
+        ),
+    ),
+    Mutant(
+        name="credentials-of-a-client-for-a-subject",
+        breaks="a provider that knows nothing of subjects is not asked for a subject's credentials",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/identity.py",
+                "if name not in WITHOUT_SUBJECTS)",
+                "if name)",
+            ),
+        ),
+        tests=(
+            f"{CREDENTIALS}/test_token_exchange.py::test_providers_that_know_nothing_of_subjects_are_not_asked",
+        ),
+    ),
+    Mutant(
+        name="credentials-long-statement",
+        breaks="what the gateway signs of a subject is good for a minute",
+        edits=(Edit("gateway_worker/credentials/signing.py", "LIFE = 60\n", "LIFE = 3600\n"),),
+        tests=(f"{CREDENTIALS}/test_token_exchange.py::test_the_gateway_states_whom_it_recognised",),
+    ),
+    Mutant(
+        name="credentials-any-token-type",
+        breaks="what an exchange gives is used only if it is an access token",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/token_endpoint.py",
+                'if issued is not None and found.get("issued_token_type") not in issued:',
+                "if False:",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_token_exchange.py::test_only_what_is_an_access_token_is_used",),
+    ),
+    Mutant(
         name="credentials-lent",
         breaks="a probe never goes over the session of a caller with credentials",
         edits=(
             Edit(
-                "gateway_worker/health.py",
+                "gateway_worker/probe.py",
                 "if backend is not None and entry.tool.credentials is None:",
                 "if backend is not None:",
             ),
@@ -997,6 +1045,18 @@ MUTANTS: tuple[Mutant, ...] = (
         breaks="nothing connects past the guard",
         edits=(Edit("common/policy/opa.py", "self._http = guarded_client(", "self._http = httpx.Client("),),
         tests=("tests/security/test_outbound.py::test_only_those_on_the_list_open_connections",),
+    ),
+    Mutant(
+        name="listener-believes-headers",
+        breaks="a certificate at our own listener is known by the connection, never by a header",
+        edits=(
+            Edit(
+                "gateway_web/identity/certificates.py", 'if self._settings.form == "listener":', "if False:"
+            ),
+        ),
+        tests=(
+            "tests/web/identity/test_certificates.py::test_the_certificate_that_our_own_listener_was_shown",
+        ),
     ),
     Mutant(
         name="any-command-at-run-time",

@@ -22,7 +22,7 @@ from gateway_worker.egress.backend import Backend, connect, make_link
 from gateway_worker.egress.http import HttpLink
 from gateway_worker.egress.link import GateShut, LinkLost
 from gateway_worker.egress.stdio import StdioLink
-from gateway_worker.health import ask
+from gateway_worker.probe import ask
 from tests.support.aio import on_loop, until
 from tests.support.backends import MAX_BYTES, EchoLog, HttpBackend, echo_backend, stdio_tool, text_of
 from tests.worker.egress.http_links import served
