@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from common import __version__
+from gateway_web.cli import apply as apply_verb
 from gateway_web.cli import (
     audit,
     calls,
@@ -61,6 +62,7 @@ cli.command("completion")(completion)
 cli.command("client-config")(errors_as_exit_codes(client_config))
 cli.command("call")(errors_as_exit_codes(call_verb.call))
 cli.command("import")(errors_as_exit_codes(interchange.import_file))
+cli.command("apply")(errors_as_exit_codes(apply_verb.apply))
 cli.command("export")(errors_as_exit_codes(interchange.export))
 
 

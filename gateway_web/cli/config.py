@@ -87,7 +87,7 @@ def import_tools(
     """Register and change the tools of a file while the gateway runs; nothing is done if an entry is at fault.
 
     A masked value (********) stands for the one that the tool has. A tool that others change meanwhile is left as it
-    is: exit code 8 names it.
+    is: exit code 9 names it.
     """
     body, query = {"tools": _tools_of(file)}, {"dry_run": dry_run, "prune": prune}
     with working(f"importing {len(body['tools'])} tools"):

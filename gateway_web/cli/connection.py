@@ -102,6 +102,14 @@ def chosen_url() -> str | None:
     return _chosen.get().url
 
 
+def only_here() -> None:
+    """Raise :class:`ConfigurationError` if a verb that acts on this machine was given a gateway elsewhere."""
+    if _chosen.get().named:
+        raise ConfigurationError(
+            "this verb is of this machine's gateway alone: leave --url out", field="--url"
+        )
+
+
 def control(config: Path | None = None) -> ControlClient:
     """The control plane that is meant. Raises :class:`ConfigurationError` for options that do not go together.
 

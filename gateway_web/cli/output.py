@@ -35,13 +35,14 @@ class Exit(IntEnum):
     USAGE = 2
     REFUSED = 3
     UNREACHABLE = 4
-    UNAUTHENTICATED = 5
-    FORBIDDEN = 6
-    NOT_FOUND = 7
-    CONFLICT = 8
-    BUSY = 9
-    UNAVAILABLE = 10
-    UNTRUSTED = 11
+    PENDING = 5
+    UNAUTHENTICATED = 6
+    FORBIDDEN = 7
+    NOT_FOUND = 8
+    CONFLICT = 9
+    BUSY = 10
+    UNAVAILABLE = 11
+    UNTRUSTED = 12
 
 
 MEANINGS: Mapping[Exit, str] = {
@@ -52,6 +53,7 @@ MEANINGS: Mapping[Exit, str] = {
     Exit.USAGE: "Wrong arguments or settings (HTTP 400, 422).",
     Exit.REFUSED: "It could not be done for another reason; `status`: no call could be served.",
     Exit.UNREACHABLE: "No gateway, or no Redis, answers.",
+    Exit.PENDING: "`apply --diff`: there is something to change.",
     Exit.UNAUTHENTICATED: "No token, or none that the gateway knows (401).",
     Exit.FORBIDDEN: "The token's role, or a rule, does not allow it (403).",
     Exit.NOT_FOUND: "There is no such tool, session, call, key or tenant, or no admin API (404).",

@@ -210,6 +210,7 @@ def _announce(plan: Plan, supervisor: Supervisor, answers: FirstAnswers) -> None
             started_at=time.time(),
             children=dict(supervisor.pids),
             admin_token_file=None if plan.token is None else str(plan.token.file),
+            config=str(plan.config.absolute()),
         )
     )
     err.print(f"Redis: {plan.redis.description}", markup=False)

@@ -51,6 +51,7 @@ class RunRecord:
         redis_url: for redis-py; it may hold a password.
         started_at: Unix time in seconds.
         admin_token_file: file with the token of its admin API that was made for whoever may read it; None without.
+        config: path of its settings file.
     """
 
     pid: int
@@ -59,6 +60,7 @@ class RunRecord:
     started_at: float
     children: Mapping[str, int]
     admin_token_file: str | None = None
+    config: str = ""
 
 
 class StateDirectory:

@@ -99,7 +99,7 @@ def test_a_session_is_closed_and_a_call_is_cancelled(gateway: RunningGateway) ->
     assert answers[0]["error"]["data"]["code"] == "INVOCATION_CANCELLED"
     (session,) = canalgate(gateway, "sessions", "--tool", "local", "--json")
     assert canalgate(gateway, "sessions", "close", session["id"]) == "closed\n"
-    canalgate(gateway, "sessions", "close", session["id"], code=7)
+    canalgate(gateway, "sessions", "close", session["id"], code=8)
 
 
 def test_the_journal_is_followed(gateway: RunningGateway) -> None:

@@ -94,6 +94,57 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        name="apply-over-others",
+        breaks="applying a file leaves what others changed meanwhile",
+        edits=(
+            Edit(
+                "common/control/apply.py",
+                "expected=ABSENT if found is None else found.version,",
+                "",
+            ),
+        ),
+        tests=("tests/web/cli/test_apply.py::test_what_others_change_meanwhile_stays_and_is_named",),
+    ),
+    Mutant(
+        name="newer-definition-misread",
+        breaks="a definition that a newer release wrote is never read as if it were ours",
+        edits=(
+            Edit(
+                "common/registry/records.py",
+                """    check_format(record, what=f"the definition of tool {name!r}")\n""",
+                "",
+            ),
+        ),
+        tests=(
+            "tests/common/domain/test_formats.py::test_a_newer_record_is_refused_with_both_versions",
+            "tests/common/registry/test_catalogue.py::test_a_newer_definition_is_unreadable_and_not_gone",
+        ),
+    ),
+    Mutant(
+        name="newer-tool-not-found",
+        breaks="a call of a tool that only a newer release can read goes to a worker of that",
+        edits=(
+            Edit(
+                "gateway_worker/execute.py",
+                "if entry is None and invocation.tool in self._catalogue.unreadable:",
+                "if False:",
+            ),
+        ),
+        tests=("tests/worker/test_execute.py::test_a_call_of_a_newer_tool_goes_back",),
+    ),
+    Mutant(
+        name="newer-result-waited-for",
+        breaks="a result that a newer release wrote ends its call at once",
+        edits=(
+            Edit(
+                "common/calls/contract.py",
+                "except (PayloadUnreadable, FormatTooNew) as error:",
+                "except PayloadUnreadable as error:",
+            ),
+        ),
+        tests=("tests/common/domain/test_formats.py::test_a_newer_result_ends_the_call_at_once",),
+    ),
+    Mutant(
         name="retired-too-soon",
         breaks="a tool that is gone from the file ends the calls that it has",
         edits=(

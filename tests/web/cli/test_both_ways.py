@@ -132,6 +132,7 @@ ROWS = [
     Row("config import", "tools.yaml --dry-run --prune", json=True),
 ]
 OF_THIS_MACHINE = {
+    "apply": "test_apply.py",
     "audit verify": "test_audit.py",
     "call": "test_call.py",
     "client-config": "test_client_config.py",

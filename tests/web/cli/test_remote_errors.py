@@ -184,6 +184,19 @@ def test_settings_of_this_machine_are_not_those_of_a_gateway_elsewhere(
     assert canalgate("tools").exit_code == Exit.UNREACHABLE
 
 
+@pytest.mark.parametrize(
+    "words", [("dead-letters", "list"), ("apply", "c.yaml"), ("audit", "verify", "--redis")]
+)
+def test_a_verb_of_this_machine_does_not_act_on_it_when_another_is_named(
+    token: Canalgate, client: Client, words: tuple[str, ...]
+) -> None:
+    """Whoever typed the address meant that gateway."""
+    Path("c.yaml").write_text("tools: {a: {command: cmd}}")
+    done = token("http://127.0.0.1:9", *words)
+    assert (done.exit_code, "leave --url out" in one_line(done.output)) == (Exit.USAGE, True)
+    assert client.dbsize() == 0
+
+
 def test_a_conflict_names_the_version_there_is(canalgate: Canalgate, client: Client) -> None:
     """Of a tool that is there already, and of one that somebody changed meanwhile; nothing is changed."""
     assert canalgate("tools", "add", "demo", "{command: cmd}").exit_code == Exit.OK
