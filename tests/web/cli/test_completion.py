@@ -57,6 +57,7 @@ def completed(line: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.timeout(300)  # each completion is a start of bash and of the command
 def test_bash_completes_verbs_and_tools(
     program: Path,
     canalgate: Canalgate,
@@ -69,7 +70,6 @@ def test_bash_completes_verbs_and_tools(
     registry = Registry(client, keys, ANYTHING)
     for name in ("demo", "docs", "other"):
         registry.put(Tool(id=ToolId(name), transport=StdioTransport(command="cmd")))
-    assert {"tools", "tenants"} <= set(completed("canalgate t"))
     assert completed("canalgate tools disable d") == ["demo", "docs"]
     Path("token").write_text(TOKENS["viewer"])
     with listening(admin_app(redis_url, Settings())) as url:
