@@ -204,7 +204,7 @@ class Calls:
         message = held.message
         request = RunningRequest(message, hostname=self._hostname, cancel=self._cancel_soon)
         self._host.began(request)
-        about = entered(held, self._tracer, self._clock)
+        request.about = about = entered(held, self._tracer, self._clock)
         began, waited = time.perf_counter(), self._waited(held)
         if _level.isEnabledFor(logging.DEBUG):
             log.debug("call_begun", **_facts(held))

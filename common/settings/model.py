@@ -46,6 +46,7 @@ from common.settings.fields import (
     Sessions,
     is_loopback,
 )
+from common.settings.flower import FlowerSettings
 from common.settings.identity import IdentitySettings
 from common.settings.levels import Levels
 from common.settings.metrics import MetricsSettings
@@ -315,6 +316,7 @@ class Settings(Section):
     logging: LoggingSettings = LoggingSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     metrics: MetricsSettings = MetricsSettings()
+    flower: FlowerSettings = FlowerSettings()
     audit: AuditSettings = AuditSettings()
     tools: tuple[InstanceOf[Tool], ...] = ()
     tool_problems: tuple[InstanceOf[ToolProblem], ...] = ()

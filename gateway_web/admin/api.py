@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from common import __version__
 from common.domain.errors import ErrorCode, GatewayError
+from common.identity.operators import Actor, Tokens
 from gateway_web.admin.api_keys import add_api_keys
 from gateway_web.admin.audit import add_audit
 from gateway_web.admin.cluster import add_cluster
@@ -25,7 +26,6 @@ from gateway_web.admin.plane import Plane
 from gateway_web.admin.policy import add_policy
 from gateway_web.admin.problems import PROBLEM_JSON, Problem, invalid, problem, problem_of
 from gateway_web.admin.quarantine import add_quarantine
-from gateway_web.admin.roles import Actor, Tokens
 from gateway_web.admin.session import remember
 from gateway_web.admin.tenants import add_tenants
 from gateway_web.admin.tool_changes import add_tool_changes

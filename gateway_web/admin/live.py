@@ -15,6 +15,7 @@ from common.control.calls import LiveCall, LiveCalls
 from common.control.sessions import LiveSession, LiveSessions
 from common.domain.errors import SessionNotFound
 from common.domain.ids import InvocationId, ToolId
+from common.identity.operators import Role
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import (
     CallModel,
@@ -31,7 +32,6 @@ from gateway_web.admin.models import (
 )
 from gateway_web.admin.paging import page
 from gateway_web.admin.plane import Plane
-from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 
 SESSIONS = Tag(name="sessions", description="The sessions with tools that live now.")

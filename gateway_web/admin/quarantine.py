@@ -12,11 +12,11 @@ from pydantic import Field
 
 from common.domain.ids import MAX_ID_LENGTH, ToolId
 from common.domain.pins import SHORTEST_DIGEST
+from common.identity.operators import Role
 from common.registry.quarantine import Quarantine, Waiting
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import Answer, Asked, ToolPath
 from gateway_web.admin.plane import Plane
-from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 from gateway_web.admin.tools import TAG
 

@@ -12,6 +12,7 @@ from common.control.tools import overview_of
 from common.domain.errors import InvalidRequest, ToolNotFound
 from common.domain.ids import ToolId
 from common.domain.tool import RegisteredTool, Tool
+from common.identity.operators import Role
 from common.registry.registry import ANY_VERSION
 from common.settings.definitions import tool_from_entry, unmasked_entry
 from common.settings.entry_of import changed_entry
@@ -25,7 +26,6 @@ from gateway_web.admin.models import (
     ToolPath,
 )
 from gateway_web.admin.plane import Plane
-from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 from gateway_web.admin.tools import TAG, tool_answer
 

@@ -28,6 +28,7 @@ from gateway_web.cli.client_config import client_config
 from gateway_web.cli.cluster import queues, workers
 from gateway_web.cli.completion import completion
 from gateway_web.cli.connection import choose
+from gateway_web.cli.flower import flower
 from gateway_web.cli.output import errors_as_exit_codes, out
 from gateway_web.cli.status import show_status
 
@@ -60,6 +61,7 @@ cli.command("queues")(errors_as_exit_codes(queues))
 cli.command("workers")(errors_as_exit_codes(workers))
 cli.command("completion")(completion)
 cli.command("client-config")(errors_as_exit_codes(client_config))
+cli.command("flower")(errors_as_exit_codes(flower))
 cli.command("call")(errors_as_exit_codes(call_verb.call))
 cli.command("import")(errors_as_exit_codes(interchange.import_file))
 cli.command("apply")(errors_as_exit_codes(apply_verb.apply))
@@ -73,11 +75,12 @@ def up(
     host: HostOption = None,
     port: PortOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the children's logs.")] = False,  # noqa: FBT002
+    flower: Annotated[bool, typer.Option("--flower", help="Run Flower as well (flower.port).")] = False,  # noqa: FBT002
 ) -> None:
     """Run everything on this machine: Redis if none is configured, workers, web."""
     from gateway_web.cli.up import run_up
 
-    run_up(config, host=host, port=port, verbose=verbose)
+    run_up(config, host=host, port=port, verbose=verbose, flower=flower)
 
 
 @cli.command(context_settings=PASS_ON)

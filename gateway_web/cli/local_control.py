@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 
 from common.control.reload import Prepare
+from common.identity.operators import Actor, Role
 from common.registry.registry import Registry
 from common.settings import Settings
 from common.store.client import Client
 from common.store.keys import Keys
 from gateway_web.admin.api import add_admin, make_openapi_app
-from gateway_web.admin.roles import Actor, Role
 from gateway_web.cli.http_control import HttpControl
 from gateway_web.cli.where import store
 

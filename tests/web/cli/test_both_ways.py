@@ -143,6 +143,7 @@ OF_THIS_MACHINE = {
     "dead-letters drop": "test_dead_letters.py",
     "doctor": "test_verbs.py",
     "export": "test_verbs.py",
+    "flower": "../../e2e/test_flower.py",
     "import": "test_verbs.py",
     "policy check": "test_policy.py",
     "up": "../../support/servers/gateway.py",

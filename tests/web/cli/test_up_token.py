@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from common.identity.operators import Tokens
 from common.settings import load
-from gateway_web.admin.roles import Tokens
 from gateway_web.cli.up_token import own_token
 
 
