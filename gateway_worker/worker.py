@@ -54,6 +54,7 @@ from gateway_worker.served import Served
 from gateway_worker.session_desk import SessionDesk
 from gateway_worker.session_news import session_event
 from gateway_worker.sessions import Keeping, Sessions
+from gateway_worker.sourcing import Sourcing
 from gateway_worker.sweep import GOODBYE, Sweeper
 from gateway_worker.telemetry import TaskSignals
 from gateway_worker.tool_session import ToolSession
@@ -150,6 +151,7 @@ class Worker:
         return {
             **self._heartbeat(),
             **self._telling(),
+            **self._sourcing(),
             "outbox": self.outbox.run(),
             "nodes": self._nodes.run(),
             "sweep": self._sweeper.run(),
@@ -229,6 +231,12 @@ class Worker:
         if file is None:
             return {}
         return {"heartbeat": Heartbeat(Path(file.replace("%n", self._hostname)), self.node).run()}
+
+    def _sourcing(self) -> dict[str, Coroutine[Any, Any, None]]:
+        if not self._settings.sources.listed:
+            return {}
+        asking = Sourcing(self._settings, self._address, self.node, self._redis, self._keys, self._figures)
+        return {"sources": asking.run()}
 
     def _telling(self) -> dict[str, Coroutine[Any, Any, None]]:
         if self._figures is None:

@@ -52,6 +52,11 @@ OF_PROCESSES: Mapping[str, Metric] = {
     "canalgate_reloads": Metric(
         "counter", "Times that the settings were read anew: taken, unchanged or refused.", ("outcome",)
     ),
+    "canalgate_discovery_faults": Metric(
+        "counter",
+        "Faults of sources of tools, each told once: source_failed, or tool_refused.",
+        ("source", "outcome"),
+    ),
     "canalgate_identity_failures": Metric("counter", "Requests whose caller was refused.", ("reason",)),
     "canalgate_policy_evaluations": Metric(
         "counter", "Questions to policy evaluators, by outcome.", ("evaluator", "outcome")
