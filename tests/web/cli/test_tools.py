@@ -224,9 +224,9 @@ def test_a_definition_that_cannot_work_is_refused_by_key(
     ],
 )
 def test_what_may_not_come_at_run_time_is_refused(
-    canalgate: Canalgate, registry: Registry, client: Client, keys: Keys, definition: str, said: str
+    canalgate: Canalgate, registry: Registry, definition: str, said: str
 ) -> None:
-    """By adding and by changing, also a tool of the file, which keeps what it was. Each attempt is audited."""
+    """By adding and by changing, also a tool of the file, which keeps what it was."""
     registry.put(stdio(), origin=Origin.FILE)
     for verb in (("add", "other"), ("add", "demo"), ("update", "demo")):
         more = (
@@ -237,14 +237,10 @@ def test_what_may_not_come_at_run_time_is_refused(
             else ()
         )
         done = canalgate("tools", *verb, definition, *more)
-        assert done.exit_code == Exit.REFUSED, done.output
+        assert done.exit_code == Exit.USAGE, done.output
         assert said in done.output.replace("\n", " ")
     (entry,) = registry.entries()
     assert (entry.tool, entry.registered.origin) == (stdio(), Origin.FILE)
-    refused = [record.fields for record in Journal(client, keys).newest(10) if record.kind == "tool_refused"]
-    assert [(event["actor"], event["tool"]) for event in refused] == [
-        (f"cli:{USER}", tool) for tool in ("demo", "demo", "other")
-    ]
 
 
 def test_a_tool_of_the_file_whose_place_changes_is_the_operator_s_no_more(
@@ -316,7 +312,7 @@ def test_a_command_becomes_a_url_only_on_request(canalgate: Canalgate, registry:
     """What goes with the command alone goes with it; all else stays."""
     registry.put(stdio(max_sessions=7, limits=ProcessLimits(open_files=64)))
     done = canalgate("tools", "update", "demo", "{url: 'http://h/mcp'}")
-    assert done.exit_code == Exit.REFUSED
+    assert done.exit_code == Exit.USAGE
     assert "transport" in done.output
     assert registry.get(T).tool.transport == stdio().transport
     done = canalgate("tools", "update", "demo", "{url: 'http://h/mcp'}", "--change-transport")
@@ -353,6 +349,6 @@ def test_a_tool_that_is_not_there_is_not_found(
     """One line, with the code."""
     assert client.dbsize() == 0
     done = canalgate("tools", *verb)
-    assert done.exit_code == Exit.REFUSED
+    assert done.exit_code == Exit.NOT_FOUND
     assert "no tool 'nobody' is registered (TOOL_NOT_FOUND)" in done.output
     assert client.dbsize() == 0
