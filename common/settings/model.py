@@ -20,6 +20,7 @@ from common.domain.tool import (
 )
 from common.settings.admin import AdminSettings
 from common.settings.audit import AuditSettings
+from common.settings.aws import AwsSettings
 from common.settings.client_credentials import ClientCredentialsSettings
 from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
 from common.settings.credentials import CredentialsSettings
@@ -46,6 +47,7 @@ from common.settings.fields import (
     Sessions,
     is_loopback,
 )
+from common.settings.gcp import GcpSettings
 from common.settings.identity import IdentitySettings
 from common.settings.levels import Levels
 from common.settings.metrics import MetricsSettings
@@ -306,6 +308,8 @@ class Settings(Section):
     egress: EgressSettings = EgressSettings()
     credentials: CredentialsSettings = CredentialsSettings()
     vault: VaultSettings = VaultSettings()
+    aws: AwsSettings = AwsSettings()
+    gcp: GcpSettings = GcpSettings()
     client_credentials: ClientCredentialsSettings = ClientCredentialsSettings()
     token_exchange: TokenExchangeSettings = TokenExchangeSettings()
     policy: PolicySettings = PolicySettings()

@@ -19,7 +19,7 @@ from common.processes import ProcessGuard
 from common.settings import Settings
 from common.store.client import StoreAddress
 from common.store.keys import Keys
-from gateway_worker.credentials import identity, token_endpoint
+from gateway_worker.credentials import guarded_http, identity
 from gateway_worker.credentials.asking import Providers, Wanted
 from gateway_worker.credentials.cache import CredentialCache
 from gateway_worker.credentials.client_credentials import ClientCredentialsProvider
@@ -281,7 +281,7 @@ BROKEN = {
     "throttle long": "status 503",
     "teapot": "status 400$",
     "flood": "more than",
-    "<html>": "no JSON",
+    "<html>": "no JSON object",
     "[]": "no JSON object",
     "{}": "no access_token",
     '{"access_token": "", "token_type": "bearer"}': "no access_token",
@@ -289,7 +289,7 @@ BROKEN = {
     '{"access_token": "a\\r\\nX: canary-b", "token_type": "bearer"}': "no access_token",
     '{"access_token": "canary-a"}': "token_type",
     '{"access_token": "canary-a", "token_type": "DPoP"}': "token_type",
-    '{"access_token": "canary-a", "access_token": "b", "token_type": "bearer"}': "no JSON",
+    '{"access_token": "canary-a", "access_token": "b", "token_type": "bearer"}': "no JSON object",
 }
 
 
@@ -298,7 +298,7 @@ def test_a_server_that_misbehaves_is_a_failure(
     mode: str, server: AuthorizationServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its words are not repeated; no redirect is followed, which could take the secret elsewhere."""
-    monkeypatch.setattr(token_endpoint, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(guarded_http, "PAUSES", (0.0, 0.0))
     server.mode = mode
     with pytest.raises(ProviderFailed, match=BROKEN[mode]) as caught:
         resolved(made(entry(server)))
@@ -349,7 +349,7 @@ def test_a_server_of_an_authority_that_nobody_knows_gets_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``ca_file`` says whom to trust instead of the system's."""
-    monkeypatch.setattr(token_endpoint, "PAUSES", ())
+    monkeypatch.setattr(guarded_http, "PAUSES", ())
     ca = Authority(tmp_path)
     secure = server_context(ca.issue("127.0.0.1"))
     body = b'{"access_token": "t", "token_type": "bearer", "expires_in": 60}'

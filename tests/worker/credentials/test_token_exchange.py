@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import jwt
 import orjson
@@ -23,8 +24,9 @@ from gateway_worker.credentials.failure import ProviderFailed
 from gateway_worker.credentials.providers import load_providers
 from gateway_worker.credentials.token_exchange import TokenExchangeProvider
 from tests.support.aio import on_loop, run
-from tests.support.backends import echo_backend, entry_of, http_tool, invocation, stdio_tool
+from tests.support.backends import echo_backend, entry_of, http_backend, http_tool, invocation, stdio_tool
 from tests.support.servers.authorization import AuthorizationServer, running_authorization
+from tests.support.servers.http_wire import Connection, Request
 from tests.support.servers.issuer import private_key
 from tests.worker.credentials.contract import asked, values_of
 from tests.worker.credentials.desk import Steered, by_caller, credential_desk, with_credentials
@@ -147,6 +149,24 @@ def test_what_the_server_does_not_believe_is_a_failure(server: AuthorizationServ
         resolved(made(exchange(server)), subject("canary-ann"))
     assert "canary" not in str(caught.value)
     assert server.last("subject_token")[0] not in str(caught.value)
+
+
+def test_another_attempt_is_another_statement(server: AuthorizationServer) -> None:
+    """The server may have seen the first one, and takes none twice."""
+    seen = server.handle
+
+    def lost(connection: Connection, request: Request) -> None:
+        if len(server.requests) > 0:
+            seen(connection, request)
+            return
+        server.requests.append(request)
+        form = dict(parse_qsl(request.body.decode()))
+        server.seen.add(jwt.decode(form["subject_token"], options={"verify_signature": False})["jti"])
+        connection.abort()
+
+    with http_backend(lost) as backend:
+        url = backend.url.removesuffix("/mcp") + "/token"
+        resolved(made(exchange(server, token_url=url)), subject("ann"))
 
 
 @pytest.mark.parametrize(
