@@ -21,7 +21,7 @@ from tests.support.servers.gateway import RunningGateway, gateway_command, runni
 from tests.support.servers.issuer import private_key
 from tests.support.servers.process import running_http, server_command
 from tests.support.wait import wait_until
-from tests.worker.credentials.test_client_credentials import pem
+from tests.worker.credentials.issuing import pem
 
 pytestmark = pytest.mark.e2e
 

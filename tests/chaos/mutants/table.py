@@ -627,7 +627,7 @@ MUTANTS: tuple[Mutant, ...] = (
         name="credentials-long-statement",
         breaks="what the gateway signs of a subject is good for a minute",
         edits=(Edit("gateway_worker/credentials/signing.py", "LIFE = 60\n", "LIFE = 3600\n"),),
-        tests=(f"{CREDENTIALS}/test_token_exchange.py::test_the_gateway_states_whom_it_recognised",),
+        tests=(f"{CREDENTIALS}/test_signing.py::test_a_statement_is_good_for_a_minute_and_once",),
     ),
     Mutant(
         name="credentials-names-run-together",

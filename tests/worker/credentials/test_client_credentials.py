@@ -10,7 +10,6 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from common.domain.credentials import CredentialRequest, Credentials
 from common.domain.errors import ConfigurationError, ErrorCode
@@ -37,11 +36,11 @@ from tests.support.servers.raw_http import ok, raw_server
 from tests.worker.credentials.contract import asked, values_of
 from tests.worker.credentials.desk import credential_desk, with_credentials
 from tests.worker.credentials.documented import documented
+from tests.worker.credentials.issuing import SECRET, entry, pem, token_of
 from tests.worker.egress.http_clients import saying
 from tests.worker.test_execute import Worker
 
 WANT = asked("github", "acme")
-SECRET = "s3cr:t %+ä"
 
 
 @pytest.fixture
@@ -49,19 +48,6 @@ def server() -> Iterator[AuthorizationServer]:
     """One that knows the client ``gateway``."""
     with running_authorization() as found:
         yield found
-
-
-def entry(server: AuthorizationServer, **more: Any) -> dict[str, Any]:
-    """An entry for one tenant of one tool; None leaves a key out."""
-    given = {
-        "tool": "github",
-        "tenant": "acme",
-        "token_url": server.url,
-        "client_id": "gateway",
-        "client_secret": SECRET,
-        **more,
-    }
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def settings_of(*entries: Mapping[str, Any], timeout: float = 5.0, **more: Any) -> Settings:
@@ -82,17 +68,6 @@ def resolved(provider: ClientCredentialsProvider, want: CredentialRequest = WANT
     found = run(provider.resolve(want))
     assert found is not None
     return found
-
-
-def token_of(found: Credentials) -> str:
-    """The token."""
-    return (values_of(found) or {})["access_token"]
-
-
-def pem(algorithm: str, name: str = "k1") -> str:
-    """A private key."""
-    key = private_key(algorithm, name)
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 # -- who it is --------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from tests.support.servers.issuer import private_key
 from tests.support.servers.secret_managers import GcpServer, running_manager
 from tests.worker.credentials.contract import Known, ProviderContract, asked, values_of
 from tests.worker.credentials.documented import documented
-from tests.worker.credentials.test_client_credentials import pem
+from tests.worker.credentials.issuing import pem
 
 WANT = asked("github", "acme")
 NAME = "canalgate-github-acme"

@@ -20,18 +20,18 @@ from common.processes import ProcessGuard
 from common.settings import Settings
 from common.store.client import StoreAddress
 from common.store.keys import Keys
+from gateway_worker.credentials import guarded_http
 from gateway_worker.credentials.failure import ProviderFailed
 from gateway_worker.credentials.providers import load_providers
 from gateway_worker.credentials.token_exchange import TokenExchangeProvider
 from tests.support.aio import on_loop, run
-from tests.support.backends import echo_backend, entry_of, http_backend, http_tool, invocation, stdio_tool
+from tests.support.backends import echo_backend, entry_of, http_tool, invocation, stdio_tool
 from tests.support.servers.authorization import AuthorizationServer, running_authorization
-from tests.support.servers.http_wire import Connection, Request
 from tests.support.servers.issuer import private_key
 from tests.worker.credentials.contract import asked, values_of
 from tests.worker.credentials.desk import Steered, by_caller, credential_desk, with_credentials
 from tests.worker.credentials.documented import documented
-from tests.worker.credentials.test_client_credentials import entry, pem, token_of
+from tests.worker.credentials.issuing import entry, pem, token_of
 
 ISSUER = "https://gateway.example.com"
 AUDIENCE = "https://as.example.com"
@@ -151,22 +151,17 @@ def test_what_the_server_does_not_believe_is_a_failure(server: AuthorizationServ
     assert server.last("subject_token")[0] not in str(caught.value)
 
 
-def test_another_attempt_is_another_statement(server: AuthorizationServer) -> None:
+def test_another_attempt_is_another_statement(
+    server: AuthorizationServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server may have seen the first one, and takes none twice."""
-    seen = server.handle
-
-    def lost(connection: Connection, request: Request) -> None:
-        if len(server.requests) > 0:
-            seen(connection, request)
-            return
-        server.requests.append(request)
-        form = dict(parse_qsl(request.body.decode()))
-        server.seen.add(jwt.decode(form["subject_token"], options={"verify_signature": False})["jti"])
-        connection.abort()
-
-    with http_backend(lost) as backend:
-        url = backend.url.removesuffix("/mcp") + "/token"
-        resolved(made(exchange(server, token_url=url)), subject("ann"))
+    monkeypatch.setattr(guarded_http, "PAUSES", (0.0, 0.0))
+    server.mode = "drop"
+    with pytest.raises(ProviderFailed):
+        resolved(made(exchange(server)), subject("ann"))
+    shown = [dict(parse_qsl(request.body.decode()))["subject_token"] for request in server.requests]
+    assert len(shown) == 3
+    assert len(set(shown)) == 3
 
 
 @pytest.mark.parametrize(
