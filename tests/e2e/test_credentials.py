@@ -6,13 +6,14 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import orjson
 import psutil
 import pytest
 from redis.exceptions import ConnectionError as RedisGone
+from redis.exceptions import TimeoutError as RedisSilent
 
 from tests.support.mcp import RawClient, legacy, modern
 from tests.support.redis import RedisServer, running_redis
@@ -84,7 +85,8 @@ def monitored(redis: RedisServer) -> Iterator[bytearray]:
             with watcher.monitor() as monitor:
                 started.set()
                 while True:
-                    written.extend(monitor.connection.read_response(disconnect_on_error=False) + b"\n")
+                    with suppress(RedisSilent):
+                        written.extend(monitor.connection.read_response(disconnect_on_error=False) + b"\n")
         except (RedisGone, OSError, ValueError, AttributeError):
             pass
 
