@@ -12,6 +12,7 @@ import structlog
 
 from common.domain.capabilities import Capabilities, capabilities_from_wire, capabilities_to_wire
 from common.domain.errors import GatewayError
+from common.domain.formats import check_format
 from common.domain.health import Health, health_from_wire
 from common.domain.ids import ToolId
 from common.domain.tool import (
@@ -108,6 +109,7 @@ def definition_from_json(raw: bytes, version: int, keys: Keys = _PLAIN, name: st
     """Inverse of :func:`definition_to_json`, for the tool of that name. Raises :class:`PayloadUnreadable`."""
     opened = keys.opened(raw, DEFINITION, name)
     record: dict[str, Any] = orjson.loads(opened)
+    check_format(record, what=f"the definition of tool {name!r}")
     origin = Origin(record["origin"])
     tool = tool_from_wire(record["tool"])
     if isinstance(tool.transport, HttpTransport):

@@ -47,6 +47,7 @@ from common.settings.fields import (
     Sessions,
     is_loopback,
 )
+from common.settings.flower import FlowerSettings
 from common.settings.gcp import GcpSettings
 from common.settings.identity import IdentitySettings
 from common.settings.levels import Levels
@@ -319,6 +320,7 @@ class Settings(Section):
     logging: LoggingSettings = LoggingSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     metrics: MetricsSettings = MetricsSettings()
+    flower: FlowerSettings = FlowerSettings()
     audit: AuditSettings = AuditSettings()
     tools: tuple[InstanceOf[Tool], ...] = ()
     tool_problems: tuple[InstanceOf[ToolProblem], ...] = ()

@@ -1,7 +1,8 @@
 """The key catalogue: the only place where a Redis key or channel is spelled.
 
 Every entry says its type, its lifetime and who writes it. ``{p}`` is the prefix from ``redis.key_prefix``.
-Names that Celery fixes (queues, results) have no prefix, so that stock Celery, Flower and KEDA find them.
+Names that Celery fixes (queues, results) have no prefix, so that stock Celery, Flower and KEDA find them. Two releases
+may run side by side: JSON has a version (:mod:`common.domain.formats`); whatever else has a new form has a new key.
 
 ===============================  =======  ===========================  =========================================
 key                              type     lifetime                     owner and meaning

@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 from common import __version__
 from common.domain.errors import ErrorCode, GatewayError
 from common.gateway import Gateway
+from common.identity.operators import Tokens
 from gateway_web.admin.api_keys import add_api_keys
 from gateway_web.admin.audit import add_audit
 from gateway_web.admin.cluster import add_cluster
@@ -24,7 +25,6 @@ from gateway_web.admin.live import add_calls, add_sessions
 from gateway_web.admin.policy import add_policy
 from gateway_web.admin.problems import PROBLEM_JSON, Problem, invalid, problem, problem_of
 from gateway_web.admin.quarantine import add_quarantine
-from gateway_web.admin.roles import Tokens
 from gateway_web.admin.session import remember
 from gateway_web.admin.tenants import add_tenants
 from gateway_web.admin.tool_changes import add_tool_changes

@@ -14,11 +14,11 @@ from common.domain.errors import InvalidRequest
 from common.domain.ids import MAX_ID_LENGTH
 from common.gateway import Gateway
 from common.identity.api_keys import ApiKeys
+from common.identity.operators import Role
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import Answer, Asked
 from gateway_web.admin.paging import PageQuery, page
 from gateway_web.admin.problems import NotThere
-from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 
 TAG = Tag(name="keys", description="API keys that are issued while the gateway runs.")

@@ -20,11 +20,11 @@ from common.domain.audit import AuditRecord
 from common.domain.audit_chain import START, id_key, is_id
 from common.domain.errors import InvalidRequest, StoreUnavailable
 from common.gateway import Gateway
+from common.identity.operators import Role
 from common.mcp.jsonrpc import dumps
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import AuditEntry, AuditFilter, AuditPage, AuditQuery, StreamHeaders
 from gateway_web.admin.paging import decoded, encoded
-from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 from gateway_web.ingress.disconnect import hung_up
 from gateway_web.ingress.events import PING, RETRY_MS, STREAM_HEADERS, event

@@ -13,10 +13,10 @@ from common.control.cluster import queues, workers
 from common.control.tools import overview
 from common.domain.circuit import CircuitState
 from common.gateway import Gateway
+from common.identity.operators import Role
 from common.settings.masking import masked
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import Configuration, Queue, QueueList, Status, Worker, WorkerList
-from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 
 TAG = Tag(name="cluster", description="The gateway as a whole.")

@@ -12,9 +12,9 @@ from pydantic import Field
 from common.credentials.orders import CredentialOrders
 from common.domain.ids import MAX_ID_LENGTH, TenantId, ToolId, checked_id
 from common.gateway import Gateway
+from common.identity.operators import Role
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import Answer, Asked
-from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 
 TAG = Tag(name="credentials", description="The secrets of tools that workers keep.")

@@ -10,11 +10,11 @@ from pydantic import Field
 
 from common.control.tool_import import ToolImport
 from common.gateway import Gateway
+from common.identity.operators import Role
 from common.settings.definitions import masked_definition
 from gateway_web.admin.answers import answer
 from gateway_web.admin.cluster import TAG
 from gateway_web.admin.models import Answer, Asked
-from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 
 

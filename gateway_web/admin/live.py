@@ -16,6 +16,7 @@ from common.control.sessions import LiveSession, LiveSessions
 from common.domain.errors import SessionNotFound
 from common.domain.ids import InvocationId, ToolId
 from common.gateway import Gateway
+from common.identity.operators import Role
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import (
     CallModel,
@@ -31,7 +32,6 @@ from gateway_web.admin.models import (
     SessionQuery,
 )
 from gateway_web.admin.paging import page
-from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 
 SESSIONS = Tag(name="sessions", description="The sessions with tools that live now.")

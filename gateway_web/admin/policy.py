@@ -14,6 +14,7 @@ from common.domain.ids import MAX_ID_LENGTH, ClientId, TenantId, ToolId, checked
 from common.domain.invocation import Caller
 from common.domain.policy import Counters
 from common.gateway import Gateway
+from common.identity.operators import Role
 from common.mcp.asked import NAMED
 from common.policy.counters import counters_of, counters_script
 from common.policy.judge import Judge
@@ -23,7 +24,6 @@ from common.store.client import store_errors
 from common.store.scripts import run
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import Answer, Asked
-from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 
 TAG = Tag(name="policy", description="Who may use what.")

@@ -12,10 +12,10 @@ from pydantic import Field
 from common.domain.ids import MAX_ID_LENGTH, ToolId
 from common.domain.pins import SHORTEST_DIGEST
 from common.gateway import Gateway
+from common.identity.operators import Role
 from common.registry.quarantine import Quarantine
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import Answer, Asked, ToolPath
-from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 from gateway_web.admin.tools import TAG
 

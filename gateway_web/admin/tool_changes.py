@@ -13,6 +13,7 @@ from common.domain.errors import InvalidRequest, ToolNotFound
 from common.domain.ids import ToolId
 from common.domain.tool import RegisteredTool, Tool
 from common.gateway import Gateway
+from common.identity.operators import Role
 from common.registry.registry import ANY_VERSION
 from common.settings.definitions import tool_from_entry, unmasked_entry
 from common.settings.entry_of import changed_entry
@@ -25,7 +26,6 @@ from gateway_web.admin.models import (
     ToolDetail,
     ToolPath,
 )
-from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 from gateway_web.admin.tools import TAG, tool_answer
 

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from common import __version__
+from gateway_web.cli import apply as apply_verb
 from gateway_web.cli import audit, credentials, dead_letters, interchange, keys, policy, tenants, tools
 from gateway_web.cli import call as call_verb
 from gateway_web.cli import config as config_verbs
+from gateway_web.cli.flower import flower
 from gateway_web.cli.output import errors_as_exit_codes, out
 from gateway_web.cli.sessions import sessions
 from gateway_web.cli.status import show_status
@@ -39,8 +41,10 @@ cli.add_typer(credentials.cli, name="credentials")
 cli.add_typer(keys.cli, name="keys")
 cli.command("sessions")(errors_as_exit_codes(sessions))
 cli.command("status")(errors_as_exit_codes(show_status))
+cli.command("flower")(errors_as_exit_codes(flower))
 cli.command("call")(errors_as_exit_codes(call_verb.call))
 cli.command("import")(errors_as_exit_codes(interchange.import_file))
+cli.command("apply")(errors_as_exit_codes(apply_verb.apply))
 cli.command("export")(errors_as_exit_codes(interchange.export))
 
 
@@ -51,11 +55,12 @@ def up(
     host: HostOption = None,
     port: PortOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the children's logs.")] = False,  # noqa: FBT002
+    flower: Annotated[bool, typer.Option("--flower", help="Run Flower as well (flower.port).")] = False,  # noqa: FBT002
 ) -> None:
     """Run everything on this machine: Redis if none is configured, workers, web."""
     from gateway_web.cli.up import run_up
 
-    run_up(config, host=host, port=port, verbose=verbose)
+    run_up(config, host=host, port=port, verbose=verbose, flower=flower)
 
 
 @cli.command(context_settings=PASS_ON)

@@ -36,6 +36,8 @@ class Exit(IntEnum):
     """The gateway refused or could not do it."""
     UNREACHABLE = 4
     """No gateway, or no Redis, answers."""
+    PENDING = 5
+    """There is something to change (``apply --diff``)."""
 
 
 def say_json(value: object) -> None:

@@ -50,6 +50,7 @@ class RunRecord:
         endpoint: URL of the MCP endpoint.
         redis_url: for redis-py; it may hold a password.
         started_at: Unix time in seconds.
+        config: path of its settings file.
     """
 
     pid: int
@@ -57,6 +58,7 @@ class RunRecord:
     redis_url: str = field(repr=False)
     started_at: float
     children: Mapping[str, int]
+    config: str = ""
 
 
 class StateDirectory:

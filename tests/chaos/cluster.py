@@ -119,18 +119,24 @@ class Cluster:
         self._places.append(Place(host=host, port=port))
         return self._program(name, "web", web_command(host, port), port=port)
 
-    def _program(self, name: str, kind: str, command: list[str], *, port: int | None = None) -> Program:
+    def move(self, program: Program, tree: Path) -> None:
+        """Have a program run from another tree when it is started again."""
+        program.move(self._environment(program.name, tree), tree)
+
+    def _environment(self, name: str, tree: Path) -> dict[str, str]:
         space, proxy = self.plan.namespaces.get(name), self.proxies.get(name)
         url = self.redis.url() if space is None else self.redis.url(space.redis_address)
-        variables = environment(
-            self.home, self.run, redis=url if proxy is None else proxy.url, skew=self.skews.get(name)
-        )
+        redis = url if proxy is None else proxy.url
+        return environment(self.home, self.run, redis=redis, skew=self.skews.get(name), source=tree)
+
+    def _program(self, name: str, kind: str, command: list[str], *, port: int | None = None) -> Program:
+        space = self.plan.namespaces.get(name)
         return Program(
             name,
             kind,
             command if space is None else [*space.prefix, *command],
-            env=variables,
-            cwd=Path(variables["PYTHONPATH"].split(":")[-1]),
+            env=self._environment(name, self.plan.source),
+            cwd=self.plan.source,
             log=self.home / f"{name}.log",
             journal=self.journal,
             guard=self._guard,

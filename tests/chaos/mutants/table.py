@@ -20,6 +20,8 @@ JSONRPC = "tests/common/mcp/test_jsonrpc.py"
 CLIENT_SOCKET = "tests/web/test_client_socket.py"
 POLICY_DOORS = "tests/web/ingress/test_policy.py"
 IDENTITY = "tests/web/identity"
+EGRESS = "tests/worker/egress"
+TENANTS = "tests/security/test_tenants.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,42 @@ class Mutant:
 
 
 MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        name="flower-open",
+        breaks="nobody looks at Flower without a token",
+        edits=(
+            Edit(
+                "gateway_worker/monitor/application.py",
+                "        if status is not None:\n",
+                "        if status == 403:\n",
+            ),
+        ),
+        tests=("tests/e2e/test_flower.py::test_nobody_looks_without_a_token",),
+    ),
+    Mutant(
+        name="flower-arguments",
+        breaks="Flower keeps no arguments, whoever tells them",
+        edits=(
+            Edit(
+                "gateway_worker/monitor/redaction.py",
+                "for name, value in event.items() if name in OF_EVENTS}",
+                "for name, value in event.items()}",
+            ),
+        ),
+        tests=("tests/worker/monitor/test_redaction.py::test_no_text_that_can_hold_an_argument_is_kept",),
+    ),
+    Mutant(
+        name="flower-controls",
+        breaks="Flower changes nothing: what is not listed does not exist",
+        edits=(
+            Edit(
+                "gateway_worker/monitor/application.py",
+                'return self.get_handler_delegate(request, Refused, {"status": 404 if found is None else 403})',
+                "return super().find_handler(request)",
+            ),
+        ),
+        tests=("tests/e2e/test_flower.py::test_nothing_can_be_changed_nor_a_result_be_read",),
+    ),
     Mutant(
         name="late-answer",
         breaks="the late answer of a node that was declared dead is refused",
@@ -92,6 +130,57 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=(
             "tests/common/settings/test_changes.py::test_identity_is_taken_over_as_a_whole_or_not_at_all",
         ),
+    ),
+    Mutant(
+        name="apply-over-others",
+        breaks="applying a file leaves what others changed meanwhile",
+        edits=(
+            Edit(
+                "common/control/apply.py",
+                "expected=ABSENT if found is None else found.version,",
+                "",
+            ),
+        ),
+        tests=("tests/web/cli/test_apply.py::test_what_others_change_meanwhile_stays_and_is_named",),
+    ),
+    Mutant(
+        name="newer-definition-misread",
+        breaks="a definition that a newer release wrote is never read as if it were ours",
+        edits=(
+            Edit(
+                "common/registry/records.py",
+                """    check_format(record, what=f"the definition of tool {name!r}")\n""",
+                "",
+            ),
+        ),
+        tests=(
+            "tests/common/domain/test_formats.py::test_a_newer_record_is_refused_with_both_versions",
+            "tests/common/registry/test_catalogue.py::test_a_newer_definition_is_unreadable_and_not_gone",
+        ),
+    ),
+    Mutant(
+        name="newer-tool-not-found",
+        breaks="a call of a tool that only a newer release can read goes to a worker of that",
+        edits=(
+            Edit(
+                "gateway_worker/execute.py",
+                "if entry is None and invocation.tool in self._catalogue.unreadable:",
+                "if False:",
+            ),
+        ),
+        tests=("tests/worker/test_execute.py::test_a_call_of_a_newer_tool_goes_back",),
+    ),
+    Mutant(
+        name="newer-result-waited-for",
+        breaks="a result that a newer release wrote ends its call at once",
+        edits=(
+            Edit(
+                "common/calls/contract.py",
+                "except (PayloadUnreadable, FormatTooNew) as error:",
+                "except PayloadUnreadable as error:",
+            ),
+        ),
+        tests=("tests/common/domain/test_formats.py::test_a_newer_result_ends_the_call_at_once",),
     ),
     Mutant(
         name="retired-too-soon",
@@ -272,6 +361,84 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=(f"{STORE}/test_circuit_scripts.py::test_a_success_of_the_holder_closes_it",),
+    ),
+    Mutant(
+        name="session-of-anybody",
+        breaks="an MCP session is its principal's alone, at every method and route",
+        edits=(
+            Edit(
+                "common/sessions/mcp.py",
+                "if session.principal != principal or session.tool != tool:",
+                "if session.tool != tool:",
+            ),
+        ),
+        tests=(
+            f"{TENANTS}::test_a_method_in_another_tenants_session",
+            f"{TENANTS}::test_a_route_with_another_tenants_name",
+        ),
+    ),
+    Mutant(
+        name="session-without-tenant",
+        breaks="the tool session of a client is one of its tenant",
+        edits=(
+            Edit(
+                "common/calls/head.py",
+                "parts = [caller.tenant, caller.client]",
+                "parts = [caller.client, caller.client]",
+            ),
+        ),
+        tests=("tests/common/calls/test_session_names.py::test_clients_of_one_name_are_two_in_two_tenants",),
+    ),
+    Mutant(
+        name="stream-of-anybody",
+        breaks="nobody but the session that made a call comes back to its stream",
+        edits=(
+            Edit(
+                "common/gateway/calling.py",
+                "if stream is None or stream.invocation.mcp_session != session.id:",
+                "if stream is None:",
+            ),
+        ),
+        tests=(f"{TENANTS}::test_a_place_in_another_tenants_stream",),
+    ),
+    Mutant(
+        name="answer-of-anybody",
+        breaks="nobody but who was asked answers a backend's question",
+        edits=(Edit(f"{LUA}/client_answer.lua", "if asked ~= ARGV[1] then", "if not asked then"),),
+        tests=(f"{TENANTS}::test_an_answer_to_another_tenants_question",),
+    ),
+    Mutant(
+        name="state-of-anybody",
+        breaks="a requestState is good for the principal that it was given to",
+        edits=(Edit("common/calls/request_state.py", "        invocation.caller.principal,\n", ""),),
+        tests=("tests/common/calls/test_request_state.py::test_it_is_of_no_other_call",),
+    ),
+    Mutant(
+        name="unlisted-route",
+        breaks="a new route says who may ask, and whose names it takes",
+        edits=(
+            Edit(
+                "gateway_web/app.py",
+                '(("livez", livez), ("readyz", readyz))',
+                '(("livez", livez), ("readyz", readyz), ("debugz", readyz))',
+            ),
+        ),
+        tests=(
+            f"{IDENTITY}/test_matrix.py::test_every_route_has_a_row_and_every_row_a_route",
+            f"{TENANTS}::test_every_route_has_a_row",
+        ),
+    ),
+    Mutant(
+        name="logs-of-anybody",
+        breaks="what a shared child logs is told while it is at work for one principal alone",
+        edits=(
+            Edit(
+                "gateway_worker/egress/parties.py",
+                "if len(self._at_work) != 1 or None in self._at_work:",
+                "if not self._at_work:",
+            ),
+        ),
+        tests=(f"{EGRESS}/test_parties.py::test_a_log_message_is_told_only_while_it_is_certain_whose_it_is",),
     ),
     Mutant(
         name="cap-on-calls",

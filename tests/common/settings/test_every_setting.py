@@ -457,6 +457,9 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
         ("10.0.0.0/8", "unix"),
         [5, ["host"], ["10.0.0.1/8"]],
     ),
+    "flower.host": ("::1", "::1", "::1", ["", "http://h", "h/x", "a b", "u@h", 5, None]),
+    "flower.port": (5556, "5556", 5556, [-1, 65536, "x", 1.5, True, None]),
+    "flower.calls": (500, "500", 500, [99, 1_000_001, "many", 5.5]),
     "telemetry.exporter": ("otlp_grpc", "OTLP_GRPC", "otlp_grpc", ["otlp", "jaeger", 5]),
     "telemetry.endpoint": (
         "http://c:4318",

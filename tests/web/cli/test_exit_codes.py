@@ -30,6 +30,7 @@ PRODUCED: Sequence[tuple[int, tuple[str, ...]]] = [
     (2, ("no-such-verb",)),
     (3, ("tools", "enable", "nobody")),
     (3, ("tools", "add", "demo", "{command: x}")),
+    (5, ("apply", "wanted.yaml", "--diff")),
     (4, ("call", "demo", "add", "--url", "http://127.0.0.1:9")),
 ]
 
@@ -41,6 +42,7 @@ def place(canalgate: Canalgate, client: Client, keys: Keys) -> Canalgate:
         "good.yaml": "tools: {a: {command: python3}}",
         "skipped.yaml": "tools: {a: {}}",
         "wrong.yaml": "web: {prot: 1}",
+        "wanted.yaml": "tools: {new: {command: cmd}}",
     }.items():
         Path(name).write_text(text, encoding="utf-8")
     tool = ToolId("demo")
