@@ -96,6 +96,8 @@ class Waiter:
     """Notifications that did not come because too much lay unread. None of them came behind the result."""
     shared: SharedBound | None = None
     """What its call's client may leave unread of all its calls."""
+    woken: Callable[[], None] | None = None
+    """Called after each frame by whoever put it: for one that waits elsewhere than in :meth:`get`."""
     _asked: set[str] = field(default_factory=set)
     _bytes_put: int = 0
     _bytes_read: int = 0
@@ -131,6 +133,8 @@ class Waiter:
         elif not self._takes(frame):
             return
         self.frames.put(frame)
+        if self.woken is not None:
+            self.woken()
 
     def get(self, timeout: float) -> Frame | None:
         """The next frame, or None after ``timeout`` seconds."""

@@ -33,6 +33,8 @@ class EventKind(StrEnum):
     """The settings file has the tool no more: it takes no new calls, and is removed when its calls have ended."""
     TOOL_KEPT = "tool_kept"
     """A retired tool is in the settings file again, or was registered at run time."""
+    DISCOVERY_REFUSED = "discovery_refused"
+    """A source named what may not be registered, or (without a tool) is at fault itself: see ``detail``."""
     SETTINGS_RELOADED = "settings_reloaded"
     """A process took over what is new in its settings file; ``node`` says which."""
     SETTINGS_REFUSED = "settings_refused"

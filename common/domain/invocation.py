@@ -115,6 +115,17 @@ class ExecutionResult:
         """True if the backend itself gave the answer, be it an error."""
         return self.failure is None or self.failure.rpc is not None
 
+    def value(self) -> Mapping[str, Any]:
+        """The backend's result, also one marked ``isError``. Raises the :class:`GatewayError` that stands for the
+        failure otherwise; the backend's own JSON-RPC error is in its ``data`` under ``rpc``.
+        """
+        if self.failure is not None:
+            error = error_of(self.failure)
+            if self.failure.rpc is not None:
+                error.data["rpc"] = dict(self.failure.rpc)
+            raise error
+        return self.result or {}
+
 
 def answer(
     result: Mapping[str, Any], *, duration_ms: float = 0.0, stages: Mapping[str, float] | None = None

@@ -99,9 +99,10 @@ class Entry:
         )
 
 
-def definition_to_json(tool: Tool, origin: Origin, keys: Keys = _PLAIN) -> bytes:
+def definition_to_json(tool: Tool, origin: Origin, keys: Keys = _PLAIN, source: str = "") -> bytes:
     """The value in ``registry:tools``; a payload, since it holds the secrets of environment and headers."""
-    record = orjson.dumps({"origin": origin.value, "tool": tool_to_wire(tool)})
+    marked = {"source": source} if source else {}
+    record = orjson.dumps({"origin": origin.value, **marked, "tool": tool_to_wire(tool)})
     return keys.sealed(record, DEFINITION, tool.id)
 
 
@@ -113,9 +114,12 @@ def definition_from_json(raw: bytes, version: int, keys: Keys = _PLAIN, name: st
     origin = Origin(record["origin"])
     tool = tool_from_wire(record["tool"])
     if isinstance(tool.transport, HttpTransport):
-        tool = replace(tool, transport=replace(tool.transport, local=origin is Origin.FILE))
+        local, discovered = origin is Origin.FILE, origin is Origin.DISCOVERED
+        tool = replace(tool, transport=replace(tool.transport, local=local, discovered=discovered))
     digest = hashlib.sha256(opened).hexdigest()
-    return RegisteredTool(tool=tool, version=version, digest=digest, origin=origin)
+    return RegisteredTool(
+        tool=tool, version=version, digest=digest, origin=origin, source=record.get("source", "")
+    )
 
 
 def capabilities_to_json(capabilities: Capabilities) -> bytes:

@@ -54,6 +54,7 @@ from common.settings.levels import Levels
 from common.settings.metrics import MetricsSettings
 from common.settings.policy import PolicySettings
 from common.settings.section import Section
+from common.settings.sources import SourcesSettings
 from common.settings.telemetry import TelemetrySettings
 from common.settings.tenants import TenantsSettings
 from common.settings.tls import TlsKeys
@@ -322,6 +323,7 @@ class Settings(Section):
     metrics: MetricsSettings = MetricsSettings()
     flower: FlowerSettings = FlowerSettings()
     audit: AuditSettings = AuditSettings()
+    sources: SourcesSettings = SourcesSettings()
     tools: tuple[InstanceOf[Tool], ...] = ()
     tool_problems: tuple[InstanceOf[ToolProblem], ...] = ()
 

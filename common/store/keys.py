@@ -93,6 +93,7 @@ key                              type     lifetime                     owner and
                                                                        build sessions anew: at most 1,000
 {p}:figures                      zset     30 s after the last account   process that told its figures lately -> Redis ms
 {p}:figures:<process>            string   30 s                         what a process counted (JSON): numbers only
+{p}:sources                      string   lease, PX                    the worker that asks the sources of tools
 {p}:sweep                        string   lease, PX                    the worker that looks for dead nodes
 {p}:dead-letters                 stream   permanent                    messages that no worker can run: at most
                                                                        1,000, of each at most 64 KiB
@@ -322,6 +323,7 @@ class Keys:
         return f"{self.prefix}:figures:{encode_part(process)}"
 
     sweep_lease = _Name("sweep")
+    sources_lease = _Name("sources")
     dead_letters = _Name("dead-letters")
 
     @staticmethod

@@ -47,7 +47,8 @@ class ToolSummary(Answer):
 
     id: str
     version: int = Field(description="Version of its definition, which is its ETag too.")
-    origin: str = Field(description="file or runtime.")
+    origin: str = Field(description="file, changed, runtime or discovered.")
+    source: str = Field(default="", description="Who discovered it; empty if nobody did.")
     state: str
     draining: bool
     operator: dict[str, Any] = Field(description="What operators said of it.")

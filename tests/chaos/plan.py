@@ -17,6 +17,7 @@ from tests.support.servers.process import REPOSITORY, SERVERS, server_command
 SKEW = SERVERS.parent / "skew"
 SOURCE = Path(os.environ.get("CHAOS_SOURCE", REPOSITORY))
 """The tree whose gateway is tried; the harness itself is always this one."""
+AUDIT_KEY, AUDIT_FILE = "chaos", "audit.ndjson"
 TENANTS = ("acme", "acme-x", "umbra")
 """The listed tenants: two of them run together if a key forgets where one part ends."""
 
@@ -96,7 +97,17 @@ class Plan:
             "worker": {"concurrency": self.slots, "drain_timeout": 15.0},
             "redis": {"socket_timeout": 2.0},
             "discovery": {"ttl": 3600.0},
-            "web": {"allowed_hosts": [space.own_address for space in self.namespaces.values()]},
+            "web": {
+                "allowed_hosts": [space.own_address for space in self.namespaces.values()],
+                "trusted_proxies": [
+                    "127.0.0.1",
+                    *(space.outer_address for space in self.namespaces.values()),
+                ],
+            },
+            "audit": {
+                "chain_key": AUDIT_KEY,
+                "sinks": [{"type": "file", "options": {"path": str(home / AUDIT_FILE)}}],
+            },
         }
         for section, values in self.settings.items():
             base[section] = {**base.get(section, {}), **values}

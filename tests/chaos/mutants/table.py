@@ -49,6 +49,18 @@ class Mutant:
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
+        name="streams-never-close",
+        breaks="a stream that its client has left is counted no more",
+        edits=(
+            Edit(
+                "gateway_web/ingress/open_streams.py",
+                "open_now.pop().count(NAME, transport, by=-1)",
+                "open_now.pop()",
+            ),
+        ),
+        tests=("tests/e2e/test_metrics.py::test_streams_are_counted_while_they_stand_open",),
+    ),
+    Mutant(
         name="flower-open",
         breaks="nobody looks at Flower without a token",
         edits=(
@@ -857,6 +869,44 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=(f"{CREDENTIALS}/test_gateway.py::test_a_probe_never_goes_over_a_callers_session",),
+    ),
+    Mutant(
+        name="stolen-names",
+        breaks="a source replaces no tool of the settings file, of an operator or of another source",
+        edits=(
+            Edit(
+                "common/discovery/tools.py",
+                "if found is not None and not (_is_discovered(found) and found.registered.source == source):",
+                "if False:",
+            ),
+        ),
+        tests=("tests/common/discovery/test_running.py::test_what_others_named_is_theirs",),
+    ),
+    Mutant(
+        name="trusted-sources",
+        breaks="what a source names passes the rules of run time",
+        edits=(
+            Edit(
+                "common/discovery/tools.py",
+                "origin=Origin.DISCOVERED,",
+                "origin=Origin.FILE,",
+            ),
+        ),
+        tests=("tests/common/discovery/test_running.py::test_the_rules_hold_for_what_is_discovered",),
+    ),
+    Mutant(
+        name="forgotten-wait",
+        breaks="a call of the Python API whose wait is cancelled while it is queued is cancelled",
+        edits=(
+            Edit(
+                "common/gateway/async_streams.py",
+                "beginning.add_done_callback(self._begun_in_vain)",
+                "pass",
+            ),
+        ),
+        tests=(
+            "tests/common/gateway/test_async.py::test_a_call_that_is_cancelled_while_it_begins_is_cancelled",
+        ),
     ),
     Mutant(
         name="patient-writes",

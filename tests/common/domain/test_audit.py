@@ -16,7 +16,7 @@ KINDS = {
     *("tool_quarantined", "definition_changed", "definition_approved", "definition_rejected", "tool_flagged"),
     *("session_created", "session_recovered", "session_closed", "node_lost", "invocation_lost"),
     *("invocation_cancelled", "tenant_changed", "tenant_removed"),
-    *("tool_retired", "tool_kept", "settings_reloaded", "settings_refused"),
+    *("tool_retired", "tool_kept", "discovery_refused", "settings_reloaded", "settings_refused"),
     *("policy_decision", "invocation_start", "invocation_complete", "invocation_failed", "journal_gap"),
     *("credential_resolution", "credentials_flushed", "credentials_rotated"),
     *("api_key_issued", "api_key_rotated", "api_key_revoked", "identity_failure"),

@@ -19,6 +19,7 @@ from common.settings.entry import ENTRY_KEYS
 from common.settings.layers import KEYS, PROCESS_VARIABLES, VARIABLES
 from common.settings.reference import PARTS, render
 from common.settings.schema import json_schema, text
+from common.settings.sources import SourceSettings
 from common.settings.tenants import CapabilityLimit, TenantSettings
 from common.settings.token_exchange import TokenExchangeEntry
 
@@ -183,6 +184,7 @@ def test_document_and_models_know_the_same_settings() -> None:
         *(TokenExchangeEntry.model_fields.keys() - ENTRY_KEYS),
         *PARTS_NAMES,
         *("name", "options", "most"),
+        *(SourceSettings.model_fields.keys() - ENTRY_KEYS),
         *(RuleSettings.model_fields.keys() - ENTRY_KEYS),
         *(EvaluatorSettings.model_fields.keys() - ENTRY_KEYS),
     }

@@ -207,6 +207,29 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
         ("tools.internal", "*.corp"),
         [5, ["*"], ["a*b"], ["http://a"], ["a:80"], ["a/b"], [""], ["a b"]],
     ),
+    "egress.discovered_networks": (
+        ["10.0.0.0/8"],
+        "10.0.0.0/8",
+        ("10.0.0.0/8",),
+        [5, ["x"], ["10.0.0.0/33"]],
+    ),
+    "egress.discovered_hosts": (["*.svc"], "*.svc", ("*.svc",), [5, ["*"], ["a/b"]]),
+    # What they do together is in tests/common/discovery.
+    "sources.listed": (
+        [{"name": "a", "type": "file", "path": "/x"}],
+        '[{"name": "a", "type": "file", "path": "/x"}]',
+        None,
+        [
+            5,
+            "a",
+            [{"name": "a", "type": "file"}],
+            [{"name": "a", "type": "m:C", "path": "/x"}],
+            [{"name": "", "type": "file", "path": "/x"}],
+            [{"name": "a", "type": "file", "path": "/x", "interval": 0}],
+            [{"name": "a", "type": "file", "path": "/x", "timeout": 0}],
+            [{"name": "a", "type": "file", "path": "/x"}] * 2,
+        ],
+    ),
     "egress.denied_hosts": (["a"], "a", ("a",), [5, ["*"], ["a/b"]]),
     "egress.allowed_commands": (
         ["uvx mcp-server-time", "echo"],
