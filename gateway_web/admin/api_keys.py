@@ -12,12 +12,12 @@ from pydantic import Field
 from common.domain.api_key import MAX_NOTE, MOST_SCOPES, ApiKeyRecord
 from common.domain.errors import InvalidRequest
 from common.domain.ids import MAX_ID_LENGTH
-from common.gateway import Gateway
 from common.identity.api_keys import ApiKeys
 from common.identity.operators import Role
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import Answer, Asked
 from gateway_web.admin.paging import PageQuery, page
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.problems import NotThere
 from gateway_web.admin.session import acting_as
 
@@ -89,7 +89,7 @@ class KeyPage(Answer):
     next_cursor: str | None
 
 
-def add_api_keys(api: APIBlueprint, gateway: Gateway) -> None:
+def add_api_keys(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes of API keys."""
     service = ApiKeys(gateway.client, gateway.keys)
 

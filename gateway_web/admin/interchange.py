@@ -9,12 +9,12 @@ from flask_openapi.blueprint import APIBlueprint
 from pydantic import Field
 
 from common.control.tool_import import ToolImport
-from common.gateway import Gateway
 from common.identity.operators import Role
 from common.settings.definitions import masked_definition
 from gateway_web.admin.answers import answer
 from gateway_web.admin.cluster import TAG
 from gateway_web.admin.models import Answer, Asked
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.session import acting_as
 
 
@@ -47,7 +47,7 @@ class Imported(Answer):
     removed: list[str]
 
 
-def add_interchange(api: APIBlueprint, gateway: Gateway) -> None:
+def add_interchange(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes by which tools leave and enter all at once."""
 
     @api.get("/config/export", tags=[TAG], responses={200: Exported})

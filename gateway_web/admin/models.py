@@ -320,6 +320,7 @@ class Status(Answer):
 
     version: str
     ready: bool
+    missing: list[str] = Field(description="What keeps calls from being served; empty: nothing.")
     redis: bool
     tools: int
     enabled: int
@@ -328,6 +329,7 @@ class Status(Answer):
     waiting: int
     in_flight: int
     workers: int
+    dead_letters: int
 
 
 class Worker(Answer):

@@ -11,7 +11,6 @@ from flask_openapi.blueprint import APIBlueprint
 from common.control.tool_changes import ToolChanges
 from common.control.tools import overview_of
 from common.domain.ids import ToolId
-from common.gateway import Gateway
 from common.identity.operators import Role
 from common.registry.registry import ANY_VERSION
 from gateway_web.admin.answers import at_version, expected_version, matched
@@ -23,6 +22,7 @@ from gateway_web.admin.models import (
     ToolDetail,
     ToolPath,
 )
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.session import acting_as
 from gateway_web.admin.tools import TAG, tool_answer
 
@@ -32,7 +32,7 @@ WHAT = "the tool"
 class VersionedChanges:
     """Changes of definitions, each at the version that its request names."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Plane) -> None:
         self._registry = gateway.registry
         self._gateway = gateway
 
@@ -70,7 +70,7 @@ class VersionedChanges:
         return matched(WHAT, header.if_match, self._registry.get(tool).registered.version)
 
 
-def add_tool_changes(api: APIBlueprint, gateway: Gateway) -> None:
+def add_tool_changes(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes that change what is registered."""
     changes, client, keys = VersionedChanges(gateway), gateway.client, gateway.keys
 

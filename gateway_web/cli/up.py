@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ from gateway_web.cli.first_answers import FirstAnswers
 from gateway_web.cli.output import Exit, err, for_terminal, stop
 from gateway_web.cli.programs import environment, flower_command, web_command, worker_command
 from gateway_web.cli.up_reload import UpReload, reader
+from gateway_web.cli.up_token import OwnToken, own_token
 from gateway_web.identity import identity_problems
 from gateway_web.listener_tls import own_context
 from gateway_web.supervisor import (
@@ -66,6 +67,8 @@ class Plan:
     state: StateDirectory
     flower_port: int | None
     """Where Flower listens; None if it is not wanted."""
+    token: OwnToken | None = None
+    """That of the admin API, if it is on for whoever runs this."""
 
     @property
     def base_url(self) -> str:
@@ -92,6 +95,11 @@ class Plan:
     def endpoint(self) -> str:
         return f"{self.base_url}/mcp"
 
+    @property
+    def admin_variables(self) -> dict[str, str]:
+        """What the programs that know operators need in their environment."""
+        return {} if self.token is None else self.token.variables
+
 
 def run_up(
     config: Path | None, *, host: str | None, port: int | None, verbose: bool, flower: bool = False
@@ -100,7 +108,8 @@ def run_up(
     try:
         with held_state_dir(state_dir_path(os.environ)) as state:
             plan = _plan(config, host=host, port=port, state=state, flower=flower)
-            _serve(plan, verbose=verbose)
+            with own_token(plan.settings, plan.host, state.path) as token:
+                _serve(replace(plan, token=token), verbose=verbose)
     except SupervisorError as error:
         raise stop(str(error), Exit.REFUSED) from None
 
@@ -182,7 +191,7 @@ def _children(plan: Plan, client: Client, keys: Keys) -> list[ChildSpec]:
         ready_timeout=60.0,
         stop_timeout=15.0,
         log_path=plan.state.log("web"),
-        env=env,
+        env={**env, **plan.admin_variables},
     )
     redis = [] if plan.redis.child is None else [plan.redis.child]
     return [*redis, *workers, web, *_flower(plan, env)]
@@ -198,7 +207,7 @@ def _flower(plan: Plan, env: dict[str, str]) -> list[ChildSpec]:
             ready=http_ready(f"{plan.flower_url}/healthcheck"),
             ready_timeout=60.0,
             log_path=plan.state.log("flower"),
-            env={**env, "CANALGATE_FLOWER__PORT": str(plan.flower_port)},
+            env={**env, **plan.admin_variables, "CANALGATE_FLOWER__PORT": str(plan.flower_port)},
         )
     ]
 
@@ -233,10 +242,13 @@ def _announce(plan: Plan, supervisor: Supervisor, answers: FirstAnswers) -> None
             redis_url=plan.redis.url.for_redis_py,
             started_at=time.time(),
             children=dict(supervisor.pids),
+            admin_token_file=None if plan.token is None else str(plan.token.file),
             config=str(plan.config.absolute()),
         )
     )
     err.print(f"Redis: {plan.redis.description}", markup=False)
+    if plan.token is not None:
+        err.print(f"admin API: {plan.base_url}/admin/v1, its token is in {plan.token.file}", markup=False)
     if plan.flower_port is not None:
         err.print(f"Flower: {plan.flower_url} (password: a token of admin.tokens)", markup=False)
     for line in answers.lines():

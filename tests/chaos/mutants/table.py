@@ -115,7 +115,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "    commits = (prepare(changes) for prepare in prepares)",
             ),
         ),
-        tests=("tests/web/test_reload.py::test_what_cannot_be_made_changes_nothing_at_all",),
+        tests=("tests/web/test_reload.py::test_what_fails_last_keeps_back_what_was_made_before",),
     ),
     Mutant(
         name="reload-without-a-tool",
@@ -1149,6 +1149,48 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=(
             f"{AUDIT}/test_postgres_sink.py::test_other_records_under_the_same_numbers_are_not_passed_over",
         ),
+    ),
+    Mutant(
+        name="token-to-a-stranger",
+        breaks="the token of the gateway that runs here is sent to no other address",
+        edits=(Edit("gateway_web/cli/connection.py", " or base_url(running.endpoint) != base:", ":"),),
+        tests=("tests/web/cli/test_connection.py::test_the_token_of_this_machine_is_for_its_own_gateway",),
+    ),
+    Mutant(
+        name="admin-for-all",
+        breaks="canalgate up switches the admin API on for this machine alone",
+        edits=(Edit("gateway_web/cli/up_token.py", " or not _loopback(host):", ":"),),
+        tests=("tests/web/cli/test_up_token.py::test_where_others_reach_the_listener_there_is_none",),
+    ),
+    Mutant(
+        name="redirected-token",
+        breaks="the command line follows no redirect with its token",
+        edits=(
+            Edit(
+                "gateway_web/cli/http_control.py",
+                "transport=transport,",
+                "transport=transport, follow_redirects=True,",
+            ),
+        ),
+        tests=("tests/web/cli/test_remote_errors.py::test_what_is_no_gateway_is_told_apart",),
+    ),
+    Mutant(
+        name="any-version",
+        breaks="a change at a version is refused at another one",
+        edits=(
+            Edit(
+                "gateway_web/cli/control.py",
+                """return {} if version is None else {"If-Match": f'"{version}"'}""",
+                """return {} if version is None else {"If-Match": "*"}""",
+            ),
+        ),
+        tests=("tests/web/cli/test_remote_errors.py::test_a_conflict_names_the_version_there_is",),
+    ),
+    Mutant(
+        name="key-for-all",
+        breaks="a client's file with a key in it is its owner's alone",
+        edits=(Edit("gateway_web/cli/client_config.py", "0o600 if key.literal is not None else", ""),),
+        tests=("tests/web/cli/test_client_config.py::test_the_key_itself_only_when_asked_for",),
     ),
     Mutant(
         name="silent-gap",

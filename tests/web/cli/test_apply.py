@@ -178,7 +178,7 @@ def test_a_command_that_nobody_allowed_refuses_the_whole_file(
     """As with any other way to register at run time."""
     file = write(tools={"a": {"command": "cmd"}, "b": {"command": "rm"}})
     done = canalgate("apply", str(file))
-    assert done.exit_code == Exit.REFUSED
+    assert done.exit_code == Exit.USAGE
     assert "tools.b.command" in done.stderr
     assert registry.entries() == []
 

@@ -67,7 +67,7 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     """In one line, and nothing is written."""
     done = canalgate("tenants", "set", "acme", *words)
-    assert done.exit_code in (Exit.REFUSED, Exit.USAGE)
+    assert done.exit_code in (Exit.CONFLICT, Exit.USAGE)
     assert said in done.stderr
     assert client.dbsize() == 0
 
