@@ -20,6 +20,7 @@ from common.domain.tool import (
 )
 from common.settings.admin import AdminSettings
 from common.settings.audit import AuditSettings
+from common.settings.aws import AwsSettings
 from common.settings.client_credentials import ClientCredentialsSettings
 from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
 from common.settings.credentials import CredentialsSettings
@@ -47,6 +48,7 @@ from common.settings.fields import (
     is_loopback,
 )
 from common.settings.flower import FlowerSettings
+from common.settings.gcp import GcpSettings
 from common.settings.identity import IdentitySettings
 from common.settings.levels import Levels
 from common.settings.metrics import MetricsSettings
@@ -308,6 +310,8 @@ class Settings(Section):
     egress: EgressSettings = EgressSettings()
     credentials: CredentialsSettings = CredentialsSettings()
     vault: VaultSettings = VaultSettings()
+    aws: AwsSettings = AwsSettings()
+    gcp: GcpSettings = GcpSettings()
     client_credentials: ClientCredentialsSettings = ClientCredentialsSettings()
     token_exchange: TokenExchangeSettings = TokenExchangeSettings()
     policy: PolicySettings = PolicySettings()

@@ -806,7 +806,45 @@ MUTANTS: tuple[Mutant, ...] = (
         name="credentials-long-statement",
         breaks="what the gateway signs of a subject is good for a minute",
         edits=(Edit("gateway_worker/credentials/signing.py", "LIFE = 60\n", "LIFE = 3600\n"),),
-        tests=(f"{CREDENTIALS}/test_token_exchange.py::test_the_gateway_states_whom_it_recognised",),
+        tests=(f"{CREDENTIALS}/test_signing.py::test_a_statement_is_good_for_a_minute_and_once",),
+    ),
+    Mutant(
+        name="credentials-names-run-together",
+        breaks="two ids in a secret's name are kept apart",
+        edits=(
+            Edit(
+                "common/settings/secret_names.py",
+                'if not all("-" in part or "/" in part for part in _BETWEEN.findall(value)):',
+                "if False:",
+            ),
+        ),
+        tests=(
+            "tests/common/settings/test_every_setting.py::test_a_wrong_value_is_refused_by_name_and_never_repeated",
+        ),
+    ),
+    Mutant(
+        name="credentials-statement-sent-twice",
+        breaks="each attempt at a token endpoint shows a statement of its own",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/token_exchange.py",
+                "            lambda: self._grant(request, audience), self._section.leeway, KINDS, ISSUED\n",
+                "            lambda kept=self._grant(request, audience): kept, self._section.leeway, KINDS, ISSUED\n",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_token_exchange.py::test_another_attempt_is_another_statement",),
+    ),
+    Mutant(
+        name="credentials-refused-is-missing",
+        breaks="a secret manager's refusal is a failure and not a secret that is not there",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/gcp.py",
+                "if answer.status == 404:",
+                "if answer.status in (403, 404):",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_gcp.py::test_what_goes_wrong_is_a_failure_in_its_own_words",),
     ),
     Mutant(
         name="credentials-any-token-type",
