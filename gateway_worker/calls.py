@@ -21,10 +21,10 @@ from common.calls.admission import (
     session_limit,
 )
 from common.calls.contract import INVOKE_TASK, ORIGIN, opened_argument
-from common.calls.dead_letters import Reason
 from common.calls.head import MEMBER, Head, head_from_text
 from common.control.reload import Commit
 from common.domain.errors import (
+    FormatTooNew,
     GatewayError,
     InternalError,
     InvalidRequest,
@@ -47,7 +47,7 @@ from gateway_worker.delivery import End, Held, Taken, end_of
 from gateway_worker.execute import Executor
 from gateway_worker.frames import Frames
 from gateway_worker.judging import Judging
-from gateway_worker.message import PoisonMessage, TaskMessage, read_message
+from gateway_worker.message import PoisonMessage, TaskMessage, poison_of, read_message
 from gateway_worker.producer import Producer
 from gateway_worker.requests import RunningRequest
 from gateway_worker.telemetry import TaskSignals
@@ -155,8 +155,8 @@ class Calls:
             return None
         try:
             return head_from_text(str(text))
-        except InvalidRequest as error:
-            raise PoisonMessage(Reason.BAD_INVOCATION, error.message, field=MEMBER) from error
+        except (FormatTooNew, InvalidRequest) as error:
+            raise poison_of(error) from error
 
     def cancel(self, data: bytes) -> None:
         """A caller took a call back: stop it here, or remember that it must not begin."""
@@ -204,7 +204,7 @@ class Calls:
         message = held.message
         request = RunningRequest(message, hostname=self._hostname, cancel=self._cancel_soon)
         self._host.began(request)
-        about = entered(held, self._tracer, self._clock)
+        request.about = about = entered(held, self._tracer, self._clock)
         began, waited = time.perf_counter(), self._waited(held)
         if _level.isEnabledFor(logging.DEBUG):
             log.debug("call_begun", **_facts(held))
@@ -254,7 +254,7 @@ class Calls:
         except NotOwner:
             raise
         except PoisonMessage as error:
-            result, poison = failed(error), error
+            result, poison = failed(error.told), error
         except asyncio.CancelledError:
             result = failed(InvocationCancelled("the caller cancelled the request"))
         except Exception:

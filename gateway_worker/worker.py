@@ -37,7 +37,7 @@ from gateway_worker.discovery import Discovery
 from gateway_worker.egress.backend import make_link
 from gateway_worker.execute import Executor
 from gateway_worker.fetcher import Fetcher
-from gateway_worker.figures import samples, tell_for_ever
+from gateway_worker.figures import count_session, samples, tell_for_ever
 from gateway_worker.guarding import GUARD_GRACE, Guarding
 from gateway_worker.health import Prober
 from gateway_worker.hearing import Hearing
@@ -54,6 +54,7 @@ from gateway_worker.served import Served
 from gateway_worker.session_desk import SessionDesk
 from gateway_worker.session_news import session_event
 from gateway_worker.sessions import Keeping, Sessions
+from gateway_worker.sourcing import Sourcing
 from gateway_worker.sweep import GOODBYE, Sweeper
 from gateway_worker.telemetry import TaskSignals
 from gateway_worker.tool_session import ToolSession
@@ -150,6 +151,7 @@ class Worker:
         return {
             **self._heartbeat(),
             **self._telling(),
+            **self._sourcing(),
             "outbox": self.outbox.run(),
             "nodes": self._nodes.run(),
             "sweep": self._sweeper.run(),
@@ -230,6 +232,12 @@ class Worker:
             return {}
         return {"heartbeat": Heartbeat(Path(file.replace("%n", self._hostname)), self.node).run()}
 
+    def _sourcing(self) -> dict[str, Coroutine[Any, Any, None]]:
+        if not self._settings.sources.listed:
+            return {}
+        asking = Sourcing(self._settings, self._address, self.node, self._redis, self._keys, self._figures)
+        return {"sources": asking.run()}
+
     def _telling(self) -> dict[str, Coroutine[Any, Any, None]]:
         if self._figures is None:
             return {}
@@ -270,6 +278,9 @@ class Worker:
         )
 
     def _tell_of_session(self, kind: EventKind, session: ToolSession) -> None:
+        """Put into the audit journal that a session was opened or closed, and count it."""
+        if self._figures is not None:
+            count_session(self._figures, kind, session)
         self.outbox.put(audit_command(self._keys, session_event(kind, session, self.node.id)))
 
     def _make_prober(self) -> Prober:

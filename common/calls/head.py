@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from common.domain.credential_rules import CredentialScope
 from common.domain.errors import InvalidRequest
+from common.domain.formats import too_new
 from common.domain.ids import InvocationId, McpSessionId, decode_part, encode_part, queue_of
 from common.domain.invocation import Caller, Invocation
 from common.domain.quota import Quota
@@ -72,8 +73,10 @@ class Head(NamedTuple):
 
 
 def head_from_text(text: str) -> Head:
-    """Inverse of :meth:`Head.text`. Raises :class:`InvalidRequest` for a newer version and for what is no head."""
+    """Inverse of :meth:`Head.text`. Raises :class:`FormatTooNew`, and :class:`InvalidRequest` for what is no head."""
     parts = text.split("|")
+    if len(parts) > 1 and parts[0].isdecimal() and len(parts[0]) < 6 and int(parts[0]) > int(VERSION):
+        raise too_new("the message's head", int(parts[0]), int(VERSION))
     if parts[0] != VERSION or len(parts) != PARTS:
         raise InvalidRequest(
             f"the message's head is of version {parts[0][:10]!r} with {len(parts)} parts; "

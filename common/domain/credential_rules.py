@@ -35,7 +35,7 @@ class CredentialScope(StrEnum):
     """Each subject's, with the scopes that it acts with."""
 
 
-WITHOUT_SUBJECTS = frozenset(("static", "environment", "file", "vault", "client_credentials"))
+WITHOUT_SUBJECTS = frozenset(("static", "environment", "file", "vault", "client_credentials", "aws", "gcp"))
 """Providers that know nothing of subjects: with ``scope: subject`` they would give what is the client's."""
 
 

@@ -26,7 +26,7 @@ class Applies(StrEnum):
     """When the process starts again; a reload says so, and the old value holds until then."""
 
 
-PROVIDER_SECTIONS = frozenset({"credentials", "vault", "client_credentials", "token_exchange"})
+PROVIDER_SECTIONS = frozenset({"credentials", "vault", "client_credentials", "token_exchange", "aws", "gcp"})
 """Those that providers of credentials are made of."""
 _WHOLE = frozenset({"tenants", "policy", "logging"}) | PROVIDER_SECTIONS
 _AT_THE_START: Mapping[str, frozenset[str]] = {

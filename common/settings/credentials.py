@@ -19,8 +19,8 @@ _PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*[A-Za-z0-9]|[A-Za-z]")
 def _provider_names(values: tuple[str, ...]) -> tuple[str, ...]:
     if not all(_PROVIDER.fullmatch(value) for value in values):
         raise ValueError(
-            "must hold names of providers (static, environment, file, vault, client_credentials, token_exchange, one "
-            "that a package brings), or classes as package.module:Class"
+            "must hold names of providers (static, environment, file, vault, aws, gcp, client_credentials, "
+            "token_exchange, one that a package brings), or classes as package.module:Class"
         )
     if len(set(values)) != len(values):
         raise ValueError("names a provider twice")
@@ -58,7 +58,7 @@ class CredentialsSettings(Section):
 
     providers: Annotated[tuple[str, ...], AsList, AfterValidator(_provider_names)] = Field(
         default=(),
-        description="Who is asked, in this order: static, environment, file, vault, client_credentials, "
+        description="Who is asked, in this order: static, environment, file, vault, aws, gcp, client_credentials, "
         "token_exchange, the name of an entry point (group canalgate.credentials), or your own class as "
         "package.module:Class. The first that knows wins.",
     )

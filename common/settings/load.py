@@ -27,6 +27,7 @@ from common.settings.oauth import OAuthSettings
 from common.settings.policy import EvaluatorSettings, RuleSettings
 from common.settings.problems import Problem, dotted, explain, locate, nearest, refusal, shown
 from common.settings.section import Section
+from common.settings.sources import SourceSettings
 from common.settings.tenants import TenantSettings
 from common.settings.token_exchange import TokenExchangeEntry
 from common.settings.tokens import JwtSettings
@@ -50,6 +51,7 @@ _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("identity", "api_keys"): ApiKey,
     ("admin", "tokens"): AdminToken,
     ("audit", "sinks"): AuditSink,
+    ("sources", "listed"): SourceSettings,
     ("identity", "jwt"): JwtSettings,
     ("identity", "mtls"): MtlsSettings,
     ("identity", "oauth"): OAuthSettings,

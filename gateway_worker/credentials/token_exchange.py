@@ -13,7 +13,7 @@ from common.domain.errors import ConfigurationError
 from common.settings import Settings
 from gateway_worker.credentials.given import GivenSecret
 from gateway_worker.credentials.signing import Signer
-from gateway_worker.credentials.token_endpoint import TokenEndpoint
+from gateway_worker.credentials.token_endpoint import Form, TokenEndpoint
 
 GRANT = ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
 JWT_TYPE = "urn:ietf:params:oauth:token-type:jwt"
@@ -53,6 +53,11 @@ class TokenExchangeProvider:
         if not request.subject or found is None:
             return None
         endpoint, audience = found
+        return await endpoint.token(
+            lambda: self._grant(request, audience), self._section.leeway, KINDS, ISSUED
+        )
+
+    def _grant(self, request: CredentialRequest, audience: str) -> Form:
         form = [
             GRANT,
             ("subject_token", self._signed(audience, **_of_subject(request))),
@@ -63,7 +68,7 @@ class TokenExchangeProvider:
                 ("actor_token", self._signed(audience, sub=self._section.actor)),
                 ("actor_token_type", JWT_TYPE),
             ]
-        return await endpoint.token(form, self._section.leeway, KINDS, ISSUED)
+        return form
 
     def _place(self, request: CredentialRequest) -> tuple[TokenEndpoint, str] | None:
         """Where the client's tokens come from, else the tenant's, else everybody's; and the audience there."""

@@ -81,7 +81,10 @@ def opened(client: Client, address: StoreAddress, proxy: TcpProxy) -> Iterator[O
             ]
         )
         gateway.start()
-        wait_until(lambda: gateway.catalogue.get(ECHO), description="the catalogue is read")
+        wait_until(
+            lambda: gateway.catalogue.get(ECHO) and gateway.tenants.version >= 0,
+            description="the catalogue and the tenants are read",
+        )
         return gateway
 
     yield open_one

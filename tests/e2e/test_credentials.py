@@ -6,13 +6,14 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import orjson
 import psutil
 import pytest
 from redis.exceptions import ConnectionError as RedisGone
+from redis.exceptions import TimeoutError as RedisSilent
 
 from tests.support.mcp import RawClient, legacy, modern
 from tests.support.redis import RedisServer, running_redis
@@ -21,7 +22,7 @@ from tests.support.servers.gateway import RunningGateway, gateway_command, runni
 from tests.support.servers.issuer import private_key
 from tests.support.servers.process import running_http, server_command
 from tests.support.wait import wait_until
-from tests.worker.credentials.test_client_credentials import pem
+from tests.worker.credentials.issuing import pem
 
 pytestmark = pytest.mark.e2e
 
@@ -84,7 +85,8 @@ def monitored(redis: RedisServer) -> Iterator[bytearray]:
             with watcher.monitor() as monitor:
                 started.set()
                 while True:
-                    written.extend(monitor.connection.read_response(disconnect_on_error=False) + b"\n")
+                    with suppress(RedisSilent):
+                        written.extend(monitor.connection.read_response(disconnect_on_error=False) + b"\n")
         except (RedisGone, OSError, ValueError, AttributeError):
             pass
 

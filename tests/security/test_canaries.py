@@ -32,7 +32,7 @@ from tests.support.servers.process import REPOSITORY, running_http, server_comma
 from tests.support.servers.vault import Token, VaultServer
 from tests.support.wait import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 BEARER = {"Authorization": f"Bearer {CANARIES['bearer']}", "Cookie": f"session={CANARIES['cookie']}"}
 
 

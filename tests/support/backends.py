@@ -208,6 +208,7 @@ class FixedCatalogue:
 
     def __init__(self, *entries: Entry) -> None:
         self._entries = {entry.id: entry for entry in entries}
+        self.unreadable: frozenset[str] = frozenset()
 
     def put(self, entry: Entry) -> None:
         """Add or replace an entry."""

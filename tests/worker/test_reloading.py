@@ -29,6 +29,8 @@ VAULT = {"url": "https://vault.example:8200", "auth": "token", "token": "s"}
 APPROLE = {"url": "https://vault.example:8200", "auth": "approle", "role_id": "r", "secret_id": "s"}
 KUBERNETES = {"url": "https://vault.example:8200", "auth": "kubernetes", "role": "r"}
 
+AWS = {"region": "eu-central-1", "access_key_id": "k", "secret_access_key": "s"}
+GCP = {"project": "p-1", "endpoint_url": "https://g"}
 ISSUED = {"tool": "x", "token_url": "https://as/token", "client_id": "c", "client_secret": "s"}
 
 
@@ -76,6 +78,35 @@ LIVE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "token_exchange.signing_algorithm": (of_exchange(), of_exchange(signing_algorithm="ES256")),
     "token_exchange.actor": (of_exchange(), of_exchange(actor="a")),
     "token_exchange.leeway": (of_exchange(), of_exchange(leeway=3)),
+    **{
+        f"aws.{key}": ({"aws": AWS}, {"aws": {**AWS, key: value}})
+        for key, value in {
+            "region": "us-east-1",
+            "endpoint_url": "https://a",
+            "tool_name": "x/{tool}",
+            "tenant_name": "x/{tool}/{tenant}",
+            "client_name": "x/{tool}/{tenant}/{client}",
+            "version_stage": "x",
+            "access_key_id": "other",
+            "secret_access_key": "other",
+            "session_token": "t",
+            "ca_file": "/c",
+        }.items()
+    },
+    **{
+        f"gcp.{key}": ({"gcp": GCP}, {"gcp": {**GCP, key: value}})
+        for key, value in {
+            "project": "p-2",
+            "endpoint_url": "https://other",
+            "tool_name": "x-{tool}",
+            "tenant_name": "x-{tool}-{tenant}",
+            "client_name": "x-{tool}-{tenant}-{client}",
+            "version": "3",
+            "credentials_file": "/g",
+            "anonymous": True,
+            "ca_file": "/c",
+        }.items()
+    },
     "vault.url": ({}, {"vault": VAULT}),
     "vault.namespace": of_vault(VAULT, namespace="n"),
     "vault.mount": of_vault(VAULT, mount="other"),

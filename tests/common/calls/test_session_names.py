@@ -43,6 +43,13 @@ def test_a_name_says_whose_it_is(name: str) -> None:
     assert not session.startswith(POOL)
 
 
+def test_clients_of_one_name_are_two_in_two_tenants() -> None:
+    """Neither shares a session with the other, nor with another client of its own tenant."""
+    for tool, session in ((BY_CLIENT, None), (BY_MCP_SESSION, McpSessionId("s"))):
+        names = {session_of(tool, caller(tenant, client), session) for tenant in "ab" for client in "cd"}
+        assert len(names) == 4
+
+
 def test_what_comes_without_an_mcp_session_has_its_clients() -> None:
     """A stateless client, or a stock producer: one session for all its calls, apart from those of MCP sessions."""
     alone = session_of(BY_MCP_SESSION, caller("a", "b"), None)

@@ -19,6 +19,7 @@ from common.settings.entry import ENTRY_KEYS
 from common.settings.layers import KEYS, PROCESS_VARIABLES, VARIABLES
 from common.settings.reference import PARTS, render
 from common.settings.schema import json_schema, text
+from common.settings.sources import SourceSettings
 from common.settings.tenants import CapabilityLimit, TenantSettings
 from common.settings.token_exchange import TokenExchangeEntry
 
@@ -53,6 +54,9 @@ client_credentials: {leeway: "${L:-9}", clients: [{tool: t, tenant: u, token_url
 token_exchange: {issuer: "https://g.example", signing_key_file: /k, signing_algorithm: ES256, actor: g,
   leeway: "${L:-9}", exchanges: [{tool: t, token_url: "https://as.example/token", client_id: c,
     client_secret: s, subject_audience: a}]}
+aws: {region: eu-central-1, endpoint_url: "https://a.example", version_stage: "${S:-x}",
+  access_key_id: k, secret_access_key: s}
+gcp: {project: my-project, endpoint_url: "https://g.example", anonymous: "${A:-true}", version: "3"}
 vault: {url: "https://vault.example:8200", auth: approle, role_id: r, secret_id: s}
 tools:
   everything: {command: npx, args: [-p, 8080], env: {K: V, PORT: 80, DEBUG: yes}, cwd: /dir, idle_timeout: 60}
@@ -180,6 +184,7 @@ def test_document_and_models_know_the_same_settings() -> None:
         *(TokenExchangeEntry.model_fields.keys() - ENTRY_KEYS),
         *PARTS_NAMES,
         *("name", "options", "most"),
+        *(SourceSettings.model_fields.keys() - ENTRY_KEYS),
         *(RuleSettings.model_fields.keys() - ENTRY_KEYS),
         *(EvaluatorSettings.model_fields.keys() - ENTRY_KEYS),
     }

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import jwt
 import orjson
@@ -19,6 +20,7 @@ from common.processes import ProcessGuard
 from common.settings import Settings
 from common.store.client import StoreAddress
 from common.store.keys import Keys
+from gateway_worker.credentials import guarded_http
 from gateway_worker.credentials.failure import ProviderFailed
 from gateway_worker.credentials.providers import load_providers
 from gateway_worker.credentials.token_exchange import TokenExchangeProvider
@@ -29,7 +31,7 @@ from tests.support.servers.issuer import private_key
 from tests.worker.credentials.contract import asked, values_of
 from tests.worker.credentials.desk import Steered, by_caller, credential_desk, with_credentials
 from tests.worker.credentials.documented import documented
-from tests.worker.credentials.test_client_credentials import entry, pem, token_of
+from tests.worker.credentials.issuing import entry, pem, token_of
 
 ISSUER = "https://gateway.example.com"
 AUDIENCE = "https://as.example.com"
@@ -147,6 +149,19 @@ def test_what_the_server_does_not_believe_is_a_failure(server: AuthorizationServ
         resolved(made(exchange(server)), subject("canary-ann"))
     assert "canary" not in str(caught.value)
     assert server.last("subject_token")[0] not in str(caught.value)
+
+
+def test_another_attempt_is_another_statement(
+    server: AuthorizationServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may have seen the first one, and takes none twice."""
+    monkeypatch.setattr(guarded_http, "PAUSES", (0.0, 0.0))
+    server.mode = "drop"
+    with pytest.raises(ProviderFailed):
+        resolved(made(exchange(server)), subject("ann"))
+    shown = [dict(parse_qsl(request.body.decode()))["subject_token"] for request in server.requests]
+    assert len(shown) == 3
+    assert len(set(shown)) == 3
 
 
 @pytest.mark.parametrize(
