@@ -85,7 +85,9 @@ class Calls:
         self._abandoned: set[str] = set()
         self._loop = asyncio.get_running_loop()
         judging = Judging(settings.policy, settings.egress.rules, place.journey)
-        self._producer = Producer(place.keys, place.clock, place.entry, settings, place.tenants, judging)
+        self._producer = Producer(
+            place.keys, place.clock, place.entry, settings, place.tenants, judging, place.refused.note
+        )
         self.aside = Aside(
             place.keys,
             place.outbox,
@@ -178,11 +180,16 @@ class Calls:
             entry, order = self._producer.fresh(payload, task_id, trace)
             await self._producer.judged(payload, task_id)
         except GatewayError as error:
-            return failed(error)
+            return self._refused(payload, task_id, error)
         verdict = await self._journey.admitted(order)
         if isinstance(verdict, Admitted | SessionGone | SessionChanged):
             return None
-        return failed(refusal_of(verdict, entry.id, order.bounds, order.buckets))
+        refusal = refusal_of(verdict, entry.id, order.bounds, order.buckets)
+        return self._refused(payload, task_id, refusal)
+
+    def _refused(self, payload: object, task_id: str, error: GatewayError) -> ExecutionResult:
+        self._producer.refused(payload, task_id, error)
+        return failed(error)
 
     def cut_off(self) -> None:
         """End all of them now: their callers are told that the worker was stopped."""

@@ -49,6 +49,7 @@ from gateway_worker.message import largest_message
 from gateway_worker.node import Node
 from gateway_worker.nodes import Nodes
 from gateway_worker.outbox import Outbox
+from gateway_worker.refused import RefusedCalls
 from gateway_worker.roots import RootsNews
 from gateway_worker.served import Served
 from gateway_worker.session_desk import SessionDesk
@@ -102,6 +103,7 @@ class Worker:
         self._redis = PipelinedConnection(address)
         self.outbox = Outbox(self._redis, keys, result_ttl=settings.runtime.result_ttl)
         self._dead_letters = DeadLetterBox(keys, self.outbox, result_ttl=settings.runtime.result_ttl)
+        self._refused = RefusedCalls(keys, self.outbox)
         self._nodes = Nodes(self.node, self._redis, keys, self._clock, self)
         self.claims = Claims(self.node, self._redis, keys)
         self.asking = Asking(
@@ -169,6 +171,7 @@ class Worker:
             "credentials": self.credentials.run(),
             "guard": self.guarding.run(),
             "journal": self._journal.run(),
+            "refused": self._refused.run(),
         }
 
     def follow(self, queues: Collection[str]) -> None:
@@ -310,6 +313,7 @@ class Worker:
             entry=self.catalogue.get,
             dead_letters=self._dead_letters,
             tenants=self._tenants,
+            refused=self._refused,
             signals=signals,
             tracer=tracer,
             figures=self._figures,

@@ -157,7 +157,7 @@ def test_providers_and_what_is_kept_of_them_are_those_of_the_new_settings(
             section, _, key = setting.partition(".")
             assert getattr(getattr(made[0], section), key) == getattr(getattr(after, section), key)
             wanted = after.credentials
-            assert service._cache._settings == service.identities._settings == wanted
+            assert service.cache._settings == service.identities._settings == wanted
             assert (service._providers.names, service._providers._timeout) == (("p",), wanted.timeout)
 
     scenario()
