@@ -12,7 +12,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --gen
 	--custom-compile-command "make lock" --quiet
 CHAOS := $(if $(SEED),CHAOS_SEED=$(SEED) )$(PYTEST) -p no:randomly -q
 
-.PHONY: help demo up test unit e2e security interop containers chaos chaos-full storm twins mutants lint type format lock fuzz admin-fuzz scale audit-load conformance balanced bench bench-queue bench-smoke bench-docs schema clean
+.PHONY: help demo up test unit e2e security interop containers chaos chaos-full upgrade storm twins mutants lint type format lock fuzz admin-fuzz scale audit-load conformance balanced bench bench-queue bench-smoke bench-docs schema clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -37,7 +37,7 @@ unit: $(READY) ## The tests beside the code, with a real Redis
 	$(PYTEST) tests -m "not e2e and not interop and not containers and not chaos_fast and not chaos_full" -q -n auto
 
 e2e: $(READY) ## Real gateway processes, real backends, real clients, kill -9
-	$(PYTEST) tests -m "e2e and not alone and not interop and not bench and not chaos_fast and not chaos_full" -q -n 3
+	$(PYTEST) tests -m "e2e and not alone and not interop and not bench and not chaos_fast and not chaos_full" -q -n 2
 	$(PYTEST) tests -m "e2e and alone and not interop and not bench" -q
 
 security: $(READY) ## The tables of attacks, a test for each published weakness of an MCP product; FULL=1: isolation at 10,000 calls
@@ -55,6 +55,12 @@ chaos: $(READY) ## Faults under load on real processes, and a small storm: ten m
 
 chaos-full: $(READY) ## All faults at full length, and the full storm: hours
 	$(CHAOS) tests/chaos -m "chaos_full"
+
+upgrade: $(READY) ## This version and another side by side under load, rolling there and back; AGAINST=<git ref>
+	@test -n "$(AGAINST)" || { echo "name the other version: make upgrade AGAINST=v1.2.3"; exit 1; }
+	@rm -rf .upgrade && git worktree prune && git worktree add --detach --quiet .upgrade "$(AGAINST)"
+	UPGRADE_TREE=$(CURDIR)/.upgrade $(CHAOS) tests/chaos/test_upgrade.py -m chaos_full -s; \
+	  status=$$?; git worktree remove --force .upgrade; exit $$status
 
 storm: $(READY) ## 20,000 calls in a storm of faults
 	$(CHAOS) tests/chaos/test_storm.py -m "chaos_full" -s

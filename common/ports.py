@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from common.domain.audit_chain import SealedRecord
 from common.domain.credentials import CredentialRequest, Credentials
@@ -17,7 +17,8 @@ class RequestFacts:
     """What an identity resolver sees of a request. Header names are lower case; the values are secrets.
 
     ``remote_address`` is the caller's: that of the peer, or the one that a trusted proxy has told of. ``from_proxy``
-    says that the peer is a trusted proxy: only then are headers that a proxy sets to be believed.
+    says that the peer is a trusted proxy: only then are headers that a proxy sets to be believed. ``tls_subject`` is
+    that of the certificate (RFC 4514) that the peer has shown to our own listener, which verified it.
     """
 
     headers: Mapping[str, str] = field(repr=False)
@@ -26,6 +27,7 @@ class RequestFacts:
     method: str = ""
     query: str = field(default="", repr=False)
     from_proxy: bool = False
+    tls_subject: str | None = None
 
 
 class IdentityResolver(Protocol):
@@ -42,6 +44,24 @@ class IdentityResolver(Protocol):
         Raises ``Unauthenticated`` if it does and that names nobody, ``InvalidRequest`` if it is ambiguous: then no
         other resolver is asked. Any other exception refuses the request as well (fails closed) and is logged as a fault
         of the resolver, as is an answer later than ``identity.resolver_timeout``.
+        """
+
+
+class Discovery(Protocol):
+    """Names tools. Runs in one worker of the cluster, in a thread of its own: it may block.
+
+    A class named by ``type: "package.module:Class"`` in ``sources.listed``, or by an entry point of the group
+    ``canalgate.discovery``, is made with the ``options`` of its entry as its only argument (a mapping), anew after each
+    fault.
+    """
+
+    def watch(self, wanted: Callable[[], bool]) -> Iterator[Mapping[str, Mapping[str, Any]]]:
+        """All tools there are, by id, each as an entry of the settings file: at once, and again whenever they change.
+
+        What is not among them any more is drained and removed. ``wanted`` says whether to go on, and is to be asked
+        about once a second. Whatever is raised, or is no such mapping, changes nothing: it is told to operators by its
+        type alone (by its words for ``ConfigurationError``), and a new source is made after a pause, as for one that
+        ends.
         """
 
 

@@ -29,7 +29,6 @@ from gateway_web.ingress.http_sse import HttpSse
 from gateway_web.ingress.short_way import Handler, ShortWay
 from gateway_web.ingress.streamable_http import StreamableHttp
 from gateway_web.ingress.websocket import WebSocketDoor
-from gateway_web.listener_tls import note_subject
 from gateway_web.metrics import add_metrics, begin_counting
 
 log = structlog.get_logger(__name__)
@@ -57,7 +56,6 @@ def create_app(gateway: Gateway) -> Flask:
     sse = HttpSse(gateway, identity, digests)
 
     def guard(environ: Environ) -> HttpAnswer | None:
-        note_subject(environ)
         try:
             hosts.check(environ)
         except GatewayError as error:

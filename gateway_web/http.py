@@ -98,6 +98,15 @@ class HttpRequest:
         return str(self.environ.get("REMOTE_ADDR", ""))
 
     @property
+    def tls_subject(self) -> str | None:
+        """The subject of the certificate that the peer has shown to our listener; None if it has shown none.
+
+        It is asked of the connection itself: nothing in the environment can be mistaken for it.
+        """
+        subject: str | None = getattr(self.environ.get("gunicorn.socket"), "subject", None)
+        return subject
+
+    @property
     def method(self) -> str:
         """The method, in capitals."""
         return str(self.environ.get("REQUEST_METHOD", ""))

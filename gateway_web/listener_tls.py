@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, MutableMapping
-from typing import Any
+from collections.abc import Iterable
 
 from common.domain.errors import ConfigurationError
 from common.settings import WebSettings
@@ -12,8 +11,6 @@ from common.tls import MINIMUM, TlsFileError, load_chain
 
 HANDSHAKE_WITHIN = 5.0
 """Seconds that a client has to shake hands; it waits in a greenlet of its own."""
-SUBJECT = "CANALGATE_TLS_SUBJECT"
-"""Member of the WSGI environment: the subject of the client's verified certificate (RFC 4514), if it showed one."""
 
 _DEMANDS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 _SHORT = {
@@ -68,13 +65,6 @@ def own_context(web: WebSettings) -> ssl.SSLContext | None:
             f"TLS of the listener: {web.tls_cert_file} cannot be read", field="web.tls_cert_file"
         ) from error
     return context
-
-
-def note_subject(environ: MutableMapping[str, Any]) -> None:
-    """Put the subject of the client's certificate into the environment of its request."""
-    subject = getattr(environ.get("gunicorn.socket"), "subject", None)
-    if subject is not None:
-        environ[SUBJECT] = subject
 
 
 def subject_of(names: Iterable[Iterable[tuple[str, str]]]) -> str:

@@ -74,6 +74,11 @@ def begin_counting(gateway: Gateway) -> None:
 
     figures.watch(now)
 
+    def timed(evaluator: str, seconds: float) -> None:
+        figures.time("canalgate_policy_evaluation_seconds", seconds, evaluator)
+
+    gateway.policy.counts.timed = timed
+
 
 def add_metrics(app: Flask, gateway: Gateway) -> None:
     """Serve the page, and tell the other processes this one's figures. Nothing where nothing is counted."""
@@ -82,7 +87,10 @@ def add_metrics(app: Flask, gateway: Gateway) -> None:
         return
     from common.metrics.page import CONTENT_TYPE, Page
 
-    page, readers = Page(gateway.client, gateway.keys, figures), Readers(settings)
+    page, readers = (
+        Page(gateway.client, gateway.keys, figures, quotas=gateway.tenants.bounded),
+        Readers(settings),
+    )
     gateway.follow(Teller(gateway.client, gateway.keys, figures).tick)
 
     def metrics() -> Response:

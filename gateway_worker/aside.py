@@ -119,7 +119,7 @@ class Aside:
         except PoisonMessage as poison:
             self._dead_letters.put(taken, poison)
         except GatewayError as error:
-            self._end_headless(taken, message, failed(error))
+            self._refuse_headless(taken, message, error)
         else:
             self.keep(self._put_back(taken, message, entry, adopted, buckets))
 
@@ -129,12 +129,16 @@ class Aside:
         try:
             await self._producer.judged(message.first_argument(), message.id, message.queue)
         except GatewayError as error:
-            self._end_headless(taken, message, failed(error))
+            self._refuse_headless(taken, message, error)
             return
         refused = await self._journey.adopted(taken, message.queue, entry, adopted, buckets)
         if refused is not None:
             bounds = QueueBounds(max_length=0, max_age=0)
-            self._end_headless(taken, message, failed(refusal_of(refused, entry.id, bounds, buckets)))
+            self._refuse_headless(taken, message, refusal_of(refused, entry.id, bounds, buckets))
+
+    def _refuse_headless(self, taken: Taken, message: TaskMessage, error: GatewayError) -> None:
+        self._producer.refused(message.first_argument(), message.id, error, message.queue)
+        self._end_headless(taken, message, failed(error))
 
     def _end_headless(self, taken: Taken, message: TaskMessage, result: ExecutionResult) -> None:
         # In a context of its own: whoever traces tasks makes the span of this one the current one.

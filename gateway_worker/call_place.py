@@ -16,6 +16,7 @@ from gateway_worker.circuits import CircuitReports
 from gateway_worker.dead_letters import DeadLetterBox
 from gateway_worker.journey import Journey
 from gateway_worker.outbox import Outbox
+from gateway_worker.refused import RefusedCalls
 from gateway_worker.telemetry import TaskSignals
 
 
@@ -32,6 +33,7 @@ class Place:
     entry: Callable[[ToolId], Entry | None]
     dead_letters: DeadLetterBox
     tenants: Tenants
+    refused: RefusedCalls
     signals: TaskSignals | None
     tracer: Tracer | None
     figures: Figures | None = None

@@ -21,10 +21,10 @@ from common.calls.admission import (
     session_limit,
 )
 from common.calls.contract import INVOKE_TASK, ORIGIN, opened_argument
-from common.calls.dead_letters import Reason
 from common.calls.head import MEMBER, Head, head_from_text
 from common.control.reload import Commit
 from common.domain.errors import (
+    FormatTooNew,
     GatewayError,
     InternalError,
     InvalidRequest,
@@ -47,7 +47,7 @@ from gateway_worker.delivery import End, Held, Taken, end_of
 from gateway_worker.execute import Executor
 from gateway_worker.frames import Frames
 from gateway_worker.judging import Judging
-from gateway_worker.message import PoisonMessage, TaskMessage, read_message
+from gateway_worker.message import PoisonMessage, TaskMessage, poison_of, read_message
 from gateway_worker.producer import Producer
 from gateway_worker.requests import RunningRequest
 from gateway_worker.telemetry import TaskSignals
@@ -85,7 +85,9 @@ class Calls:
         self._abandoned: set[str] = set()
         self._loop = asyncio.get_running_loop()
         judging = Judging(settings.policy, settings.egress.rules, place.journey)
-        self._producer = Producer(place.keys, place.clock, place.entry, settings, place.tenants, judging)
+        self._producer = Producer(
+            place.keys, place.clock, place.entry, settings, place.tenants, judging, place.refused.note
+        )
         self.aside = Aside(
             place.keys,
             place.outbox,
@@ -155,8 +157,8 @@ class Calls:
             return None
         try:
             return head_from_text(str(text))
-        except InvalidRequest as error:
-            raise PoisonMessage(Reason.BAD_INVOCATION, error.message, field=MEMBER) from error
+        except (FormatTooNew, InvalidRequest) as error:
+            raise poison_of(error) from error
 
     def cancel(self, data: bytes) -> None:
         """A caller took a call back: stop it here, or remember that it must not begin."""
@@ -178,11 +180,16 @@ class Calls:
             entry, order = self._producer.fresh(payload, task_id, trace)
             await self._producer.judged(payload, task_id)
         except GatewayError as error:
-            return failed(error)
+            return self._refused(payload, task_id, error)
         verdict = await self._journey.admitted(order)
         if isinstance(verdict, Admitted | SessionGone | SessionChanged):
             return None
-        return failed(refusal_of(verdict, entry.id, order.bounds, order.buckets))
+        refusal = refusal_of(verdict, entry.id, order.bounds, order.buckets)
+        return self._refused(payload, task_id, refusal)
+
+    def _refused(self, payload: object, task_id: str, error: GatewayError) -> ExecutionResult:
+        self._producer.refused(payload, task_id, error)
+        return failed(error)
 
     def cut_off(self) -> None:
         """End all of them now: their callers are told that the worker was stopped."""
@@ -204,7 +211,7 @@ class Calls:
         message = held.message
         request = RunningRequest(message, hostname=self._hostname, cancel=self._cancel_soon)
         self._host.began(request)
-        about = entered(held, self._tracer, self._clock)
+        request.about = about = entered(held, self._tracer, self._clock)
         began, waited = time.perf_counter(), self._waited(held)
         if _level.isEnabledFor(logging.DEBUG):
             log.debug("call_begun", **_facts(held))
@@ -254,7 +261,7 @@ class Calls:
         except NotOwner:
             raise
         except PoisonMessage as error:
-            result, poison = failed(error), error
+            result, poison = failed(error.told), error
         except asyncio.CancelledError:
             result = failed(InvocationCancelled("the caller cancelled the request"))
         except Exception:

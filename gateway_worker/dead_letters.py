@@ -34,7 +34,7 @@ class DeadLetterBox:
                 headers={},
                 envelope={},
             )
-            self._outbox.put(*end_of_message(lost, failed(poison), self._keys, ttl=self._result_ttl))
+            self._outbox.put(*end_of_message(lost, failed(poison.told), self._keys, ttl=self._result_ttl))
         self._outbox.put(self._letter(taken, sender, poison, tag=taken.tag))
 
     def keep(self, taken: Taken, message: TaskMessage, poison: PoisonMessage) -> None:

@@ -28,7 +28,7 @@ from common.domain.invocation import ExecutionResult, Invocation, answer, failed
 from common.domain.rules import Retry
 from common.mcp.jsonrpc import JsonRpcError
 from common.mcp.revisions import LEGACY_VERSIONS, MODERN_VERSIONS, Era, era_of_version
-from common.registry.catalogue import CatalogueReader
+from common.registry.catalogue import Definitions
 from common.registry.records import Entry
 from common.store.clock import RedisClock
 from gateway_worker.asking import Asking
@@ -87,7 +87,7 @@ class Executor:
 
     def __init__(
         self,
-        catalogue: CatalogueReader,
+        catalogue: Definitions,
         sessions: Sessions,
         claims: Claims,
         node: Node,
@@ -236,6 +236,8 @@ class Executor:
 
     def _entry(self, invocation: Invocation) -> Entry:
         entry = self._catalogue.get(invocation.tool)
+        if entry is None and invocation.tool in self._catalogue.unreadable:
+            raise NotOwner  # a worker of the release that wrote the definition takes it
         if entry is None:
             raise ToolNotFound(f"no tool {invocation.tool!r} is registered")
         if not entry.runs_calls:

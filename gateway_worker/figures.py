@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import structlog
 
+from common.domain.audit import EventKind
 from common.domain.errors import StoreUnavailable
 from common.metrics.figures import Figures, Sample
 from common.metrics.told import EVERY, TELL, account
@@ -17,6 +18,7 @@ from gateway_worker.calls import Calls
 from gateway_worker.credentials.service import CredentialService
 from gateway_worker.node import Node
 from gateway_worker.sessions import Sessions
+from gateway_worker.tool_session import LOST, ToolSession
 
 log = structlog.get_logger(__name__)
 
@@ -39,3 +41,13 @@ def samples(node: Node, calls: Calls, sessions: Sessions, credentials: Credentia
     yield "canalgate_worker_may_act", (), node.may_act
     for (provider, outcome), number in credentials.counts.items():
         yield "canalgate_credential_answers", (provider, outcome), number
+    yield "canalgate_credential_cache", ("hit",), credentials.cache.hits
+    yield "canalgate_credential_cache", ("miss",), credentials.cache.misses
+
+
+def count_session(figures: Figures, kind: EventKind, session: ToolSession) -> None:
+    """A session was opened, or closed: then it counts if its link broke or its process died."""
+    if kind is EventKind.SESSION_CREATED:
+        figures.count("canalgate_tool_sessions_begun", session.key.tool)
+    elif session.why == LOST:
+        figures.count("canalgate_tool_sessions_lost", session.key.tool)

@@ -14,8 +14,9 @@ from celery.utils.time import maybe_iso8601
 
 from common.calls.contract import REDACTED
 from common.calls.dead_letters import Reason
-from common.calls.head import Head, head_from_text
-from common.domain.errors import InvalidRequest
+from common.calls.head import MEMBER, Head, head_from_text
+from common.domain.errors import FormatTooNew, GatewayError, InvalidRequest
+from common.domain.formats import check_format
 from common.domain.ids import MAX_ID_LENGTH
 from common.domain.invocation import WIRE_VERSION
 
@@ -41,11 +42,23 @@ def largest_message(max_body_bytes: int) -> int:
 
 
 class PoisonMessage(InvalidRequest):
-    """A message that no worker will ever be able to run: it goes to the dead letters."""
+    """A message that this worker cannot run, and most will never: it goes to the dead letters."""
 
     def __init__(self, reason: Reason, message: str, *, field: str) -> None:
         super().__init__(message, field=field)
         self.reason = reason
+        self.told: GatewayError = self
+        """What whoever waits for the call is told."""
+
+
+def poison_of(error: FormatTooNew | InvalidRequest) -> PoisonMessage:
+    """The poison of a part of ours that cannot be read; that of a newer release is told apart."""
+    newer = isinstance(error, FormatTooNew)
+    reason = Reason.NEWER_FORMAT if newer else Reason.BAD_INVOCATION
+    poison = PoisonMessage(reason, error.message, field=str(error.data.get("field", MEMBER)))
+    if newer:
+        poison.told = error
+    return poison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,12 +179,10 @@ def _payload(argument: object) -> Mapping[str, Any]:
             "the invocation must be an object with tool, method and params",
             field="args",
         )
-    if argument.get("v", WIRE_VERSION) != WIRE_VERSION:
-        raise PoisonMessage(
-            Reason.BAD_INVOCATION,
-            f"the invocation's format is not the one this worker reads ({WIRE_VERSION})",
-            field="v",
-        )
+    try:
+        check_format(argument, WIRE_VERSION, what="the invocation")
+    except (FormatTooNew, InvalidRequest) as error:
+        raise poison_of(error) from error
     return argument
 
 
@@ -215,7 +226,7 @@ def head_in(raw: bytes) -> Head | None:
     found = _HEAD.match(raw)
     try:
         return None if found is None else head_from_text(found[1].decode())
-    except (InvalidRequest, UnicodeDecodeError):
+    except (FormatTooNew, InvalidRequest, UnicodeDecodeError):
         return None
 
 

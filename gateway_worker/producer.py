@@ -14,7 +14,7 @@ from common.calls.leave import leave_of
 from common.control.reload import Commit
 from common.domain.audit_call import MEMBER as AUDIT
 from common.domain.audit_call import call_text
-from common.domain.errors import InvalidRequest, ToolNotFound
+from common.domain.errors import GatewayError, InvalidRequest, ToolNotFound
 from common.domain.ids import ToolId, queue_of
 from common.domain.invocation import Invocation, invocation_from_wire
 from common.domain.quota import Quota
@@ -42,9 +42,11 @@ class Producer:
         settings: Settings,
         tenants: Tenants,
         judging: Judging | None = None,
+        on_refused: Callable[[Invocation, GatewayError], None] | None = None,
     ) -> None:
-        """Without ``judging`` nobody is asked about calls."""
+        """Without ``judging`` nobody is asked about calls. ``on_refused`` is told of those that must not run."""
         self._judging = judging
+        self._on_refused = on_refused
         self._keys = keys
         self._clock = clock
         self._entry = entry
@@ -68,10 +70,23 @@ class Producer:
         ``queue`` is where its message lies, whose payload may be sealed; None for one that lies in none.
         """
         if self._judging is not None and self._judging.wanted:
-            if queue is not None and isinstance(payload, Mapping):
-                payload = opened_argument(payload, task_id, queue, self._keys)
-            invocation = self._invocation(payload, task_id)
+            invocation = self._invocation(self._opened(payload, task_id, queue), task_id)
             await self._judging.authorise(invocation, left=self._clock.left(invocation.deadline))
+
+    def refused(self, payload: object, task_id: str, error: GatewayError, queue: str | None = None) -> None:
+        """A call must not run. Of what is no call nobody knows whose it was: that is not told; ``queue`` as above."""
+        if self._on_refused is None:
+            return
+        try:
+            invocation = self._invocation(self._opened(payload, task_id, queue), task_id)
+        except GatewayError:
+            return
+        self._on_refused(invocation, error)
+
+    def _opened(self, payload: object, task_id: str, queue: str | None) -> object:
+        if queue is None or not isinstance(payload, Mapping):
+            return payload
+        return opened_argument(payload, task_id, queue, self._keys)
 
     def _invocation(self, payload: object, task_id: str) -> Invocation:
         return invocation_from_wire(

@@ -9,13 +9,24 @@ from types import SimpleNamespace
 from typing import Any
 
 from common.calls.contract import REDACTED
+from common.telemetry.about import About
 from gateway_worker.message import TaskMessage
 
 
 class RunningRequest:
     """Stands in ``celery.worker.state`` where a stock worker has its ``Request``. Made when the call begins."""
 
-    __slots__ = ("__weakref__", "_cancel", "eventer", "hostname", "id", "name", "queue", "time_start")
+    __slots__ = (
+        "__weakref__",
+        "_cancel",
+        "about",
+        "eventer",
+        "hostname",
+        "id",
+        "name",
+        "queue",
+        "time_start",
+    )
 
     task = SimpleNamespace(acks_late=False)
     acknowledged = False
@@ -27,6 +38,8 @@ class RunningRequest:
         self.hostname = hostname
         self.queue = message.queue
         self.time_start = time.time()
+        self.about: About | None = None
+        """Whose call it is, as far as it is known by now."""
         self.eventer: Any = None  # Celery's event step assigns it after a reconnection
         self._cancel = cancel
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from common.domain.ids import tool_of
-from common.registry.catalogue import CatalogueReader
+from common.registry.catalogue import Definitions
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker.removed import RemovedQueues
@@ -18,7 +18,7 @@ class Served:
         self,
         redis: PipelinedConnection,
         keys: Keys,
-        catalogue: CatalogueReader,
+        catalogue: Definitions,
         *,
         on_changed: Callable[[Collection[str]], None],
     ) -> None:
@@ -48,4 +48,7 @@ class Served:
 
     def _registered(self, queue: str) -> bool:
         tool = tool_of(queue)
-        return tool is not None and self._catalogue.get(tool) is not None
+        if tool is None:
+            return False
+        # One that only a newer release can read is not gone: what waits there waits for a worker of that.
+        return self._catalogue.get(tool) is not None or tool in self._catalogue.unreadable

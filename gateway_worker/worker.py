@@ -37,7 +37,7 @@ from gateway_worker.discovery import Discovery
 from gateway_worker.egress.backend import make_link
 from gateway_worker.execute import Executor
 from gateway_worker.fetcher import Fetcher
-from gateway_worker.figures import samples, tell_for_ever
+from gateway_worker.figures import count_session, samples, tell_for_ever
 from gateway_worker.guarding import GUARD_GRACE, Guarding
 from gateway_worker.health import Prober
 from gateway_worker.hearing import Hearing
@@ -49,11 +49,13 @@ from gateway_worker.message import largest_message
 from gateway_worker.node import Node
 from gateway_worker.nodes import Nodes
 from gateway_worker.outbox import Outbox
+from gateway_worker.refused import RefusedCalls
 from gateway_worker.roots import RootsNews
 from gateway_worker.served import Served
 from gateway_worker.session_desk import SessionDesk
 from gateway_worker.session_news import session_event
 from gateway_worker.sessions import Keeping, Sessions
+from gateway_worker.sourcing import Sourcing
 from gateway_worker.sweep import GOODBYE, Sweeper
 from gateway_worker.telemetry import TaskSignals
 from gateway_worker.tool_session import ToolSession
@@ -101,6 +103,7 @@ class Worker:
         self._redis = PipelinedConnection(address)
         self.outbox = Outbox(self._redis, keys, result_ttl=settings.runtime.result_ttl)
         self._dead_letters = DeadLetterBox(keys, self.outbox, result_ttl=settings.runtime.result_ttl)
+        self._refused = RefusedCalls(keys, self.outbox)
         self._nodes = Nodes(self.node, self._redis, keys, self._clock, self)
         self.claims = Claims(self.node, self._redis, keys)
         self.asking = Asking(
@@ -150,6 +153,7 @@ class Worker:
         return {
             **self._heartbeat(),
             **self._telling(),
+            **self._sourcing(),
             "outbox": self.outbox.run(),
             "nodes": self._nodes.run(),
             "sweep": self._sweeper.run(),
@@ -167,6 +171,7 @@ class Worker:
             "credentials": self.credentials.run(),
             "guard": self.guarding.run(),
             "journal": self._journal.run(),
+            "refused": self._refused.run(),
         }
 
     def follow(self, queues: Collection[str]) -> None:
@@ -230,6 +235,12 @@ class Worker:
             return {}
         return {"heartbeat": Heartbeat(Path(file.replace("%n", self._hostname)), self.node).run()}
 
+    def _sourcing(self) -> dict[str, Coroutine[Any, Any, None]]:
+        if not self._settings.sources.listed:
+            return {}
+        asking = Sourcing(self._settings, self._address, self.node, self._redis, self._keys, self._figures)
+        return {"sources": asking.run()}
+
     def _telling(self) -> dict[str, Coroutine[Any, Any, None]]:
         if self._figures is None:
             return {}
@@ -270,6 +281,9 @@ class Worker:
         )
 
     def _tell_of_session(self, kind: EventKind, session: ToolSession) -> None:
+        """Put into the audit journal that a session was opened or closed, and count it."""
+        if self._figures is not None:
+            count_session(self._figures, kind, session)
         self.outbox.put(audit_command(self._keys, session_event(kind, session, self.node.id)))
 
     def _make_prober(self) -> Prober:
@@ -299,6 +313,7 @@ class Worker:
             entry=self.catalogue.get,
             dead_letters=self._dead_letters,
             tenants=self._tenants,
+            refused=self._refused,
             signals=signals,
             tracer=tracer,
             figures=self._figures,

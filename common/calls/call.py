@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Self
 
 import structlog
@@ -97,8 +97,8 @@ class Call:
         """
         if self._waiting:
             return self._waiting.popleft()
-        frame = self._take(min(timeout, self._left))
-        if frame is not None or self._left > 0:
+        frame = self._take(min(timeout, self.left))
+        if frame is not None or self.left > 0:
             return frame
         self._place.hub.recover(self._waiter)
         frame = self._take(0)
@@ -108,7 +108,8 @@ class Call:
         return failed(InvocationTimeout("no worker answered within the deadline"))
 
     @property
-    def _left(self) -> float:
+    def left(self) -> float:
+        """Seconds until :meth:`next` gives a result in any case; below 0 it looks in Redis for the last time."""
         return self._place.clock.left(self.invocation.deadline) + self._for_input + ANSWER_GRACE
 
     def _take(self, timeout: float) -> Frame | None:
@@ -257,6 +258,10 @@ class Call:
     def abandon(self, error: InvocationCancelled) -> None:
         """Give this side its end; the worker is not told."""
         self._waiter.put(failed(error))
+
+    def wake(self, woken: Callable[[], None]) -> None:
+        """Have this called whenever :meth:`next` has something, from another thread: it must not block or raise."""
+        self._waiter.woken = woken
 
     def share(self, bound: SharedBound) -> None:
         """What lies unread of this call counts against this bound as well, until it is closed."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from common.calls.contract import moved_frame
+from common.domain.formats import check_format
 from common.domain.ids import InvocationId
 from common.domain.invocation import Invocation, invocation_from_wire, invocation_to_wire
 from common.store.client import store_errors
@@ -95,6 +96,7 @@ class CallStreams:
         if record is None:
             return None
         facts = orjson.loads(record.partition(b"\n")[2])
+        check_format(facts, what="the record of a call's stream")
         call = invocation_from_wire(facts["call"], task_id=invocation, default_version="", default_deadline=0)
         return HeldStream(call, facts["input_timeout"], _holder(record))
 

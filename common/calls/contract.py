@@ -15,7 +15,7 @@ import orjson
 from common.calls.head import MEMBER, Head
 from common.domain.audit_call import MEMBER as AUDIT
 from common.domain.audit_call import call_text
-from common.domain.errors import ERRORS_BY_CODE, InternalError, PayloadUnreadable
+from common.domain.errors import ERRORS_BY_CODE, FormatTooNew, InternalError, PayloadUnreadable
 from common.domain.invocation import (
     ExecutionResult,
     Invocation,
@@ -141,7 +141,7 @@ def encoded_result(
 
 
 def result_of_wire(wire: Mapping[str, Any], invocation: str, keys: Keys) -> ExecutionResult:
-    """The result in a frame or a record. What cannot be opened is a failure that says so.
+    """The result in a frame or a record. What cannot be opened, or is of a newer release, is a failure that says so.
 
     A failure that is not sealed is taken in any case: scripts write some for dead workers, and so does a worker without
     keys. An answer that is not sealed may be anybody's. Raises :class:`InvalidRequest` as ``result_from_wire``.
@@ -155,7 +155,7 @@ def result_of_wire(wire: Mapping[str, Any], invocation: str, keys: Keys) -> Exec
         result = result_from_wire(wire)
         if seals is not None and result.answered and not seals.accept_plain:
             raise unsealed()
-    except PayloadUnreadable as error:
+    except (PayloadUnreadable, FormatTooNew) as error:
         return failed(error)
     return result
 

@@ -46,7 +46,9 @@ class Reason(StrEnum):
     BAD_BODY = "bad_body"
     """The body is no task body of protocol 2 in JSON (another serialiser, compressed, damaged)."""
     BAD_INVOCATION = "bad_invocation"
-    """The argument of ``gateway.invoke`` is no invocation, or one of a version that this worker does not know."""
+    """The argument of ``gateway.invoke`` is no invocation, or its head is none."""
+    NEWER_FORMAT = "newer_format"
+    """A newer release wrote it than the worker that took it; whoever waited was told FORMAT_TOO_NEW."""
     REFUSED = "refused"
     """Celery's own path, which takes delayed and foreign tasks, could not read it."""
 

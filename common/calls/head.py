@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from common.domain.credential_rules import CredentialScope
 from common.domain.errors import InvalidRequest
+from common.domain.formats import too_new
 from common.domain.ids import InvocationId, McpSessionId, decode_part, encode_part, queue_of
 from common.domain.invocation import Caller, Invocation
 from common.domain.quota import Quota
@@ -71,8 +73,10 @@ class Head(NamedTuple):
 
 
 def head_from_text(text: str) -> Head:
-    """Inverse of :meth:`Head.text`. Raises :class:`InvalidRequest` for a newer version and for what is no head."""
+    """Inverse of :meth:`Head.text`. Raises :class:`FormatTooNew`, and :class:`InvalidRequest` for what is no head."""
     parts = text.split("|")
+    if len(parts) > 1 and parts[0].isdecimal() and len(parts[0]) < 6 and int(parts[0]) > int(VERSION):
+        raise too_new("the message's head", int(parts[0]), int(VERSION))
     if parts[0] != VERSION or len(parts) != PARTS:
         raise InvalidRequest(
             f"the message's head is of version {parts[0][:10]!r} with {len(parts)} parts; "
@@ -102,12 +106,16 @@ def session_of(tool: Tool, caller: Caller, mcp_session: McpSessionId | None) -> 
     """Which tool session serves a call of this caller, by the tool's routing and affinity.
 
     Parts are encoded, so (``a-b``, ``c``) and (``a``, ``b-c``) stay apart, as do callers with and without MCP session.
+    Where credentials are each subject's own, so are sessions: a call never goes over one with another's.
     """
     if tool.routing is Routing.LEAST_LOADED:
         return POOL
     parts = [caller.tenant, caller.client]
     if tool.affinity is Affinity.MCP_SESSION and mcp_session is not None:
         parts.append(mcp_session)
+    if tool.credentials is not None and tool.credentials.scope is CredentialScope.SUBJECT:
+        own = (caller.subject, " ".join(sorted(caller.scopes)))
+        parts = [*parts, ""][:3] + list(own)
     return ":".join(map(encode_part, parts))
 
 
@@ -155,3 +163,9 @@ def parts_of(session: str) -> tuple[str, str, str]:
         return "", "", ""
     tenant, client, mcp_session = (*map(decode_part, session.split(":")), "", "")[:3]
     return tenant, client, mcp_session
+
+
+def subject_of(session: str) -> tuple[str, tuple[str, ...]]:
+    """Subject and scopes of a tool session that is one subject's own; empty where it has none."""
+    subject, scopes = (*map(decode_part, session.split(":")), "", "", "", "")[3:5]
+    return subject, tuple(scopes.split())

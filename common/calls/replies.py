@@ -23,7 +23,8 @@ import structlog
 
 from common.calls.contract import FRAME, SEALED, result_of_wire, wire_of_record
 from common.calls.unread import SharedBound
-from common.domain.errors import PayloadUnreadable, StoreUnavailable
+from common.domain.errors import FormatTooNew, PayloadUnreadable, StoreUnavailable
+from common.domain.formats import check_format
 from common.domain.ids import InvocationId
 from common.domain.invocation import ExecutionResult, failed
 from common.store.blocking_subscription import Published, Subscribed
@@ -95,6 +96,8 @@ class Waiter:
     """Notifications that did not come because too much lay unread. None of them came behind the result."""
     shared: SharedBound | None = None
     """What its call's client may leave unread of all its calls."""
+    woken: Callable[[], None] | None = None
+    """Called after each frame by whoever put it: for one that waits elsewhere than in :meth:`get`."""
     _asked: set[str] = field(default_factory=set)
     _bytes_put: int = 0
     _bytes_read: int = 0
@@ -130,6 +133,8 @@ class Waiter:
         elif not self._takes(frame):
             return
         self.frames.put(frame)
+        if self.woken is not None:
+            self.woken()
 
     def get(self, timeout: float) -> Frame | None:
         """The next frame, or None after ``timeout`` seconds."""
@@ -336,7 +341,7 @@ class ReplyHub:
         """The frame in a message of a call, or in an entry of its log; one that cannot be opened ends the call here."""
         try:
             return frame_from(data, place, self._keys, invocation)
-        except PayloadUnreadable as error:
+        except (FormatTooNew, PayloadUnreadable) as error:
             log.error("frame_unreadable", invocation=invocation, error=error.message)
             return failed(error)
 
@@ -361,7 +366,7 @@ def frame_from(
 ) -> Frame:
     """The frame in a message of a call, behind the call's id, or in an entry of its log, which has the ``place``.
 
-    Raises :class:`PayloadUnreadable`.
+    Raises :class:`PayloadUnreadable`, :class:`FormatTooNew`.
     """
     if not data.startswith(b"{"):
         number, _, data = data.partition(b" ")
@@ -374,6 +379,7 @@ def frame_from(
         return Moved(frame["moved"])
     if keys.seals is not None or SEALED in frame:
         frame = orjson.loads(keys.opened(data, FRAME, invocation))
+    check_format(frame, what="what was sent along during a call")
     if "request" in frame:
         return ServerRequest(**frame["request"], place=place, size=size)
     return Notification(frame["notification"], place, size)

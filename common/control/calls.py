@@ -15,7 +15,7 @@ from typing import Any
 from common.audit.journal import Journal
 from common.calls.head import head_from_text, parts_of
 from common.domain.audit import AuditEvent, EventKind
-from common.domain.errors import InvalidRequest, InvocationNotFound
+from common.domain.errors import FormatTooNew, InvalidRequest, InvocationNotFound
 from common.domain.ids import InvocationId, NodeId, ToolId, queue_of
 from common.store.client import Client, store_errors
 from common.store.keys import Keys
@@ -132,7 +132,7 @@ def _read(beginning: bytes, tool: ToolId, state: CallState, node: str, now: int)
         return None
     try:
         head = head_from_text(found[2].decode())
-    except (InvalidRequest, UnicodeDecodeError):
+    except (FormatTooNew, InvalidRequest, UnicodeDecodeError):
         return None
     if head.queue != queue_of(tool):
         return None

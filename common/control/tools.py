@@ -56,6 +56,7 @@ def overview_to_wire(tool: ToolOverview) -> dict[str, Any]:
         "id": entry.id,
         "version": entry.registered.version,
         "origin": entry.registered.origin.value,
+        "source": entry.registered.source,
         "state": entry.state.value,
         "draining": entry.draining,
         "operator": operator_to_wire(entry.operator),

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from common.domain.errors import InvalidRequest
+from common.domain.formats import check_format
 from common.domain.ids import ClientId, TenantId, checked_id
 from common.domain.invocation import Caller
 
@@ -178,5 +179,6 @@ def record_to_wire(record: ApiKeyRecord) -> dict[str, Any]:
 
 def record_from_wire(wire: Mapping[str, Any]) -> ApiKeyRecord:
     """Inverse of :func:`record_to_wire`. What a newer writer has added is left out."""
+    check_format(wire, what="what is kept of an API key")
     known = {field.name: wire[field.name] for field in fields(ApiKeyRecord) if field.name in wire}
     return ApiKeyRecord(**{**known, "scopes": tuple(wire["scopes"])})

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from common.domain.formats import check_format
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
@@ -92,6 +94,7 @@ def capabilities_to_wire(capabilities: Capabilities) -> dict[str, Any]:
 
 def capabilities_from_wire(wire: Mapping[str, Any]) -> Capabilities:
     """Inverse of :func:`capabilities_to_wire`. What a newer writer has added is left out."""
+    check_format(wire, what="what a tool offers")
     known = {field.name: wire[field.name] for field in fields(Capabilities) if field.name in wire}
     lists = {field: tuple(wire.get(field, ())) for field in LISTS.values()}
     quarantined = tuple(Quarantined(**item) for item in wire.get("quarantined", ()))

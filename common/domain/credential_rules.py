@@ -31,6 +31,12 @@ class CredentialScope(StrEnum):
     """The tool's own, the same for all callers."""
     TENANT = "tenant"
     CLIENT = "client"
+    SUBJECT = "subject"
+    """Each subject's, with the scopes that it acts with."""
+
+
+WITHOUT_SUBJECTS = frozenset(("static", "environment", "file", "vault", "client_credentials", "aws", "gcp"))
+"""Providers that know nothing of subjects: with ``scope: subject`` they would give what is the client's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,12 +52,16 @@ class CredentialRequest:
     """Whose credentials for which tool are wanted.
 
     ``tenant`` is None for a tool whose credentials are everybody's (``scope: tool``), ``client`` for one whose
-    credentials are the tenant's. It is a key of the cache: parts stay apart, so none can run into another.
+    credentials are the tenant's. ``subject`` is None unless they are each subject's own (``scope: subject``), who acts
+    with these ``scopes``; "" is a caller whom nobody named. It is a key of the cache:
+    parts stay apart, so none can run into another.
     """
 
     tool: ToolId
     tenant: TenantId | None = None
     client: ClientId | None = None
+    subject: str | None = None
+    scopes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

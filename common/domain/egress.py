@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from common.domain.errors import InvalidRequest
@@ -68,6 +68,19 @@ class EgressRules:
     denied_networks: tuple[Network, ...] = ()
     denied_hosts: tuple[str, ...] = ()
     allowed_commands: tuple[str, ...] = ()
+    discovered_networks: tuple[Network, ...] = ()
+    discovered_hosts: tuple[str, ...] = ()
+
+    @property
+    def for_discovered(self) -> EgressRules:
+        """The rules for tools that a source names: what is allowed to those alone is allowed as well."""
+        if not (self.discovered_networks or self.discovered_hosts):
+            return self
+        return replace(
+            self,
+            allowed_networks=self.allowed_networks + self.discovered_networks,
+            allowed_hosts=self.allowed_hosts + self.discovered_hosts,
+        )
 
     def refusal(self, host: str, addresses: Iterable[Address], *, local: bool) -> str | None:
         """Why ``host``, which resolves to ``addresses``, may not be connected to; None if it may.

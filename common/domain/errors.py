@@ -29,6 +29,7 @@
       WorkerLost              WORKER_LOST            the worker died; whether the backend acted is unknown
       StoreUnavailable        STORE_UNAVAILABLE      Redis does not answer
       PayloadUnreadable       PAYLOAD_UNREADABLE     a payload is sealed with a key that is not here, or is not sealed
+      FormatTooNew            FORMAT_TOO_NEW         a newer release wrote it than this process can read
       AuditUnavailable        AUDIT_UNAVAILABLE      the journal is full, and nothing may happen unrecorded
       VersionConflict         VERSION_CONFLICT       somebody else changed it first
       ConfigurationError      CONFIGURATION_ERROR    the settings are wrong; the process does not start
@@ -76,6 +77,7 @@ class ErrorCode(StrEnum):
     WORKER_LOST = "WORKER_LOST"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     PAYLOAD_UNREADABLE = "PAYLOAD_UNREADABLE"
+    FORMAT_TOO_NEW = "FORMAT_TOO_NEW"
     AUDIT_UNAVAILABLE = "AUDIT_UNAVAILABLE"
     VERSION_CONFLICT = "VERSION_CONFLICT"
     CONFIGURATION_ERROR = "CONFIGURATION_ERROR"
@@ -146,6 +148,7 @@ ERROR_TABLE: Mapping[ErrorCode, ErrorMeaning] = MappingProxyType(
         ErrorCode.WORKER_LOST: _meaning(Status.FAILURE, 502, -32012),
         ErrorCode.STORE_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32013, retryable=True),
         ErrorCode.PAYLOAD_UNREADABLE: _meaning(Status.FAILURE, 500, _INTERNAL),
+        ErrorCode.FORMAT_TOO_NEW: _meaning(Status.FAILURE, 503, -32005, retryable=True),
         ErrorCode.AUDIT_UNAVAILABLE: _meaning(Status.FAILURE, 503, -32019, retryable=True),
         ErrorCode.VERSION_CONFLICT: _meaning(Status.DENIED, 409, -32014, retryable=True),
         ErrorCode.CONFIGURATION_ERROR: _meaning(Status.FAILURE, 500, _INTERNAL),
@@ -334,6 +337,12 @@ class PayloadUnreadable(GatewayError):
     """A payload in Redis is sealed with a key that this process does not have, or is not sealed although it must be."""
 
     code = ErrorCode.PAYLOAD_UNREADABLE
+
+
+class FormatTooNew(GatewayError):
+    """A record or message in Redis was written by a newer release than the process that reads it."""
+
+    code = ErrorCode.FORMAT_TOO_NEW
 
 
 class AuditUnavailable(GatewayError):

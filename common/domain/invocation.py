@@ -20,6 +20,7 @@ from common.domain.errors import (
     InvalidRequest,
     Status,
 )
+from common.domain.formats import MEMBER, check_format
 from common.domain.ids import (
     ClientId,
     InvocationId,
@@ -114,6 +115,17 @@ class ExecutionResult:
         """True if the backend itself gave the answer, be it an error."""
         return self.failure is None or self.failure.rpc is not None
 
+    def value(self) -> Mapping[str, Any]:
+        """The backend's result, also one marked ``isError``. Raises the :class:`GatewayError` that stands for the
+        failure otherwise; the backend's own JSON-RPC error is in its ``data`` under ``rpc``.
+        """
+        if self.failure is not None:
+            error = error_of(self.failure)
+            if self.failure.rpc is not None:
+                error.data["rpc"] = dict(self.failure.rpc)
+            raise error
+        return self.result or {}
+
 
 def answer(
     result: Mapping[str, Any], *, duration_ms: float = 0.0, stages: Mapping[str, float] | None = None
@@ -172,10 +184,7 @@ def invocation_from_wire(
     """
     if not isinstance(wire, Mapping):
         raise InvalidRequest("the first task argument must be an object", field="args")
-    if wire.get("v", WIRE_VERSION) != WIRE_VERSION:
-        raise InvalidRequest(
-            f"invocation format {wire['v']!r} is not known here; this worker reads {WIRE_VERSION}", field="v"
-        )
+    check_format(wire, WIRE_VERSION, what="the invocation")
     params = wire.get("params", {})
     if not isinstance(params, Mapping):
         raise InvalidRequest("params must be an object", field="params")
@@ -251,10 +260,9 @@ def result_from_wire(wire: object) -> ExecutionResult:
     """
     if not isinstance(wire, Mapping):
         raise InvalidRequest("a result must be an object", field="result")
-    if wire.get("v") != WIRE_VERSION:
-        raise InvalidRequest(
-            f"result format {wire.get('v')!r} is not known here; this reader knows {WIRE_VERSION}", field="v"
-        )
+    if MEMBER not in wire:
+        raise InvalidRequest("a result has its version under v", field=MEMBER)
+    check_format(wire, WIRE_VERSION, what="the result")
     try:
         return ExecutionResult(
             status=Status(wire["status"]),

@@ -62,6 +62,8 @@ class Origin(StrEnum):
     CHANGED = "changed"
     """The file's, but its transport was changed at run time: trusted no more than a tool of run time."""
     RUNTIME = "runtime"
+    DISCOVERED = "discovered"
+    """A source named it (``RegisteredTool.source``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +81,15 @@ class HttpTransport:
     """An MCP endpoint over Streamable HTTP. ``headers`` are sent with every request.
 
     ``local`` says that it may be on this machine or in a private network: the operator's own settings file names it.
-    It is no part of the definition: the registry knows where a tool comes from.
+    ``discovered`` says that a source names it. They are no part of the definition: the registry knows where a tool
+    comes from.
     """
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     tls: TlsRules = PLAIN_TLS
     local: bool = field(default=True, compare=False)
+    discovered: bool = field(default=False, compare=False)
 
     @property
     def host(self) -> str:
@@ -329,10 +333,11 @@ class RegisteredTool:
     """A tool as the registry holds it.
 
     ``version`` grows with each change of the definition; ``digest`` tells one definition from another, also where
-    versions began anew since the registry was lost.
+    versions began anew since the registry was lost. ``source`` names who discovered it, if somebody did.
     """
 
     tool: Tool
     version: int
     digest: str
     origin: Origin
+    source: str = ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from common.domain.formats import check_format
 from common.domain.health import Health
 from common.domain.tool import Tool, ToolState
 
@@ -69,9 +70,10 @@ def operator_to_wire(state: OperatorState) -> dict[str, Any]:
 def operator_from_wire(wire: Mapping[str, Any]) -> OperatorState:
     """Inverse of :func:`operator_to_wire`; what a newer writer has added is left out.
 
-    Fails closed: raises LookupError, TypeError or ValueError for what is no such record, since a tool that was
-    switched off must not come back because nobody could read that.
+    Fails closed: raises LookupError, TypeError, ValueError, or :class:`FormatTooNew` for what a newer release wrote. A
+    tool that was switched off must not come back because nobody could read that.
     """
+    check_format(wire, what="what an operator said of a tool")
     switch, draining, retiring = wire["switch"], wire["draining"], wire.get("retiring", False)
     for name, value in (("draining", draining), ("retiring", retiring)):
         if not isinstance(value, bool):

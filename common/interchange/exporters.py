@@ -58,14 +58,24 @@ def to_client(name: str, endpoint_url: str, headers: Mapping[str, str], *, flavo
     References ``${NAME}`` in the values of ``headers`` come out in the client's own notation.
     """
     kind = _flavour(flavour)
-    entry: dict[str, Any] = {} if kind is Flavour.CURSOR else {"type": "http"}
+    return _file({name: client_entry(endpoint_url, headers, kind)}, kind)
+
+
+def client_entry(endpoint_url: str, headers: Mapping[str, str], flavour: Flavour) -> dict[str, Any]:
+    """One entry of a client's file, for an address and the headers to send there; see :func:`to_client`."""
+    entry: dict[str, Any] = {} if flavour is Flavour.CURSOR else {"type": "http"}
     entry["url"] = endpoint_url
     if headers:
         entry["headers"] = {
-            header: _OURS.sub(lambda found: _reference(found["name"], kind), value)
+            header: _OURS.sub(lambda found: _reference(found["name"], flavour), value)
             for header, value in headers.items()
         }
-    return _file({name: entry}, kind)
+    return entry
+
+
+def section_of(flavour: Flavour) -> str:
+    """The member of a client's file that holds its servers."""
+    return "servers" if flavour is Flavour.VSCODE else "mcpServers"
 
 
 def to_mcp_json(tools: Iterable[Tool], flavour: str) -> Exported:
@@ -93,8 +103,7 @@ def _reference(name: str, flavour: Flavour) -> str:
 
 
 def _file(entries: Mapping[str, Any], flavour: Flavour) -> str:
-    key = "servers" if flavour is Flavour.VSCODE else "mcpServers"
-    return orjson.dumps({key: entries}, option=orjson.OPT_INDENT_2).decode() + "\n"
+    return orjson.dumps({section_of(flavour): entries}, option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
 @dataclass(slots=True, kw_only=True)

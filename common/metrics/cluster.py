@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from common.audit.chain_store import ChainStore
 from common.calls.dead_letters import DeadLetters
 from common.control.cluster import QueueStatus, queues, workers
 from common.control.tools import ToolOverview, overview
 from common.domain.circuit import CircuitState
+from common.domain.ids import TenantId
+from common.domain.quota import Quota
 from common.domain.tool import ToolState
 from common.metrics.figures import Sample
 from common.store.client import Client
 from common.store.keys import Keys
+from common.tenants.usage import TenantUsage, usage_of
+
+_NO_QUOTAS: Mapping[TenantId, Quota] = {}
 
 
-def cluster_figures(client: Client, keys: Keys) -> list[Sample]:
-    """All of them. A few round trips, and two for each tool. Raises :class:`StoreUnavailable`."""
+def cluster_figures(
+    client: Client, keys: Keys, quotas: Mapping[TenantId, Quota] = _NO_QUOTAS
+) -> list[Sample]:
+    """All of them; ``quotas`` are those of the tenants that are shown.
+
+    A few round trips, and two for each tool. Raises :class:`StoreUnavailable`.
+    """
     tools = overview(client, keys)
     waiting = queues(client, keys, [tool.entry.id for tool in tools])
     found: list[Sample] = [
@@ -27,7 +37,20 @@ def cluster_figures(client: Client, keys: Keys) -> list[Sample]:
     for tool, queue in zip(tools, waiting, strict=True):
         found += _of_tool(tool)
         found += _of_queue(queue)
+    if quotas:
+        for usage in usage_of(client, keys, quotas):
+            found += _of_tenant(usage)
     return [*found, *_of_journal(ChainStore(client, keys))]
+
+
+def _of_tenant(usage: TenantUsage) -> Iterator[Sample]:
+    name = (usage.tenant,)
+    if usage.calls is not None and usage.quota.max_calls:
+        yield "canalgate_tenant_calls", name, usage.calls
+        yield "canalgate_tenant_calls_limit", name, usage.quota.max_calls
+    if usage.requests is not None:
+        yield "canalgate_tenant_requests_left", name, usage.requests.left
+        yield "canalgate_tenant_requests_burst", name, usage.requests.rate.burst
 
 
 def _of_tool(tool: ToolOverview) -> Iterator[Sample]:

@@ -42,13 +42,13 @@ class Figures:
         self._times: dict[str, dict[Labels, list[float]]] = {}
         self._sources: list[Source] = []
 
-    def count(self, name: str, *labels: str) -> None:
-        """One more."""
+    def count(self, name: str, *labels: str, by: float = 1) -> None:
+        """One more, or ``by``: negative only for a gauge."""
         series = self._counts.setdefault(name, {})
         if labels in series:
-            series[labels] += 1
+            series[labels] += by
         else:
-            series[_bounded(series, labels)] = series.get(_bounded(series, labels), 0) + 1
+            series[_bounded(series, labels)] = series.get(_bounded(series, labels), 0) + by
 
     def time(self, name: str, seconds: float, *labels: str) -> None:
         """Something took so long."""

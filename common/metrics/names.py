@@ -1,7 +1,7 @@
 """Every metric there is: name, kind, meaning and labels. Alert rules and dashboards may use these, and no others.
 
-Labels have bounded sets of values: tool ids as they are registered, words of our own, names from the settings. Tenants,
-clients and sessions are none.
+Labels have bounded sets of values: tool ids as they are registered, words of our own, names from the settings. Clients
+and sessions are none; tenants are where they have bounds of their own, and no more than 200 of them.
 """
 
 from __future__ import annotations
@@ -52,13 +52,33 @@ OF_PROCESSES: Mapping[str, Metric] = {
     "canalgate_reloads": Metric(
         "counter", "Times that the settings were read anew: taken, unchanged or refused.", ("outcome",)
     ),
+    "canalgate_discovery_faults": Metric(
+        "counter",
+        "Faults of sources of tools, each told once: source_failed, or tool_refused.",
+        ("source", "outcome"),
+    ),
     "canalgate_identity_failures": Metric("counter", "Requests whose caller was refused.", ("reason",)),
     "canalgate_policy_evaluations": Metric(
         "counter", "Questions to policy evaluators, by outcome.", ("evaluator", "outcome")
     ),
+    "canalgate_policy_evaluation_seconds": Metric(
+        "histogram", "Time that an evaluator took to answer, or to fail.", ("evaluator",)
+    ),
     "canalgate_policy_denials": Metric("counter", "Calls that policy denied, by ground.", ("ground",)),
     "canalgate_credential_answers": Metric(
         "counter", "Answers of credential providers, by outcome.", ("provider", "outcome")
+    ),
+    "canalgate_credential_cache": Metric(
+        "counter", "Looks for credentials: hit (kept here) or miss (a provider was waited for).", ("outcome",)
+    ),
+    "canalgate_tool_sessions_begun": Metric(
+        "counter", "Sessions with the tool's backend that this worker has opened.", ("tool",)
+    ),
+    "canalgate_tool_sessions_lost": Metric(
+        "counter", "Sessions that ended since their process died or their connection broke.", ("tool",)
+    ),
+    "canalgate_streams": Metric(
+        "gauge", "Streams that stand open now: streamable_http, http_sse, websocket.", ("transport",)
     ),
     "canalgate_reply_heals": Metric(
         "counter", "Replies that publish/subscribe lost, and that were found under the result's key."
@@ -85,6 +105,16 @@ OF_CLUSTER: Mapping[str, Metric] = {
     "canalgate_tool_draining": Metric("gauge", "1 while the tool is being drained.", ("tool",)),
     "canalgate_tool_sessions": Metric("gauge", "The tool's sessions with its backend.", ("tool",)),
     "canalgate_tool_sessions_limit": Metric("gauge", "Most that it may have; absent: any number.", ("tool",)),
+    "canalgate_tenant_calls": Metric(
+        "gauge",
+        "Calls at a time of a tenant that has a bound on them, of the first 200 by name.",
+        ("tenant",),
+    ),
+    "canalgate_tenant_calls_limit": Metric("gauge", "Most that it may have.", ("tenant",)),
+    "canalgate_tenant_requests_left": Metric(
+        "gauge", "Requests of a tenant with a rate that would pass at once now.", ("tenant",)
+    ),
+    "canalgate_tenant_requests_burst": Metric("gauge", "Most that may pass at once.", ("tenant",)),
     "canalgate_calls_in_flight": Metric("gauge", "Calls of the tool that workers hold.", ("tool",)),
     "canalgate_calls_in_flight_limit": Metric(
         "gauge", "Most that they may hold; absent: any number.", ("tool",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import structlog
@@ -18,6 +18,8 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from common.domain.errors import StoreUnavailable
+from common.domain.ids import TenantId
+from common.domain.quota import Quota
 from common.metrics.cluster import cluster_figures
 from common.metrics.figures import Figures, Sample, known
 from common.metrics.names import METRICS, OF_PROCESSES, PROCESS, SECONDS
@@ -36,11 +38,19 @@ class Page:
     """One a process. Safe from any thread."""
 
     def __init__(
-        self, client: Client, keys: Keys, figures: Figures, *, clock: Callable[[], float] = time.monotonic
+        self,
+        client: Client,
+        keys: Keys,
+        figures: Figures,
+        *,
+        quotas: Callable[[], Mapping[TenantId, Quota]] = dict,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``quotas`` tells the bounds of the tenants whose use is shown."""
         self._client = client
         self._keys = keys
         self._figures = figures
+        self._quotas = quotas
         self._clock = clock
         self._lock = threading.Lock()
         self._read: tuple[float, list[Sample], list[dict[str, Any]]] | None = None
@@ -58,7 +68,7 @@ class Page:
         with self._lock:
             if self._read is None or self._clock() - self._read[0] > FRESH:
                 try:
-                    cluster = cluster_figures(self._client, self._keys)
+                    cluster = cluster_figures(self._client, self._keys, self._quotas())
                     others = told(self._client, self._keys)
                 except StoreUnavailable as error:
                     log.warning("metrics_without_redis", cause=repr(error.__cause__))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import TypeGuard
 
 import structlog
@@ -32,6 +33,8 @@ class PolicyCounts:
         self._lock = threading.Lock()
         self._asked: Counter[tuple[str, str]] = Counter()
         self._denied: Counter[str] = Counter()
+        self.timed: Callable[[str, float], None] | None = None
+        """Told of each answer of an evaluator, with its name and how many seconds it took; from any thread."""
 
     def asked(self, evaluator: str, outcome: str) -> None:
         """An evaluator was asked. ``outcome``: allow, deny, or a fault (raised, timeout, busy, too_large, nonsense)."""
@@ -82,6 +85,7 @@ class Asked:
         """The evaluator's word, or a denial if there is none within ``left`` seconds. Never raises (fails closed)."""
         fault, cause = "nonsense", ""
         answer: object = None
+        begun = time.monotonic()
         try:
             answer = self._answer(question, min(self._timeout, left))
         except TimeoutError:
@@ -97,6 +101,8 @@ class Asked:
             if type(error).__module__ != "pyo3_runtime":
                 raise
             fault, cause = "raised", type(error).__name__
+        if self._counts.timed is not None:
+            self._counts.timed(self.name, time.monotonic() - begun)
         if not _is_answer(answer):
             return self._failed(fault, cause)
         return self._decision(answer)

@@ -36,6 +36,14 @@ class CatalogueReader(Protocol):
         """The ids of all tools; membership is a look-up."""
 
 
+class Definitions(CatalogueReader, Protocol):
+    """The tools, and which of them are there in a form that only a newer release can read."""
+
+    @property
+    def unreadable(self) -> frozenset[str]:
+        """Their ids."""
+
+
 class Catalogue:
     """The view. ``refresh`` is called by one thread at a time; reading is safe from any."""
 
@@ -45,6 +53,8 @@ class Catalogue:
         self._lock = threading.Lock()
         self._entries: Mapping[ToolId, Entry] = MappingProxyType({})
         self._sorted: tuple[Entry, ...] = ()
+        self.unreadable: frozenset[str] = frozenset()
+        """Tools that are registered in a form that this process cannot read: a newer release wrote it."""
         self.version = -1
         self.doubted = False
         """Whether all is to be read again, whatever the registry's version says."""
@@ -94,21 +104,24 @@ class Catalogue:
                 raise
             return True
 
-    def _replace(self, version: int, entries: dict[ToolId, Entry]) -> None:
+    def _replace(self, version: int, entries: dict[ToolId, Entry], unreadable: frozenset[str]) -> None:
+        self.unreadable = unreadable
         self._entries = MappingProxyType(entries)
         self._sorted = tuple(entries[name] for name in sorted(entries))
         self.version = version
 
-    def _read_all(self) -> tuple[int, dict[ToolId, Entry]]:
+    def _read_all(self) -> tuple[int, dict[ToolId, Entry], frozenset[str]]:
         keys = self._keys
         with self._client.pipeline(transaction=True) as pipe:
             pipe.get(keys.registry_version)
             for name in hashes(keys):
                 pipe.hgetall(name)
             version, *found = pipe.execute()
-        return int(version or 0), {entry.id: entry for entry in readable_entries(keys, *found)}
+        entries = {entry.id: entry for entry in readable_entries(keys, *found)}
+        unreadable = frozenset(name.decode(errors="replace") for name in found[0]) - entries.keys()
+        return int(version or 0), entries, unreadable
 
-    def _read_changes(self) -> tuple[int, dict[ToolId, Entry]]:
+    def _read_changes(self) -> tuple[int, dict[ToolId, Entry], frozenset[str]]:
         """What changed since our version, read in one transaction that nobody wrote into."""
         keys = self._keys
         with self._client.pipeline(transaction=True) as pipe:
@@ -117,17 +130,21 @@ class Catalogue:
                 version = int(pipe.get(keys.registry_version) or 0)
                 changed: list[Any] = pipe.zrangebyscore(keys.registry_changes, f"({self.version}", "+inf")
                 if not changed:
-                    return version, dict(self._entries)
+                    return version, dict(self._entries), self.unreadable
                 pipe.multi()
                 for name in hashes(keys):
                     pipe.hmget(name, changed)
                 found = pipe.execute()
             except WatchError:
                 return self._read_all()
-        entries = dict(self._entries)
+        entries, unreadable = dict(self._entries), set(self.unreadable)
         for name, *raw in zip(changed, *found, strict=True):
-            _set(entries, name, None if raw[0] is None else readable_entry(name, RawEntry(*raw), keys))
-        return version, entries
+            entry = None if raw[0] is None else readable_entry(name, RawEntry(*raw), keys)
+            _set(entries, name, entry)
+            unreadable.discard(name.decode(errors="replace"))
+            if entry is None and raw[0] is not None:
+                unreadable.add(name.decode(errors="replace"))
+        return version, entries, frozenset(unreadable)
 
 
 def _set(entries: dict[ToolId, Entry], name: bytes, entry: Entry | None) -> None:

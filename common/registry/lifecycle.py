@@ -17,7 +17,7 @@ from common.audit.journal import Journal
 from common.circuit.breaker import Circuits
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.circuit import Transition
-from common.domain.errors import InvalidRequest, ToolNotFound
+from common.domain.errors import GatewayError, InvalidRequest, ToolNotFound
 from common.domain.ids import ToolId, queue_of
 from common.domain.tool_status import UNTOUCHED, OperatorState, StateChange, operator_from_wire
 from common.registry.registry import API
@@ -181,5 +181,5 @@ def _state(raw: bytes | None) -> OperatorState:
     try:
         wire: Any = None if raw is None else orjson.loads(raw)
         return UNTOUCHED if wire is None else operator_from_wire(wire)
-    except (LookupError, TypeError, ValueError):
+    except (GatewayError, LookupError, TypeError, ValueError):
         return UNTOUCHED

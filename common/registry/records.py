@@ -12,6 +12,7 @@ import structlog
 
 from common.domain.capabilities import Capabilities, capabilities_from_wire, capabilities_to_wire
 from common.domain.errors import GatewayError
+from common.domain.formats import check_format
 from common.domain.health import Health, health_from_wire
 from common.domain.ids import ToolId
 from common.domain.tool import (
@@ -98,9 +99,10 @@ class Entry:
         )
 
 
-def definition_to_json(tool: Tool, origin: Origin, keys: Keys = _PLAIN) -> bytes:
+def definition_to_json(tool: Tool, origin: Origin, keys: Keys = _PLAIN, source: str = "") -> bytes:
     """The value in ``registry:tools``; a payload, since it holds the secrets of environment and headers."""
-    record = orjson.dumps({"origin": origin.value, "tool": tool_to_wire(tool)})
+    marked = {"source": source} if source else {}
+    record = orjson.dumps({"origin": origin.value, **marked, "tool": tool_to_wire(tool)})
     return keys.sealed(record, DEFINITION, tool.id)
 
 
@@ -108,12 +110,16 @@ def definition_from_json(raw: bytes, version: int, keys: Keys = _PLAIN, name: st
     """Inverse of :func:`definition_to_json`, for the tool of that name. Raises :class:`PayloadUnreadable`."""
     opened = keys.opened(raw, DEFINITION, name)
     record: dict[str, Any] = orjson.loads(opened)
+    check_format(record, what=f"the definition of tool {name!r}")
     origin = Origin(record["origin"])
     tool = tool_from_wire(record["tool"])
     if isinstance(tool.transport, HttpTransport):
-        tool = replace(tool, transport=replace(tool.transport, local=origin is Origin.FILE))
+        local, discovered = origin is Origin.FILE, origin is Origin.DISCOVERED
+        tool = replace(tool, transport=replace(tool.transport, local=local, discovered=discovered))
     digest = hashlib.sha256(opened).hexdigest()
-    return RegisteredTool(tool=tool, version=version, digest=digest, origin=origin)
+    return RegisteredTool(
+        tool=tool, version=version, digest=digest, origin=origin, source=record.get("source", "")
+    )
 
 
 def capabilities_to_json(capabilities: Capabilities) -> bytes:

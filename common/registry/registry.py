@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from common.registry.records import (
     hashes,
     readable_entries,
 )
+from common.registry.refused import refusals_noted
 from common.store.client import Client, store_errors
 from common.store.keys import Keys
 from common.store.scripts import run
@@ -64,17 +65,22 @@ class Registry:
         expected: int = ANY_VERSION,
         actor: str = API,
         changed: Iterable[str] = (),
+        source: str = "",
     ) -> int:
         """Register or change a tool; return its new version. What an operator said of the tool stays.
 
         ``expected`` is the version the writer has read: ``ABSENT`` if there must be none, ``ANY_VERSION`` to
         write in any case. Raises :class:`VersionConflict` if it is another. ``changed`` names the fields that the
         writer knows to be others now, for the audit journal. Raises :class:`InvalidRequest` for what may not be
-        registered at run time.
+        registered at run time. ``source`` names who discovered it (:attr:`Origin.DISCOVERED`).
         """
         if origin is not Origin.FILE:
-            self._rules.check_runtime(tool)
-            self._refuse_clash(tool.id)
+            rules = self._rules.for_discovered if origin is Origin.DISCOVERED else self._rules
+            # What discovery brings it audits itself, once for as long as it brings it.
+            told = nullcontext() if origin is Origin.DISCOVERED else self.refusals_noted(tool.id, actor)
+            with told:
+                rules.check_runtime(tool)
+                self._refuse_clash(tool.id)
         keys, names = self._keys, ", ".join(changed)
         with store_errors("registering a tool"):
             done, version = run(
@@ -89,7 +95,7 @@ class Registry:
                 ],
                 [
                     tool.id,
-                    definition_to_json(tool, origin, keys),
+                    definition_to_json(tool, origin, keys, source),
                     expected,
                     keys.registry_channel,
                     actor,
@@ -101,6 +107,10 @@ class Registry:
                 f"tool {tool.id!r} is at version {version}, not {expected}; read it again", version=version
             )
         return int(version)
+
+    def refusals_noted(self, tool: str, actor: str) -> AbstractContextManager[None]:
+        """For whoever reads a definition before it gets here: what is refused inside is in the journal."""
+        return refusals_noted(self._client, self._keys, tool, actor)
 
     def _refuse_clash(self, tool: ToolId) -> None:
         """Raise :class:`InvalidRequest` if the tool's names could be taken for another's where tools share an endpoint.
@@ -143,20 +153,28 @@ class Registry:
                     f"tool {tool!r} is at version {found.version}, not {expected}; read it again",
                     version=found.version,
                 )
-            wanted = replace(change(found.tool), id=found.tool.id, state=found.tool.state)
-            if type(wanted.transport) is not type(found.tool.transport) and not change_transport:
-                raise InvalidRequest(
-                    f"the update would change the transport of tool {tool!r} from one kind to the other; "
-                    "ask for that (--change-transport), or give what goes with its present kind",
-                    field="transport",
-                )
+            with self.refusals_noted(tool, actor):
+                wanted = replace(change(found.tool), id=found.tool.id, state=found.tool.state)
+                if type(wanted.transport) is not type(found.tool.transport) and not change_transport:
+                    raise InvalidRequest(
+                        f"the update would change the transport of tool {tool!r} from one kind to the other; "
+                        "ask for that (--change-transport), or give what goes with its present kind",
+                        field="transport",
+                    )
             if wanted == found.tool:
                 return found.version
             changed = changed_fields(found.tool, wanted)
             moved = found.origin is Origin.FILE and wanted.transport != found.tool.transport
             origin = Origin.CHANGED if moved else found.origin
             try:
-                return self.put(wanted, origin=origin, expected=found.version, actor=actor, changed=changed)
+                return self.put(
+                    wanted,
+                    origin=origin,
+                    expected=found.version,
+                    actor=actor,
+                    changed=changed,
+                    source=found.source,
+                )
             except VersionConflict:
                 if attempt + 1 == MOST_ATTEMPTS:
                     raise
@@ -225,15 +243,15 @@ class Registry:
         """Make the registry hold the settings file's tools; return the ids that changed.
 
         Tools of an earlier file that are no longer in it are removed, or with ``retiring`` first end the calls that
-        they have; tools registered at run time stay, unless the file names the same id. An unchanged definition keeps
-        its version, and with it its sessions.
+        they have; tools registered at run time or discovered stay, unless the file names the same id. An unchanged
+        definition keeps its version, and with it its sessions.
         """
         wanted = {tool.id: tool for tool in tools}
         entries = {entry.id: entry for entry in self.entries()}
         changed = [tool.id for tool in wanted.values() if self._publish(tool, entries.get(tool.id), retiring)]
         for tool_id, entry in entries.items():
             found = entry.registered
-            if found.origin is Origin.RUNTIME or tool_id in wanted:
+            if found.origin in _OTHERS or tool_id in wanted:
                 continue
             if retiring is not None:
                 changed += [tool_id] if retiring.begin(tool_id) else []
@@ -262,6 +280,10 @@ class Registry:
                 return False
             self.put(tool, origin=Origin.FILE, actor=FILE)
         return True
+
+
+_OTHERS = frozenset({Origin.RUNTIME, Origin.DISCOVERED})
+"""Whose tools are no concern of the settings file."""
 
 
 def _from_file(found: RegisteredTool | None, tool: Tool) -> bool:

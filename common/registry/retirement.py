@@ -27,22 +27,22 @@ class Retirement:
         self._registry = registry
         self._lifecycle = lifecycle
 
-    def begin(self, tool: ToolId) -> bool:
+    def begin(self, tool: ToolId, *, actor: str = FILE) -> bool:
         """Let a tool take no new calls; whether it was not so already."""
         with suppress(ToolNotFound):
-            return self._lifecycle.retire(tool, actor=FILE).changed
+            return self._lifecycle.retire(tool, actor=actor).changed
         return False
 
-    def end(self, tool: ToolId) -> None:
+    def end(self, tool: ToolId, *, actor: str = FILE) -> None:
         """It is wanted again.
 
         Race: another process may have seen that it has no calls left, and be about to remove it at its version. So
         whoever calls this gives it a new version behind it.
         """
         with suppress(ToolNotFound):
-            self._lifecycle.keep(tool, actor=FILE)
+            self._lifecycle.keep(tool, actor=actor)
 
-    def look(self, entries: Iterable[Entry], now: int) -> None:
+    def look(self, entries: Iterable[Entry], now: int, *, actor: str = FILE) -> None:
         """Remove those of the entries that have no calls left. ``now`` is Redis' time in ms."""
         for entry in [entry for entry in entries if entry.operator.retiring]:
             if entry.registered.origin is Origin.RUNTIME:
@@ -55,5 +55,5 @@ class Retirement:
                 log.debug("tool_retires", tool=entry.id, waiting=left.waiting, in_flight=left.in_flight)
                 continue
             with suppress(ToolNotFound, VersionConflict):
-                self._registry.remove(entry.id, expected=entry.registered.version, actor=FILE)
+                self._registry.remove(entry.id, expected=entry.registered.version, actor=actor)
                 log.info("tool_retired", tool=entry.id)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import orjson
 
 from common.domain.errors import ConcurrencyLimit, InvalidRequest, SessionNotFound
+from common.domain.formats import check_format
 from common.domain.ids import McpSessionId, TenantId, ToolId
 from common.domain.session import McpSession, SessionClaim
 from common.store.client import store_errors
@@ -145,8 +146,10 @@ class McpSessions:
 
     def learn(self, session_id: str, raw: bytes) -> McpSession:
         """Remember a record as the store has it."""
+        wire = orjson.loads(raw)
+        check_format(wire, what="the record of an MCP session")
         # What a newer process has added is left out.
-        known = {name: value for name, value in orjson.loads(raw).items() if name in _FIELDS}
+        known = {name: value for name, value in wire.items() if name in _FIELDS}
         session = McpSession(id=McpSessionId(session_id), **known)
         self.forget(session_id)
         self._remembered[session_id] = (

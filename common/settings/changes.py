@@ -26,7 +26,9 @@ class Applies(StrEnum):
     """When the process starts again; a reload says so, and the old value holds until then."""
 
 
-_WHOLE = frozenset({"tenants", "policy", "credentials", "vault", "logging"})
+PROVIDER_SECTIONS = frozenset({"credentials", "vault", "client_credentials", "token_exchange", "aws", "gcp"})
+"""Those that providers of credentials are made of."""
+_WHOLE = frozenset({"tenants", "policy", "logging"}) | PROVIDER_SECTIONS
 _AT_THE_START: Mapping[str, frozenset[str]] = {
     # Open streams are watched under the resolver that let them in: under another one they would be nobody's.
     "identity": frozenset({"resolver", "default_tenant", "default_client"}),

@@ -19,8 +19,8 @@ _PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*[A-Za-z0-9]|[A-Za-z]")
 def _provider_names(values: tuple[str, ...]) -> tuple[str, ...]:
     if not all(_PROVIDER.fullmatch(value) for value in values):
         raise ValueError(
-            "must hold names of providers (static, environment, file, vault, client_credentials, one that a package "
-            "brings), or classes as package.module:Class"
+            "must hold names of providers (static, environment, file, vault, aws, gcp, client_credentials, "
+            "token_exchange, one that a package brings), or classes as package.module:Class"
         )
     if len(set(values)) != len(values):
         raise ValueError("names a provider twice")
@@ -58,9 +58,9 @@ class CredentialsSettings(Section):
 
     providers: Annotated[tuple[str, ...], AsList, AfterValidator(_provider_names)] = Field(
         default=(),
-        description="Who is asked, in this order: static, environment, file, vault, client_credentials, the name of an "
-        "entry point (group canalgate.credentials), or your own class as package.module:Class. The first that knows "
-        "wins.",
+        description="Who is asked, in this order: static, environment, file, vault, aws, gcp, client_credentials, "
+        "token_exchange, the name of an entry point (group canalgate.credentials), or your own class as "
+        "package.module:Class. The first that knows wins.",
     )
     timeout: Seconds = Field(
         default=5.0, description="Longest wait for one provider; beyond it, it counts as failed."
@@ -101,8 +101,14 @@ class CredentialsSettings(Section):
         default=None, description="Client of that tenant, for tools whose credentials are a client's."
     )
 
+    discovery_subject: Id | None = Field(
+        default=None, description="Subject behind that client, for tools whose credentials are a subject's."
+    )
+
     @model_validator(mode="after")
     def _agrees(self) -> CredentialsSettings:
+        if self.discovery_subject is not None and self.discovery_client is None:
+            raise ValueError("discovery_subject needs discovery_client")
         if self.discovery_client is not None and self.discovery_tenant is None:
             raise ValueError("discovery_client needs discovery_tenant")
         check_apart("static", self.static)

@@ -68,6 +68,14 @@ class EgressSettings(Section):
     denied_hosts: HostNames = Field(
         default=(), description="Names that nothing connects to, tools of this file included."
     )
+    discovered_networks: Networks = Field(
+        default=(),
+        description="Networks that tools which a source names (`sources`) may lead to, beside `allowed_networks`.",
+    )
+    discovered_hosts: HostNames = Field(
+        default=(),
+        description="Names that such tools may lead to, beside `allowed_hosts`.",
+    )
     allowed_commands: CommandLines = Field(
         default=(),
         description="Command lines that a stdio tool registered while the gateway runs must begin with, whole words; "
@@ -83,4 +91,6 @@ class EgressSettings(Section):
             denied_networks=tuple(map(ip_network, self.denied_networks)),
             denied_hosts=self.denied_hosts,
             allowed_commands=self.allowed_commands,
+            discovered_networks=tuple(map(ip_network, self.discovered_networks)),
+            discovered_hosts=self.discovered_hosts,
         )

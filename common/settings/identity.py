@@ -78,7 +78,7 @@ class IdentitySettings(Section):
     )
     mtls: Annotated[MtlsSettings | None, AsMapping] = Field(
         default=None,
-        description="How the mtls resolver reads what a trusted proxy says of a client's certificate.",
+        description="How the mtls resolver reads what a trusted proxy, or our listener, says of a certificate.",
     )
     oauth: Annotated[OAuthSettings | None, AsMapping] = Field(
         default=None, description="What OAuth clients are told of this gateway as a protected resource."
@@ -140,4 +140,5 @@ class IdentitySettings(Section):
     @property
     def trusts_headers(self) -> bool:
         """Whether callers are recognised by headers that only a proxy may set."""
-        return not {"header", "mtls"}.isdisjoint(self.resolver)
+        certificates = self.mtls is not None and self.mtls.form != "listener" and "mtls" in self.resolver
+        return certificates or "header" in self.resolver

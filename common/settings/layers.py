@@ -16,8 +16,11 @@ STATE_VARIABLE = "CANALGATE_STATE_DIR"
 PROCESS_VARIABLES: Mapping[str, str] = {
     CONFIG_VARIABLE: "The configuration file to read.",
     STATE_VARIABLE: "The directory for what a local gateway keeps (its embedded server, sockets, logs).",
-    "CANALGATE_URL": "The address of the gateway, for `canalgate call` and `canalgate export`.",
-    "CANALGATE_TOKEN": "The bearer token that `canalgate call` sends.",
+    "CANALGATE_URL": "The address of the gateway that `canalgate` speaks to, as `--url`.",
+    "CANALGATE_TOKEN": "The bearer token that `canalgate call` sends, and the other verbs to the admin API.",
+    "CANALGATE_ADMIN_TOKEN": "The token for the admin API, before `CANALGATE_TOKEN`; `canalgate call` never sends it.",
+    "CANALGATE_TOKEN_FILE": "A file with the token for the admin API, as `--token-file`.",
+    "CANALGATE_CA_FILE": "The authorities that `canalgate` trusts for https, as `--ca-file`.",
 }
 """Variables that are no settings, and what each is for."""
 

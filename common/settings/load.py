@@ -27,7 +27,9 @@ from common.settings.oauth import OAuthSettings
 from common.settings.policy import EvaluatorSettings, RuleSettings
 from common.settings.problems import Problem, dotted, explain, locate, nearest, refusal, shown
 from common.settings.section import Section
+from common.settings.sources import SourceSettings
 from common.settings.tenants import TenantSettings
+from common.settings.token_exchange import TokenExchangeEntry
 from common.settings.tokens import JwtSettings
 from common.settings.tool_credentials import with_providers
 from common.settings.tools import read_entry, read_tool, read_tools
@@ -49,12 +51,14 @@ _ITEMS: Mapping[tuple[str | int, ...], type[Section]] = {
     ("identity", "api_keys"): ApiKey,
     ("admin", "tokens"): AdminToken,
     ("audit", "sinks"): AuditSink,
+    ("sources", "listed"): SourceSettings,
     ("identity", "jwt"): JwtSettings,
     ("identity", "mtls"): MtlsSettings,
     ("identity", "oauth"): OAuthSettings,
     ("tenants", "listed"): TenantSettings,
     ("credentials", "static"): StaticCredential,
     ("client_credentials", "clients"): ClientCredentialsEntry,
+    ("token_exchange", "exchanges"): TokenExchangeEntry,
     ("policy", "rules"): RuleSettings,
     ("policy", "tools"): RuleSettings,
     ("policy", "evaluators"): EvaluatorSettings,

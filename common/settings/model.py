@@ -20,6 +20,7 @@ from common.domain.tool import (
 )
 from common.settings.admin import AdminSettings
 from common.settings.audit import AuditSettings
+from common.settings.aws import AwsSettings
 from common.settings.client_credentials import ClientCredentialsSettings
 from common.settings.content import APPROVE_FIRST_TEXT, HIDDEN_TEXT, PINNING_TEXT, HiddenWord, PinningWord
 from common.settings.credentials import CredentialsSettings
@@ -46,14 +47,18 @@ from common.settings.fields import (
     Sessions,
     is_loopback,
 )
+from common.settings.flower import FlowerSettings
+from common.settings.gcp import GcpSettings
 from common.settings.identity import IdentitySettings
 from common.settings.levels import Levels
 from common.settings.metrics import MetricsSettings
 from common.settings.policy import PolicySettings
 from common.settings.section import Section
+from common.settings.sources import SourcesSettings
 from common.settings.telemetry import TelemetrySettings
 from common.settings.tenants import TenantsSettings
 from common.settings.tls import TlsKeys
+from common.settings.token_exchange import TokenExchangeSettings
 from common.settings.vault import VaultSettings
 from common.settings.web_tls import ListenerTlsKeys
 
@@ -305,7 +310,10 @@ class Settings(Section):
     egress: EgressSettings = EgressSettings()
     credentials: CredentialsSettings = CredentialsSettings()
     vault: VaultSettings = VaultSettings()
+    aws: AwsSettings = AwsSettings()
+    gcp: GcpSettings = GcpSettings()
     client_credentials: ClientCredentialsSettings = ClientCredentialsSettings()
+    token_exchange: TokenExchangeSettings = TokenExchangeSettings()
     policy: PolicySettings = PolicySettings()
     runtime: RuntimeSettings = RuntimeSettings()
     discovery: DiscoverySettings = DiscoverySettings()
@@ -313,7 +321,9 @@ class Settings(Section):
     logging: LoggingSettings = LoggingSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     metrics: MetricsSettings = MetricsSettings()
+    flower: FlowerSettings = FlowerSettings()
     audit: AuditSettings = AuditSettings()
+    sources: SourcesSettings = SourcesSettings()
     tools: tuple[InstanceOf[Tool], ...] = ()
     tool_problems: tuple[InstanceOf[ToolProblem], ...] = ()
 

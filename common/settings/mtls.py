@@ -1,4 +1,4 @@
-"""``identity.mtls``: what a proxy that checks client certificates says of them."""
+"""``identity.mtls``: client certificates, checked by a proxy that says so in a header, or by our own listener."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ _Attribute = Annotated[str, AfterValidator(_attribute)]
 
 
 class MtlsSettings(Section):
-    """Client certificates that a trusted proxy has checked."""
+    """Client certificates that a trusted proxy has checked, or our own listener."""
 
     header: HeaderName = Field(
         default="X-Forwarded-Client-Cert",
-        description="Header that the proxy sets and takes from its clients.",
+        description="Header that the proxy sets and takes from its clients; with form listener none is looked at.",
     )
-    form: Annotated[Literal["xfcc", "dn"], LowerCase] = Field(
+    form: Annotated[Literal["xfcc", "dn", "listener"], LowerCase] = Field(
         default="xfcc",
-        description="xfcc: Envoy's form. dn: the subject name alone (RFC 4514), as nginx's $ssl_client_s_dn.",
+        description="xfcc: Envoy's form. dn: the subject name alone (RFC 4514), as nginx's $ssl_client_s_dn. "
+        "listener: no header, but the certificate shown to our own listener (`web.tls_client_auth`).",
     )
     source: Annotated[Literal["subject", "uri", "dns"], LowerCase] = Field(
         default="subject", description="Which part of Envoy's form names the caller."
@@ -51,8 +52,8 @@ class MtlsSettings(Section):
             raise ValueError(
                 "give either tenant, or tenant_attribute with the attribute of the subject that is it"
             )
-        if self.form == "dn" and self.source != "subject":
-            raise ValueError("source uri and dns go with form xfcc: dn is the subject alone")
+        if self.form != "xfcc" and self.source != "subject":
+            raise ValueError("source uri and dns go with form xfcc: the others know the subject alone")
         if self.source != "subject" and self.tenant is None:
             raise ValueError(
                 "tenant must be set where the source is a URI or a DNS name: those have no attributes"

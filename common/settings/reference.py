@@ -25,7 +25,9 @@ from common.settings.mtls import MtlsSettings
 from common.settings.oauth import OAuthSettings
 from common.settings.policy import EvaluatorSettings, RuleSettings
 from common.settings.section import Section
+from common.settings.sources import SourceSettings
 from common.settings.tenants import CapabilityLimit, TenantSettings
+from common.settings.token_exchange import TokenExchangeEntry
 from common.settings.tokens import JwtSettings
 from common.settings.tool_credentials import CredentialInjection, ToolCredentials
 
@@ -63,6 +65,7 @@ def render() -> str:
         _entries("One entry of tenants.listed", TenantSettings, TenantSettings.model_fields),
         _entries("One entry of capabilities", CapabilityLimit, CapabilityLimit.model_fields),
         _entries("One entry of audit.sinks", AuditSink, AuditSink.model_fields),
+        _entries("One entry of sources.listed", SourceSettings, SourceSettings.model_fields),
         _entries("Options of a file sink", FileOptions, FileOptions.model_fields),
         _entries("Options of a memory sink", MemoryOptions, MemoryOptions.model_fields),
         _entries("Options of a webhook sink", WebhookOptions, WebhookOptions.model_fields),
@@ -72,6 +75,9 @@ def render() -> str:
             "One entry of client_credentials.clients",
             ClientCredentialsEntry,
             ClientCredentialsEntry.model_fields,
+        ),
+        _entries(
+            "One entry of token_exchange.exchanges", TokenExchangeEntry, TokenExchangeEntry.model_fields
         ),
         _entries("One rule of policy.rules or policy.tools", RuleSettings, RuleSettings.model_fields),
         _entries("One entry of policy.evaluators", EvaluatorSettings, EvaluatorSettings.model_fields),

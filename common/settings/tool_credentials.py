@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from common.domain.credential_rules import (
+    WITHOUT_SUBJECTS,
     CredentialMode,
     CredentialRules,
     CredentialScope,
@@ -19,6 +20,9 @@ from common.settings.fields import AsList
 from common.settings.model import ToolProblem
 from common.settings.problems import dotted, nearest
 from common.settings.section import Section
+
+EXCHANGE = "token_exchange"
+"""The provider that is built in for what is each subject's."""
 
 
 class CredentialInjection(Section):
@@ -45,9 +49,10 @@ class ToolCredentials(Section):
         default="required",
         description="required: a call is refused if they cannot be had. optional: it goes on without.",
     )
-    scope: Literal["tool", "tenant", "client"] = Field(
+    scope: Literal["tool", "tenant", "client", "subject"] = Field(
         default="tenant",
-        description="Whose they are: the tool's own for all callers, each tenant's, or each client's.",
+        description="Whose they are: the tool's own for all callers, each tenant's, each client's, or each subject's "
+        "(`token_exchange`; a session serves one subject then).",
     )
     providers: Annotated[tuple[str, ...], AsList] = Field(
         default=(), description="Providers to ask, of `credentials.providers`; absent: all of them."
@@ -86,6 +91,16 @@ def _provider_fault(rules: CredentialRules, providers: Sequence[str]) -> str | N
     if not providers:
         return "nobody can be asked: name those who know secrets in credentials.providers"
     unknown = [name for name in rules.providers if name not in providers]
-    if not unknown:
+    if unknown:
+        return f"'{unknown[0]}' is not among credentials.providers{nearest(unknown[0], providers)}"
+    if rules.scope is not CredentialScope.SUBJECT:
+        if EXCHANGE in rules.providers:
+            return f"'{EXCHANGE}' goes with scope: subject, whose tokens it knows"
         return None
-    return f"'{unknown[0]}' is not among credentials.providers{nearest(unknown[0], providers)}"
+    blind = [name for name in rules.providers if name in WITHOUT_SUBJECTS]
+    if blind or not set(rules.providers or providers) - WITHOUT_SUBJECTS:
+        named = f"'{blind[0]}' knows" if blind else "those named know"
+        return (
+            f"{named} nothing of subjects, which scope: subject is about: name {EXCHANGE}, or one of your own"
+        )
+    return None

@@ -1,7 +1,8 @@
 """The key catalogue: the only place where a Redis key or channel is spelled.
 
 Every entry says its type, its lifetime and who writes it. ``{p}`` is the prefix from ``redis.key_prefix``.
-Names that Celery fixes (queues, results) have no prefix, so that stock Celery, Flower and KEDA find them.
+Names that Celery fixes (queues, results) have no prefix, so that stock Celery, Flower and KEDA find them. Two releases
+may run side by side: JSON has a version (:mod:`common.domain.formats`); whatever else has a new form has a new key.
 
 ===============================  =======  ===========================  =========================================
 key                              type     lifetime                     owner and meaning
@@ -92,6 +93,7 @@ key                              type     lifetime                     owner and
                                                                        build sessions anew: at most 1,000
 {p}:figures                      zset     30 s after the last account   process that told its figures lately -> Redis ms
 {p}:figures:<process>            string   30 s                         what a process counted (JSON): numbers only
+{p}:sources                      string   lease, PX                    the worker that asks the sources of tools
 {p}:sweep                        string   lease, PX                    the worker that looks for dead nodes
 {p}:dead-letters                 stream   permanent                    messages that no worker can run: at most
                                                                        1,000, of each at most 64 KiB
@@ -321,6 +323,7 @@ class Keys:
         return f"{self.prefix}:figures:{encode_part(process)}"
 
     sweep_lease = _Name("sweep")
+    sources_lease = _Name("sources")
     dead_letters = _Name("dead-letters")
 
     @staticmethod

@@ -113,6 +113,14 @@ class Seals:
         return "|".join(map(encode_part, (self._prefix, *place))).encode()
 
 
+def sealed_by(data: bytes) -> str | None:
+    """The id of the key that a payload says it was sealed with; None for one that nobody sealed."""
+    if not data.startswith(BEGINNING):
+        return None
+    _, _, rest = data[len(BEGINNING) :].partition(b".")
+    return rest.partition(b".")[0].decode("ascii", "replace")
+
+
 def unsealed() -> PayloadUnreadable:
     """The error for a payload that nobody sealed."""
     return PayloadUnreadable(

@@ -10,6 +10,7 @@ import structlog
 
 from common.domain.audit import EventKind, clipped
 from common.domain.errors import GatewayError, InvalidRequest, VersionConflict
+from common.domain.formats import check_format
 from common.domain.ids import TenantId, checked_id
 from common.domain.quota import Layer, layer_from_wire, layer_to_wire
 from common.store.client import Client, store_errors
@@ -94,7 +95,9 @@ def readable(name: bytes, raw: bytes) -> TenantRecord:
     tenant = TenantId(name.decode(errors="replace"))
     version, _, text = raw.partition(b" ")
     try:
-        return TenantRecord(id=tenant, version=int(version), layer=layer_from_wire(orjson.loads(text)))
+        wire = orjson.loads(text)
+        check_format(wire, what="what was set for a tenant")
+        return TenantRecord(id=tenant, version=int(version), layer=layer_from_wire(wire))
     except (ValueError, TypeError, AttributeError, GatewayError) as error:
         log.error("tenant_unreadable", tenant=tenant, error=str(error))
         return TenantRecord(

@@ -48,6 +48,11 @@ class Tenants:
         """What a tenant may use, listed or not."""
         return self._quotas.get(tenant, self._unlisted)
 
+    def bounded(self, most: int = 200) -> dict[TenantId, Quota]:
+        """The quotas of tenants with a bound on calls at a time or a rate, of the first ``most`` of these by name."""
+        found = sorted(name for name, quota in self._quotas.items() if quota.max_calls or quota.rate)
+        return {TenantId(name): self._quotas[name] for name in found[:most]}
+
     def authorise(self, tenant: TenantId) -> Quota:
         """What a tenant may use. Raises :class:`Forbidden` for one that is suspended, or that nobody listed."""
         quota = self._quotas.get(tenant)

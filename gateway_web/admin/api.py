@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -14,17 +15,17 @@ from werkzeug.exceptions import HTTPException
 
 from common import __version__
 from common.domain.errors import ErrorCode, GatewayError
-from common.gateway import Gateway
+from common.identity.operators import Actor, Tokens
 from gateway_web.admin.api_keys import add_api_keys
 from gateway_web.admin.audit import add_audit
 from gateway_web.admin.cluster import add_cluster
 from gateway_web.admin.credentials import add_credentials
 from gateway_web.admin.interchange import add_interchange
 from gateway_web.admin.live import add_calls, add_sessions
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.policy import add_policy
 from gateway_web.admin.problems import PROBLEM_JSON, Problem, invalid, problem, problem_of
 from gateway_web.admin.quarantine import add_quarantine
-from gateway_web.admin.roles import Tokens
 from gateway_web.admin.session import remember
 from gateway_web.admin.tenants import add_tenants
 from gateway_web.admin.tool_changes import add_tool_changes
@@ -33,6 +34,7 @@ from gateway_web.admin.tools import add_tools
 
 log = structlog.get_logger(__name__)
 
+ActorOf = Callable[[str | None], Actor]
 PREFIX = "/admin/v1"
 BEARER = "bearer"
 PARTS = (
@@ -65,18 +67,25 @@ def make_openapi_app(name: str, **options: Any) -> OpenAPI:
     )
 
 
-def add_admin(app: OpenAPI, gateway: Gateway) -> None:
-    """Serve the admin API from this application."""
+def add_admin(app: OpenAPI, gateway: Plane, *, actor_of: ActorOf | None = None) -> None:
+    """Serve the admin API from this application.
+
+    ``actor_of`` says who a request's header ``Authorization`` speaks for, and raises :class:`Unauthenticated` for
+    nobody; without it the tokens of the settings do.
+    """
     api = APIBlueprint(
         "admin", __name__, url_prefix=PREFIX, abp_security=[{BEARER: []}], abp_responses=_PROBLEMS
     )
-    tokens = Tokens(gateway.settings.admin)
-    gateway.reloading(lambda changes: lambda: tokens.take_over(changes.settings.admin))
+    recognised = actor_of
+    if recognised is None:
+        tokens = Tokens(gateway.settings.admin)
+        gateway.reloading(lambda changes: lambda: tokens.take_over(changes.settings.admin))
+        recognised = tokens.actor
 
     @api.before_request
     def authenticated() -> Response | None:
         try:
-            remember(tokens.actor(request.headers.get("Authorization")))
+            remember(recognised(request.headers.get("Authorization")))
         except GatewayError as error:
             log.warning("admin_refused", path=request.path, remote=request.remote_addr, reason=error.message)
             return problem_of(error)

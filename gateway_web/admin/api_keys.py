@@ -12,13 +12,14 @@ from pydantic import Field
 from common.domain.api_key import MAX_NOTE, MOST_SCOPES, ApiKeyRecord
 from common.domain.errors import InvalidRequest
 from common.domain.ids import MAX_ID_LENGTH
-from common.gateway import Gateway
 from common.identity.api_keys import ApiKeys
+from common.identity.operators import Role
+from common.identity.use import key_warnings
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import Answer, Asked
 from gateway_web.admin.paging import PageQuery, page
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.problems import NotThere
-from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 
 TAG = Tag(name="keys", description="API keys that are issued while the gateway runs.")
@@ -80,6 +81,7 @@ class IssuedKey(ApiKey):
     """A key with its secret, which is shown this once: only its digest is kept."""
 
     key: str
+    warnings: list[str] = Field(description="What would have it refused as things stand, with the fix.")
 
 
 class KeyPage(Answer):
@@ -89,12 +91,13 @@ class KeyPage(Answer):
     next_cursor: str | None
 
 
-def add_api_keys(api: APIBlueprint, gateway: Gateway) -> None:
+def add_api_keys(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes of API keys."""
     service = ApiKeys(gateway.client, gateway.keys)
 
     def told(record: ApiKeyRecord, key: str, status: int) -> Response:
-        return answer(IssuedKey(**_shown(record, service.now()), key=key), status=status)
+        warnings = list(key_warnings(gateway.settings, record.tenant))
+        return answer(IssuedKey(**_shown(record, service.now()), key=key, warnings=warnings), status=status)
 
     @api.get("/keys", tags=[TAG], responses={200: KeyPage})
     def list_keys(query: PageQuery) -> Response:

@@ -19,12 +19,12 @@ from common.audit.journal import Journal
 from common.domain.audit import AuditRecord
 from common.domain.audit_chain import START, id_key, is_id
 from common.domain.errors import InvalidRequest, StoreUnavailable
-from common.gateway import Gateway
+from common.identity.operators import Role
 from common.mcp.jsonrpc import dumps
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import AuditEntry, AuditFilter, AuditPage, AuditQuery, StreamHeaders
 from gateway_web.admin.paging import decoded, encoded
-from gateway_web.admin.roles import Role
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.session import acting_as
 from gateway_web.ingress.disconnect import hung_up
 from gateway_web.ingress.events import PING, RETRY_MS, STREAM_HEADERS, event
@@ -42,7 +42,7 @@ LOOK = 0.3
 """Seconds between two looks at a journal that had nothing new. No connection to Redis is held meanwhile."""
 
 
-def add_audit(api: APIBlueprint, gateway: Gateway) -> None:
+def add_audit(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes of the journal."""
     journal, chain = Journal(gateway.client, gateway.keys), ChainStore(gateway.client, gateway.keys)
 

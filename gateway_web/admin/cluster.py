@@ -10,39 +10,42 @@ from flask_openapi.models.tag import Tag
 
 from common import __version__
 from common.control.cluster import queues, workers
-from common.control.tools import overview
+from common.control.status import status
 from common.domain.circuit import CircuitState
-from common.gateway import Gateway
+from common.identity.operators import Role
 from common.settings.masking import masked
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import Configuration, Queue, QueueList, Status, Worker, WorkerList
-from gateway_web.admin.roles import Role
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.session import acting_as
 
 TAG = Tag(name="cluster", description="The gateway as a whole.")
 
 
-def add_cluster(api: APIBlueprint, gateway: Gateway) -> None:
+def add_cluster(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes of the cluster."""
     client, keys = gateway.client, gateway.keys
 
     @api.get("/status", tags=[TAG], responses={200: Status})
     def get_status() -> Response:
-        """Get the gateway's state in a few numbers."""
+        """Get the gateway's state in a few numbers; all are 0 if Redis does not answer."""
         acting_as(Role.VIEWER)
-        tools, ready = overview(client, keys), gateway.readiness()
+        found = status(client, keys)
+        tools = [tool for tool, _ in found.tools]
         return answer(
             Status(
                 version=__version__,
-                ready=ready.ready,
-                redis=ready.redis,
+                ready=found.ready,
+                missing=list(found.missing),
+                redis=found.redis,
                 tools=len(tools),
                 enabled=sum(tool.entry.enabled for tool in tools),
                 open_circuits=sum(tool.circuit.state is not CircuitState.CLOSED for tool in tools),
                 sessions=sum(tool.load.sessions for tool in tools),
                 waiting=sum(tool.load.waiting for tool in tools),
                 in_flight=sum(tool.load.in_flight for tool in tools),
-                workers=ready.workers,
+                workers=sum(worker.lease > 0 for worker in found.workers),
+                dead_letters=found.dead_letters,
             )
         )
 

@@ -11,10 +11,10 @@ from pydantic import Field
 
 from common.credentials.orders import CredentialOrders
 from common.domain.ids import MAX_ID_LENGTH, TenantId, ToolId, checked_id
-from common.gateway import Gateway
+from common.identity.operators import Role
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import Answer, Asked
-from gateway_web.admin.roles import Role
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.session import acting_as
 
 TAG = Tag(name="credentials", description="The secrets of tools that workers keep.")
@@ -35,7 +35,7 @@ class Ordered(Answer):
     accepted: bool = True
 
 
-def add_credentials(api: APIBlueprint, gateway: Gateway) -> None:
+def add_credentials(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes of credentials."""
     orders = CredentialOrders(gateway.client, gateway.keys)
 

@@ -9,12 +9,12 @@ from flask_openapi.blueprint import APIBlueprint
 from pydantic import Field
 
 from common.control.tool_import import ToolImport
-from common.gateway import Gateway
+from common.identity.operators import Role
 from common.settings.definitions import masked_definition
 from gateway_web.admin.answers import answer
 from gateway_web.admin.cluster import TAG
 from gateway_web.admin.models import Answer, Asked
-from gateway_web.admin.roles import Role
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.session import acting_as
 
 
@@ -47,7 +47,7 @@ class Imported(Answer):
     removed: list[str]
 
 
-def add_interchange(api: APIBlueprint, gateway: Gateway) -> None:
+def add_interchange(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes by which tools leave and enter all at once."""
 
     @api.get("/config/export", tags=[TAG], responses={200: Exported})
@@ -66,7 +66,10 @@ def add_interchange(api: APIBlueprint, gateway: Gateway) -> None:
         """
         actor = acting_as(Role.ADMIN)
         service = ToolImport(gateway.registry, gateway.settings)
-        plan = service.plan(body.tools, prune=query.prune)
-        if not query.dry_run:
+        if query.dry_run:
+            plan = service.plan(body.tools, prune=query.prune)
+        else:
+            with gateway.registry.refusals_noted("", actor.name):
+                plan = service.plan(body.tools, prune=query.prune)
             service.apply(plan, actor=actor.name)
         return answer(Imported(dry_run=query.dry_run, **plan.told()))

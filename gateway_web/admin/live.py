@@ -15,7 +15,7 @@ from common.control.calls import LiveCall, LiveCalls
 from common.control.sessions import LiveSession, LiveSessions
 from common.domain.errors import SessionNotFound
 from common.domain.ids import InvocationId, ToolId
-from common.gateway import Gateway
+from common.identity.operators import Role
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import (
     CallModel,
@@ -31,14 +31,14 @@ from gateway_web.admin.models import (
     SessionQuery,
 )
 from gateway_web.admin.paging import page
-from gateway_web.admin.roles import Role
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.session import acting_as
 
 SESSIONS = Tag(name="sessions", description="The sessions with tools that live now.")
 CALLS = Tag(name="calls", description="The calls that wait or run now.")
 
 
-def add_sessions(api: APIBlueprint, gateway: Gateway) -> None:
+def add_sessions(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes of tool sessions."""
     live = LiveSessions(gateway.client, gateway.keys)
 
@@ -64,7 +64,7 @@ def add_sessions(api: APIBlueprint, gateway: Gateway) -> None:
         return answer(Closed(session=path.session, closed=closed))
 
 
-def add_calls(api: APIBlueprint, gateway: Gateway) -> None:
+def add_calls(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes of calls."""
     live = LiveCalls(gateway.client, gateway.keys)
 
@@ -90,7 +90,7 @@ def add_calls(api: APIBlueprint, gateway: Gateway) -> None:
         return answer(Cancelled(id=found.id, tool=found.tool))
 
 
-def _tools(gateway: Gateway, tool: str | None) -> list[ToolId]:
+def _tools(gateway: Plane, tool: str | None) -> list[ToolId]:
     """The tool that is asked for, which may have been removed, or all that are registered."""
     return [ToolId(tool)] if tool is not None else [entry.id for entry in gateway.registry.entries()]
 

@@ -47,7 +47,8 @@ class ToolSummary(Answer):
 
     id: str
     version: int = Field(description="Version of its definition, which is its ETag too.")
-    origin: str = Field(description="file or runtime.")
+    origin: str = Field(description="file, changed, runtime or discovered.")
+    source: str = Field(default="", description="Who discovered it; empty if nobody did.")
     state: str
     draining: bool
     operator: dict[str, Any] = Field(description="What operators said of it.")
@@ -319,6 +320,7 @@ class Status(Answer):
 
     version: str
     ready: bool
+    missing: list[str] = Field(description="What keeps calls from being served; empty: nothing.")
     redis: bool
     tools: int
     enabled: int
@@ -327,6 +329,7 @@ class Status(Answer):
     waiting: int
     in_flight: int
     workers: int
+    dead_letters: int
 
 
 class Worker(Answer):

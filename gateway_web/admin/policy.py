@@ -13,7 +13,7 @@ from pydantic import Field
 from common.domain.ids import MAX_ID_LENGTH, ClientId, TenantId, ToolId, checked_id
 from common.domain.invocation import Caller
 from common.domain.policy import Counters
-from common.gateway import Gateway
+from common.identity.operators import Role
 from common.mcp.asked import NAMED
 from common.policy.counters import counters_of, counters_script
 from common.policy.judge import Judge
@@ -23,7 +23,7 @@ from common.store.client import store_errors
 from common.store.scripts import run
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import Answer, Asked
-from gateway_web.admin.roles import Role
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.session import acting_as
 
 TAG = Tag(name="policy", description="Who may use what.")
@@ -63,7 +63,7 @@ class Said(Answer):
 class DryRun:
     """Asks rules and evaluators of its own, so that no record and no counter takes its questions for calls."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Plane) -> None:
         self._gateway = gateway
         self._lock = threading.Lock()
         self._made: tuple[PolicySettings, Judge] | None = None
@@ -85,7 +85,7 @@ class DryRun:
             return counters_of(run(self._gateway.client, name, keys, []))
 
 
-def add_policy(api: APIBlueprint, gateway: Gateway) -> None:
+def add_policy(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes of policy."""
     dry_run = DryRun(gateway)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Literal
 
@@ -11,11 +12,11 @@ from pydantic import Field
 
 from common.domain.ids import MAX_ID_LENGTH, ToolId
 from common.domain.pins import SHORTEST_DIGEST
-from common.gateway import Gateway
-from common.registry.quarantine import Quarantine
+from common.identity.operators import Role
+from common.registry.quarantine import Quarantine, Waiting
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import Answer, Asked, ToolPath
-from gateway_web.admin.roles import Role
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.session import acting_as
 from gateway_web.admin.tools import TAG
 
@@ -38,7 +39,7 @@ class Unapproved(Answer):
 
 
 class UnapprovedList(Answer):
-    """All of a tool."""
+    """All of a tool, or of all tools."""
 
     items: list[Unapproved]
 
@@ -76,7 +77,7 @@ class Decided(Answer):
     standing: Literal["approved", "rejected"]
 
 
-def add_quarantine(api: APIBlueprint, gateway: Gateway) -> None:
+def add_quarantine(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes of what waits for approval."""
     quarantine = Quarantine(gateway.client, gateway.keys)
 
@@ -84,9 +85,13 @@ def add_quarantine(api: APIBlueprint, gateway: Gateway) -> None:
     def list_quarantine(path: ToolPath) -> Response:
         """List the definitions of a tool that nobody has approved."""
         acting_as(Role.VIEWER)
-        found = quarantine.waiting(ToolId(path.tool))
-        items = [Unapproved.model_validate({**asdict(one), "changed": list(one.changed)}) for one in found]
-        return answer(UnapprovedList(items=items))
+        return _listed(quarantine.waiting(ToolId(path.tool)))
+
+    @api.get("/quarantine", tags=[TAG], responses={200: UnapprovedList})
+    def list_all_quarantine() -> Response:
+        """List the definitions of all tools that nobody has approved."""
+        acting_as(Role.VIEWER)
+        return _listed(quarantine.waiting())
 
     @api.get("/tools/<path:tool>/quarantine/diff", tags=[TAG], responses={200: Difference})
     def diff_quarantine(path: ToolPath, query: PlaceQuery) -> Response:
@@ -107,3 +112,8 @@ def add_quarantine(api: APIBlueprint, gateway: Gateway) -> None:
         actor = acting_as(Role.ADMIN)
         quarantine.reject(ToolId(path.tool), body.kind, body.name, body.digest, actor=actor.name)
         return answer(Decided(tool=path.tool, kind=body.kind, name=body.name, standing="rejected"))
+
+
+def _listed(found: Sequence[Waiting]) -> Response:
+    items = [Unapproved.model_validate({**asdict(one), "changed": list(one.changed)}) for one in found]
+    return answer(UnapprovedList(items=items))

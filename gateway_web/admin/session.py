@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import g
 
-from gateway_web.admin.roles import Actor, Role
+from common.identity.operators import Actor, Role
 
 
 def remember(actor: Actor) -> None:

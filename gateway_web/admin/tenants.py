@@ -11,14 +11,14 @@ from pydantic import Field, RootModel
 
 from common.domain.ids import MAX_ID_LENGTH, TenantId, checked_id
 from common.domain.quota import FIELDS, layer_to_wire
-from common.gateway import Gateway
+from common.identity.operators import Role
 from common.tenants.desk import TenantDesk, TenantView
 from common.tenants.usage import RateUsage, TenantUsage
 from gateway_web.admin.answers import answer, at_version, etag, expected_version, matched
 from gateway_web.admin.models import Answer, Asked, DefinitionHeaders, PatchHeaders
 from gateway_web.admin.paging import PageQuery, page
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.problems import NotThere
-from gateway_web.admin.roles import Role
 from gateway_web.admin.session import acting_as
 
 TAG = Tag(name="tenants", description="What tenants may use.")
@@ -81,7 +81,7 @@ class Usage(Answer):
     max_mcp_sessions: int | None
 
 
-def add_tenants(api: APIBlueprint, gateway: Gateway) -> None:
+def add_tenants(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes of tenants."""
 
     def desk() -> TenantDesk:

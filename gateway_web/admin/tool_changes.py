@@ -8,14 +8,11 @@ from typing import Any
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
+from common.control.tool_changes import ToolChanges
 from common.control.tools import overview_of
-from common.domain.errors import InvalidRequest, ToolNotFound
 from common.domain.ids import ToolId
-from common.domain.tool import RegisteredTool, Tool
-from common.gateway import Gateway
+from common.identity.operators import Role
 from common.registry.registry import ANY_VERSION
-from common.settings.definitions import tool_from_entry, unmasked_entry
-from common.settings.entry_of import changed_entry
 from gateway_web.admin.answers import at_version, expected_version, matched
 from gateway_web.admin.models import (
     DefinitionHeaders,
@@ -25,47 +22,40 @@ from gateway_web.admin.models import (
     ToolDetail,
     ToolPath,
 )
-from gateway_web.admin.roles import Role
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.session import acting_as
 from gateway_web.admin.tools import TAG, tool_answer
 
 WHAT = "the tool"
 
 
-class ToolChanges:
+class VersionedChanges:
     """Changes of definitions, each at the version that its request names."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Plane) -> None:
         self._registry = gateway.registry
         self._gateway = gateway
 
+    @property
+    def _changes(self) -> ToolChanges:
+        return ToolChanges(self._registry, self._gateway.settings.runtime)  # a reload changes them
+
     def put(self, tool: ToolId, header: DefinitionHeaders, entry: Mapping[str, Any], actor: str) -> bool:
         """Register or replace; the same definition again changes nothing. Returns whether it is a new one."""
-        found = self._found(tool)
+        found = self._changes.found(tool)
         expected = expected_version(header, found.version if found else None)
-        wanted = self._read(tool, entry, found.tool if found else None)
-        if found is None or wanted != found.tool:
-            at_version(WHAT, lambda: self._registry.put(wanted, expected=expected, actor=actor))
+        at_version(WHAT, lambda: self._changes.put(tool, entry, expected=expected, actor=actor))
         return found is None
 
     def patch(
         self, tool: ToolId, header: PatchHeaders, patch: Mapping[str, Any], actor: str, *, transport: bool
     ) -> None:
         """Change what the patch names, of the present definition or of the one that the header names."""
-        if "enabled" in patch:
-            raise InvalidRequest(
-                "enabled is not changed by a patch: use /enable or /disable", field="enabled"
-            )
-
-        def changed(found: Tool) -> Tool:
-            entry = changed_entry(found, unmasked_entry(patch, found))
-            return tool_from_entry(tool, entry, self._gateway.settings.runtime)
-
         expected = self._expected(tool, header)
         at_version(
             WHAT,
-            lambda: self._registry.update(
-                tool, changed, actor=actor, change_transport=transport, expected=expected
+            lambda: self._changes.patch(
+                tool, patch, actor=actor, change_transport=transport, expected=expected
             ),
         )
 
@@ -74,24 +64,15 @@ class ToolChanges:
         expected = self._expected(tool, header)
         at_version(WHAT, lambda: self._registry.remove(tool, expected=expected, actor=actor))
 
-    def _found(self, tool: ToolId) -> RegisteredTool | None:
-        try:
-            return self._registry.get(tool).registered
-        except ToolNotFound:
-            return None
-
-    def _read(self, tool: ToolId, entry: Mapping[str, Any], present: Tool | None) -> Tool:
-        return tool_from_entry(tool, unmasked_entry(entry, present), self._gateway.settings.runtime)
-
     def _expected(self, tool: ToolId, header: PatchHeaders) -> int:
         if header.if_match is None:
             return ANY_VERSION
         return matched(WHAT, header.if_match, self._registry.get(tool).registered.version)
 
 
-def add_tool_changes(api: APIBlueprint, gateway: Gateway) -> None:
+def add_tool_changes(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes that change what is registered."""
-    changes, client, keys = ToolChanges(gateway), gateway.client, gateway.keys
+    changes, client, keys = VersionedChanges(gateway), gateway.client, gateway.keys
 
     @api.put("/tools/<path:tool>", tags=[TAG], responses={200: ToolDetail, 201: ToolDetail})
     def put_tool(path: ToolPath, header: DefinitionHeaders, body: ToolDefinition) -> Response:

@@ -9,16 +9,16 @@ from flask_openapi.blueprint import APIBlueprint
 
 from common.domain.ids import ToolId
 from common.domain.tool_status import StateChange
-from common.gateway import Gateway
+from common.identity.operators import Role
 from common.registry.lifecycle import Lifecycle
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import Accepted, Changed, Drain, DrainQuery, ToolPath, TripBody
-from gateway_web.admin.roles import Role
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.session import acting_as
 from gateway_web.admin.tools import TAG
 
 
-def add_tool_verbs(api: APIBlueprint, gateway: Gateway) -> None:
+def add_tool_verbs(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes of what operators do to tools."""
     lifecycle = Lifecycle(gateway.client, gateway.keys)
     switches: Mapping[str, tuple[str, Callable[..., StateChange]]] = {

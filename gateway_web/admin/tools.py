@@ -10,18 +10,18 @@ from flask_openapi.models.tag import Tag
 
 from common.control.tools import ToolOverview, overview, overview_of, overview_to_wire
 from common.domain.ids import ToolId
-from common.gateway import Gateway
+from common.identity.operators import Role
 from common.settings.definitions import masked_definition
 from gateway_web.admin.answers import answer, etag
 from gateway_web.admin.models import ToolDetail, ToolPage, ToolPath, ToolSchemas, ToolSummary
 from gateway_web.admin.paging import PageQuery, page
-from gateway_web.admin.roles import Role
+from gateway_web.admin.plane import Plane
 from gateway_web.admin.session import acting_as
 
 TAG = Tag(name="tools", description="What is registered, and how it stands.")
 
 
-def add_tools(api: APIBlueprint, gateway: Gateway) -> None:
+def add_tools(api: APIBlueprint, gateway: Plane) -> None:
     """Give the API the routes that show tools."""
     client, keys = gateway.client, gateway.keys
 

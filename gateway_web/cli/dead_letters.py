@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from common.calls.dead_letters import DeadLetter, DeadLetters
 from common.domain.errors import InvalidRequest
+from gateway_web.cli.control import ControlRefused
 from gateway_web.cli.output import errors_as_exit_codes, for_terminal, out, say_json, say_table
 from gateway_web.cli.where import store
 
@@ -76,9 +78,11 @@ def _letters(config: Path | None) -> DeadLetters:
     return DeadLetters(where.client, where.keys)
 
 
-def _none(letter_id: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"there is no dead letter {letter_id}; it was dropped, or newer ones took its place"
+def _none(letter_id: str) -> ControlRefused:
+    return ControlRefused(
+        f"there is no dead letter {letter_id}; it was dropped, or newer ones took its place",
+        status=HTTPStatus.NOT_FOUND,
+        code=InvalidRequest.code,
     )
 
 

@@ -16,6 +16,7 @@ from common.policy.loading import evaluator_problems
 from common.registry.registry import Registry
 from common.settings import Settings, WebSettings, find_file, load
 from common.store.client import address_of
+from gateway_web.cli.doctor_encryption import payload_findings, ring_findings
 from gateway_web.cli.doctor_identity import jwks_findings, key_findings
 from gateway_web.cli.doctor_tls import tls_findings
 from gateway_web.cli.findings import Finding
@@ -62,12 +63,17 @@ def _findings(config: Path | None) -> Iterator[Finding]:
     yield from _commands(settings)
     yield from tls_findings(settings)
     yield from jwks_findings(settings)
+    yield from ring_findings(settings.redis)
     running = running_instance(state_dir_path(os.environ))
     if running is None:
-        yield _tried("Redis", lambda: _redis(settings))
+        reached = _tried("Redis", lambda: _redis(settings))
+        yield reached
+        if reached.good and settings.redis.url is not None:
+            yield from _payloads(config)
         yield _tried("port", lambda: _port(settings.web))
     else:
         yield Finding(True, f"a gateway runs: {running.endpoint} (process {running.pid})")
+        yield from _payloads(config)
         yield from _running_tools(config)
 
 
@@ -77,6 +83,14 @@ def _commands(settings: Settings) -> Iterator[Finding]:
             found = shutil.which(tool.transport.command, path=tool.transport.env.get("PATH"))
             hint = found or "not found on PATH: install it, or give its full path as command"
             yield Finding(found is not None, f"tool {tool.id}: {tool.transport.command}: {hint}")
+
+
+def _payloads(config: Path | None) -> Iterator[Finding]:
+    try:
+        where = store(config)
+        yield from payload_findings(where.client, where.keys)
+    except GatewayError as error:
+        yield Finding(False, error.message)
 
 
 def _running_tools(config: Path | None) -> Iterator[Finding]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from common.domain.api_key import ApiKeyRecord
 from common.domain.errors import InvalidRequest
-from common.identity.api_keys import ApiKeys
-from common.settings import Settings
-from gateway_web.cli.output import err, errors_as_exit_codes, for_terminal, out, say_json, say_table
-from gateway_web.cli.where import Store, store
+from gateway_web.cli.connection import control
+from gateway_web.cli.control import at, items
+from gateway_web.cli.output import err, errors_as_exit_codes, out, say_json, say_table
 
 cli = typer.Typer(help="Issue, list, rotate and revoke API keys.", no_args_is_help=True)
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
@@ -23,6 +22,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it.")]
 
 _TIME = re.compile(r"([0-9]{1,9})(s|m|h|d)?", re.ASCII)
+_KEY_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _SECONDS = {"s": 1, None: 1, "m": 60, "h": 3600, "d": 86400}
 COLUMNS = ("id", "tenant", "client", "subject", "scopes", "created", "expires", "note")
 
@@ -42,30 +42,30 @@ def issue(
     as_json: JsonOption = False,  # noqa: FBT002
 ) -> None:
     """Make a key and print it, this once: only its digest is kept."""
-    where = store(config)
-    record, key = _service(where).issue(
-        tenant=tenant,
-        client=client,
-        subject=subject,
-        scopes=tuple(scope or ()),
-        note=note,
-        expires_in=None if expires is None else seconds(expires, "--expires"),
-        actor=where.actor,
-    )
-    _warn(where.settings, tenant)
-    _show(record, key, as_json=as_json)
+    asked = {
+        "tenant": tenant,
+        "client": client,
+        "subject": subject,
+        "scopes": scope or [],
+        "note": note,
+        "expires_in": None if expires is None else seconds(expires, "--expires"),
+    }
+    plane = control(config)
+    issued = plane.ask("POST", "/keys", body=asked).body
+    for warning in issued["warnings"]:
+        err.print(f"note: {warning}", markup=False)
+    _show(issued, as_json=as_json)
 
 
 @cli.command("list")
 @errors_as_exit_codes
 def list_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:  # noqa: FBT002
     """List the keys that were issued and not revoked; those of the settings file are not among them."""
-    service = _service(store(config))
-    records, now = service.list(), service.now()
+    found = items(control(config), "/keys")
     if as_json:
-        say_json([_row(record, now) for record in records])
+        say_json(found)
         return
-    say_table(COLUMNS, [_cells(record, now) for record in records])
+    say_table(COLUMNS, [_cells(key) for key in found])
 
 
 @cli.command("rotate")
@@ -79,9 +79,8 @@ def rotate(
     as_json: JsonOption = False,  # noqa: FBT002
 ) -> None:
     """Give a key another secret and print it, this once."""
-    where = store(config)
-    record, key = _service(where).rotate(key_id, grace=seconds(grace, "--grace"), actor=where.actor)
-    _show(record, key, as_json=as_json)
+    body = {"grace": seconds(grace, "--grace")}
+    _show(control(config).ask("POST", at("keys", _id(key_id), "rotate"), body=body).body, as_json=as_json)
 
 
 @cli.command("revoke")
@@ -92,9 +91,8 @@ def revoke(
     config: ConfigOption = None,
 ) -> None:
     """Let a key be good no more. Each web process knows within two seconds."""
-    where = store(config)
-    record = _service(where).revoke(key_id, actor=where.actor, reason=reason)
-    out.print(f"key {record.id} of {for_terminal(record.tenant)}, {for_terminal(record.client)} is revoked")
+    control(config).ask("DELETE", at("keys", _id(key_id)), query={"reason": reason})
+    out.print(f"key {key_id} is revoked", markup=False)
 
 
 def seconds(text: str, option: str) -> float:
@@ -105,56 +103,33 @@ def seconds(text: str, option: str) -> float:
     return int(found[1]) * _SECONDS[found[2]]
 
 
-def _service(where: Store) -> ApiKeys:
-    return ApiKeys(where.client, where.keys)
+def _id(given: str) -> str:
+    """The id of a key, and never its secret, which would stand in a URL. Raises :class:`InvalidRequest`."""
+    if _KEY_ID.fullmatch(given) is None:
+        raise InvalidRequest(
+            "the id of a key is the 16 characters that `keys list` shows, not the key itself", field="ID"
+        )
+    return given
 
 
-def _warn(settings: Settings, tenant: str) -> None:
-    """Say what keeps the key from being of any use."""
-    if "api_key" not in settings.identity.resolver:
-        err.print("note: api_key is not in identity.resolver: this gateway takes no API keys", markup=False)
-    if not settings.tenants.allow_unlisted and tenant not in settings.listed_tenants:
-        err.print(f"note: tenant {tenant!r} may not call: add it to tenants.listed", markup=False)
-
-
-def _show(record: ApiKeyRecord, key: str, *, as_json: bool) -> None:
+def _show(issued: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
-        say_json({"id": record.id, "key": key, "expires": _time(record.expires_at)})
+        say_json(issued)
         return
-    sys.stdout.write(key + "\n")
-    err.print(f"id {record.id}; the key is shown this once", markup=False)
+    sys.stdout.write(issued["key"] + "\n")
+    err.print(f"id {issued['id']}; the key is shown this once", markup=False)
 
 
-def _row(record: ApiKeyRecord, now: int) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "tenant": record.tenant,
-        "client": record.client,
-        "subject": record.subject,
-        "scopes": list(record.scopes),
-        "note": record.note,
-        "created": _time(record.created_at),
-        "created_by": record.created_by,
-        "rotated": _time(record.rotated_at),
-        "expires": _time(record.expires_at),
-        "expired": record.expired(now),
-        "old_secret_until": _time(record.previous_until) if record.previous_until > now else None,
-    }
-
-
-def _cells(record: ApiKeyRecord, now: int) -> tuple[str, ...]:
-    expires = "never" if record.expires_at is None else str(_time(record.expires_at))
+def _cells(key: Mapping[str, Any]) -> tuple[str, ...]:
+    expires = "never" if key["expires_at"] is None else _time(key["expires_at"])
     return (
-        record.id,
-        record.tenant,
-        record.client,
-        record.subject,
-        " ".join(record.scopes),
-        str(_time(record.created_at)),
-        "expired" if record.expired(now) else expires,
-        record.note,
+        *(key["id"], key["tenant"], key["client"], key["subject"]),
+        " ".join(key["scopes"]),
+        _time(key["created_at"]),
+        "expired" if key["expired"] else expires,
+        key["note"],
     )
 
 
-def _time(at: int | None) -> str | None:
-    return None if at is None else datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="seconds")
+def _time(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -13,8 +14,10 @@ import typer
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from common.domain.errors import ConfigurationError, GatewayError, StoreUnavailable
+from gateway_web.cli.control import UntrustedGateway, status_of
 from gateway_web.supervisor import SupervisorError
 
 P = ParamSpec("P")
@@ -25,17 +28,66 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Exit(IntEnum):
-    """Exit codes, the same for every verb."""
+    """Exit codes, the same for every verb; :data:`MEANINGS` says what for."""
 
     OK = 0
     FAILED = 1
-    """The tool answered with an error, or a check failed."""
     USAGE = 2
-    """Wrong arguments or settings."""
     REFUSED = 3
-    """The gateway refused or could not do it."""
     UNREACHABLE = 4
-    """No gateway, or no Redis, answers."""
+    PENDING = 5
+    UNAUTHENTICATED = 6
+    FORBIDDEN = 7
+    NOT_FOUND = 8
+    CONFLICT = 9
+    BUSY = 10
+    UNAVAILABLE = 11
+    UNTRUSTED = 12
+
+
+MEANINGS: Mapping[Exit, str] = {
+    Exit.OK: "It is done, or as it should be.",
+    Exit.FAILED: "An MCP tool answered with an error (`call`), a check found something (`config check`: a tool would "
+    "be skipped; `doctor`; `policy test`: denied), a wait was in vain (`tools drain --wait`), or the terminal of `up` "
+    "was closed. With a Python traceback: a bug.",
+    Exit.USAGE: "Wrong arguments or settings (HTTP 400, 422).",
+    Exit.REFUSED: "It could not be done for another reason; `status`: no call could be served.",
+    Exit.UNREACHABLE: "No gateway, or no Redis, answers.",
+    Exit.PENDING: "`apply --diff`: there is something to change.",
+    Exit.UNAUTHENTICATED: "No token, or none that the gateway knows (401).",
+    Exit.FORBIDDEN: "The token's role, or a rule, does not allow it (403).",
+    Exit.NOT_FOUND: "There is no such tool, session, call, key or tenant, or no admin API (404).",
+    Exit.CONFLICT: "Somebody else changed it meanwhile, or it is there already (409, 412).",
+    Exit.BUSY: "Too much at a time; later it may go (429).",
+    Exit.UNAVAILABLE: "The gateway, or what stands behind it, failed or did not answer in time (5xx).",
+    Exit.UNTRUSTED: "The gateway's certificate is not trusted, or it speaks no TLS.",
+}
+"""The table of exit codes of ``docs/cli.md``."""
+
+_BY_STATUS: Mapping[int, Exit] = {
+    400: Exit.USAGE,
+    401: Exit.UNAUTHENTICATED,
+    403: Exit.FORBIDDEN,
+    404: Exit.NOT_FOUND,
+    409: Exit.CONFLICT,
+    412: Exit.CONFLICT,
+    413: Exit.USAGE,
+    422: Exit.USAGE,
+    428: Exit.CONFLICT,
+    429: Exit.BUSY,
+}
+
+
+def exit_of(error: GatewayError) -> Exit:
+    """The exit code that stands for an error."""
+    if isinstance(error, ConfigurationError):
+        return Exit.USAGE
+    if isinstance(error, UntrustedGateway):
+        return Exit.UNTRUSTED
+    if isinstance(error, StoreUnavailable):
+        return Exit.UNREACHABLE
+    status = status_of(error) or 0
+    return _BY_STATUS.get(status, Exit.UNAVAILABLE if status >= 500 else Exit.REFUSED)
 
 
 def say_json(value: object) -> None:
@@ -73,6 +125,19 @@ def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         out.print("  ".join(padded).rstrip(), markup=False)
 
 
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show a person at a terminal that something goes on; scripts see nothing."""
+    if not err.is_terminal:
+        yield
+        return
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err, transient=True
+    ) as bar:
+        bar.add_task(for_terminal(what), total=None)
+        yield
+
+
 def errors_as_exit_codes(verb: Callable[P, T]) -> Callable[P, T]:
     """Turn our errors into one line and an exit code; anything else is a bug and keeps its traceback."""
 
@@ -80,13 +145,13 @@ def errors_as_exit_codes(verb: Callable[P, T]) -> Callable[P, T]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return verb(*args, **kwargs)
-        except ConfigurationError as error:
-            raise stop(error.message, Exit.USAGE) from None
+        except (ConfigurationError, UntrustedGateway) as error:
+            raise stop(error.message, exit_of(error)) from None
         except StoreUnavailable as error:
             cause = "" if error.__cause__ is None else f" ({error.__cause__})"
             raise stop(error.message + cause, Exit.UNREACHABLE) from None
         except GatewayError as error:
-            raise stop(f"{error.message} ({error.data.get('code', error.code)})", Exit.REFUSED) from None
+            raise stop(f"{error.message} ({error.data.get('code', error.code)})", exit_of(error)) from None
         except SupervisorError as error:
             raise stop(str(error), Exit.REFUSED) from None
         except OSError as error:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -18,6 +19,7 @@ from common.mcp.asked import NAMED
 from common.policy.judge import Judge
 from common.policy.loading import evaluator_problems
 from common.settings import load
+from gateway_web.cli.connection import chosen_url, control
 from gateway_web.cli.output import Exit, err, errors_as_exit_codes, out, say_json
 
 cli = typer.Typer(help="Check policy, and ask it.", no_args_is_help=True)
@@ -39,6 +41,13 @@ def check(config: ConfigOption = None) -> None:
     out.print(f"good: {rules} rules, {len(policy.evaluators)} evaluators")
 
 
+@cli.command("show")
+@errors_as_exit_codes
+def show(config: ConfigOption = None) -> None:
+    """Print the rules and evaluators in force as JSON, without secrets."""
+    say_json(control(config).ask("GET", "/policy").body["policy"])
+
+
 @cli.command("test")
 @errors_as_exit_codes
 def ask(
@@ -57,29 +66,32 @@ def ask(
 ) -> None:
     """Say what policy would decide of one call, and by what; exit code 1 for a denial.
 
-    No gateway is asked, only the evaluator, if there is one; its counters are all zero.
+    With --url the gateway there says it. Else no gateway is asked, only the settings' evaluator, if there is one; its
+    counters are all zero.
     """
-    caller = Caller(
-        tenant=TenantId(checked_id(tenant, field="--tenant")),
-        client=ClientId(checked_id(client, field="--client")),
-        subject=subject,
-        scopes=frozenset(scope or ()),
-    )
-    params = _params(method, name, arguments)
-    settings = load(config)
-    judge = Judge(settings.policy, settings.egress.rules, lambda *_: IDLE)
-    with redirect_stdout(sys.stderr):  # what is wrong with an evaluator is logged
-        decision = judge.judge(caller, ToolId(checked_id(tool, field="--tool")), method, params)
-    told = _told(decision)
+    case = {
+        "tenant": checked_id(tenant, field="--tenant"),
+        "client": checked_id(client, field="--client"),
+        "subject": subject,
+        "scopes": scope or [],
+        "tool": checked_id(tool, field="--tool"),
+        "method": method,
+        "name": name,
+        "arguments": _arguments(method, arguments),
+    }
+    if chosen_url() is None or config is not None:
+        told = _judged_here(case, config)
+    else:
+        told = control().ask("POST", "/policy/test", body=case).body
     if as_json:
         say_json(told)
     else:
         out.print("\n".join(f"{key}: {value}" for key, value in told.items() if value), markup=False)
-    if not decision.allowed:
+    if told["decision"] != "allow":
         raise typer.Exit(Exit.FAILED)
 
 
-def _params(method: str, name: str, arguments: str) -> dict[str, object]:
+def _arguments(method: str, arguments: str) -> dict[str, Any]:
     if method not in NAMED:
         raise ConfigurationError(f"--method must be one of {', '.join(NAMED)}")
     try:
@@ -88,14 +100,29 @@ def _params(method: str, name: str, arguments: str) -> dict[str, object]:
         raise ConfigurationError(f"--arguments must be JSON: {error}") from None
     if not isinstance(given, dict):
         raise ConfigurationError("--arguments must be a JSON object")
-    return {NAMED[method][1]: name, "arguments": given}
+    return given
 
 
-def _told(decision: Decision) -> dict[str, str]:
+def _judged_here(case: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
+    """By the settings of this machine; Redis need not be there."""
+    caller = Caller(
+        tenant=TenantId(case["tenant"]),
+        client=ClientId(case["client"]),
+        subject=case["subject"],
+        scopes=frozenset(case["scopes"]),
+    )
+    params = {NAMED[case["method"]][1]: case["name"], "arguments": case["arguments"]}
+    settings = load(config)
+    judge = Judge(settings.policy, settings.egress.rules, lambda *_: IDLE)
+    with redirect_stdout(sys.stderr):  # what is wrong with an evaluator is logged
+        return _told(judge.judge(caller, ToolId(case["tool"]), case["method"], params))
+
+
+def _told(decision: Decision) -> dict[str, Any]:
     return {
         "decision": "allow" if decision.allowed else "deny",
         "rule": decision.rule,
         "evaluator": decision.evaluator,
-        "ground": "" if decision.ground is None else decision.ground.value,
+        "ground": None if decision.ground is None else decision.ground.value,
         "reason": decision.reason,
     }

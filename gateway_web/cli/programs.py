@@ -41,6 +41,11 @@ def worker_command(name: str | None = None, extra: Sequence[str] = ()) -> list[s
     ]  # fmt: skip
 
 
+def flower_command() -> list[str]:
+    """Flower, as far as it shows and changes nothing."""
+    return [sys.executable, "-m", "gateway_worker.monitor"]
+
+
 def environment(config: Path | None, **values: str | None) -> dict[str, str]:
     """What the programs need in their environment beside our own."""
     chosen = {name: value for name, value in values.items() if value is not None}
@@ -55,6 +60,15 @@ def exec_web(config: Path | None, *, host: str | None, port: int | None, extra: 
         config, CANALGATE_WEB__HOST=host, CANALGATE_WEB__PORT=None if port is None else str(port)
     )
     _become(web_command(settings, host=settings.web.host, port=settings.web.port, extra=extra), added)
+
+
+def exec_flower(config: Path | None, *, host: str | None, port: int | None) -> NoReturn:
+    """Become Flower."""
+    address_of(load(config, overrides={"flower.host": host, "flower.port": port}).redis)
+    added = environment(
+        config, CANALGATE_FLOWER__HOST=host, CANALGATE_FLOWER__PORT=None if port is None else str(port)
+    )
+    _become(flower_command(), added)
 
 
 def exec_worker(config: Path | None, *, extra: Sequence[str]) -> NoReturn:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from common.domain.ids import ToolId
 from common.mcp.hidden_text import visible
-from common.registry.quarantine import KINDS, Quarantine
+from common.registry.quarantine import KINDS
+from gateway_web.cli.completion import ToolArgument
+from gateway_web.cli.connection import control
+from gateway_web.cli.control import at
 from gateway_web.cli.output import errors_as_exit_codes, for_terminal, out, say_json, say_table
-from gateway_web.cli.where import Store, store
 
 cli = typer.Typer(
     help="Definitions that are not the approved ones: list, show, approve, reject.", no_args_is_help=True
 )
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ToolArgument = Annotated[str, typer.Argument(help="Id of the tool.")]
 NameArgument = Annotated[
     str, typer.Argument(help="Name (a resource: URI) as `list` shows it; empty for instructions.")
 ]
@@ -40,24 +39,12 @@ def list_waiting(
     as_json: JsonOption = False,  # noqa: FBT002
 ) -> None:
     """List the definitions that nobody has approved."""
-    found = _quarantine(store(config)).waiting(None if tool is None else ToolId(tool))
+    path = "/quarantine" if tool is None else at("tools", tool, "quarantine")
+    found = control(config).ask("GET", path).body["items"]
     if as_json:
-        say_json([asdict(waiting) for waiting in found])
+        say_json(found)
         return
-    rows = [
-        (
-            waiting.tool,
-            waiting.kind,
-            visible(waiting.name),
-            waiting.digest[:SHOWN_DIGEST],
-            waiting.standing,
-            "yes" if waiting.withheld else "no",
-            visible(", ".join(waiting.changed)),
-            datetime.fromtimestamp(waiting.at / 1000, UTC).isoformat(timespec="seconds"),
-        )
-        for waiting in found
-    ]
-    say_table(COLUMNS, rows)
+    say_table(COLUMNS, [_cells(waiting) for waiting in found])
 
 
 @cli.command("show")
@@ -66,7 +53,10 @@ def show(
     tool: ToolArgument, name: NameArgument, kind: KindOption = "tools", config: ConfigOption = None
 ) -> None:
     """Show what differs from the approved definition; hidden characters are written out."""
-    for line in _quarantine(store(config)).difference(ToolId(tool), kind, name):
+    query = {"kind": kind, "name": name}
+    for line in (
+        control(config).ask("GET", at("tools", tool, "quarantine", "diff"), query=query).body["lines"]
+    ):
         out.print(for_terminal(line))
 
 
@@ -80,8 +70,7 @@ def approve(
     config: ConfigOption = None,
 ) -> None:
     """Give clients a definition, if it is still the one that was seen."""
-    where = store(config)
-    _quarantine(where).approve(ToolId(tool), kind, name, digest, actor=where.actor)
+    _decide("approve", config, tool, kind, name, digest)
     out.print(f"{tool}: {visible(name) or kind} approved", markup=False)
 
 
@@ -95,10 +84,23 @@ def reject(
     config: ConfigOption = None,
 ) -> None:
     """Keep a definition from clients for good, if it is still the one that was seen."""
-    where = store(config)
-    _quarantine(where).reject(ToolId(tool), kind, name, digest, actor=where.actor)
+    _decide("reject", config, tool, kind, name, digest)
     out.print(f"{tool}: {visible(name) or kind} rejected", markup=False)
 
 
-def _quarantine(where: Store) -> Quarantine:
-    return Quarantine(where.client, where.keys)
+def _decide(verb: str, config: Path | None, tool: str, kind: str, name: str, digest: str) -> None:
+    body = {"kind": kind, "name": name, "digest": digest}
+    control(config).ask("POST", at("tools", tool, "quarantine", verb), body=body)
+
+
+def _cells(waiting: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        waiting["tool"],
+        waiting["kind"],
+        visible(waiting["name"]),
+        waiting["digest"][:SHOWN_DIGEST],
+        waiting["standing"],
+        "yes" if waiting["withheld"] else "no",
+        visible(", ".join(waiting["changed"])),
+        datetime.fromtimestamp(waiting["at"] / 1000, UTC).isoformat(timespec="seconds"),
+    )

@@ -1,46 +1,86 @@
-"""``canalgate sessions``: the live tool sessions, whose they are and which worker holds them."""
+"""``canalgate sessions``: the live tool sessions, whose they are, which worker holds them, and closing one."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from common.domain.ids import ToolId
-from common.registry.registry import Registry
-from common.registry.tool_sessions import ToolSessionClaim, tool_session_claims
-from gateway_web.cli.output import say_json, say_table
-from gateway_web.cli.where import store
+from gateway_web.cli.completion import tool_ids
+from gateway_web.cli.connection import control
+from gateway_web.cli.control import at, items
+from gateway_web.cli.output import errors_as_exit_codes, out, say_json, say_table
 
-COLUMNS = ("tool", "tenant", "client", "MCP session", "node", "fence", "age")
+COLUMNS = (
+    *("tool", "tenant", "client", "MCP session", "node", "fence"),
+    *("age", "idle", "in flight", "pid", "id"),
+)
+cli = typer.Typer(help="List the live sessions with tools, and close one.", invoke_without_command=True)
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
 
 
-def sessions(
-    tool: Annotated[str | None, typer.Argument(help="Only those of this tool.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="Settings file.")] = None,
+@cli.callback()
+@errors_as_exit_codes
+def list_sessions(
+    context: typer.Context,
+    tool: Annotated[
+        str | None, typer.Option("--tool", help="Only those of this tool.", autocompletion=tool_ids)
+    ] = None,
+    tenant: Annotated[str | None, typer.Option("--tenant", help="Only those of this tenant.")] = None,
+    client: Annotated[str | None, typer.Option("--client", help="Only those of this client.")] = None,
+    node: Annotated[str | None, typer.Option("--node", help="Only those that this worker holds.")] = None,
+    config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002
 ) -> None:
     """List the live sessions with tools: whose each is, which worker holds it, for how long."""
-    where = store(config)
-    registry = Registry(where.client, where.keys)
-    wanted = [entry.id for entry in registry.entries()] if tool is None else [registry.get(ToolId(tool)).id]
-    claims = [claim for name in wanted for claim in tool_session_claims(where.client, where.keys, name)]
-    if as_json:
-        say_json([asdict(claim) for claim in claims])
+    if context.invoked_subcommand is not None:
         return
-    say_table(COLUMNS, [_cells(claim) for claim in claims])
+    plane = control(config)
+    if tool is not None:
+        plane.ask("GET", at("tools", tool))  # a name that was misspelt would show none, as if all were well
+    query = {"tool": tool, "tenant": tenant, "client": client, "node": node}
+    found = items(plane, "/sessions", query=query)
+    if as_json:
+        say_json(found)
+        return
+    say_table(COLUMNS, [_cells(session) for session in found])
 
 
-def _cells(claim: ToolSessionClaim) -> tuple[str, ...]:
-    everybody = claim.tenant is None
+@cli.command("close")
+@errors_as_exit_codes
+def close(
+    session: Annotated[str, typer.Argument(metavar="ID", help="As `sessions` shows it in its last column.")],
+    force: Annotated[  # noqa: FBT002
+        bool, typer.Option("--force", help="At once, with the calls that run there.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Close a session when its calls have ended; the next call opens another one."""
+    done = control(config).ask("DELETE", at("sessions", session), query={"force": force}).body
+    out.print("closed" if done["closed"] else "will be closed when its calls have ended", markup=False)
+
+
+def _cells(session: dict[str, Any]) -> tuple[str, ...]:
+    everybody = session["tenant"] is None
     return (
-        claim.tool,
-        f"(pool, {claim.session})" if everybody else str(claim.tenant),
-        "" if everybody else str(claim.client or ""),
-        claim.mcp_session or "",
-        "?" if claim.node is None else claim.node,
-        "?" if claim.fence is None else str(claim.fence),
-        "?" if claim.age is None else f"{claim.age:.0f} s",
+        session["tool"],
+        f"(pool, {session['session']})" if everybody else session["tenant"],
+        "" if everybody else session["client"] or "",
+        session["mcp_session"] or "",
+        _known(session["node"]),
+        _known(session["fence"]),
+        _seconds(session["age"]),
+        _seconds(session["idle"]),
+        _known(session["in_flight"]),
+        "" if session["pid"] is None else str(session["pid"]),
+        session["id"],
     )
+
+
+def _known(value: object) -> str:
+    return "?" if value is None else str(value)
+
+
+def _seconds(value: float | None) -> str:
+    return "?" if value is None else f"{value:.0f} s"

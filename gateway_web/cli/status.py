@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -12,15 +12,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from common.control.cluster import QueueStatus, WorkerStatus
-from common.control.status import Status, status, status_to_wire
-from common.control.tools import ToolOverview
+from common.domain.errors import InvocationTimeout, StoreUnavailable
+from gateway_web.cli.cluster import WORKERS, age, worker_cells
+from gateway_web.cli.connection import control
+from gateway_web.cli.control import ControlClient, items
 from gateway_web.cli.output import Exit, out, printable, say_json, say_table, stop
 from gateway_web.cli.tool_rows import cells
-from gateway_web.cli.where import Store, store
 
 TOOLS = ("tool", "state", "health", "circuit", "sessions", "in flight", "waiting", "oldest", "taken/s")
-WORKERS = ("worker", "lease", "sessions", "calls")
+Status = dict[str, Any]
 
 
 def show_status(
@@ -32,39 +32,58 @@ def show_status(
     """Show tools, circuits, sessions, queues, workers and Redis; exit code 3 if no call could be served."""
     if as_json and watch:
         raise stop("--json and --watch do not go together: call it again and again", Exit.USAGE)
-    where = store(config)
+    plane = control(config)
     if watch:
-        _watch(where, interval)
+        _watch(plane, interval)
         return
-    found = status(where.client, where.keys)
+    found = status(plane)
     if as_json:
-        say_json(status_to_wire(found))
+        say_json(found)
     else:
         out.print(_headline(found), markup=False)
-        if found.redis:
-            say_table(WORKERS, [_worker(worker) for worker in found.workers])
-            say_table(TOOLS, [_tool(tool, queue) for tool, queue in found.tools])
-    if not found.redis:
+        if found["redis"]:
+            say_table(WORKERS, [worker_cells(worker) for worker in found["workers"]])
+            say_table(TOOLS, [_tool(tool) for tool in found["tools"]])
+    if not found["redis"]:
         raise typer.Exit(Exit.UNREACHABLE)
-    if not found.ready:
+    if not found["ready"]:
         raise typer.Exit(Exit.REFUSED)
 
 
-def _watch(where: Store, interval: float) -> None:
+def status(plane: ControlClient) -> Status:
+    """How everything stands, each part a moment apart; without Redis all lists are empty."""
+    found = plane.ask("GET", "/status").body
+    told = {name: found[name] for name in ("ready", "missing", "redis", "dead_letters", "version")}
+    if not found["redis"]:
+        return {**told, "workers": [], "tools": []}
+    queues = {queue["tool"]: queue for queue in plane.ask("GET", "/queues").body["items"]}
+    tools = [{**tool, "queue": queues[tool["id"]]} for tool in items(plane, "/tools") if tool["id"] in queues]
+    return {**told, "workers": plane.ask("GET", "/workers").body["items"], "tools": tools}
+
+
+def _watch(plane: ControlClient, interval: float) -> None:
     with Live(console=out, screen=out.is_terminal, auto_refresh=False) as live:
         try:
             while True:
-                live.update(_screen(status(where.client, where.keys)), refresh=True)
+                live.update(_look(plane), refresh=True)
                 time.sleep(interval)
         except KeyboardInterrupt:
             return
 
 
+def _look(plane: ControlClient) -> RenderableType:
+    """The screen; while nobody answers it says so, and the next look may be luckier."""
+    try:
+        return _screen(status(plane))
+    except (StoreUnavailable, InvocationTimeout) as error:
+        return Text(printable(error.message))
+
+
 def _screen(found: Status) -> RenderableType:
     return Group(
         Text(_headline(found)),
-        _table(WORKERS, [_worker(worker) for worker in found.workers]),
-        _table(TOOLS, [_tool(tool, queue) for tool, queue in found.tools]),
+        _table(WORKERS, [worker_cells(worker) for worker in found["workers"]]),
+        _table(TOOLS, [_tool(tool) for tool in found["tools"]]),
     )
 
 
@@ -77,17 +96,12 @@ def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
 
 
 def _headline(found: Status) -> str:
-    word = "ready" if found.ready else "not ready: " + ", ".join(found.missing)
-    letters = f"; {found.dead_letters} dead letters" if found.dead_letters else ""
-    return f"{word}; Redis {'answers' if found.redis else 'is away'}{letters}"
+    word = "ready" if found["ready"] else "not ready: " + ", ".join(found["missing"])
+    letters = f"; {found['dead_letters']} dead letters" if found["dead_letters"] else ""
+    return f"{word}; Redis {'answers' if found['redis'] else 'is away'}{letters}"
 
 
-def _worker(worker: WorkerStatus) -> tuple[str, ...]:
-    lease = f"{worker.lease:.0f} s" if worker.lease else "ended"
-    return worker.node, lease, str(worker.sessions), str(worker.calls)
-
-
-def _tool(tool: ToolOverview, queue: QueueStatus) -> tuple[str, ...]:
-    age = "" if queue.age is None else f"{queue.age:.1f} s"
-    waiting = str(queue.waiting + queue.waiting_direct)
-    return *cells(tool)[:6], waiting, age, f"{queue.drained:.1f}"
+def _tool(tool: dict[str, Any]) -> tuple[str, ...]:
+    queue = tool["queue"]
+    waiting = str(queue["waiting"] + queue["waiting_direct"])
+    return *cells(tool)[:6], waiting, age(queue), f"{queue['drained']:.1f}"

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from common.domain.errors import InvalidRequest
-from common.domain.ids import TenantId
-from common.domain.quota import FIELDS, CapabilityRate, Quota, layer_to_wire
+from common.domain.quota import FIELDS
 from common.settings.document import parse
-from common.tenants.desk import TenantDesk, TenantView
-from common.tenants.records import ANY_VERSION
-from common.tenants.usage import RateUsage, TenantUsage
+from gateway_web.cli.connection import control
+from gateway_web.cli.control import Conflict, ControlClient, at, items, match
 from gateway_web.cli.output import errors_as_exit_codes, out, say_json, say_table
-from gateway_web.cli.where import Store, store
 
 cli = typer.Typer(help="See and change what tenants may use.", no_args_is_help=True)
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
@@ -27,29 +24,33 @@ VersionOption = Annotated[
     typer.Option("--version", min=0, help="Only if what was set is at this version; 0: nothing was."),
 ]
 NONE = "none"
+ATTEMPTS = 5
+"""So often a change is made anew of what others have made of it meanwhile."""
+Told = dict[str, Any]
+"""A tenant, or its usage, as the admin API tells it."""
 
 
 @cli.command("list")
 @errors_as_exit_codes
 def list_tenants(config: ConfigOption = None, as_json: JsonOption = False) -> None:  # noqa: FBT002
     """List the tenants that the file names, or that something was set for."""
-    views = _desk(store(config)).all()
+    found = items(control(config), "/tenants")
     if as_json:
-        say_json([_row(view) for view in views])
+        say_json(found)
         return
     columns = ("tenant", "state", "requests/min", "calls", "tool sessions", "mcp sessions", "set at run time")
-    say_table(columns, [_cells(view) for view in views])
+    say_table(columns, [_cells(tenant) for tenant in found])
 
 
 @cli.command("show")
 @errors_as_exit_codes
 def show(tenant: TenantArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:  # noqa: FBT002
     """Show what a tenant may use, and what of it was set at run time."""
-    view = _desk(store(config)).get(TenantId(tenant))
+    found = control(config).ask("GET", at("tenants", tenant)).body
     if as_json:
-        say_json(_row(view))
+        say_json(found)
         return
-    _say(view)
+    _say(found)
 
 
 @cli.command("set")
@@ -74,24 +75,40 @@ def set_quota(
         raise InvalidRequest("the bounds must be a mapping of fields to values", field="bounds")
     if not sets and not unset:
         raise InvalidRequest("nothing to set: name at least one bound, or --unset one", field="bounds")
-    where = store(config)
-    view = _desk(where).change(
-        TenantId(tenant),
-        {str(name): value for name, value in sets.items()},
-        unset or (),
-        actor=where.actor,
-        expected=ANY_VERSION if version is None else version,
-    )
-    _say(view)
+    if unknown := [name for name in unset or () if name not in FIELDS]:
+        raise InvalidRequest(f"unknown field {unknown[0]!r}; known are {', '.join(FIELDS)}", field="--unset")
+    plane = control(config)
+    for attempt in range(ATTEMPTS):
+        found = plane.ask("GET", at("tenants", tenant)).body
+        try:
+            _say(_changed(plane, found, sets, unset or (), version))
+        except Conflict:
+            if version is not None or attempt == ATTEMPTS - 1:
+                raise
+        else:
+            return
+
+
+def _changed(
+    plane: ControlClient, found: Told, sets: Mapping[str, Any], unset: Sequence[str], version: int | None
+) -> Told:
+    """The tenant after a change of exactly what was read. Raises :class:`Conflict` if others were quicker."""
+    present = found["version"]
+    if version not in (None, present):
+        raise Conflict(
+            f"what was set for {found['id']} is at version {present}, not {version}", version=present
+        )
+    wanted = {name: value for name, value in {**found["set"], **sets}.items() if name not in unset}
+    header = match(present) if present else {"If-None-Match": "*"}
+    told: Told = plane.ask("PUT", at("tenants", found["id"]), body=wanted, headers=header).body
+    return told
 
 
 @cli.command("remove")
 @errors_as_exit_codes
 def remove(tenant: TenantArgument, config: ConfigOption = None, version: VersionOption = None) -> None:
     """Forget what was set for a tenant at run time: the settings file holds again."""
-    where = store(config)
-    expected = ANY_VERSION if version is None else version
-    _desk(where).remove(TenantId(tenant), actor=where.actor, expected=expected)
+    control(config).ask("DELETE", at("tenants", tenant), headers=match(version))
     out.print(f"what was set for {tenant} at run time holds no more", markup=False)
 
 
@@ -103,104 +120,63 @@ def usage(
     as_json: JsonOption = False,  # noqa: FBT002
 ) -> None:
     """Show what tenants use now; - is not counted, since no bound asks for it."""
-    found = _desk(store(config)).usage([TenantId(name) for name in tenants or ()])
+    plane = control(config)
+    names = tenants or [tenant["id"] for tenant in items(plane, "/tenants")]
+    found = [plane.ask("GET", at("tenants", name, "usage")).body for name in names]
     if as_json:
-        say_json([_usage_row(one) for one in found])
+        say_json(found)
         return
     columns = ("tenant", "requests left", "calls", "tool sessions", "mcp sessions")
     say_table(columns, [_usage_cells(one) for one in found])
 
 
-def _desk(where: Store) -> TenantDesk:
-    return TenantDesk(where.client, where.keys, where.settings)
-
-
-def _row(view: TenantView) -> dict[str, Any]:
-    return {
-        "tenant": view.id,
-        "listed": view.listed,
-        "version": view.version,
-        "set": {} if view.record is None else layer_to_wire(view.record.layer),
-        "quota": layer_to_wire({name: getattr(view.quota, name) for name in FIELDS}),
-    }
-
-
-def _cells(view: TenantView) -> tuple[str, ...]:
-    quota = view.quota
+def _cells(tenant: Told) -> tuple[str, ...]:
+    quota = tenant["quota"]
+    bounds = ("requests_per_minute", "max_calls", "max_sessions", "max_mcp_sessions")
     return (
-        view.id,
-        "admitted" if quota.enabled else "suspended",
-        *(
-            _shown(bound)
-            for bound in (
-                quota.requests_per_minute,
-                quota.max_calls,
-                quota.max_sessions,
-                quota.max_mcp_sessions,
-            )
-        ),
-        "" if view.record is None else f"version {view.version}: {', '.join(view.record.layer)}",
+        tenant["id"],
+        _admitted(quota["enabled"]),
+        *(_shown(quota[name]) for name in bounds),
+        f"version {tenant['version']}: {', '.join(tenant['set'])}" if tenant["version"] else "",
     )
 
 
-def _say(view: TenantView) -> None:
+def _say(tenant: Told) -> None:
     """One line a field, and where it is from."""
-    own = {} if view.record is None else view.record.layer
-    rows = [
-        (name, _field(view.quota, name), f"set at run time (version {view.version})" if name in own else "")
-        for name in FIELDS
-    ]
-    say_table((view.id, "", ""), rows)
+    quota, from_where = tenant["quota"], f"set at run time (version {tenant['version']})"
+    rows = [(name, _field(name, quota[name]), from_where if name in tenant["set"] else "") for name in FIELDS]
+    say_table((tenant["id"], "", ""), rows)
 
 
-def _field(quota: Quota, name: str) -> str:
-    value = getattr(quota, name)
+def _field(name: str, value: Any) -> str:
     if name == "enabled":
-        return "admitted" if value else "suspended"
+        return _admitted(value)
     if name == "capabilities":
         return ", ".join(map(_rate_of, value)) or NONE
     return _shown(value)
 
 
-def _rate_of(limit: CapabilityRate) -> str:
-    return f"{limit.tool} {limit.name}: {limit.rate.per_minute} a minute, {limit.rate.burst} at once"
+def _admitted(enabled: bool) -> str:  # noqa: FBT001 - a value, not a switch
+    return "admitted" if enabled else "suspended"
+
+
+def _rate_of(limit: Told) -> str:
+    burst = limit.get("burst") or limit["requests_per_minute"]
+    return f"{limit['tool']} {limit['name']}: {limit['requests_per_minute']} a minute, {burst} at once"
 
 
 def _shown(bound: int | None) -> str:
     return NONE if bound is None else str(bound)
 
 
-def _usage_row(one: TenantUsage) -> dict[str, Any]:
-    return {
-        "tenant": one.tenant,
-        "requests": _rate_row(one.requests),
-        "capabilities": [
-            {"tool": limit.tool, "name": limit.name} | (_rate_row(used) or {})
-            for limit, used in zip(one.quota.capabilities, one.capabilities, strict=True)
-        ],
-        "calls": one.calls,
-        "max_calls": one.quota.max_calls,
-        "sessions": one.sessions,
-        "max_sessions": one.quota.max_sessions,
-        "mcp_sessions": one.mcp_sessions,
-        "max_mcp_sessions": one.quota.max_mcp_sessions,
-    }
-
-
-def _rate_row(used: RateUsage | None) -> dict[str, int] | None:
-    if used is None:
-        return None
-    return {"left": used.left, "per_minute": used.rate.per_minute, "burst": used.rate.burst}
-
-
-def _usage_cells(one: TenantUsage) -> tuple[str, ...]:
-    quota, requests = one.quota, one.requests
+def _usage_cells(one: Told) -> tuple[str, ...]:
+    requests = one["requests"]
     return (
-        one.tenant,
-        "-" if requests is None else f"{requests.left} of {requests.rate.burst}",
-        _of(one.calls, quota.max_calls),
-        _of(one.sessions, quota.max_sessions),
-        _of(one.mcp_sessions, quota.max_mcp_sessions),
+        one["tenant"],
+        "-" if requests is None else f"{requests['left']} of {requests['burst']}",
+        _of(one["calls"], one["max_calls"]),
+        _of(one["sessions"], one["max_sessions"]),
+        _of(one["mcp_sessions"], one["max_mcp_sessions"]),
     )
 
 

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from common.control.tools import ToolOverview, overview_to_wire
-from common.domain.circuit import CircuitState, CircuitStatus
+from common.domain.circuit import CircuitState
 from common.domain.tool import ToolState
-from common.registry.records import Entry
 
 COLUMNS = (
     *("tool", "state", "health", "circuit", "sessions", "in flight"),
     *("transport", "offers", "eras", "problem"),
 )
+Told = Mapping[str, Any]
+"""A tool as the admin API tells it."""
 
 
-def cells(tool: ToolOverview) -> tuple[str, ...]:
+def cells(tool: Told) -> tuple[str, ...]:
     """The tool as a line of the list, in the order of :data:`COLUMNS`."""
-    told = overview_to_wire(tool)
     return (
-        told["id"],
-        told["state"] + (", draining" if told["draining"] else ""),
-        _health(tool.entry),
-        _circuit(tool.circuit),
-        str(told["sessions"]),
-        str(told["in_flight"]),
-        told["transport"],
-        "not known yet" if told["offers"] is None else _offers(told["lists"]),
-        " ".join(told["eras"]),
+        tool["id"],
+        tool["state"] + (", draining" if tool["draining"] else ""),
+        _health(tool["health"]),
+        _circuit(tool["circuit"]),
+        str(tool["sessions"]),
+        str(tool["in_flight"]),
+        tool["transport"],
+        "not known yet" if tool["offers"] is None else _offers(tool["lists"]),
+        " ".join(tool["eras"]),
         _problem(tool),
     )
 
@@ -41,34 +41,33 @@ def _offers(lists: Mapping[str, int]) -> str:
 _LISTS = {"resources": "resources", "resourceTemplates": "templates", "prompts": "prompts"}
 
 
-def _health(entry: Entry) -> str:
-    health = entry.health
+def _health(health: Told | None) -> str:
     if health is None:
         return "not probed"
-    word = "healthy" if health.grade is ToolState.ENABLED else health.grade.value
-    return word + ("" if health.latency_ms is None else f", {health.latency_ms:.0f} ms")
+    word = "healthy" if health["grade"] == ToolState.ENABLED else health["grade"]
+    return word + ("" if health["latency_ms"] is None else f", {health['latency_ms']:.0f} ms")
 
 
-def _circuit(circuit: CircuitStatus) -> str:
-    if circuit.forced:
+def _circuit(circuit: Told) -> str:
+    if circuit["tripped"]:
         return "tripped"
-    if circuit.state is CircuitState.OPEN and circuit.retry_after is not None:
-        return f"open {circuit.retry_after:.0f} s"
-    failures = f", {circuit.failures} failed" if circuit.failures else ""
-    return circuit.state.value.replace("_", "-") + failures
+    if circuit["state"] == CircuitState.OPEN and circuit["retry_after"] is not None:
+        return f"open {circuit['retry_after']:.0f} s"
+    failures = f", {circuit['failures']} failed" if circuit["failures"] else ""
+    return str(circuit["state"]).replace("_", "-") + failures
 
 
-def _problem(tool: ToolOverview) -> str:
+def _problem(tool: Told) -> str:
     """All that a person has to look at, in one line."""
-    known, health = tool.entry.known, tool.entry.health
-    found = [None if known is None else known.error, tool.circuit.note]
-    if known is not None and known.quarantined:
-        first = known.quarantined[0]
-        found.append(f"{len(known.quarantined)} quarantined: {first.list} {first.name!r}: {first.reason}")
-    if unapproved := tool.entry.withheld.unapproved:
+    health = tool["health"]
+    found = [tool["problem"], tool["circuit"]["note"]]
+    if quarantined := tool["quarantined"]:
+        first = quarantined[0]
+        found.append(f"{len(quarantined)} quarantined: {first['list']} {first['name']!r}: {first['reason']}")
+    if unapproved := tool["unapproved"]:
         found.append(f"{len(unapproved)} not approved: see `canalgate tools quarantine list`")
-    if health is not None and health.grade is not ToolState.ENABLED:
-        found.append(health.reason)
+    if health is not None and health["grade"] != ToolState.ENABLED:
+        found.append(health["reason"])
     return "; ".join(_once([" ".join(text.split()) for text in found if text]))
 
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from common.control.tools import overview_of, overview_to_wire
-from common.domain.ids import ToolId
 from common.mcp.hidden_text import visible
+from gateway_web.cli.completion import ToolArgument
+from gateway_web.cli.connection import control
+from gateway_web.cli.control import at
 from gateway_web.cli.output import for_terminal, out, say_json
 from gateway_web.cli.tool_rows import COLUMNS, cells
-from gateway_web.cli.where import store
 
 MOST_VALUES = 8
 """So many values of an enumeration, or alternatives, are shown; of more only their type."""
@@ -22,17 +22,16 @@ MOST_DEPTH = 3
 
 
 def show(
-    tool: Annotated[str, typer.Argument(help="Id of the tool.")],
+    tool: ToolArgument,
     config: Annotated[Path | None, typer.Option("--config", help="Settings file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002
 ) -> None:
     """Show a tool and the arguments of its MCP tools; one with ? may be left out."""
-    where = store(config)
-    found = overview_of(where.client, where.keys, ToolId(tool))
-    known = found.entry.known
-    offers = () if known is None else known.tools
+    plane = control(config)
+    found = plane.ask("GET", at("tools", tool)).body
+    offers = plane.ask("GET", at("tools", tool, "schemas")).body["tools"]
     if as_json:
-        say_json({**overview_to_wire(found), "tools": [_told(offer) for offer in offers]})
+        say_json({**found, "tools": [_told(offer) for offer in offers]})
         return
     for name, value in zip(COLUMNS, cells(found), strict=True):
         if value:
@@ -41,12 +40,12 @@ def show(
         out.print(for_terminal(f"  {signature(offer)}"))
         if line := _first_line(offer.get("description")):
             out.print(for_terminal(f"      {line}"))
-    for item in () if known is None else known.quarantined:
-        out.print(for_terminal(f"  quarantined: {item.list} {visible(item.name)!r}: {item.reason}"))
-    for kind, name in sorted(found.entry.withheld.unapproved):
+    for item in found["quarantined"]:
+        out.print(for_terminal(f"  quarantined: {item['list']} {visible(item['name'])!r}: {item['reason']}"))
+    for kind, name in found["unapproved"]:
         out.print(for_terminal(f"  quarantined: {kind} {visible(name)!r}: see `canalgate tools quarantine`"))
-    for flag in () if known is None else known.flags:
-        out.print(for_terminal(f"  flagged: {flag.list} {flag.name!r}: {flag.reason}"))
+    for flag in found["flags"]:
+        out.print(for_terminal(f"  flagged: {flag['list']} {flag['name']!r}: {flag['reason']}"))
 
 
 def signature(offer: Mapping[str, Any]) -> str:

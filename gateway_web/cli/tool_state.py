@@ -11,22 +11,20 @@ from typing import Annotated
 
 import typer
 
-from common.domain.ids import ToolId
-from common.domain.tool_status import StateChange
-from common.registry.lifecycle import DrainProgress, Lifecycle
+from gateway_web.cli.completion import ToolArgument
+from gateway_web.cli.connection import control
+from gateway_web.cli.control import Reply, at
+from gateway_web.cli.draining import drained
 from gateway_web.cli.output import Exit, err, errors_as_exit_codes, out
-from gateway_web.cli.where import Store, store
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
-ToolArgument = Annotated[str, typer.Argument(help="Id of the tool.")]
 
 
 def enable(tool: ToolArgument, config: ConfigOption = None) -> None:
     """Let a tool be called, whatever the settings file says. A drain goes on."""
-    where = store(config)
-    change = _lifecycle(where).enable(ToolId(tool), actor=where.actor)
-    _say(f"{tool} is enabled", change)
-    if change.after.draining:
+    plane = control(config)
+    _say(f"{tool} is enabled", plane.ask("POST", at("tools", tool, "enable")))
+    if plane.ask("GET", at("tools", tool)).body["draining"]:
         err.print(
             f"note: {tool} is still draining and takes no new sessions: `canalgate tools undrain {tool}` ends that",
             markup=False,
@@ -35,9 +33,7 @@ def enable(tool: ToolArgument, config: ConfigOption = None) -> None:
 
 def disable(tool: ToolArgument, config: ConfigOption = None) -> None:
     """Refuse new calls of a tool; calls under way end, its sessions stay."""
-    where = store(config)
-    change = _lifecycle(where).disable(ToolId(tool), actor=where.actor)
-    _say(f"{tool} is disabled", change)
+    _say(f"{tool} is disabled", control(config).ask("POST", at("tools", tool, "disable")))
 
 
 def drain(
@@ -49,15 +45,11 @@ def drain(
     ] = None,
 ) -> None:
     """Let a tool take no new sessions; those that live go on. With --wait: exit code 1 if not drained in time."""
-    where = store(config)
-    lifecycle = _lifecycle(where)
-    _say(f"{tool} is draining", lifecycle.drain(ToolId(tool), actor=where.actor))
+    plane = control(config)
+    _say(f"{tool} is draining", plane.ask("POST", at("tools", tool, "drain")))
     if wait is None:
         return
-    left = lifecycle.wait_drained(
-        ToolId(tool), wait, watch=lambda progress: err.print(f"{tool}: {_left(progress)}", markup=False)
-    )
-    if not left.done:
+    if not drained(plane, tool, wait):
         err.print(f"{tool} is not drained after {wait:g} s", markup=False)
         raise typer.Exit(Exit.FAILED)
     out.print(f"{tool} is drained", markup=False)
@@ -65,17 +57,14 @@ def drain(
 
 def undrain(tool: ToolArgument, config: ConfigOption = None) -> None:
     """Let a tool take new sessions again."""
-    where = store(config)
-    change = _lifecycle(where).undrain(ToolId(tool), actor=where.actor)
-    _say(f"{tool} takes new sessions", change)
+    _say(f"{tool} takes new sessions", control(config).ask("POST", at("tools", tool, "undrain")))
 
 
 def reset(tool: ToolArgument, config: ConfigOption = None) -> None:
     """Close a tool's circuit and forget its failures."""
-    where = store(config)
-    change = _lifecycle(where).reset_circuit(ToolId(tool), actor=where.actor)
-    already = " already" if change is None else ""
-    out.print(f"the circuit of {tool} is closed{already}", markup=False)
+    _say(
+        f"the circuit of {tool} is closed", control(config).ask("POST", at("tools", tool, "circuit", "reset"))
+    )
 
 
 def trip(
@@ -84,9 +73,8 @@ def trip(
     config: ConfigOption = None,
 ) -> None:
     """Open a tool's circuit: all its calls are refused until it is reset."""
-    where = store(config)
-    change = _lifecycle(where).trip_circuit(ToolId(tool), reason, actor=where.actor)
-    already = " already; the reason is noted" if change is None else ""
+    done = control(config).ask("POST", at("tools", tool, "circuit", "trip"), body={"reason": reason})
+    already = "" if done.body["changed"] else " already; the reason is noted"
     out.print(f"the circuit of {tool} is tripped{already}", markup=False)
 
 
@@ -101,13 +89,5 @@ def add_verbs(cli: typer.Typer) -> None:
     cli.add_typer(circuit, name="circuit")
 
 
-def _lifecycle(where: Store) -> Lifecycle:
-    return Lifecycle(where.client, where.keys)
-
-
-def _say(sentence: str, change: StateChange) -> None:
-    out.print(sentence if change.changed else f"{sentence} already", markup=False)
-
-
-def _left(progress: DrainProgress) -> str:
-    return f"{progress.sessions} sessions, {progress.waiting} calls waiting, {progress.in_flight} in flight"
+def _say(sentence: str, done: Reply) -> None:
+    out.print(sentence if done.body["changed"] else f"{sentence} already", markup=False)

@@ -10,19 +10,15 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from common.control.tools import overview, overview_to_wire
-from common.domain.errors import ConfigurationError, VersionConflict
-from common.domain.ids import ToolId
-from common.domain.tool import Origin, Tool
-from common.registry.registry import ABSENT, ANY_VERSION, Registry
-from common.settings import RuntimeSettings
-from common.settings.entry_of import changed_entry
+from common.domain.errors import ConfigurationError
+from common.domain.tool import Origin
 from common.settings.interpolate import interpolate
-from common.settings.tools import read_tool
 from gateway_web.cli import quarantine, tool_show, tool_state
+from gateway_web.cli.completion import ToolArgument
+from gateway_web.cli.connection import control
+from gateway_web.cli.control import Conflict, ControlClient, ControlRefused, Reply, at, items, match
 from gateway_web.cli.output import err, errors_as_exit_codes, out, say_json, say_table
 from gateway_web.cli.tool_rows import COLUMNS, cells
-from gateway_web.cli.where import Store, store
 
 cli = typer.Typer(
     help="List, show, add, change, switch, drain, remove and refresh tools.", invoke_without_command=True
@@ -31,27 +27,40 @@ cli.command("show")(errors_as_exit_codes(tool_show.show))
 tool_state.add_verbs(cli)
 cli.add_typer(quarantine.cli, name="quarantine")
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DefinitionArgument = Annotated[
     str, typer.Argument(help="As in the settings file: '{command: npx, args: [...]}'.")
+]
+VersionOption = Annotated[
+    int | None, typer.Option("--version", min=1, help="Only if the tool is at this version (`tools --json`).")
 ]
 
 
 @cli.callback()
 @errors_as_exit_codes
-def list_tools(
+def list_by_default(
     context: typer.Context,
     config: ConfigOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002
+    as_json: JsonOption = False,  # noqa: FBT002
 ) -> None:
     """List the tools of the running gateway."""
-    if context.invoked_subcommand is not None:
-        return
-    where = store(config)
-    found = overview(where.client, where.keys)
+    if context.invoked_subcommand is None:
+        _list(config, as_json=as_json)
+
+
+@cli.command("list")
+@errors_as_exit_codes
+def list_tools(config: ConfigOption = None, as_json: JsonOption = False) -> None:  # noqa: FBT002
+    """List the tools of the running gateway, as `tools` alone does."""
+    _list(config, as_json=as_json)
+
+
+def _list(config: Path | None, *, as_json: bool) -> None:
+    found = items(control(config), "/tools")
     if as_json:
-        say_json([overview_to_wire(tool) for tool in found])
-        return
-    say_table(COLUMNS, [cells(tool) for tool in found])
+        say_json(found)
+    else:
+        say_table(COLUMNS, [cells(tool) for tool in found])
 
 
 @cli.command("add")
@@ -61,21 +70,27 @@ def add(
     definition: DefinitionArgument,
     config: ConfigOption = None,
     replace: Annotated[bool, typer.Option("--replace", help="Change it if it exists.")] = False,  # noqa: FBT002
+    version: VersionOption = None,
 ) -> None:
     """Register a tool while the gateway runs."""
-    where = store(config)
-    found = _read(tool, _given(definition), where.settings.runtime)
+    entry, plane = _entry(definition), control(config)
+    there = _found(plane, tool) if replace and version is None else None
+    expected = there.version if there else version
     try:
-        version = _registry(where).put(found, expected=ANY_VERSION if replace else ABSENT, actor=where.actor)
-    except VersionConflict as error:
-        raise VersionConflict(f"a tool {tool!r} is registered already; --replace changes it") from error
-    out.print(f"{tool} registered (version {version})", markup=False)
+        done = plane.ask(
+            "PUT", at("tools", tool), body=entry, headers=match(expected) or {"If-None-Match": "*"}
+        )
+    except Conflict as error:
+        if expected is None and error.version is not None:
+            error.message = f"a tool {tool!r} is registered already; --replace changes it"
+        raise
+    out.print(f"{tool} registered (version {done.version})", markup=False)
 
 
 @cli.command("update")
 @errors_as_exit_codes
 def update(
-    tool: Annotated[str, typer.Argument(help="Id of the tool.")],
+    tool: ToolArgument,
     definition: Annotated[
         str, typer.Argument(help="The keys to change: '{request_timeout: 60}'; null gives a default back.")
     ],
@@ -83,28 +98,28 @@ def update(
     change_transport: Annotated[  # noqa: FBT002
         bool, typer.Option("--change-transport", help="Let a command become a URL, or a URL a command.")
     ] = False,
+    version: VersionOption = None,
 ) -> None:
     """Change a tool while the gateway runs; what is not named stays, and so do its switch and its drain."""
-    where = store(config)
-    given = _given(definition)
-    if not isinstance(given, Mapping):
-        raise ConfigurationError("the definition must be a mapping of keys to values")
-    if "enabled" in given:
+    entry = _entry(definition)
+    if "enabled" in entry:
         raise ConfigurationError(
             "enabled is not changed by update: use `canalgate tools enable` or `disable`", field="enabled"
         )
-    registry = _registry(where)
-
-    def changed(found: Tool) -> Tool:
-        return _read(tool, changed_entry(found, given), where.settings.runtime)
-
-    before = registry.get(ToolId(tool)).registered
-    version = registry.update(before.tool.id, changed, actor=where.actor, change_transport=change_transport)
-    if version == before.version:
-        out.print(f"{tool} is so already (version {version})", markup=False)
+    plane = control(config)
+    before = plane.ask("GET", at("tools", tool))
+    done = plane.ask(
+        "PATCH",
+        at("tools", tool),
+        query={"change_transport": change_transport},
+        body=entry,
+        headers=match(version),
+    )
+    if before.version == done.version:
+        out.print(f"{tool} is so already (version {done.version})", markup=False)
         return
-    out.print(f"{tool} updated (version {version})", markup=False)
-    if before.origin is Origin.FILE:
+    out.print(f"{tool} updated (version {done.version})", markup=False)
+    if before.body["origin"] == Origin.FILE:
         err.print(
             f"note: the settings file has another definition of {tool}, which comes back when a web program starts",
             markup=False,
@@ -113,39 +128,40 @@ def update(
 
 @cli.command("remove")
 @errors_as_exit_codes
-def remove(tool: str, config: ConfigOption = None) -> None:
+def remove(tool: ToolArgument, config: ConfigOption = None, version: VersionOption = None) -> None:
     """Take a tool off while the gateway runs."""
-    where = store(config)
-    _registry(where).remove(ToolId(tool), actor=where.actor)
+    control(config).ask("DELETE", at("tools", tool), headers=match(version))
     out.print(f"{tool} removed", markup=False)
 
 
 @cli.command("refresh")
 @errors_as_exit_codes
-def refresh(tool: str, config: ConfigOption = None) -> None:
+def refresh(tool: ToolArgument, config: ConfigOption = None) -> None:
     """Ask a tool again what it offers."""
-    _registry(store(config)).refresh(ToolId(tool))
+    control(config).ask("POST", at("tools", tool, "refresh"))
     out.print(f"{tool} will be asked again", markup=False)
 
 
-def _registry(where: Store) -> Registry:
-    return Registry(where.client, where.keys, where.settings.egress.rules)
+def _found(plane: ControlClient, tool: str) -> Reply | None:
+    try:
+        return plane.ask("GET", at("tools", tool))
+    except ControlRefused as error:
+        if error.status != 404:
+            raise
+        return None
 
 
-def _given(definition: str) -> Any:
-    """The definition as data, references resolved. Raises :class:`ConfigurationError` for what is no YAML."""
+def _entry(definition: str) -> dict[str, Any]:
+    """The definition as data, references resolved from this environment.
+
+    Raises :class:`ConfigurationError` for what is no YAML, or no mapping.
+    """
     try:
         found = interpolate(yaml.safe_load(definition), os.environ)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"the definition is not YAML: {error}") from None
     if found.faults:
         raise ConfigurationError("; ".join(fault.message for fault in found.faults))
-    return found.tree
-
-
-def _read(tool: str, entry: Any, runtime: RuntimeSettings) -> Tool:
-    """The tool that an entry makes. Raises :class:`ConfigurationError` that names each key at fault."""
-    found = read_tool(tool, entry, runtime)
-    if isinstance(found, list):
-        raise ConfigurationError("; ".join(message for _, message in found))
-    return found
+    if not isinstance(found.tree, Mapping):
+        raise ConfigurationError("the definition must be a mapping of keys to values")
+    return dict(found.tree)

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,8 +28,9 @@ from common.store.key_ring import keys_of
 from common.store.keys import Keys
 from gateway_web.cli.first_answers import FirstAnswers
 from gateway_web.cli.output import Exit, err, for_terminal, stop
-from gateway_web.cli.programs import environment, web_command, worker_command
+from gateway_web.cli.programs import environment, flower_command, web_command, worker_command
 from gateway_web.cli.up_reload import UpReload, reader
+from gateway_web.cli.up_token import OwnToken, own_token
 from gateway_web.identity import identity_problems
 from gateway_web.listener_tls import own_context
 from gateway_web.supervisor import (
@@ -64,12 +65,22 @@ class Plan:
     port: int
     redis: RedisServer
     state: StateDirectory
+    flower_port: int | None
+    """Where Flower listens; None if it is not wanted."""
+    token: OwnToken | None = None
+    """That of the admin API, if it is on for whoever runs this."""
 
     @property
     def base_url(self) -> str:
         host = "127.0.0.1" if self.host in {"0.0.0.0", ""} else self.host  # noqa: S104 - compared with
         scheme = "http" if self.settings.web.tls_cert_file is None else "https"
         return f"{scheme}://{authority(host, self.port)}"
+
+    @property
+    def flower_url(self) -> str:
+        host = self.settings.flower.host
+        host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 - compared with
+        return f"http://{authority(host, self.flower_port or 0)}"
 
     def answers(self, path: str) -> Callable[[], bool]:
         """Whether the web program answers 200 there; one that wants client certificates, whether it refuses us."""
@@ -84,18 +95,28 @@ class Plan:
     def endpoint(self) -> str:
         return f"{self.base_url}/mcp"
 
+    @property
+    def admin_variables(self) -> dict[str, str]:
+        """What the programs that know operators need in their environment."""
+        return {} if self.token is None else self.token.variables
 
-def run_up(config: Path | None, *, host: str | None, port: int | None, verbose: bool) -> None:
+
+def run_up(
+    config: Path | None, *, host: str | None, port: int | None, verbose: bool, flower: bool = False
+) -> None:
     """Start, serve until a signal, stop in reverse."""
     try:
         with held_state_dir(state_dir_path(os.environ)) as state:
-            plan = _plan(config, host=host, port=port, state=state)
-            _serve(plan, verbose=verbose)
+            plan = _plan(config, host=host, port=port, state=state, flower=flower)
+            with own_token(plan.settings, plan.host, state.path) as token:
+                _serve(replace(plan, token=token), verbose=verbose)
     except SupervisorError as error:
         raise stop(str(error), Exit.REFUSED) from None
 
 
-def _plan(config: Path | None, *, host: str | None, port: int | None, state: StateDirectory) -> Plan:
+def _plan(
+    config: Path | None, *, host: str | None, port: int | None, state: StateDirectory, flower: bool
+) -> Plan:
     file = find_file(config, os.environ) or _demo_file(state)
     read = reader(file, host, port)
     settings = read()
@@ -113,6 +134,7 @@ def _plan(config: Path | None, *, host: str | None, port: int | None, state: Sta
         config=file,
         host=settings.web.host,
         port=free_port(settings.web.host, settings.web.port),
+        flower_port=free_port(settings.flower.host, settings.flower.port) if flower else None,
         redis=find_redis(configured, state.path),
         state=state,
     )
@@ -169,10 +191,25 @@ def _children(plan: Plan, client: Client, keys: Keys) -> list[ChildSpec]:
         ready_timeout=60.0,
         stop_timeout=15.0,
         log_path=plan.state.log("web"),
-        env=env,
+        env={**env, **plan.admin_variables},
     )
     redis = [] if plan.redis.child is None else [plan.redis.child]
-    return [*redis, *workers, web]
+    return [*redis, *workers, web, *_flower(plan, env)]
+
+
+def _flower(plan: Plan, env: dict[str, str]) -> list[ChildSpec]:
+    if plan.flower_port is None:
+        return []
+    return [
+        ChildSpec(
+            name="flower",
+            argv=flower_command(),
+            ready=http_ready(f"{plan.flower_url}/healthcheck"),
+            ready_timeout=60.0,
+            log_path=plan.state.log("flower"),
+            env={**env, **plan.admin_variables, "CANALGATE_FLOWER__PORT": str(plan.flower_port)},
+        )
+    ]
 
 
 def _worker(name: str, plan: Plan, client: Client, keys: Keys, env: dict[str, str]) -> ChildSpec:
@@ -205,9 +242,15 @@ def _announce(plan: Plan, supervisor: Supervisor, answers: FirstAnswers) -> None
             redis_url=plan.redis.url.for_redis_py,
             started_at=time.time(),
             children=dict(supervisor.pids),
+            admin_token_file=None if plan.token is None else str(plan.token.file),
+            config=str(plan.config.absolute()),
         )
     )
     err.print(f"Redis: {plan.redis.description}", markup=False)
+    if plan.token is not None:
+        err.print(f"admin API: {plan.base_url}/admin/v1, its token is in {plan.token.file}", markup=False)
+    if plan.flower_port is not None:
+        err.print(f"Flower: {plan.flower_url} (password: a token of admin.tokens)", markup=False)
     for line in answers.lines():
         err.print(for_terminal(line))
     err.print("add this to your MCP client:", markup=False)

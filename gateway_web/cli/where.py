@@ -14,6 +14,7 @@ from common.store.client import Client, StoreAddress, address_of, connect
 from common.store.key_ring import keys_of
 from common.store.keys import Keys
 from common.tls import client_context
+from gateway_web.cli.connection import only_here
 from gateway_web.listener_tls import own_context
 from gateway_web.supervisor import running_instance, state_dir_path
 from gateway_web.wsgi_address import authority
@@ -67,9 +68,10 @@ class Store:
 def store(config: Path | None) -> Store:
     """Redis as the settings say, else as the gateway that runs from this state directory says.
 
-    Raises :class:`~common.domain.errors.ConfigurationError` for settings that are not valid, and
-    :class:`StoreUnavailable` if neither says any.
+    Raises :class:`~common.domain.errors.ConfigurationError` for settings that are not valid and for a verb that was
+    given a gateway elsewhere, and :class:`StoreUnavailable` if neither says any.
     """
+    only_here()
     settings = load(config)
     url = None if settings.redis.url is None else address_of(settings.redis).url
     if url is None:

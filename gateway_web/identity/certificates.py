@@ -1,4 +1,4 @@
-"""The resolver mtls: the client certificate that a trusted proxy has checked, in a header of its own.
+"""The resolver mtls: the client certificate that a trusted proxy has checked, in a header of its own, or our listener.
 
 Sources: Envoy, "x-forwarded-client-cert"; RFC 4514 for subject names.
 """
@@ -30,7 +30,10 @@ class CertificateResolver:
         self._header = settings.header.lower()
 
     def resolve(self, request: RequestFacts) -> Caller | None:
-        """The caller in the certificate; None if the header is not there."""
+        """The caller in the certificate; None if none was shown, or the header is not there."""
+        if self._settings.form == "listener":
+            # No header counts then, also none of a trusted proxy's: whoever wants both needs two gateways.
+            return None if request.tls_subject is None else self._caller(request.tls_subject)
         value = request.headers.get(self._header)
         if value is None:
             return None
@@ -126,4 +129,4 @@ def _unescaped(text: str) -> str:
 
 
 def _malformed() -> Unrecognised:
-    return Unrecognised(Reason.MALFORMED, "what the proxy says of the client certificate cannot be read")
+    return Unrecognised(Reason.MALFORMED, "what is said of the client certificate cannot be read")

@@ -79,6 +79,7 @@ class Identity:
             method=http.method,
             query=http.query_string,
             from_proxy=from_proxy,
+            tls_subject=http.tls_subject,
         )
 
     def recognise(self, request: RequestFacts) -> Caller:

@@ -133,6 +133,16 @@ def _problems(settings: Settings) -> Iterator[str]:
     for name in ("jwt", "mtls"):
         if getattr(identity, name) is not None and name not in identity.resolver:
             yield f"identity.{name} is set, but {name} is not in identity.resolver: it has no effect"
+    certificates = identity.mtls if "mtls" in identity.resolver else None
+    if (
+        certificates is not None
+        and certificates.form == "listener"
+        and settings.web.tls_client_auth == "none"
+    ):
+        yield (
+            "identity.mtls.form is listener, but nobody is asked for a certificate: set web.tls_client_auth to "
+            "optional or required"
+        )
     if (
         identity.required_scopes
         and {"none", "header"} >= set(identity.resolver)

@@ -42,6 +42,7 @@ from gateway_web.ingress.answers import error_message
 from gateway_web.ingress.batch import BATCH_VERSION, MOST_MESSAGES
 from gateway_web.ingress.changes import ListDigests
 from gateway_web.ingress.methods import dispatch
+from gateway_web.ingress.open_streams import opened
 from gateway_web.ingress.outbox import Outbox
 from gateway_web.ingress.requests import McpRequest
 from gateway_web.ingress.sessions import open_session, take_aside
@@ -102,6 +103,7 @@ class Duplex:
         self.outbox = Outbox()
         self._accounts = Accounts(gateway.tracer, gateway.figures)
         self._protocol = protocol
+        self._uncount = opened(gateway.figures, "websocket" if protocol == "websocket" else "http_sse")
         self._gateway = gateway
         self._digests = digests
         self._caller = caller
@@ -152,6 +154,7 @@ class Duplex:
 
     def close(self) -> None:
         """The client has gone: what it asked for is let go of, and its session ends."""
+        self._uncount()
         self.outbox.close()
         if self._standing is not None:
             self._standing.close()

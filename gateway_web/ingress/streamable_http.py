@@ -37,6 +37,7 @@ from gateway_web.ingress.batch import BATCH_VERSION, MOST_MESSAGES, answer_batch
 from gateway_web.ingress.changes import ListDigests
 from gateway_web.ingress.disconnect import hung_up
 from gateway_web.ingress.methods import FORWARDED, dispatch
+from gateway_web.ingress.open_streams import counted
 from gateway_web.ingress.requests import McpRequest
 from gateway_web.ingress.resumption import rejoined_stream
 from gateway_web.ingress.sessions import open_session, take_aside
@@ -101,7 +102,8 @@ class StreamableHttp:
     ) -> HttpAnswer:
         account = self._accounts.open(message, caller, tool, protocol="http", headers=http.headers)
         try:
-            return account.close_with(self._answered(http, message, account, caller, tool, era))
+            answer = account.close_with(self._answered(http, message, account, caller, tool, era))
+            return counted(self._gateway.figures, answer)
         except BaseException as error:
             account.failed(error)
             account.close()
@@ -162,9 +164,10 @@ class StreamableHttp:
         def aside(message: Message) -> None:
             self._aside(http, message, caller, tool, Era.LEGACY)
 
-        return answer_batch(
+        answer = answer_batch(
             messages, begin, aside, gone=partial(hung_up, http.environ), silence=self._web.ping_interval
         )
+        return counted(self._gateway.figures, answer)
 
     def _modern(
         self, http: HttpRequest, message: Request, account: Account, caller: Caller, tool: ToolId | None
@@ -257,10 +260,9 @@ class StreamableHttp:
             last = http.header(LAST_EVENT_HEADER)
             rejoined = rejoined_stream(self._gateway, session, last, http.environ)
             if rejoined is not None:
-                return rejoined
-            return self._identity.watched(
-                http, caller, session_stream(self._gateway, self._digests, caller, session, last)
-            )
+                return counted(self._gateway.figures, rejoined)
+            stream = session_stream(self._gateway, self._digests, caller, session, last)
+            return counted(self._gateway.figures, self._identity.watched(http, caller, stream))
         except GatewayError as error:
             return self._refused(error)
 

@@ -50,6 +50,8 @@ class RunRecord:
         endpoint: URL of the MCP endpoint.
         redis_url: for redis-py; it may hold a password.
         started_at: Unix time in seconds.
+        admin_token_file: file with the token of its admin API that was made for whoever may read it; None without.
+        config: path of its settings file.
     """
 
     pid: int
@@ -57,6 +59,8 @@ class RunRecord:
     redis_url: str = field(repr=False)
     started_at: float
     children: Mapping[str, int]
+    admin_token_file: str | None = None
+    config: str = ""
 
 
 class StateDirectory:

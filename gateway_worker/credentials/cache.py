@@ -65,6 +65,8 @@ class CredentialCache:
         self._on_answer = on_answer
         self._kept: OrderedDict[Wanted, Answer] = OrderedDict()
         self._flights: dict[Wanted, _Flight] = {}
+        self.hits = self.misses = 0
+        """Questions that were answered from here, and those that had to wait for a provider."""
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -78,7 +80,9 @@ class CredentialCache:
             kept = self._kept.get(wanted)
             if kept is not None and time.monotonic() < kept.until and kept.asked > newer_than:
                 self._kept.move_to_end(wanted)
+                self.hits += 1
                 return kept
+            self.misses += 1
             flight = self._flights.get(wanted) or self._begin(wanted)
             answer = await asyncio.shield(flight.task)
             if not flight.void:

@@ -7,7 +7,7 @@ from common.domain.errors import ConfigurationError
 from common.settings import Settings
 from gateway_worker.credentials.token_endpoint import TokenEndpoint
 
-GRANT = (("grant_type", "client_credentials"),)
+GRANT = ("grant_type", "client_credentials")
 KINDS = ("bearer",)
 """A token must not be used in ways that its type does not tell (RFC 6749, section 7.1)."""
 
@@ -37,4 +37,4 @@ class ClientCredentialsProvider:
     async def resolve(self, request: CredentialRequest) -> Credentials | None:
         """See :class:`~common.ports.CredentialsProvider`. Asks each time: the worker's cache keeps what is answered."""
         endpoint = self._endpoints.get(request)
-        return None if endpoint is None else await endpoint.token(GRANT, self._leeway, KINDS)
+        return None if endpoint is None else await endpoint.token(lambda: [GRANT], self._leeway, KINDS)

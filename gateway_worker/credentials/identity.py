@@ -6,9 +6,9 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from common.calls.head import parts_of
+from common.calls.head import parts_of, subject_of
 from common.credentials.injection import NOTHING, CannotInject, Injected, inject
-from common.domain.credential_rules import CredentialMode, CredentialRules, CredentialScope
+from common.domain.credential_rules import WITHOUT_SUBJECTS, CredentialMode, CredentialRules, CredentialScope
 from common.domain.credentials import CredentialRequest
 from common.domain.errors import CredentialUnavailable
 from common.domain.ids import ClientId, TenantId, ToolId
@@ -64,6 +64,7 @@ class SessionIdentity:
             return NOTHING
         request = self.wanted.request
         whose = "the client" if request.client else "the tenant" if request.tenant else "all callers"
+        whose = whose if request.subject is None else "the subject"
         raise CredentialUnavailable(
             f"tool {self._tool!r} needs credentials for {whose} that cannot be had: {found}",
             reason="failed" if answer.outcome.failure else "missing",
@@ -81,7 +82,7 @@ class SessionIdentity:
 
     def reconsider(self, providers: Providers) -> None:
         """Other providers are there now: the same ones are asked again, for others a new session is built."""
-        if names_of(self._rules.providers, providers) == self.wanted.providers:
+        if _asked_by(self._rules, providers) == self.wanted.providers:
             self.ask_again()
         else:
             self.outdated = True
@@ -144,7 +145,7 @@ class Identities:
         if tool.credentials is None:
             return None
         tenant, client, _ = parts_of(session)
-        return self._made(tool, tool.credentials, tenant, client)
+        return self._made(tool, tool.credentials, tenant, client, *subject_of(session))
 
     async def of_gateway(self, tool: Tool) -> Injected:
         """What the gateway's own connections are given, for listing and probing: as whom the settings say, or nothing.
@@ -156,20 +157,41 @@ class Identities:
             return NOTHING
         tenant = self._settings.discovery_tenant or ""
         client = self._settings.discovery_client or ""
+        subject = self._settings.discovery_subject or ""
         missing = {
             CredentialScope.TOOL: False,
             CredentialScope.TENANT: not tenant,
             CredentialScope.CLIENT: not client,
+            CredentialScope.SUBJECT: not subject,
         }
         if missing[rules.scope]:
             return NOTHING
-        return await self._made(tool, rules, tenant, client).given()
+        return await self._made(tool, rules, tenant, client, subject).given()
 
-    def _made(self, tool: Tool, rules: CredentialRules, tenant: str, client: str) -> SessionIdentity:
+    def _made(
+        self,
+        tool: Tool,
+        rules: CredentialRules,
+        tenant: str,
+        client: str,
+        subject: str,
+        scopes: tuple[str, ...] = (),
+    ) -> SessionIdentity:
+        own = rules.scope is CredentialScope.SUBJECT
         request = CredentialRequest(
             tool=tool.id,
             tenant=None if rules.scope is CredentialScope.TOOL else TenantId(tenant),
-            client=ClientId(client) if rules.scope is CredentialScope.CLIENT else None,
+            client=ClientId(client) if own or rules.scope is CredentialScope.CLIENT else None,
+            subject=subject if own else None,
+            scopes=scopes if own else (),
         )
-        wanted = Wanted(request, names_of(rules.providers, self._providers))
+        wanted = Wanted(request, _asked_by(rules, self._providers))
         return SessionIdentity(tool.id, rules, wanted, self._cache)
+
+
+def _asked_by(rules: CredentialRules, providers: Providers) -> tuple[str, ...]:
+    """Who is asked by these rules: for a subject's credentials nobody who would give its client's."""
+    names = names_of(rules.providers, providers)
+    if rules.scope is not CredentialScope.SUBJECT:
+        return names
+    return tuple(name for name in names if name not in WITHOUT_SUBJECTS)

@@ -35,7 +35,10 @@ BUILT_IN: Mapping[str, Callable[[Settings], CredentialsProvider]] = {
     "environment": lambda settings: EnvironmentProvider(settings.credentials.environment_prefix, os.environ),
     "file": lambda settings: FileProvider(settings.credentials.directory),
     "vault": VaultProvider,
+    "aws": _late("aws", "AwsProvider"),
+    "gcp": _late("gcp", "GcpProvider"),
     "client_credentials": _late("client_credentials", "ClientCredentialsProvider"),
+    "token_exchange": _late("token_exchange", "TokenExchangeProvider"),
 }
 
 

@@ -16,7 +16,7 @@ from common.credentials.orders import MOST_ORDERS, Order, Verb, order_of
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import StoreUnavailable
 from common.settings import Settings
-from common.settings.changes import SettingsChanges
+from common.settings.changes import PROVIDER_SECTIONS, SettingsChanges
 from common.store.client import store_errors
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
@@ -65,8 +65,8 @@ class CredentialService:
         self._keys = keys
         self._outbox = outbox
         self._providers = Providers(load_providers(settings), timeout=settings.credentials.timeout)
-        self._cache = CredentialCache(self._providers.ask, settings.credentials, on_answer=self._answered)
-        self.identities = Identities(self._providers, self._cache, settings.credentials)
+        self.cache = CredentialCache(self._providers.ask, settings.credentials, on_answer=self._answered)
+        self.identities = Identities(self._providers, self.cache, settings.credentials)
         self.look_now = asyncio.Event()
         """Set when an order may be there."""
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -98,7 +98,7 @@ class CredentialService:
 
         Raises :class:`ConfigurationError` for a provider that cannot be made.
         """
-        if changes.sections.isdisjoint({"credentials", "vault"}):
+        if changes.sections.isdisjoint(PROVIDER_SECTIONS):
             return None
         settings = changes.settings.credentials
         providers = Providers(load_providers(changes.settings), timeout=settings.timeout)
@@ -106,7 +106,7 @@ class CredentialService:
         def commit() -> None:
             self._retire(self._providers)
             self._providers = providers
-            self._cache.take_over(providers.ask, settings)
+            self.cache.take_over(providers.ask, settings)
             self.identities.take_over(providers, settings)
             self._most_told = TOLD_TWICE * settings.cache_size
             for identity in self._in_use():
@@ -134,7 +134,7 @@ class CredentialService:
             if not self._last_order:
                 newest = await self._redis.command("XREVRANGE", key, "+", "-", "COUNT", 1)
                 self._last_order = newest[0][0] if newest else b"0-0"
-                self._cache.drop()
+                self.cache.drop()
                 return
             found: list[Any] = await self._redis.command(
                 "XRANGE", key, b"(" + self._last_order, "+", "COUNT", MOST_ORDERS
@@ -147,7 +147,7 @@ class CredentialService:
 
     def obey(self, order: Order) -> None:
         """Do what an order says: what is kept is forgotten, sessions ask again, or are built anew."""
-        self._cache.drop(tool=order.tool, tenant=order.tenant)
+        self.cache.drop(tool=order.tool, tenant=order.tenant)
         for identity in self._in_use():
             request = identity.wanted.request
             if order.tool in (None, request.tool) and order.tenant in (None, request.tenant):

@@ -175,7 +175,7 @@ def make_link(
                 connect_timeout=tool.startup_timeout,
                 max_bytes=max_bytes,
                 gate=gate,
-                rules=rules,
+                rules=rules.for_discovered if transport.discovered else rules,
                 meta=given.meta,
             )
 

@@ -16,6 +16,8 @@ import yaml
 from redis import Redis
 from redis.exceptions import RedisError
 
+from common.audit.chain_store import ChainStore
+from common.domain.errors import StoreUnavailable
 from common.processes import ProcessGuard
 from common.store.keys import Keys
 from tests.chaos.journal import Journal
@@ -40,6 +42,8 @@ class Cluster:
         self.run = uuid.uuid4().hex
         self.journal = Journal(home / "harness.jsonl")
         self.keys = Keys()
+        self.forgetful = False
+        """Whether Redis lost writes that it had confirmed."""
         self.out: set[int] = set()
         """Ports of web processes that were started again and are not ready yet."""
         addresses = [space.redis_address for space in plan.namespaces.values()]
@@ -119,18 +123,24 @@ class Cluster:
         self._places.append(Place(host=host, port=port))
         return self._program(name, "web", web_command(host, port), port=port)
 
-    def _program(self, name: str, kind: str, command: list[str], *, port: int | None = None) -> Program:
+    def move(self, program: Program, tree: Path) -> None:
+        """Have a program run from another tree when it is started again."""
+        program.move(self._environment(program.name, tree), tree)
+
+    def _environment(self, name: str, tree: Path) -> dict[str, str]:
         space, proxy = self.plan.namespaces.get(name), self.proxies.get(name)
         url = self.redis.url() if space is None else self.redis.url(space.redis_address)
-        variables = environment(
-            self.home, self.run, redis=url if proxy is None else proxy.url, skew=self.skews.get(name)
-        )
+        redis = url if proxy is None else proxy.url
+        return environment(self.home, self.run, redis=redis, skew=self.skews.get(name), source=tree)
+
+    def _program(self, name: str, kind: str, command: list[str], *, port: int | None = None) -> Program:
+        space = self.plan.namespaces.get(name)
         return Program(
             name,
             kind,
             command if space is None else [*space.prefix, *command],
-            env=variables,
-            cwd=Path(variables["PYTHONPATH"].split(":")[-1]),
+            env=self._environment(name, self.plan.source),
+            cwd=self.plan.source,
             log=self.home / f"{name}.log",
             journal=self.journal,
             guard=self._guard,
@@ -279,6 +289,7 @@ class Cluster:
             self.redis.kill()
             if lose:
                 self.redis.lose_writes_since(before)
+            self.forgetful |= lose or self.plan.durability == "none"
             time.sleep(down)
             self.redis.start()
 
@@ -293,6 +304,17 @@ class Cluster:
         file.with_suffix(".next").write_text(word)
         file.with_suffix(".next").replace(file)
         self.journal.write("fault", what=word, process=tool, kind="backend", pid=0, port=None)
+
+    def delivered(self) -> bool:
+        """Whether the file of the journal has all that the stream has."""
+        try:
+            with self.client() as client:
+                store = ChainStore(client, self.keys)
+                stream, state = store.stream(), store.state()
+        except StoreUnavailable:
+            return False
+        head = state.head
+        return stream.last == head.id and state.sinks.get("file") == head
 
     # -- the end ----------------------------------------------------------------------------------------
 

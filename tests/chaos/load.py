@@ -36,6 +36,7 @@ import orjson
 from tests.chaos.journal import Journal
 from tests.chaos.wire import Answer, NotConnected, Place, StreamClosed, exchange
 from tests.support.mcp import RawClient
+from tests.support.told import trace_of
 
 INITIALIZE = {
     "protocolVersion": "2025-11-25",
@@ -220,8 +221,9 @@ class Load:
         arguments: dict[str, Any] = {name: getattr(call, name) for name in ("tenant", "client", "era")}
         arguments |= {"call": identity, "ms": call.ms, "steps": call.steps, "how": call.how}
         params: dict[str, Any] = {"name": call.action, "arguments": arguments}
+        params["_meta"] = {"traceparent": f"00-{trace_of(identity)}-{'1' * 16}-00"}
         if call.steps:
-            params["_meta"] = {"progressToken": identity}
+            params["_meta"]["progressToken"] = identity
         message = client.message("tools/call", params)
         headers = client.sent_headers("tools/call", message["params"])
         told = {name: getattr(call, name) for name in _TOLD}

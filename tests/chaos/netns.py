@@ -36,6 +36,11 @@ class Namespace:
         return f"{self._net}.3"
 
     @property
+    def outer_address(self) -> str:
+        """The machine's address that callers come from."""
+        return f"{self._net}.1"
+
+    @property
     def own_address(self) -> str:
         """The address in the namespace."""
         return f"{self._net}.2"
@@ -78,10 +83,10 @@ class Namespace:
     def _link(self) -> None:
         _ip("link", "add", self._outer, "type", "veth", "peer", "name", self._inner)
         _ip("link", "set", self._inner, "netns", self.name)
-        _ip("addr", "add", f"{self._net}.1/29", "dev", self._outer)
-        _ip("addr", "add", f"{self._net}.3/29", "dev", self._outer)
+        _ip("addr", "add", f"{self.outer_address}/29", "dev", self._outer)
+        _ip("addr", "add", f"{self.redis_address}/29", "dev", self._outer)
         _ip("link", "set", self._outer, "up")
-        _ip("-n", self.name, "addr", "add", f"{self._net}.2/29", "dev", self._inner)
+        _ip("-n", self.name, "addr", "add", f"{self.own_address}/29", "dev", self._inner)
         _ip("-n", self.name, "link", "set", self._inner, "up")
         _ip("-n", self.name, "link", "set", "lo", "up")
 

@@ -17,6 +17,7 @@ from tests.support.servers.process import REPOSITORY, SERVERS, server_command
 SKEW = SERVERS.parent / "skew"
 SOURCE = Path(os.environ.get("CHAOS_SOURCE", REPOSITORY))
 """The tree whose gateway is tried; the harness itself is always this one."""
+AUDIT_KEY, AUDIT_FILE = "chaos", "audit.ndjson"
 TENANTS = ("acme", "acme-x", "umbra")
 """The listed tenants: two of them run together if a key forgets where one part ends."""
 
@@ -54,9 +55,8 @@ class ToolPlan:
             "CHAOS_RUN": run,
         }
 
-    def entry(self, home: Path, run: str, port: int | None) -> dict[str, Any]:
-        """Its entry in the file."""
-        known = entry_fields(SOURCE)
+    def entry(self, home: Path, run: str, port: int | None, known: frozenset[str]) -> dict[str, Any]:
+        """Its entry in the file, with the keys that are known."""
         entry: dict[str, Any] = {"request_timeout": self.deadline, "idle_timeout": 300.0}
         entry |= {name: value for name, value in self.fields.items() if name in known}
         if port is not None:
@@ -68,6 +68,9 @@ class ToolPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A cluster to be started. ``proxied`` and ``skewed`` name processes (``web0``, ``worker1``).
+
+    ``source`` is the tree that they are started from; ``also`` others that some are started from later
+    (:meth:`tests.chaos.cluster.Cluster.move`), which must know what the file says as well.
 
     ``namespaces`` puts processes into a network of their own. ``settings`` are further sections of the file.
     """
@@ -82,6 +85,8 @@ class Plan:
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     supervised: bool = True
+    source: Path = SOURCE
+    also: tuple[Path, ...] = ()
 
     def config(self, home: Path, run: str, ports: Mapping[str, int]) -> dict[str, Any]:
         """The file's content; ``ports`` are those of the HTTP backends."""
@@ -92,11 +97,22 @@ class Plan:
             "worker": {"concurrency": self.slots, "drain_timeout": 15.0},
             "redis": {"socket_timeout": 2.0},
             "discovery": {"ttl": 3600.0},
-            "web": {"allowed_hosts": [space.own_address for space in self.namespaces.values()]},
+            "web": {
+                "allowed_hosts": [space.own_address for space in self.namespaces.values()],
+                "trusted_proxies": [
+                    "127.0.0.1",
+                    *(space.outer_address for space in self.namespaces.values()),
+                ],
+            },
+            "audit": {
+                "chain_key": AUDIT_KEY,
+                "sinks": [{"type": "file", "options": {"path": str(home / AUDIT_FILE)}}],
+            },
         }
         for section, values in self.settings.items():
             base[section] = {**base.get(section, {}), **values}
-        base["tools"] = {tool.name: tool.entry(home, run, ports.get(tool.name)) for tool in self.tools}
+        known = frozenset.intersection(*map(entry_fields, (self.source, *self.also)))
+        base["tools"] = {tool.name: tool.entry(home, run, ports.get(tool.name), known) for tool in self.tools}
         return base
 
 
@@ -116,11 +132,13 @@ def entry_fields(source: Path) -> frozenset[str]:
     return frozenset(found.stdout.split())
 
 
-def environment(home: Path, run: str, *, redis: str, skew: Path | None) -> dict[str, str]:
-    """The environment of a web process or a worker."""
+def environment(
+    home: Path, run: str, *, redis: str, skew: Path | None, source: Path = SOURCE
+) -> dict[str, str]:
+    """The environment of a web process or a worker of the tree ``source``."""
     left_out = ("CANALGATE_", "CHAOS_", "PYTHONDONTWRITEBYTECODE")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
-    path = [str(SOURCE)] if skew is None else [str(SKEW), str(SOURCE)]
+    path = [str(source)] if skew is None else [str(SKEW), str(source)]
     return {
         **inherited,
         "PYTHONPATH": os.pathsep.join(path),

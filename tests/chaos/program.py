@@ -94,6 +94,11 @@ class Program:
             self._frozen = False
             self._tell("start")
 
+    def move(self, env: Mapping[str, str], cwd: Path) -> None:
+        """Run with another environment, in another directory, from the next start on."""
+        with self._lock:
+            self._env, self._cwd = dict(env), cwd
+
     def kill(self) -> list[psutil.Process]:
         """kill -9 of its whole group, and wait; returns the descendants that it had outside the group."""
         with self._lock:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import orjson
 
+from common.audit.verify import verify_file
 from tests.chaos.cluster import Cluster
 from tests.chaos.journal import Journal
 from tests.chaos.load import Load
 from tests.chaos.mixes import rules_of
-from tests.chaos.plan import Plan
+from tests.chaos.plan import AUDIT_FILE, AUDIT_KEY, Plan
 from tests.chaos.program import Program
 from tests.support.history import History
 from tests.support.invariants import judge
 from tests.support.servers.peer import Json
-from tests.support.verdict import Rules
+from tests.support.told import complete
+from tests.support.verdict import Rules, Violation
 from tests.support.wait import wait_until
 
 SHOWN = 20
@@ -125,11 +128,23 @@ class Scene:
         self.load.finish()
         self.cluster.quiet(timeout=quiet, children=children)
         history = History.read(self.home)
-        found = judge(history, rules or rules_of(self.cluster.plan.tools))
+        found = [*judge(history, rules or rules_of(self.cluster.plan.tools)), *self._journal(history)]
         shown = "\n".join(f"  {violation}" for violation in found[:SHOWN])
         print(f"{len(history.sent)} calls: {dict(self.load.codes)}")
         assert not found, f"{len(found)} violations of {len(history.sent)} calls:\n{shown}"
         return history
+
+    def _journal(self, history: History) -> Iterator[Violation]:
+        """What is wrong with the audit journal: in its file, once all of it has arrived there.
+
+        Of what Redis itself forgot nobody can tell whether it had been told, so then only the file has to be sound.
+        """
+        wait_until(self.cluster.delivered, timeout=30, description="the journal to be in its file")
+        path = self.home / AUDIT_FILE
+        for problem in verify_file(path, AUDIT_KEY.encode()).problems:
+            yield Violation(invariant="chain", text=f"{problem.flaw}: {problem.text}")
+        if not self.cluster.forgetful:
+            yield from complete(history, [record["event"] for record in logged_so_far(path)])
 
     def keep_dump(self) -> None:
         """Write down what Redis holds, for whoever looks into a failure."""

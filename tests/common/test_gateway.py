@@ -81,7 +81,10 @@ def opened(client: Client, address: StoreAddress, proxy: TcpProxy) -> Iterator[O
             ]
         )
         gateway.start()
-        wait_until(lambda: gateway.catalogue.get(ECHO), description="the catalogue is read")
+        wait_until(
+            lambda: gateway.catalogue.get(ECHO) and gateway.tenants.version >= 0,
+            description="the catalogue and the tenants are read",
+        )
         return gateway
 
     yield open_one
@@ -272,6 +275,7 @@ def test_the_deadline_is_the_shorter_of_tool_and_caller(
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])
 def test_a_timeout_without_time_is_refused(gateway: Gateway, timeout: float) -> None:
     """It means neither "none" nor "for ever"."""
+    gateway.find(ME, ECHO)  # the registry has been read
     with pytest.raises(InvalidRequest) as caught:
         gateway.begin(ME, ECHO, "tools/call", {}, timeout=timeout)
     assert caught.value.data == {"field": "timeout"}

@@ -15,6 +15,7 @@ from common.settings import load
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+MONITORS = ("prometheus", "grafana")
 PROGRAMS = sorted(name for name, service in COMPOSE["services"].items() if "build" in service)
 
 
@@ -69,6 +70,8 @@ def test_every_variable_of_the_compose_file_is_in_the_example() -> None:
     """And no other."""
     text = (ROOT / "docker-compose.yml").read_text()
     used = set(re.findall(r"(?<!\$)\$\{([A-Z_]+)", text))
+    passed_on = [service.get("environment", {}) for service in COMPOSE["services"].values()]
+    used |= {name for variables in passed_on for name, value in variables.items() if value is None}
     told = set(re.findall(r"(?m)^#?([A-Z_]+)=", (ROOT / ".env.example").read_text()))
     assert used == told
 
@@ -95,3 +98,48 @@ def test_the_health_checks_start_no_python() -> None:
         script = (ROOT / "deploy/container" / name).read_text()
         assert re.match(r"#!/bin/(ba)?sh\n", script)
         assert "python" not in re.sub(r"(?m)^#.*$", "", script)
+
+
+def test_images_of_others_are_pinned() -> None:
+    """To a version, so that what runs is what was tried."""
+    others = [service["image"] for name, service in COMPOSE["services"].items() if name not in PROGRAMS]
+    assert others
+    for image in others:
+        assert re.search(r":-[a-z.]+/[a-z/]+:v?\d+\.\d+(\.\d+)?\}$", image), image
+
+
+def test_every_file_that_is_mounted_is_there() -> None:
+    """Where Compose finds none, it makes a directory."""
+    mounted = [volume.split(":")[0] for name in MONITORS for volume in COMPOSE["services"][name]["volumes"]]
+    files = [name for name in mounted if name.startswith("./")]
+    assert len(files) == 5
+    assert all((ROOT / name).is_file() for name in files)
+
+
+@pytest.mark.parametrize("name", [*MONITORS, "flower"])
+def test_monitoring_is_wanted_or_not_there(name: str) -> None:
+    """It runs with its profile alone, and may do nothing it need not."""
+    service = COMPOSE["services"][name]
+    assert service["profiles"] == ["monitoring"]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+
+
+def test_grafana_asks_the_prometheus_that_asks_the_gateway() -> None:
+    """By the names of the services; the rules and the token are where it looks for them."""
+    grafana = yaml.safe_load((ROOT / "deploy/monitoring/grafana/datasources.yml").read_text())
+    (source,) = grafana["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = yaml.safe_load((ROOT / "deploy/monitoring/grafana/dashboards.yml").read_text())["providers"]
+    targets = [
+        volume.removesuffix(":ro").rpartition(":")[2]
+        for name in MONITORS
+        for volume in COMPOSE["services"][name]["volumes"]
+    ]
+    assert f"{provider['options']['path']}/canalgate.json" in targets
+    told = yaml.safe_load((ROOT / "deploy/monitoring/prometheus.yml").read_text())
+    (job,) = told["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["web:8080"]}]
+    assert job["authorization"]["credentials_file"] in targets
+    assert {f"/etc/prometheus/{name}" for name in told["rule_files"]} <= set(targets)

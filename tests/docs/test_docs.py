@@ -61,10 +61,9 @@ def test_every_verb_of_the_command_in_the_documents_exists() -> None:
     }
     known |= {str(group.name) for group in cli.registered_groups}
     for document in DOCUMENTS:
-        for verb in re.findall(
-            r"^canalgate ([a-z-]+)|`canalgate ([a-z-]+)", document.read_text(encoding="utf-8"), re.MULTILINE
-        ):
-            assert (verb[0] or verb[1]) in known, f"{document.name}: canalgate {verb}"
+        text = document.read_text(encoding="utf-8")
+        for verb in re.findall(r"(?:^|`)canalgate (?:--[a-z-]+ \S+ )*([a-z-]+)", text, re.MULTILINE):
+            assert verb in known, f"{document.name}: canalgate {verb}"
 
 
 def test_the_readme_s_settings_are_good(tmp_path: Path) -> None:

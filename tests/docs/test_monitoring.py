@@ -29,8 +29,13 @@ VALUES = {
     "canalgate_tool_state": {state.value for state in ToolState},
     "canalgate_tool_circuit_state": {state.value for state in CircuitState},
     "canalgate_calls_total": {"ok", "tool_error", "rpc_error", *(code.value for code in ErrorCode)},
+    "canalgate_credential_cache_total": {"hit", "miss"},
     "canalgate_refusals_total": {code.value for code in ErrorCode},
 }
+
+
+OF_PROMETHEUS = 'up{job="canalgate"} == 0'
+"""Its own figure, of the job that ``prometheus.yml`` names."""
 
 
 def rules() -> list[dict[str, str]]:
@@ -65,7 +70,7 @@ def of_family(name: str, families: dict[str, str]) -> str:
 def test_what_is_asked_for_is_on_the_page(query: str, families: dict[str, str]) -> None:
     """Name, labels, and the values that labels are compared with."""
     names = _NAME.findall(query)
-    assert names
+    assert names or query == OF_PROMETHEUS
     for name in names:
         family = of_family(name, families)
         labels = {*METRICS[family].labels, *((PROCESS,) if family in OF_PROCESSES else ()), "le"}
@@ -90,3 +95,4 @@ def test_the_rules_are_those_that_prometheus_is_told_to_read() -> None:
     assert [(MONITORING / name).exists() for name in told["rule_files"]] == [True]
     (job,) = told["scrape_configs"]
     assert job.get("metrics_path", "/metrics") == "/metrics"
+    assert f'job="{job["job_name"]}"' in OF_PROMETHEUS

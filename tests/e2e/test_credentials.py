@@ -6,24 +6,29 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import orjson
 import psutil
 import pytest
 from redis.exceptions import ConnectionError as RedisGone
+from redis.exceptions import TimeoutError as RedisSilent
 
 from tests.support.mcp import RawClient, legacy, modern
 from tests.support.redis import RedisServer, running_redis
 from tests.support.servers.authorization import AuthorizationServer, running_authorization
 from tests.support.servers.gateway import RunningGateway, gateway_command, running_gateway
+from tests.support.servers.issuer import private_key
 from tests.support.servers.process import running_http, server_command
 from tests.support.wait import wait_until
+from tests.worker.credentials.issuing import pem
 
 pytestmark = pytest.mark.e2e
 
 KEYS = {"acme": "canary-inbound-acme", "globex": "canary-inbound-globex"}
+PEOPLE = {"ann": "canary-inbound-ann", "bob": "canary-inbound-bob"}
+"""Subjects of one client of acme."""
 META = "com.example/token"
 
 
@@ -47,6 +52,10 @@ class Scene:
         place.mkdir(parents=True, exist_ok=True)
         (place / ".new").write_text(secret(tool, tenant, version))
         os.replace(place / ".new", place / "token")
+
+    def person(self, who: str, era: Callable[..., RawClient]) -> RawClient:
+        """A subject's, of the tool that has a token for each."""
+        return era(self.gateway.tool_url("delegated"), authorization=f"Bearer {PEOPLE[who]}")
 
     def client(self, tool: str, tenant: str, era: Callable[..., RawClient]) -> RawClient:
         """A tenant's."""
@@ -76,7 +85,8 @@ def monitored(redis: RedisServer) -> Iterator[bytearray]:
             with watcher.monitor() as monitor:
                 started.set()
                 while True:
-                    written.extend(monitor.connection.read_response(disconnect_on_error=False) + b"\n")
+                    with suppress(RedisSilent):
+                        written.extend(monitor.connection.read_response(disconnect_on_error=False) + b"\n")
         except (RedisGone, OSError, ValueError, AttributeError):
             pass
 
@@ -121,6 +131,15 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
                 },
             },
         }
+        tools["delegated"] = {
+            "url": url,
+            "credentials": {
+                "scope": "subject",
+                "providers": "token_exchange",
+                "inject": {"headers": {"Authorization": "Bearer {access_token}"}},
+            },
+        }
+        authorization.issuers["gate"] = private_key("ES256", "gate").public_key()
         authorization.clients["gateway"] = "canary-secret-of-the-gateway"
         client = {
             "tool": "issued",
@@ -129,16 +148,25 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             "client_secret": "canary-secret-of-the-gateway",
         }
         keys = [{"key": key, "tenant": tenant, "client": "one"} for tenant, key in KEYS.items()]
+        keys += [
+            {"key": key, "tenant": "acme", "client": "one", "subject": who} for who, key in PEOPLE.items()
+        ]
         settings = {
             "redis": {"url": redis.url()},
             "identity": {"resolver": "api_key", "api_keys": keys},
             "tenants": {"allow_unlisted": True},
             "credentials": {
-                "providers": ["file", "client_credentials"],
+                "providers": ["file", "client_credentials", "token_exchange"],
                 "directory": str(home / "secrets"),
                 "discovery_tenant": "acme",
             },
             "client_credentials": {"clients": [client]},
+            "token_exchange": {
+                "issuer": "gate",
+                "signing_key": pem("ES256", "gate"),
+                "signing_algorithm": "ES256",
+                "exchanges": [client | {"tool": "delegated", "subject_audience": authorization.audience}],
+            },
             "logging": {"level": "debug", "format": "json"},
         }
         unborn = Scene(None, redis, home, written)  # type: ignore[arg-type]
@@ -179,6 +207,21 @@ def test_a_token_is_issued_once_for_everybody_until_it_is_refused(scene: Scene) 
     scene.order("rotate", "--tool", "issued")
     wait_until(lambda: sent("acme") != first, description="another token", timeout=15)
     assert sent("acme") in tokens
+
+
+@ERAS
+def test_two_subjects_of_one_client_have_a_token_each(scene: Scene, era: Callable[..., RawClient]) -> None:
+    """Made for them by the authorization server; what they called with goes nowhere."""
+    people = {who: scene.person(who, era) for who in PEOPLE}
+    for _ in range(3):
+        for who, client in people.items():
+            token = orjson.loads(client.text("headers"))["authorization"].removeprefix("Bearer ")
+            stated = scene.authorization.tokens[token].subject
+            assert stated is not None
+            assert (stated["sub"], stated["tenant"], stated["client_id"]) == (who, "acme", "one")
+    assert "canary-inbound" not in repr(scene.authorization.forms)
+    nobody = scene.client("delegated", "acme", era).call("headers")
+    assert "CREDENTIAL_UNAVAILABLE" in str(nobody)
 
 
 def test_they_change_after_rotation(scene: Scene) -> None:
@@ -223,6 +266,7 @@ def test_they_are_found_nowhere_else(scene: Scene) -> None:
     scene.order("rotate")
     for tool in ("remote", "issued"):
         scene.client(tool, "globex", modern).text("headers")
+    scene.person("ann", modern).text("headers")
     canary = b"canary-secret"
     # What the tools answered is the callers' own: it came from tools that say what they were given.
     requests = [line for line in bytes(scene.written).splitlines() if b"gateway.invoke" in line]
@@ -236,7 +280,14 @@ def test_they_are_found_nowhere_else(scene: Scene) -> None:
         for key in redis.scan_iter():
             if not key.startswith(b"celery-task-meta-"):
                 assert canary not in (redis.dump(key) or b""), key
-    assert canary not in scene.gateway.process.log.read_bytes()
+    log = scene.gateway.process.log.read_bytes()
+    assert canary not in log
+    forms = scene.authorization.forms
+    statements = {value.encode() for form in forms for name, value in form if name == "subject_token"}
+    assert statements
+    for text in (b"PRIVATE KEY", *statements):
+        assert text not in log
+        assert text not in scene.written
     state = scene.home / "g" / "state"
     for file in [found for found in state.rglob("*") if found.is_file()]:
         assert canary not in file.read_bytes(), file

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from common.audit.journal import Journal
 from common.domain.errors import GatewayError
+from common.store.keys import Keys
 from tests.e2e.celery_bench import Bench, serves, stop
 from tests.support.wait import wait_until
 
@@ -58,3 +60,14 @@ def test_a_stock_producer_s_calls_are_judged(judged: Bench) -> None:
         if entry.get("received", {}).get("method") == "tools/call"
     ]
     assert called == [{"text": "yes"}] * 2
+    wait_until(lambda: denials(judged) == 4, description="the journal to tell of each denied call")
+
+
+def denials(bench: Bench) -> int:
+    """Denied calls of the tenant in the journal."""
+    records = Journal(bench.redis, Keys()).newest(1000)
+    denied = [record.fields for record in records if record.fields.get("outcome") == "deny"]
+    assert all(
+        (found["tenant"], found["tool"], found["method"]) == ("t", "a", "tools/call") for found in denied
+    )
+    return sum(int(found.get("count", 1)) for found in denied)

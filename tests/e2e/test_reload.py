@@ -6,6 +6,7 @@ import contextlib
 import copy
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from common.audit.journal import Journal
 from common.domain.audit import AuditRecord
 from common.store.keys import Keys
 from tests.support.mcp import RawClient, modern
-from tests.support.servers.gateway import RunningGateway, running_gateway
+from tests.support.servers.gateway import RunningGateway, gateway_command, running_gateway
 from tests.support.servers.process import server_command
 from tests.support.wait import wait_until
 
@@ -248,6 +249,37 @@ def test_callers_tenants_policy_and_logs_are_others_at_once(running: Running) ->
             lambda name=name: '"level": "debug"' in (logs / f"{name}.log").read_text(),  # type: ignore[misc]
             description=f"debug lines of {name}",
         )
+
+
+def test_the_own_file_is_applied_and_the_rest_of_it_read_anew(running: Running) -> None:
+    """``canalgate apply`` finds the gateway that runs here by its file: changed tools are its user's change."""
+    before = len(running.events("settings_reloaded"))
+    running.tools["changes"] = {**ECHO, "idle_timeout": 66}
+    running.settings["tenants"] = {"listed": ["acme", "umbra"]}
+    running.write()
+    state = running.gateway.config.parent / "state"
+    command = [*gateway_command(), "apply", str(running.gateway.config)]
+    environment = {**os.environ, "CANALGATE_STATE_DIR": str(state)}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        given = [*command, *words]
+        return subprocess.run(
+            given, env=environment, cwd=state, check=False, capture_output=True, text=True, timeout=60
+        )
+
+    shown = run("--diff")
+    assert shown.returncode == 5, shown.stderr
+    assert "~ tool changes" in shown.stdout
+    assert run().returncode == 0
+    running.in_force = copy.deepcopy((running.settings, running.tools))
+    wait_until(
+        lambda: len(running.events("settings_reloaded")) == before + 3,
+        timeout=30,
+        description="each process to take the rest over",
+    )
+    changed = [event for event in running.events("tool_updated") if event.fields["tool"] == "changes"]
+    assert changed[0].fields["actor"].startswith("cli:")
+    assert run("--diff").returncode == 0
 
 
 def pids(gateway: RunningGateway) -> set[int]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from socket import SHUT_RDWR
 from urllib.parse import urlsplit
 
 import httpx
@@ -62,9 +63,22 @@ def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encrypted]:
         shown = {"tls_ca_file": str(ca.file), "tls_cert_file": str(mine.cert), "tls_key_file": str(mine.key)}
         settings = {
             "redis": {"url": redis.url, "tls_min_version": "1.3", **shown},
-            "web": {"tls_cert_file": str(server.cert), "tls_key_file": str(server.key), "stateless": False},
+            "web": {
+                "tls_cert_file": str(server.cert),
+                "tls_key_file": str(server.key),
+                "tls_client_auth": "optional",
+                "tls_client_ca_file": str(ca.file),
+                "stateless": False,
+            },
+            "identity": {
+                "resolver": ["mtls", "none"],
+                "mtls": {"form": "listener", "tenant_attribute": "O"},
+            },
+            "tenants": {"allow_unlisted": True},
+            "policy": {"rules": [{"effect": "deny", "tenants": ["default"], "tools": ["theirs"]}]},
         }
-        tools = {"remote": {"url": f"https://localhost:{secure.port}/mcp", **shown}}
+        there = {"url": f"https://localhost:{secure.port}/mcp", **shown}
+        tools = {"remote": there, "theirs": there}
         gateway = stack.enter_context(
             running_gateway(tools, directory=directory / "g", settings=settings, trust=ca.file)
         )
@@ -108,7 +122,40 @@ def test_websockets_come_over_tls(encrypted: Encrypted) -> None:
             answer = orjson.loads(socket.receive(timeout=5) or "null")
             assert (answer["id"], answer["result"]) == (number, {})
     finally:
-        socket.close()
+        hang_up(socket)
+
+
+def hang_up(client: Client) -> None:
+    """End a connection, and then close its socket: its thread must not read on what has the same number next."""
+    client.sock.shutdown(SHUT_RDWR)
+    client.thread.join(5)
+    client.sock.close()
+
+
+def test_a_client_s_certificate_says_who_calls(encrypted: Encrypted) -> None:
+    """At every door; headers that say the same are nobody's."""
+    mine = encrypted.ca.issue("alice", usage="client", organisation="Acme, Inc.")
+    forged = dict.fromkeys(("CANALGATE_TLS_SUBJECT", "X-Forwarded-Client-Cert"), "CN=alice,O=Acme")
+    forged["CANALGATE-TLS-SUBJECT"] = "CN=alice,O=Acme"
+    url = encrypted.gateway.tool_url("theirs")
+    for modern in (True, False):
+        known = RawClient(url, modern=modern, verify=client_context(encrypted.ca.file, mine), headers=forged)
+        assert modern or known.open().status_code == 200
+        assert known.text("echo", {"text": "x"}) == "x"
+        unknown = RawClient(url, modern=modern, verify=encrypted.context, headers=forged)
+        refused = unknown.post("tools/list", {}) if modern else unknown.open()
+        assert refused.json()["error"]["data"]["code"] == "TOOL_NOT_FOUND", refused.text
+    base = url.removesuffix("/mcp")
+    for certificate, status in ((mine, 200), (None, 404)):
+        context = client_context(encrypted.ca.file, certificate)
+        with httpx.Client(verify=context) as http, http.stream("GET", f"{base}/sse", headers=forged) as sse:
+            assert sse.status_code == status
+    address = base.replace("https:", "wss:") + "/ws"
+    opened = Client(address, subprotocols=["mcp"], ssl_context=client_context(encrypted.ca.file, mine))
+    hang_up(opened)
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13", **forged}
+    upgrade["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
+    assert httpx.get(f"{base}/ws", headers=upgrade, verify=encrypted.context).status_code == 404
 
 
 def test_stock_celery_reaches_the_workers(encrypted: Encrypted) -> None:
@@ -116,7 +163,8 @@ def test_stock_celery_reaches_the_workers(encrypted: Encrypted) -> None:
     address = address_of(load(encrypted.gateway.config, {}).redis)
     app = Celery(broker=address.celery_url, backend=address.celery_url)
     app.conf.update(broker_use_ssl=address.celery_tls, redis_backend_use_ssl=address.celery_tls)
-    assert app.control.ping(timeout=5)
+    # The worker may be on its way back to Redis: a test before this one may have cut its connections.
+    wait_until(lambda: app.control.ping(timeout=1), timeout=20, description="a worker's word")
     payload = {"tenant": "default", "client": "stock", "tool": "remote", "method": "tools/call"}
     params = {"name": "echo", "arguments": {"text": "hi"}}
     sent = app.send_task("gateway.invoke", args=[{**payload, "params": params}], queue="tool.remote")

@@ -19,10 +19,16 @@ from uuid import uuid4
 import psutil
 from redis import Redis
 
+from tests.security import shown
+from tests.support.otlp_collector import Collector
+from tests.support.servers.gateway import RunningGateway
+
 NAMES = (
     *("bearer", "cookie", "argument", "result", "error", "child_env", "tool_header", "url_userinfo"),
     *("redis_password", "client_answer", "watched_uri", "progress_token", "sse_message", "dead_letter"),
-    "encryption_secret",
+    *("encryption_secret", "admin_token", "metrics_token", "chain_key", "telemetry_header"),
+    *("static_credential", "environment_credential", "file_credential", "vault_credential"),
+    *("vault_token", "client_secret"),
 )
 CANARIES: Mapping[str, str] = {name: f"canary-{name.replace('_', '-')}-{uuid4().hex}" for name in NAMES}
 
@@ -34,7 +40,20 @@ class Scene:
     redis: Redis
     traffic: bytearray = field(default_factory=bytearray)
     directory: Path
-    pid: int
+    gateway: RunningGateway
+    collector: Collector
+    _found: dict[str, bytes] = field(default_factory=dict)
+
+    def place(self, name: str) -> bytes:
+        """What one of :data:`PLACES` held when it was looked into first."""
+        if name not in self._found:
+            self._found[name] = PLACES[name](self)
+        return self._found[name]
+
+    @property
+    def pid(self) -> int:
+        """Of ``canalgate up``."""
+        return self.gateway.process.popen.pid
 
 
 @contextlib.contextmanager
@@ -101,6 +120,36 @@ def command_lines(scene: Scene) -> bytes:
     return "\n".join(words).encode()
 
 
+def traces(scene: Scene) -> bytes:
+    """All that the collector was sent."""
+    return b"\n".join(scene.collector.raw)
+
+
+def metrics(scene: Scene) -> bytes:
+    """The page for Prometheus."""
+    return shown.metrics(scene.gateway, CANARIES["metrics_token"])
+
+
+def admin_answers(scene: Scene) -> bytes:
+    """What an administrator can read."""
+    return shown.admin_answers(scene.gateway, CANARIES["admin_token"])
+
+
+def outputs(scene: Scene) -> bytes:
+    """Of the command line."""
+    return shown.outputs(scene.gateway)
+
+
+def environments(scene: Scene) -> bytes:
+    """Of the gateway's own processes."""
+    return b"\n".join(shown.environments(scene.pid, tools=False).values())
+
+
+def tool_environments(scene: Scene) -> bytes:
+    """Of the tools' processes."""
+    return b"\n".join(shown.environments(scene.pid, tools=True).values())
+
+
 OWN_FILES = frozenset({"canalgate.yaml", "run.json"})
 """The operator's settings, and what ``canalgate up`` tells the command line (mode 0600): the URL of Redis."""
 PLACES: Mapping[str, Callable[[Scene], bytes]] = {
@@ -108,10 +157,22 @@ PLACES: Mapping[str, Callable[[Scene], bytes]] = {
     "redis dump": redis_dump,
     "files": files,
     "command lines": command_lines,
+    "traces": traces,
+    "metrics": metrics,
+    "admin API": admin_answers,
+    "outputs": outputs,
+    "environments": environments,
+    "environments of tools": tool_environments,
 }
 ALLOWED: Mapping[str, frozenset[str]] = {
     # Its producer is a stock one, which seals nothing: it put it there itself.
     "redis traffic": frozenset({"dead_letter"}),
+    # The programs are told where Redis is, and inherit what the provider environment reads.
+    "environments": frozenset({"redis_password", "environment_credential"}),
+    # Each holds what it was given, and what stands in the settings for it.
+    "environments of tools": frozenset(
+        {"child_env", "static_credential", "environment_credential", "file_credential", "vault_credential"}
+    ),
 }
 """Canaries that may be found in a place."""
 
@@ -119,8 +180,8 @@ ALLOWED: Mapping[str, frozenset[str]] = {
 def leaks(scene: Scene) -> list[tuple[str, str]]:
     """Each place with the canary that was found there and must not be."""
     found = []
-    for place, read in PLACES.items():
-        text = read(scene)
+    for place in PLACES:
+        text = scene.place(place)
         found += [
             (place, name)
             for name, canary in CANARIES.items()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,20 +20,45 @@ from mcp.types import ElicitResult
 from redis import Redis
 
 from tests.security.canaries import CANARIES, PLACES, Scene, leaks, overheard
+from tests.security.shown import environments
 from tests.support.aio import on_loop
+from tests.support.backends import http_backend
 from tests.support.mcp import legacy, modern
+from tests.support.otlp_collector import Collector, collector
 from tests.support.redis import running_redis
+from tests.support.servers.authorization import AuthorizationServer, running_authorization
 from tests.support.servers.gateway import RunningGateway, running_gateway
-from tests.support.servers.process import running_http, server_command
+from tests.support.servers.process import REPOSITORY, running_http, server_command
+from tests.support.servers.vault import Token, VaultServer
 from tests.support.wait import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 BEARER = {"Authorization": f"Bearer {CANARIES['bearer']}", "Cookie": f"session={CANARIES['cookie']}"}
 
 
-def settings(redis_url: str) -> dict[str, Any]:
-    """Payloads are sealed, and whoever calls has a key."""
+PROVIDERS = ("static", "environment", "file", "vault", "client_credentials")
+
+
+def settings(redis_url: str, home: Path, outside: Outside) -> dict[str, Any]:
+    """Payloads are sealed, whoever calls has a key, and every part that has a secret is on."""
     return {
+        **credentials(home, outside),
+        "admin": {
+            "enabled": True,
+            "tokens": [{"name": "a", "token": CANARIES["admin_token"], "role": "admin"}],
+        },
+        "metrics": {"token": CANARIES["metrics_token"]},
+        "audit": {
+            "chain_key": CANARIES["chain_key"],
+            "sinks": [
+                {"name": "kept", "type": "file", "options": {"path": str(home / "gateway" / "audit.jsonl")}}
+            ],
+        },
+        "telemetry": {
+            "exporter": "otlp_http",
+            "endpoint": outside.collector.http_url,
+            "headers": f"x-api-key={CANARIES['telemetry_header']}",
+        },
         "redis": {
             "url": redis_url,
             "encryption_keys": [{"id": "k1", "secret": CANARIES["encryption_secret"]}],
@@ -43,10 +72,50 @@ def settings(redis_url: str) -> dict[str, Any]:
     }
 
 
+def credentials(home: Path, outside: Outside) -> dict[str, Any]:
+    """One secret by each provider."""
+    mounted = home / "secrets" / "file"
+    mounted.mkdir(parents=True)
+    (mounted / "token").write_text(CANARIES["file_credential"])
+    outside.vault.tokens[CANARIES["vault_token"]] = Token(ends=None, renewable=False)
+    outside.vault.put("canalgate/vault", token=CANARIES["vault_credential"])
+    outside.authorization.clients["gateway"] = CANARIES["client_secret"]
+    known = {"tool": "static", "values": {"token": CANARIES["static_credential"]}}
+    client = {
+        "tool": "client_credentials",
+        "token_url": outside.authorization.url,
+        "client_id": "gateway",
+        "client_secret": CANARIES["client_secret"],
+    }
+    return {
+        "credentials": {
+            "providers": list(PROVIDERS),
+            "static": [known],
+            "directory": str(home / "secrets"),
+            "environment_prefix": "GIVEN",
+        },
+        "vault": {"url": outside.vault_url, "token": CANARIES["vault_token"]},
+        "client_credentials": {"clients": [client]},
+    }
+
+
 def tools(remote: str) -> dict[str, Any]:
     """Backends that tell what they were given, ask, and tell of changes."""
     echo, ask = server_command("echo"), server_command("inquirer", "legacy")
+    given = {
+        name: {
+            "command": echo[0],
+            "args": echo[1:],
+            "credentials": {
+                "scope": "tool",
+                "providers": name,
+                "inject": {"env": {"GIVEN": "access_token" if name == "client_credentials" else "token"}},
+            },
+        }
+        for name in PROVIDERS
+    }
     return {
+        **given,
         "local": {"command": echo[0], "args": echo[1:], "env": {"SECRET_TOKEN": CANARIES["child_env"]}},
         "remote": {"url": remote, "headers": {"X-Api-Key": CANARIES["tool_header"]}},
         "asks": {"command": ask[0], "args": ask[1:]},
@@ -54,12 +123,38 @@ def tools(remote: str) -> dict[str, Any]:
     }
 
 
+@dataclass
+class Outside:
+    """Servers that a gateway asks or tells."""
+
+    vault: VaultServer
+    vault_url: str
+    authorization: AuthorizationServer
+    collector: Collector
+
+
+@contextmanager
+def around() -> Iterator[Outside]:
+    """All of them."""
+    vault = VaultServer()
+    with (
+        http_backend(vault.handle) as backend,
+        running_authorization() as authorization,
+        collector() as found,
+    ):
+        yield Outside(vault, backend.url.removesuffix("/mcp"), authorization, found)
+
+
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A gateway through which every canary went; it still runs."""
     directory = tmp_path_factory.mktemp("canaries")
     password = CANARIES["redis_password"]
-    with running_redis() as server, running_http("echo_http", log=directory / "echo_http.log") as remote:
+    with (
+        running_redis() as server,
+        running_http("echo_http", log=directory / "echo_http.log") as remote,
+        around() as outside,
+    ):
         server.client().config_set("requirepass", password)
         redis = Redis(unix_socket_path=str(server.socket), password=password)
         scene_directory = directory / "gateway"
@@ -67,12 +162,22 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         url = f"unix://{server.socket}?db=0&password={password}"
         with (
             overheard(str(server.socket), password, heard),
-            running_gateway(tools(remote), directory=scene_directory, settings=settings(url)) as gateway,
+            running_gateway(
+                tools(remote),
+                directory=scene_directory,
+                settings=settings(url, directory, outside),
+                env={"GIVEN__environment__token": CANARIES["environment_credential"]},
+            ) as gateway,
         ):
             scene = Scene(
-                redis=redis, traffic=heard, directory=scene_directory, pid=gateway.process.popen.pid
+                redis=redis,
+                traffic=heard,
+                directory=scene_directory,
+                gateway=gateway,
+                collector=outside.collector,
             )
             call_tools(gateway)
+            use_credentials(gateway, outside)
             watch(gateway)
             be_asked(gateway)
             speak_sse(gateway)
@@ -97,6 +202,16 @@ def call_tools(gateway: RunningGateway) -> None:
             assert answer.text.count(CANARIES["progress_token"]) >= 2
     assert CANARIES["child_env"] in legacy(gateway.tool_url("local"), **BEARER).text("env")
     assert CANARIES["tool_header"] in legacy(gateway.tool_url("remote"), **BEARER).text("headers")
+
+
+def use_credentials(gateway: RunningGateway, outside: Outside) -> None:
+    """Each tool has its own, and tells so to its caller."""
+    for name in PROVIDERS:
+        seen = orjson.loads(legacy(gateway.tool_url(name), **BEARER).text("env"))["GIVEN"]
+        if name == "client_credentials":
+            assert seen in outside.authorization.tokens
+        else:
+            assert seen == CANARIES[f"{name}_credential"], name
 
 
 def watch(gateway: RunningGateway) -> None:
@@ -172,13 +287,44 @@ def test_no_canary_is_where_it_must_not_be(played: Scene) -> None:
 
 def test_each_place_was_looked_into(played: Scene) -> None:
     """A place that is empty proves nothing; each holds what must be there."""
-    for place, known in {
+    holds = {
         "redis traffic": b'\\"sealed\\":\\"cgs1.k1.',
         "redis dump": b"cgs1.k1.",
         "files": b"capabilities_discovered",
         "command lines": b"echo.py",
-    }.items():
-        assert known in PLACES[place](played), place
+        "traces": b"tools/call",
+        "metrics": b"canalgate_",
+        "admin API": b'"idle"',
+        "outputs": b"idle",
+        "environments": b"CANALGATE_REDIS__URL",
+        "environments of tools": CANARIES["child_env"].encode(),
+    }
+    assert holds.keys() == PLACES.keys()
+    for place, known in holds.items():
+        assert known in played.place(place), place
+
+
+def test_the_compose_file_holds_no_secret() -> None:
+    """Each comes from the environment, without a default; the example of one has none to be left in place."""
+    compose = (REPOSITORY / "docker-compose.yml").read_text(encoding="utf-8")
+    secrets = re.findall(r"\$\{(\w*(?:PASSWORD|KEY|TOKEN|SECRET)\w*)([^}]*)\}", compose)
+    assert {name for name, _ in secrets} == {"REDIS_PASSWORD", "CANALGATE_API_KEY"}
+    assert all(default.startswith(":?") for _, default in secrets)
+    example = (REPOSITORY / ".env.example").read_text(encoding="utf-8")
+    assert all(re.search(rf"^{name}=$", example, re.MULTILINE) for name, _ in secrets)
+
+
+def test_a_tool_sees_the_secrets_of_no_other_and_none_of_the_gateway(played: Scene) -> None:
+    """One environment, one credential at most."""
+    given = {
+        name: CANARIES[name].encode() for name in CANARIES if name.endswith(("_credential", "child_env"))
+    }
+    held = [
+        {name for name, canary in given.items() if canary in environment}
+        for environment in environments(played.pid, tools=True).values()
+    ]
+    assert max(map(len, held)) == 1
+    assert set().union(*held) == set(given)
 
 
 def test_what_lies_in_redis_is_sealed_by_kind(played: Scene) -> None:

@@ -192,7 +192,7 @@ def test_cve_2026_27896_another_spelling_of_a_name_is_not_taken_for_it(serve: Se
 
 
 def test_cve_2024_1135_and_6827_no_request_hides_in_another() -> None:
-    """gunicorn before 22: smuggling. tests/e2e/test_raw_requests.py sends all of these to a real gateway."""
+    """gunicorn before 22: smuggling (CVE-2024-6827). tests/e2e/test_raw_requests.py sends all of these to a gateway."""
     refused = {name for name, _, status in RAW_REQUESTS if status in {400, 501}}
     assert refused >= {
         *("length and chunks", "chunks and length", "two lengths", "a list of lengths", "another coding"),
@@ -379,7 +379,10 @@ def test_a_tool_s_name_leads_nowhere_else(serve: Serve, text: str) -> None:
 
 
 def test_hermes_agent_59349_no_child_is_left_behind() -> None:
-    """28 orphans a day, 660 pipes. tests/common/processes has the deaths; here: a child goes with its guard."""
+    """28 orphans a day, 660 pipes (hermes-agent-11202, hermes-agent-34966).
+
+    tests/common/processes has the deaths; here: a child goes with its guard.
+    """
     before = len(os.listdir("/proc/self/fd"))
     with ProcessGuard(grace=0.5) as guard:
         child = subprocess.Popen(["sleep", "60"], start_new_session=True, stdin=subprocess.DEVNULL)
@@ -396,7 +399,8 @@ ROWS = [
     *("python-sdk-2100", "CVE-2025-66416", "CVE-2025-66414", "CVE-2026-34742", "CVE-2025-64443"),
     *("CVE-2025-53365", "CVE-2025-53366", "python-sdk-2328", "CVE-2026-32871", "CVE-2026-55887"),
     *("CVE-2026-27825", "CVE-2026-27826", "CVE-2026-26118", "CVE-2026-33032", "CVE-2026-32211"),
-    *("CVE-2026-30615", "CVE-2026-30617", "CVE-2026-30623", "CVE-2024-1135", "hermes-agent-59349"),
+    *("CVE-2026-30615", "CVE-2026-30617", "CVE-2026-30623", "CVE-2024-1135", "CVE-2024-6827"),
+    *("hermes-agent-59349", "hermes-agent-11202", "hermes-agent-34966"),
 ]
 
 

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -208,6 +208,7 @@ class FixedCatalogue:
 
     def __init__(self, *entries: Entry) -> None:
         self._entries = {entry.id: entry for entry in entries}
+        self.unreadable: frozenset[str] = frozenset()
 
     def put(self, entry: Entry) -> None:
         """Add or replace an entry."""
@@ -230,6 +231,8 @@ def invocation(
     era: Era = Era.LEGACY,
     tenant: str = "acme",
     client: str = "alice",
+    subject: str = "",
+    scopes: Iterable[str] = (),
     seconds: float = 30.0,
     meta: Mapping[str, Any] | None = None,
     method: str = "tools/call",
@@ -240,7 +243,9 @@ def invocation(
         params["_meta"] = dict(meta)
     return Invocation(
         id=InvocationId(str(uuid4())),
-        caller=Caller(tenant=TenantId(tenant), client=ClientId(client)),
+        caller=Caller(
+            tenant=TenantId(tenant), client=ClientId(client), subject=subject, scopes=frozenset(scopes)
+        ),
         tool=ToolId(tool),
         method=method,
         params=params,

@@ -108,4 +108,5 @@ def test_calls_that_policy_denies_are_counted(serve: Serve) -> None:
     samples = samples_of(web)
     assert total(samples, "canalgate_policy_evaluations_total", evaluator="no", outcome="deny") == 1
     assert total(samples, "canalgate_policy_denials_total") == 1
+    assert total(samples, "canalgate_policy_evaluation_seconds_count", evaluator="no") == 1
     assert total(samples, "canalgate_refusals_total", tool="echo", code="POLICY_DENIED") == 1

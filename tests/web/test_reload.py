@@ -263,6 +263,27 @@ def test_what_cannot_be_made_changes_nothing_at_all(serve: Serve) -> None:
     assert web.gateway.tenants.quota_of("acme").max_calls is None
 
 
+class Choosy(Nobody):
+    """A resolver that cannot be made of some settings."""
+
+    def __init__(self, settings: Any) -> None:
+        if settings.cache_ttl == 0:
+            raise ConfigurationError("not with these")
+        super().__init__(settings)
+
+
+def test_what_fails_last_keeps_back_what_was_made_before(serve: Serve) -> None:
+    """Everything is made before anything is put in place."""
+    resolver = "tests.web.test_reload:Choosy"
+    web = serve(identity={"resolver": resolver})
+    broken = {"identity": {"resolver": resolver, "cache_ttl": 0}, "tenants": {"max_calls": 1}}
+    changes = changes_between(web.gateway.settings, wanted(web, broken))
+    assert set(changes.live) == {"identity.cache_ttl", "tenants.max_calls"}
+    with pytest.raises(ConfigurationError):
+        web.gateway.take_over(changes)
+    assert web.gateway.tenants.quota_of("acme").max_calls is None
+
+
 def test_an_open_stream_ends_with_the_key_that_was_taken_out(serve: Serve) -> None:
     """At once, not when it is looked at next."""
     web = serve(**api_key(recheck_interval=600))
@@ -331,7 +352,9 @@ def test_settings_with_a_broken_tool_are_refused(serve: Serve, told: list[AuditE
 
     read = wanted(web, {}).model_copy(update={"tool_problems": (ToolProblem(id="t", message="no command"),)})
     reload_of(web.gateway, lambda: read, told)()
-    assert (told[0].kind, told[0].detail) == (EventKind.SETTINGS_REFUSED, "tool t: no command")
+    assert [(event.kind, event.detail) for event in told] == [
+        (EventKind.SETTINGS_REFUSED, "tool t: no command")
+    ]
     reload_of(web.gateway, lambda: wanted(web, api_key()), told)()
     assert "acme" in told[1].detail
 

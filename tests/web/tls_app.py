@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from common.settings import load
-from gateway_web.http import WEB_SETTINGS
+from gateway_web.http import WEB_SETTINGS, HttpRequest
 from gateway_web.ingress.disconnect import hung_up
-from gateway_web.listener_tls import SUBJECT, note_subject
 
 
 class App:
@@ -21,7 +20,6 @@ class App:
         self.config = {WEB_SETTINGS: load().web}
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        note_subject(environ)
         start_response("200 OK", [("Content-Type", "text/plain")])
         path = environ["PATH_INFO"]
         if path == "/endless":
@@ -29,7 +27,12 @@ class App:
         if path == "/wait":
             return self._waiting(environ)
         body = environ["wsgi.input"].read()
-        words = [environ["wsgi.url_scheme"], environ.get(SUBJECT, "nobody"), str(len(body)), str(os.getpid())]
+        words = [
+            environ["wsgi.url_scheme"],
+            HttpRequest(environ).tls_subject or "nobody",
+            str(len(body)),
+            str(os.getpid()),
+        ]
         return ["|".join(words).encode()]
 
     def _endless(self) -> Iterator[bytes]:

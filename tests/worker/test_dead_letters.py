@@ -109,7 +109,7 @@ POISON = [
     (lambda bench: envelope(bench, body="nope", headers__eta="2020-01-01T00:00:00"), Reason.BAD_BODY),
     (lambda bench: envelope(bench, body=body_of(5)), Reason.BAD_INVOCATION),
     (lambda bench: envelope(bench, body=body_of(None)), Reason.BAD_INVOCATION),
-    (lambda bench: envelope(bench, body=body_of({**CALL, "v": 99})), Reason.BAD_INVOCATION),
+    (lambda bench: envelope(bench, body=body_of({**CALL, "v": 99})), Reason.NEWER_FORMAT),
 ]
 
 
@@ -122,8 +122,8 @@ POISON_WITH_HEAD = [
     (lambda bench: with_head(bench, without="body"), Reason.BAD_BODY),
     (lambda bench: with_head(bench, body="not JSON"), Reason.BAD_BODY),
     (lambda bench: with_head(bench, body=body_of(5)), Reason.BAD_INVOCATION),
-    (lambda bench: with_head(bench, body=body_of({**CALL, "v": 99})), Reason.BAD_INVOCATION),
-    (lambda bench: with_head(bench, canalgate="2|from|the|future"), Reason.BAD_INVOCATION),
+    (lambda bench: with_head(bench, body=body_of({**CALL, "v": 99})), Reason.NEWER_FORMAT),
+    (lambda bench: with_head(bench, canalgate="2|from|the|future"), Reason.NEWER_FORMAT),
     (lambda bench: with_head(bench, canalgate=5), Reason.BAD_INVOCATION),
 ]
 

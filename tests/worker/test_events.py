@@ -10,7 +10,9 @@ import orjson
 import pytest
 
 from common.domain.errors import InvocationTimeout, ToolDisabled
-from common.domain.invocation import answer, failed
+from common.domain.ids import ClientId, InvocationId, TenantId, ToolId
+from common.domain.invocation import Caller, Invocation, answer, failed
+from common.telemetry.about import About
 from gateway_worker import events
 from gateway_worker.events import EventSink, TaskEvents
 from gateway_worker.message import TaskMessage
@@ -67,6 +69,35 @@ def test_the_course_of_a_call() -> None:
     assert told[2]["runtime"] >= 0
     assert "s3cret" not in str(told)
     assert list(bodies(collected)) == []
+
+
+def test_whose_call_it_is_is_told_under_names_of_ours() -> None:
+    """Tool, tenant, client, method and the client's id, as far as they are known; never the arguments."""
+    collected = TaskEvents()
+    collected.attach(sink())
+    call = request()
+    call.about = About(tool="a")
+    collected.began(call)
+    call.about.invocation = Invocation(
+        id=InvocationId("1"),
+        tool=ToolId("a"),
+        method="tools/call",
+        params={"name": "x", "arguments": {"text": "s3cret"}},
+        caller=Caller(tenant=TenantId("acme"), client=ClientId("robot")),
+        request_id="7" * 300,
+        version="2025-11-25",
+        deadline=1,
+    )
+    (told,) = bodies(collected)
+    assert {name: value for name, value in told[0].items() if name.startswith("canalgate_")} == {
+        "canalgate_tool": "a",
+        "canalgate_method": "tools/call",
+        "canalgate_tenant": "acme",
+        "canalgate_client": "robot",
+        "canalgate_request_id": "7" * 200,
+    }
+    assert told[0]["routing_key"] == "tool.a"
+    assert "s3cret" not in str(told)
 
 
 def test_how_calls_fail() -> None:

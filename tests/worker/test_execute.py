@@ -679,6 +679,19 @@ async def test_a_retiring_tool_runs_what_was_accepted(worker: Workers, echo_log:
         assert code(await w.run(invocation("echo", {"text": "x"}))) is ErrorCode.TOOL_DISABLED
 
 
+@on_loop
+async def test_a_call_of_a_newer_tool_goes_back(worker: Workers, echo_log: EchoLog) -> None:
+    """The call goes back: it is none of a tool that does not exist."""
+    entry = entry_of(stdio_tool(env=echo_log.env))
+    async with worker(entry) as w:
+        await w.ready()
+        w.catalogue._entries.clear()
+        w.catalogue.unreadable = frozenset({entry.id})
+        with pytest.raises(NotOwner):
+            await w.run(invocation("echo", {"text": "x"}))
+        assert len(echo_log.received("tools/call")) == 1  # the one by which it became ready
+
+
 @pytest.mark.parametrize("why", ["disabled", "limit"])
 def test_what_keeps_a_second_attempt_from_beginning_does_not_hide_the_first(
     why: str, worker: Workers, echo_log: EchoLog

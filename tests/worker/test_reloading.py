@@ -29,9 +29,17 @@ VAULT = {"url": "https://vault.example:8200", "auth": "token", "token": "s"}
 APPROLE = {"url": "https://vault.example:8200", "auth": "approle", "role_id": "r", "secret_id": "s"}
 KUBERNETES = {"url": "https://vault.example:8200", "auth": "kubernetes", "role": "r"}
 
+AWS = {"region": "eu-central-1", "access_key_id": "k", "secret_access_key": "s"}
+GCP = {"project": "p-1", "endpoint_url": "https://g"}
+ISSUED = {"tool": "x", "token_url": "https://as/token", "client_id": "c", "client_secret": "s"}
+
 
 def of_credentials(**given: Any) -> dict[str, Any]:
     return {"credentials": given}
+
+
+def of_exchange(**given: Any) -> dict[str, Any]:
+    return {"token_exchange": {"exchanges": [ISSUED], "issuer": "i", "signing_key": "k", **given}}
 
 
 def of_vault(base: dict[str, Any], **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -53,6 +61,52 @@ LIVE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         of_credentials(discovery_tenant="a"),
         of_credentials(discovery_tenant="a", discovery_client="c"),
     ),
+    "credentials.discovery_subject": (
+        of_credentials(discovery_tenant="a", discovery_client="c"),
+        of_credentials(discovery_tenant="a", discovery_client="c", discovery_subject="s"),
+    ),
+    "client_credentials.clients": ({}, {"client_credentials": {"clients": [ISSUED]}}),
+    "client_credentials.leeway": ({}, {"client_credentials": {"leeway": 3}}),
+    "token_exchange.exchanges": (of_exchange(exchanges=[]), of_exchange()),
+    "token_exchange.issuer": (of_exchange(), of_exchange(issuer="other")),
+    "token_exchange.signing_key": (of_exchange(), of_exchange(signing_key="other")),
+    "token_exchange.signing_key_file": (
+        of_exchange(),
+        of_exchange(signing_key=None, signing_key_file="/k"),
+    ),
+    "token_exchange.signing_key_id": (of_exchange(), of_exchange(signing_key_id="k")),
+    "token_exchange.signing_algorithm": (of_exchange(), of_exchange(signing_algorithm="ES256")),
+    "token_exchange.actor": (of_exchange(), of_exchange(actor="a")),
+    "token_exchange.leeway": (of_exchange(), of_exchange(leeway=3)),
+    **{
+        f"aws.{key}": ({"aws": AWS}, {"aws": {**AWS, key: value}})
+        for key, value in {
+            "region": "us-east-1",
+            "endpoint_url": "https://a",
+            "tool_name": "x/{tool}",
+            "tenant_name": "x/{tool}/{tenant}",
+            "client_name": "x/{tool}/{tenant}/{client}",
+            "version_stage": "x",
+            "access_key_id": "other",
+            "secret_access_key": "other",
+            "session_token": "t",
+            "ca_file": "/c",
+        }.items()
+    },
+    **{
+        f"gcp.{key}": ({"gcp": GCP}, {"gcp": {**GCP, key: value}})
+        for key, value in {
+            "project": "p-2",
+            "endpoint_url": "https://other",
+            "tool_name": "x-{tool}",
+            "tenant_name": "x-{tool}-{tenant}",
+            "client_name": "x-{tool}-{tenant}-{client}",
+            "version": "3",
+            "credentials_file": "/g",
+            "anonymous": True,
+            "ca_file": "/c",
+        }.items()
+    },
     "vault.url": ({}, {"vault": VAULT}),
     "vault.namespace": of_vault(VAULT, namespace="n"),
     "vault.mount": of_vault(VAULT, mount="other"),
@@ -103,7 +157,7 @@ def test_providers_and_what_is_kept_of_them_are_those_of_the_new_settings(
             section, _, key = setting.partition(".")
             assert getattr(getattr(made[0], section), key) == getattr(getattr(after, section), key)
             wanted = after.credentials
-            assert service._cache._settings == service.identities._settings == wanted
+            assert service.cache._settings == service.identities._settings == wanted
             assert (service._providers.names, service._providers._timeout) == (("p",), wanted.timeout)
 
     scenario()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CREDENTIALS = "tests/worker/credentials"
+SESSION_NAMES = "tests/common/calls/test_session_names.py"
 LUA = "common/store/lua"
 STORE = "tests/common/store"
 PERMITS = "tests/common/store/test_permit_scripts.py"
@@ -19,6 +20,8 @@ JSONRPC = "tests/common/mcp/test_jsonrpc.py"
 CLIENT_SOCKET = "tests/web/test_client_socket.py"
 POLICY_DOORS = "tests/web/ingress/test_policy.py"
 IDENTITY = "tests/web/identity"
+EGRESS = "tests/worker/egress"
+TENANTS = "tests/security/test_tenants.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,54 @@ class Mutant:
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
+        name="streams-never-close",
+        breaks="a stream that its client has left is counted no more",
+        edits=(
+            Edit(
+                "gateway_web/ingress/open_streams.py",
+                "open_now.pop().count(NAME, transport, by=-1)",
+                "open_now.pop()",
+            ),
+        ),
+        tests=("tests/e2e/test_metrics.py::test_streams_are_counted_while_they_stand_open",),
+    ),
+    Mutant(
+        name="flower-open",
+        breaks="nobody looks at Flower without a token",
+        edits=(
+            Edit(
+                "gateway_worker/monitor/application.py",
+                "        if status is not None:\n",
+                "        if status == 403:\n",
+            ),
+        ),
+        tests=("tests/e2e/test_flower.py::test_nobody_looks_without_a_token",),
+    ),
+    Mutant(
+        name="flower-arguments",
+        breaks="Flower keeps no arguments, whoever tells them",
+        edits=(
+            Edit(
+                "gateway_worker/monitor/redaction.py",
+                "for name, value in event.items() if name in OF_EVENTS}",
+                "for name, value in event.items()}",
+            ),
+        ),
+        tests=("tests/worker/monitor/test_redaction.py::test_no_text_that_can_hold_an_argument_is_kept",),
+    ),
+    Mutant(
+        name="flower-controls",
+        breaks="Flower changes nothing: what is not listed does not exist",
+        edits=(
+            Edit(
+                "gateway_worker/monitor/application.py",
+                'return self.get_handler_delegate(request, Refused, {"status": 404 if found is None else 403})',
+                "return super().find_handler(request)",
+            ),
+        ),
+        tests=("tests/e2e/test_flower.py::test_nothing_can_be_changed_nor_a_result_be_read",),
+    ),
+    Mutant(
         name="late-answer",
         breaks="the late answer of a node that was declared dead is refused",
         edits=(Edit(f"{LUA}/finish.lua", "if before == 'late' then", "if false then"),),
@@ -64,7 +115,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "    commits = (prepare(changes) for prepare in prepares)",
             ),
         ),
-        tests=("tests/web/test_reload.py::test_what_cannot_be_made_changes_nothing_at_all",),
+        tests=("tests/web/test_reload.py::test_what_fails_last_keeps_back_what_was_made_before",),
     ),
     Mutant(
         name="reload-without-a-tool",
@@ -91,6 +142,57 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=(
             "tests/common/settings/test_changes.py::test_identity_is_taken_over_as_a_whole_or_not_at_all",
         ),
+    ),
+    Mutant(
+        name="apply-over-others",
+        breaks="applying a file leaves what others changed meanwhile",
+        edits=(
+            Edit(
+                "common/control/apply.py",
+                "expected=ABSENT if found is None else found.version,",
+                "",
+            ),
+        ),
+        tests=("tests/web/cli/test_apply.py::test_what_others_change_meanwhile_stays_and_is_named",),
+    ),
+    Mutant(
+        name="newer-definition-misread",
+        breaks="a definition that a newer release wrote is never read as if it were ours",
+        edits=(
+            Edit(
+                "common/registry/records.py",
+                """    check_format(record, what=f"the definition of tool {name!r}")\n""",
+                "",
+            ),
+        ),
+        tests=(
+            "tests/common/domain/test_formats.py::test_a_newer_record_is_refused_with_both_versions",
+            "tests/common/registry/test_catalogue.py::test_a_newer_definition_is_unreadable_and_not_gone",
+        ),
+    ),
+    Mutant(
+        name="newer-tool-not-found",
+        breaks="a call of a tool that only a newer release can read goes to a worker of that",
+        edits=(
+            Edit(
+                "gateway_worker/execute.py",
+                "if entry is None and invocation.tool in self._catalogue.unreadable:",
+                "if False:",
+            ),
+        ),
+        tests=("tests/worker/test_execute.py::test_a_call_of_a_newer_tool_goes_back",),
+    ),
+    Mutant(
+        name="newer-result-waited-for",
+        breaks="a result that a newer release wrote ends its call at once",
+        edits=(
+            Edit(
+                "common/calls/contract.py",
+                "except (PayloadUnreadable, FormatTooNew) as error:",
+                "except PayloadUnreadable as error:",
+            ),
+        ),
+        tests=("tests/common/domain/test_formats.py::test_a_newer_result_ends_the_call_at_once",),
     ),
     Mutant(
         name="retired-too-soon",
@@ -271,6 +373,84 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=(f"{STORE}/test_circuit_scripts.py::test_a_success_of_the_holder_closes_it",),
+    ),
+    Mutant(
+        name="session-of-anybody",
+        breaks="an MCP session is its principal's alone, at every method and route",
+        edits=(
+            Edit(
+                "common/sessions/mcp.py",
+                "if session.principal != principal or session.tool != tool:",
+                "if session.tool != tool:",
+            ),
+        ),
+        tests=(
+            f"{TENANTS}::test_a_method_in_another_tenants_session",
+            f"{TENANTS}::test_a_route_with_another_tenants_name",
+        ),
+    ),
+    Mutant(
+        name="session-without-tenant",
+        breaks="the tool session of a client is one of its tenant",
+        edits=(
+            Edit(
+                "common/calls/head.py",
+                "parts = [caller.tenant, caller.client]",
+                "parts = [caller.client, caller.client]",
+            ),
+        ),
+        tests=("tests/common/calls/test_session_names.py::test_clients_of_one_name_are_two_in_two_tenants",),
+    ),
+    Mutant(
+        name="stream-of-anybody",
+        breaks="nobody but the session that made a call comes back to its stream",
+        edits=(
+            Edit(
+                "common/gateway/calling.py",
+                "if stream is None or stream.invocation.mcp_session != session.id:",
+                "if stream is None:",
+            ),
+        ),
+        tests=(f"{TENANTS}::test_a_place_in_another_tenants_stream",),
+    ),
+    Mutant(
+        name="answer-of-anybody",
+        breaks="nobody but who was asked answers a backend's question",
+        edits=(Edit(f"{LUA}/client_answer.lua", "if asked ~= ARGV[1] then", "if not asked then"),),
+        tests=(f"{TENANTS}::test_an_answer_to_another_tenants_question",),
+    ),
+    Mutant(
+        name="state-of-anybody",
+        breaks="a requestState is good for the principal that it was given to",
+        edits=(Edit("common/calls/request_state.py", "        invocation.caller.principal,\n", ""),),
+        tests=("tests/common/calls/test_request_state.py::test_it_is_of_no_other_call",),
+    ),
+    Mutant(
+        name="unlisted-route",
+        breaks="a new route says who may ask, and whose names it takes",
+        edits=(
+            Edit(
+                "gateway_web/app.py",
+                '(("livez", livez), ("readyz", readyz))',
+                '(("livez", livez), ("readyz", readyz), ("debugz", readyz))',
+            ),
+        ),
+        tests=(
+            f"{IDENTITY}/test_matrix.py::test_every_route_has_a_row_and_every_row_a_route",
+            f"{TENANTS}::test_every_route_has_a_row",
+        ),
+    ),
+    Mutant(
+        name="logs-of-anybody",
+        breaks="what a shared child logs is told while it is at work for one principal alone",
+        edits=(
+            Edit(
+                "gateway_worker/egress/parties.py",
+                "if len(self._at_work) != 1 or None in self._at_work:",
+                "if not self._at_work:",
+            ),
+        ),
+        tests=(f"{EGRESS}/test_parties.py::test_a_log_message_is_told_only_while_it_is_certain_whose_it_is",),
     ),
     Mutant(
         name="cap-on-calls",
@@ -594,6 +774,91 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=(f"{CREDENTIALS}/test_client_credentials.py::test_a_server_that_misbehaves_is_a_failure",),
     ),
     Mutant(
+        name="credentials-of-another-subject",
+        breaks="two subjects of one client never share a session that carries one's token",
+        edits=(
+            Edit(
+                "common/calls/head.py",
+                'own = (caller.subject, " ".join(sorted(caller.scopes)))',
+                'own = ("ann", "")',
+            ),
+        ),
+        tests=(
+            f"{SESSION_NAMES}::test_each_subjects_own_session_has_its_subject_and_scopes_in_its_name",
+            f"{CREDENTIALS}/test_token_exchange.py::test_two_subjects_of_one_client_never_share_a_session",
+        ),
+    ),
+    Mutant(
+        name="credentials-of-a-client-for-a-subject",
+        breaks="a provider that knows nothing of subjects is not asked for a subject's credentials",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/identity.py",
+                "if name not in WITHOUT_SUBJECTS)",
+                "if name)",
+            ),
+        ),
+        tests=(
+            f"{CREDENTIALS}/test_token_exchange.py::test_providers_that_know_nothing_of_subjects_are_not_asked",
+        ),
+    ),
+    Mutant(
+        name="credentials-long-statement",
+        breaks="what the gateway signs of a subject is good for a minute",
+        edits=(Edit("gateway_worker/credentials/signing.py", "LIFE = 60\n", "LIFE = 3600\n"),),
+        tests=(f"{CREDENTIALS}/test_signing.py::test_a_statement_is_good_for_a_minute_and_once",),
+    ),
+    Mutant(
+        name="credentials-names-run-together",
+        breaks="two ids in a secret's name are kept apart",
+        edits=(
+            Edit(
+                "common/settings/secret_names.py",
+                'if not all("-" in part or "/" in part for part in _BETWEEN.findall(value)):',
+                "if False:",
+            ),
+        ),
+        tests=(
+            "tests/common/settings/test_every_setting.py::test_a_wrong_value_is_refused_by_name_and_never_repeated",
+        ),
+    ),
+    Mutant(
+        name="credentials-statement-sent-twice",
+        breaks="each attempt at a token endpoint shows a statement of its own",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/token_exchange.py",
+                "            lambda: self._grant(request, audience), self._section.leeway, KINDS, ISSUED\n",
+                "            lambda kept=self._grant(request, audience): kept, self._section.leeway, KINDS, ISSUED\n",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_token_exchange.py::test_another_attempt_is_another_statement",),
+    ),
+    Mutant(
+        name="credentials-refused-is-missing",
+        breaks="a secret manager's refusal is a failure and not a secret that is not there",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/gcp.py",
+                "if answer.status == 404:",
+                "if answer.status in (403, 404):",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_gcp.py::test_what_goes_wrong_is_a_failure_in_its_own_words",),
+    ),
+    Mutant(
+        name="credentials-any-token-type",
+        breaks="what an exchange gives is used only if it is an access token",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/token_endpoint.py",
+                'if issued is not None and found.get("issued_token_type") not in issued:',
+                "if False:",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_token_exchange.py::test_only_what_is_an_access_token_is_used",),
+    ),
+    Mutant(
         name="credentials-lent",
         breaks="a probe never goes over the session of a caller with credentials",
         edits=(
@@ -604,6 +869,44 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=(f"{CREDENTIALS}/test_gateway.py::test_a_probe_never_goes_over_a_callers_session",),
+    ),
+    Mutant(
+        name="stolen-names",
+        breaks="a source replaces no tool of the settings file, of an operator or of another source",
+        edits=(
+            Edit(
+                "common/discovery/tools.py",
+                "if found is not None and not (_is_discovered(found) and found.registered.source == source):",
+                "if False:",
+            ),
+        ),
+        tests=("tests/common/discovery/test_running.py::test_what_others_named_is_theirs",),
+    ),
+    Mutant(
+        name="trusted-sources",
+        breaks="what a source names passes the rules of run time",
+        edits=(
+            Edit(
+                "common/discovery/tools.py",
+                "origin=Origin.DISCOVERED,",
+                "origin=Origin.FILE,",
+            ),
+        ),
+        tests=("tests/common/discovery/test_running.py::test_the_rules_hold_for_what_is_discovered",),
+    ),
+    Mutant(
+        name="forgotten-wait",
+        breaks="a call of the Python API whose wait is cancelled while it is queued is cancelled",
+        edits=(
+            Edit(
+                "common/gateway/async_streams.py",
+                "beginning.add_done_callback(self._begun_in_vain)",
+                "pass",
+            ),
+        ),
+        tests=(
+            "tests/common/gateway/test_async.py::test_a_call_that_is_cancelled_while_it_begins_is_cancelled",
+        ),
     ),
     Mutant(
         name="patient-writes",
@@ -848,6 +1151,48 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        name="token-to-a-stranger",
+        breaks="the token of the gateway that runs here is sent to no other address",
+        edits=(Edit("gateway_web/cli/connection.py", " or base_url(running.endpoint) != base:", ":"),),
+        tests=("tests/web/cli/test_connection.py::test_the_token_of_this_machine_is_for_its_own_gateway",),
+    ),
+    Mutant(
+        name="admin-for-all",
+        breaks="canalgate up switches the admin API on for this machine alone",
+        edits=(Edit("gateway_web/cli/up_token.py", " or not _loopback(host):", ":"),),
+        tests=("tests/web/cli/test_up_token.py::test_where_others_reach_the_listener_there_is_none",),
+    ),
+    Mutant(
+        name="redirected-token",
+        breaks="the command line follows no redirect with its token",
+        edits=(
+            Edit(
+                "gateway_web/cli/http_control.py",
+                "transport=transport,",
+                "transport=transport, follow_redirects=True,",
+            ),
+        ),
+        tests=("tests/web/cli/test_remote_errors.py::test_what_is_no_gateway_is_told_apart",),
+    ),
+    Mutant(
+        name="any-version",
+        breaks="a change at a version is refused at another one",
+        edits=(
+            Edit(
+                "gateway_web/cli/control.py",
+                """return {} if version is None else {"If-Match": f'"{version}"'}""",
+                """return {} if version is None else {"If-Match": "*"}""",
+            ),
+        ),
+        tests=("tests/web/cli/test_remote_errors.py::test_a_conflict_names_the_version_there_is",),
+    ),
+    Mutant(
+        name="key-for-all",
+        breaks="a client's file with a key in it is its owner's alone",
+        edits=(Edit("gateway_web/cli/client_config.py", "0o600 if key.literal is not None else", ""),),
+        tests=("tests/web/cli/test_client_config.py::test_the_key_itself_only_when_asked_for",),
+    ),
+    Mutant(
         name="silent-gap",
         breaks="a live consumer is told of what Redis no longer holds",
         edits=(
@@ -997,6 +1342,28 @@ MUTANTS: tuple[Mutant, ...] = (
         breaks="nothing connects past the guard",
         edits=(Edit("common/policy/opa.py", "self._http = guarded_client(", "self._http = httpx.Client("),),
         tests=("tests/security/test_outbound.py::test_only_those_on_the_list_open_connections",),
+    ),
+    Mutant(
+        name="listener-believes-headers",
+        breaks="a certificate at our own listener is known by the connection, never by a header",
+        edits=(
+            Edit(
+                "gateway_web/identity/certificates.py", 'if self._settings.form == "listener":', "if False:"
+            ),
+        ),
+        tests=(
+            "tests/web/identity/test_certificates.py::test_the_certificate_that_our_own_listener_was_shown",
+        ),
+    ),
+    Mutant(
+        name="refused-definition-untold",
+        breaks="a definition that is refused at run time is in the journal",
+        edits=(
+            Edit(
+                "common/registry/refused.py", "Journal(client, keys).record(event)", "Journal(client, keys)"
+            ),
+        ),
+        tests=("tests/web/admin/test_tools.py::test_what_is_refused_is_audited_once",),
     ),
     Mutant(
         name="any-command-at-run-time",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from common.calls.contract import task_message
 from common.calls.head import MEMBER, POOL, Head, head_from_text, head_of, session_of
-from common.domain.errors import InvalidRequest
+from common.domain.errors import FormatTooNew, InvalidRequest
 from common.domain.ids import ClientId, InvocationId, McpSessionId, TenantId, ToolId, queue_of
 from common.domain.invocation import Caller
 from common.domain.quota import Quota
@@ -98,9 +98,9 @@ def changed(index: int, part: str) -> str:
 
 def test_a_newer_version_is_refused() -> None:
     """With what it is and what this worker reads: an older worker must not guess what it means."""
-    with pytest.raises(InvalidRequest, match=r"version '2' .* this worker reads version 1") as refused:
+    with pytest.raises(FormatTooNew, match=r"version 2, .* this process reads version 1") as refused:
         head_from_text(changed(0, "2"))
-    assert refused.value.data == {"field": MEMBER}
+    assert (refused.value.data["found"], refused.value.data["known"]) == (2, 1)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ FROZEN = {
     "WORKER_LOST": (502, -32012, False, False),
     "STORE_UNAVAILABLE": (503, -32013, True, False),
     "PAYLOAD_UNREADABLE": (500, -32603, False, False),
+    "FORMAT_TOO_NEW": (503, -32005, True, False),
     "AUDIT_UNAVAILABLE": (503, -32019, True, False),
     "VERSION_CONFLICT": (409, -32014, True, False),
     "CONFIGURATION_ERROR": (500, -32603, False, False),

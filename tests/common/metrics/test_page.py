@@ -10,12 +10,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from common.domain.errors import QueueFull, ToolNotFound
-from common.domain.ids import NodeId, ToolId
+from common.domain.ids import NodeId, TenantId, ToolId
 from common.domain.invocation import answer, failed, rpc_failure
+from common.domain.quota import Quota
 from common.domain.tool import StdioTransport, Tool
 from common.metrics import figures as module
 from common.metrics.figures import Figures
-from common.metrics.names import METRICS
+from common.metrics.names import METRICS, OF_PROCESSES
 from common.metrics.page import FRESH, Page
 from common.metrics.told import EVERY, Teller
 from common.registry.registry import Registry
@@ -159,6 +160,18 @@ def test_series_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert counts == {("0", "ok"): 1, ("1", "ok"): 1, ("2", "ok"): 1, ("other", "other"): 7}
 
 
+def test_tenants_that_have_bounds_are_shown_with_what_they_use(redis: Redis) -> None:
+    """Calls at a time of the one that has a bound on them, requests of the one that has a rate."""
+    quotas = {TenantId("a"): Quota(max_calls=5), TenantId("b"): Quota(requests_per_minute=60, burst=9)}
+    redis.zadd(KEYS.tenant_calls(TenantId("a")), {"1": (redis.time()[0] + 60) * 1000})
+    samples = read(Page(redis, KEYS, Figures("p"), quotas=lambda: quotas).text())
+    assert value(samples, "canalgate_tenant_calls", tenant="a") == 1
+    assert value(samples, "canalgate_tenant_calls_limit", tenant="a") == 5
+    assert value(samples, "canalgate_tenant_requests_left", tenant="b") == 9
+    assert value(samples, "canalgate_tenant_requests_burst", tenant="b") == 9
+    assert value(samples, "canalgate_tenant_calls", tenant="b") is None
+
+
 def test_what_the_cluster_is_like(redis: Redis) -> None:
     """States are gauges: one of them is 1."""
     Registry(redis, KEYS, ANYTHING).put(
@@ -222,7 +235,10 @@ def test_figures_of_another_version_are_left_out(redis: Redis) -> None:
     assert b'process="w"' not in Page(redis, KEYS, Figures("p")).text()
 
 
-def test_no_label_names_a_tenant_or_a_caller() -> None:
+def test_no_label_names_a_caller_and_a_tenant_only_where_its_bounds_are_shown() -> None:
     """Labels that grow with the callers would fill Prometheus, and tell who they are."""
     labels = {label for metric in METRICS.values() for label in metric.labels}
-    assert labels.isdisjoint({"tenant", "client", "subject", "session", "invocation"})
+    assert labels.isdisjoint({"client", "subject", "session", "invocation"})
+    named = {name for name, metric in METRICS.items() if "tenant" in metric.labels}
+    assert all(name.startswith("canalgate_tenant_") for name in named)
+    assert named.isdisjoint(OF_PROCESSES)

@@ -345,3 +345,41 @@ def test_a_tool_of_which_only_the_definition_is_known_is_unknown(
     client.hdel(keys.registry_versions, "a")
     catalogue.refresh()
     assert [entry.id for entry in catalogue.entries()] == ["b"]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_newer_definition_is_unreadable_and_not_gone(
+    full: bool, registry: Registry, client: Client, keys: Keys
+) -> None:
+    """Until it is written as this process reads it, or removed."""
+    registry.put(tool("a"))
+    registry.put(tool("b"))
+    catalogue = Catalogue(client, keys)
+    catalogue.refresh()
+
+    def refreshed() -> Catalogue:
+        found = Catalogue(client, keys) if full else catalogue
+        found.refresh()
+        return found
+
+    def write(record: bytes | None) -> None:
+        version = client.incr(keys.registry_version)
+        if record is None:
+            client.hdel(keys.registry_tools, "a")
+        else:
+            client.hset(keys.registry_tools, "a", record)
+        client.zadd(keys.registry_changes, {"a": version})
+
+    ours = client.hget(keys.registry_tools, "a")
+    assert ours is not None
+    newer = orjson.dumps({"v": 2, **orjson.loads(ours)})
+    for record, readable, unreadable in (
+        (newer, ["b"], {"a"}),
+        (ours, ["a", "b"], set()),
+        (newer, ["b"], {"a"}),
+        (None, ["b"], set()),
+    ):
+        write(record)
+        found = refreshed()
+        assert [entry.id for entry in found.entries()] == readable
+        assert found.unreadable == unreadable

@@ -15,12 +15,13 @@ import yaml
 from common.domain.errors import ConfigurationError
 from common.settings import EvaluatorSettings, RuleSettings, load
 from common.settings.audit_sinks import FileOptions, PostgresOptions, WebhookOptions
-from common.settings.client_credentials import ClientCredentialsEntry
 from common.settings.entry import ENTRY_KEYS
 from common.settings.layers import KEYS, PROCESS_VARIABLES, VARIABLES
 from common.settings.reference import PARTS, render
 from common.settings.schema import json_schema, text
+from common.settings.sources import SourceSettings
 from common.settings.tenants import CapabilityLimit, TenantSettings
+from common.settings.token_exchange import TokenExchangeEntry
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "configuration.md"
@@ -50,6 +51,12 @@ telemetry: {exporter: otlp_http, endpoint: "http://c:4318", headers: "a=b", samp
 credentials: {providers: [static, vault], timeout: "${T:-5}", static: [{tool: t, tenant: u, values: {key: k}}]}
 client_credentials: {leeway: "${L:-9}", clients: [{tool: t, tenant: u, token_url: "https://as.example/token",
   auth: private_key_jwt,  client_id: c, private_key_file: /k, algorithm: ES256, scopes: "a, b", resources: "https://api.example"}]}
+token_exchange: {issuer: "https://g.example", signing_key_file: /k, signing_algorithm: ES256, actor: g,
+  leeway: "${L:-9}", exchanges: [{tool: t, token_url: "https://as.example/token", client_id: c,
+    client_secret: s, subject_audience: a}]}
+aws: {region: eu-central-1, endpoint_url: "https://a.example", version_stage: "${S:-x}",
+  access_key_id: k, secret_access_key: s}
+gcp: {project: my-project, endpoint_url: "https://g.example", anonymous: "${A:-true}", version: "3"}
 vault: {url: "https://vault.example:8200", auth: approle, role_id: r, secret_id: s}
 tools:
   everything: {command: npx, args: [-p, 8080], env: {K: V, PORT: 80, DEBUG: yes}, cwd: /dir, idle_timeout: 60}
@@ -174,9 +181,10 @@ def test_document_and_models_know_the_same_settings() -> None:
         *("role", "token"),
         *(CapabilityLimit.model_fields.keys() | TenantSettings.model_fields.keys()) - set(ENTRY_KEYS),
         *("tool", "values", "mode", "scope", "providers", "inject", "meta"),
-        *(ClientCredentialsEntry.model_fields.keys() - ENTRY_KEYS),
+        *(TokenExchangeEntry.model_fields.keys() - ENTRY_KEYS),
         *PARTS_NAMES,
         *("name", "options", "most"),
+        *(SourceSettings.model_fields.keys() - ENTRY_KEYS),
         *(RuleSettings.model_fields.keys() - ENTRY_KEYS),
         *(EvaluatorSettings.model_fields.keys() - ENTRY_KEYS),
     }

@@ -343,6 +343,7 @@ def test_headers_of_anybody_are_not_believed(resolver: str) -> None:
         ("{mtls: {}}", "give either tenant, or tenant_attribute"),
         ("{mtls: {tenant_attribute: O, source: uri}}", "tenant must be set"),
         ("{mtls: {tenant: t, form: dn, source: uri}}", "go with form xfcc"),
+        ("{mtls: {tenant: t, form: listener, source: dns}}", "go with form xfcc"),
         ("{required_scopes: ['a b']}", "must hold scopes"),
         ("{api_keys: [{key: 'a,b', tenant: t, client: c}]}", "must hold no comma"),
         ("{subject_header: x-tenant-id}", "must be different headers"),

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import ssl
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,13 +55,14 @@ def running_gateway(
     log: Path | None = None,
     env: Mapping[str, str] | None = None,
     trust: Path | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[RunningGateway]:
     """Start a gateway with ``tools`` (the section of the file), yield it when it serves, stop it afterwards.
 
     ``settings`` are further sections of the file, ``env`` further variables.
     ``directory`` gets the file, the state and, unless ``log``
     is given, the log; it should be a short path, for there may be sockets in it. ``trust`` is the authority of the
-    certificate in the settings.
+    certificate in the settings; ``options`` are further ones of ``canalgate up``.
     """
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "canalgate.yaml"
@@ -69,7 +70,17 @@ def running_gateway(
         yaml.safe_dump({**(settings or {}), "tools": dict(tools)}, sort_keys=False), encoding="utf-8"
     )
     port = free_port()
-    command = [*gateway_command(), "up", "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        *gateway_command(),
+        "up",
+        "--config",
+        str(config),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        *options,
+    ]
     state = {**(env or {}), "CANALGATE_STATE_DIR": str(directory / "state")}
     # A developer's own settings are not the test's.
     with running(command, log=log or directory / "gateway.log", env=state, remove="CANALGATE_") as process:

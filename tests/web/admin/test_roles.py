@@ -46,6 +46,7 @@ ROUTES: dict[tuple[str, str], str] = {
     ("POST", "/keys"): "admin",
     ("POST", "/keys/<key>/rotate"): "admin",
     ("DELETE", "/keys/<key>"): "admin",
+    ("GET", "/quarantine"): "viewer",
     ("GET", "/tools/<path:tool>/quarantine"): "viewer",
     ("GET", "/tools/<path:tool>/quarantine/diff"): "viewer",
     ("POST", "/tools/<path:tool>/quarantine/approve"): "admin",

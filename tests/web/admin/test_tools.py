@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
+from common.audit.journal import Journal
 from common.domain.tool import MASK
 from tests.web.admin.conftest import Ask
 from tests.web.harness import ODD, Web
@@ -232,3 +233,44 @@ def test_a_body_that_is_no_object_is_refused(ask: Ask, data: bytes) -> None:
     answer = ask("PUT", "/tools/bad", data=data, headers=headers)
     assert answer.status_code in {400, 422}, answer.text
     assert answer.content_type == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field"),
+    [
+        ("PUT", "/tools/evil", {"command": "sh", "env": {"K": "sesame"}}, "command"),
+        ("PUT", "/tools/evil", {"url": "http://169.254.169.254/"}, "url"),
+        ("PUT", "/tools/evil", {"command": "cmd", "tiemout": "sesame"}, "tiemout"),
+        ("PATCH", "/tools/own", {"command": "sh"}, "command"),
+        ("PATCH", "/tools/own", {"request_timeout": "sesame"}, "request_timeout"),
+        ("PATCH", "/tools/own", {"url": "https://h.example", "headers": {"K": "sesame"}}, "transport"),
+        ("POST", "/config/import", {"tools": {"evil": {"command": "sh"}}}, "tools.evil.command"),
+    ],
+)
+def test_what_is_refused_is_audited_once(
+    ask: Ask, admin_web: Web, fresh: str, method: str, path: str, body: dict[str, object], field: str
+) -> None:
+    """With who tried, what he would have changed, and why not; no value is told."""
+    headers = {"If-None-Match": "*"} if method == "PUT" else {}
+    journal = Journal(admin_web.gateway.client, admin_web.gateway.keys)
+    before = journal.newest_id()
+    answer = ask(method, path, json=body, headers=headers)
+    assert (answer.status_code, answer.json["field"]) == (400, field)
+    (event,) = (record.fields for record in journal.after(before) if record.kind == "tool_refused")
+    assert event["actor"] == "admin:admin-1"
+    assert event["outcome"] == "deny"
+    assert event["detail"] == f"field: {field}"
+    assert event["reason"] == answer.json["detail"]
+    assert event.get("tool", "") == ("" if method == "POST" else path.rpartition("/")[2])
+    assert "sesame" not in repr(event)
+
+
+def test_a_dry_run_is_not_audited(ask: Ask, admin_web: Web) -> None:
+    """It asks what would be."""
+    journal = Journal(admin_web.gateway.client, admin_web.gateway.keys)
+    before = journal.newest_id()
+    assert (
+        ask("POST", "/config/import?dry_run=true", json={"tools": {"evil": {"command": "sh"}}}).status_code
+        == 400
+    )
+    assert journal.after(before) == []

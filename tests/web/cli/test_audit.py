@@ -156,5 +156,5 @@ class TestVerify:
 
     def test_nothing_to_verify_is_refused(self, canalgate: Canalgate, client: Client) -> None:
         """And a file that is not there."""
-        assert canalgate("audit", "verify").exit_code == Exit.REFUSED
+        assert canalgate("audit", "verify").exit_code == Exit.USAGE
         assert canalgate("audit", "verify", "nowhere").exit_code == Exit.REFUSED

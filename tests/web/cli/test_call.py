@@ -59,9 +59,9 @@ def call(server: BaseWSGIServer, *words: str) -> Result:
 @pytest.mark.parametrize(
     ("words", "code", "hint"),
     [
-        (("ecko", "add"), Exit.REFUSED, "no tool 'ecko' is offered; did you mean 'echo'?"),
-        (("ecko", "add", "a=1"), Exit.REFUSED, "no tool 'ecko' is offered; did you mean 'echo'?"),
-        (("zzz", "add"), Exit.REFUSED, "no tool 'zzz' is offered; there are echo, "),
+        (("ecko", "add"), Exit.NOT_FOUND, "no tool 'ecko' is offered; did you mean 'echo'?"),
+        (("ecko", "add", "a=1"), Exit.NOT_FOUND, "no tool 'ecko' is offered; did you mean 'echo'?"),
+        (("zzz", "add"), Exit.NOT_FOUND, "no tool 'zzz' is offered; there are echo, "),
         (("echo", "ad"), Exit.FAILED, "no MCP tool 'ad' is offered; did you mean 'add'?"),
         (("echo", "echo__add"), Exit.FAILED, "no MCP tool 'echo__add' is offered; did you mean 'add'?"),
         (("echo", "zzz"), Exit.FAILED, "no MCP tool 'zzz' is offered; there are add, sub__tract"),

@@ -44,7 +44,7 @@ def test_an_order_is_given_and_audited(verb: str, canalgate: Canalgate, client: 
 
 def test_a_tool_that_is_not_there_is_refused(canalgate: Canalgate, client: Client, keys: Keys) -> None:
     """A name that was misspelt would flush nothing, and say that it did."""
-    assert canalgate("credentials", "rotate", "--tool", "none").exit_code == Exit.REFUSED
+    assert canalgate("credentials", "rotate", "--tool", "none").exit_code == Exit.NOT_FOUND
     assert orders(client, keys) == []
 
 
@@ -55,7 +55,7 @@ def test_a_name_that_can_be_nobodys_is_refused(
 ) -> None:
     """A variable that was not set is not everybody; and workers could not read such an order."""
     done = canalgate("credentials", "rotate", option, name)
-    assert done.exit_code == Exit.REFUSED
+    assert done.exit_code == Exit.USAGE
     assert option.strip("-") in done.stderr
     assert orders(client, keys) == []
 

@@ -81,7 +81,7 @@ def test_a_letter_is_dropped_once(letter: str) -> None:
     assert dead_letters("drop", letter).exit_code == Exit.OK
     for verb in ("drop", "show"):
         done = dead_letters(verb, letter)
-        assert done.exit_code == Exit.REFUSED
+        assert done.exit_code == Exit.NOT_FOUND
         assert "no dead letter" in done.output
     assert orjson.loads(dead_letters("list", "--json").stdout) == []
 
@@ -89,6 +89,6 @@ def test_a_letter_is_dropped_once(letter: str) -> None:
 def test_what_is_no_id() -> None:
     """One line that says what one looks like."""
     done = dead_letters("show", "+")
-    assert done.exit_code == Exit.REFUSED
+    assert done.exit_code == Exit.USAGE
     assert "looks like" in done.output
     assert "Traceback" not in done.output

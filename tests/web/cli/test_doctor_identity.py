@@ -61,6 +61,10 @@ def test_whether_there_is_any_key(client: Client, keys: Keys) -> None:
         ({"resolver": "mtls", "mtls": {"tenant": "t"}}, "identity.mtls gives its callers tenant 't'"),
         ({"resolver": "header"}, "no tenant may call"),
         ({"mtls": {"tenant": "default"}}, "mtls is not in identity.resolver"),
+        (
+            {"resolver": "mtls", "mtls": {"tenant": "default", "form": "listener"}},
+            "set web.tls_client_auth to optional or required",
+        ),
         ({"required_scopes": ["a"]}, "no resolver gives any"),
         ({"resolver": "no.such:Thing"}, "cannot be loaded"),
         (

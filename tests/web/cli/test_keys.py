@@ -60,7 +60,7 @@ def test_a_key_is_rotated_and_revoked(
     canalgate("keys", "rotate", first["id"], "--grace", "0")
     assert service.get(first["id"]).good_until(second["key"], service.now()) == 0
     done = canalgate("keys", "revoke", first["id"], "--reason", "leaked")
-    assert (done.exit_code, done.stdout) == (Exit.OK, f"key {first['id']} of acme, bot is revoked\n")
+    assert (done.exit_code, done.stdout) == (Exit.OK, f"key {first['id']} is revoked\n")
     assert service.list() == []
     newest = Journal(client, keys).newest(1)[0]
     assert (newest.kind, newest.fields["actor"], newest.fields["reason"]) == (
@@ -85,15 +85,19 @@ def test_what_keeps_a_key_from_being_of_use_is_said(
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ((*ISSUE, "--expires", "soon"), Exit.REFUSED, "--expires"),
-        ((*ISSUE, "--expires", "0"), Exit.REFUSED, "expires must be above 0"),
-        ((*ISSUE, "--scope", "a b"), Exit.REFUSED, "scopes"),
+        ((*ISSUE, "--expires", "soon"), Exit.USAGE, "--expires"),
+        ((*ISSUE, "--expires", "0"), Exit.USAGE, "expires_in: Input should be greater than 0"),
+        ((*ISSUE, "--scope", "a b"), Exit.USAGE, "scopes"),
         (("keys", "issue", "--tenant", "t"), Exit.USAGE, "--client"),
-        (("keys", "issue", "--tenant", "", "--client", "c"), Exit.REFUSED, "tenant must not be empty"),
-        (("keys", "rotate", "0" * 16), Exit.REFUSED, "there is no key"),
-        (("keys", "rotate", "0" * 16, "--grace", "-1"), Exit.REFUSED, "--grace"),
-        (("keys", "revoke", "0" * 16), Exit.REFUSED, "there is no key"),
-        (("keys", "revoke", "cgk_0123456789abcdef_" + "s" * 43), Exit.REFUSED, "16 characters"),
+        (
+            ("keys", "issue", "--tenant", "", "--client", "c"),
+            Exit.USAGE,
+            "tenant: String should have at least 1 character",
+        ),
+        (("keys", "rotate", "0" * 16), Exit.NOT_FOUND, "there is no key"),
+        (("keys", "rotate", "0" * 16, "--grace", "-1"), Exit.USAGE, "--grace"),
+        (("keys", "revoke", "0" * 16), Exit.NOT_FOUND, "there is no key"),
+        (("keys", "revoke", "cgk_0123456789abcdef_" + "s" * 43), Exit.USAGE, "16 characters"),
     ],
 )
 def test_what_is_refused(

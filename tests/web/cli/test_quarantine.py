@@ -44,19 +44,21 @@ def test_it_is_rejected(canalgate: Canalgate, desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "code"),
     [
-        ("approve", T, "a", "--digest", "0" * 64),
-        ("approve", T, "b", "--digest", "0" * 64),
-        ("approve", T, "a", "--digest", "0"),
-        ("approve", T, "a", "--kind", "x", "--digest", "0" * 64),
-        ("show", "none", "a"),
-        ("list", "none"),
+        (("approve", T, "a", "--digest", "0" * 64), Exit.CONFLICT),
+        (("approve", T, "b", "--digest", "0" * 64), Exit.USAGE),
+        (("approve", T, "a", "--digest", "0"), Exit.USAGE),
+        (("approve", T, "a", "--kind", "x", "--digest", "0" * 64), Exit.USAGE),
+        (("show", "none", "a"), Exit.NOT_FOUND),
+        (("list", "none"), Exit.NOT_FOUND),
     ],
 )
-def test_what_cannot_be_is_refused(words: tuple[str, ...], canalgate: Canalgate, desk: Desk) -> None:
+def test_what_cannot_be_is_refused(
+    words: tuple[str, ...], code: Exit, canalgate: Canalgate, desk: Desk
+) -> None:
     """In a sentence."""
     done = canalgate("tools", "quarantine", *words)
-    assert done.exit_code == Exit.REFUSED
+    assert done.exit_code == code
     assert done.stderr.startswith("error: ")
     assert desk.offers() == []

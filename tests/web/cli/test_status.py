@@ -7,7 +7,6 @@ import pytest
 from rich.console import Console
 
 from common.circuit.breaker import Circuits
-from common.control.status import status
 from common.domain.ids import NodeId, ToolId
 from common.domain.tool import StdioTransport, Tool
 from common.registry.lifecycle import Lifecycle
@@ -15,6 +14,7 @@ from common.registry.registry import Registry
 from common.store.client import Client
 from common.store.keys import Keys
 from gateway_web.cli import status as module
+from gateway_web.cli.local_control import local_control
 from gateway_web.cli.output import Exit
 from tests.support.egress import ANYTHING
 from tests.web.cli.conftest import Canalgate
@@ -88,11 +88,11 @@ def test_without_redis_it_says_so(canalgate: Canalgate, monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("up")
-def test_the_live_screen_shows_the_same(client: Client, keys: Keys) -> None:
+def test_the_live_screen_shows_the_same(canalgate: Canalgate, client: Client, keys: Keys) -> None:
     """Names are text, whatever is in them."""
     Registry(client, keys, ANYTHING).put(Tool(id=ToolId("[bold]x"), transport=StdioTransport(command="cmd")))
     console = Console(width=200, record=True, quiet=False)
-    console.print(module._screen(status(client, keys)))
+    console.print(module._screen(module.status(local_control(None))))
     text = console.export_text()
     assert "ready; Redis answers" in text
     assert NODE in text

@@ -18,7 +18,7 @@ from tests.web.cli.conftest import USER, Canalgate
 
 
 @pytest.fixture(autouse=True)
-def file(tmp_path: Path, canalgate: Canalgate) -> None:
+def file(tmp_path: Path, canalgate: Canalgate, client: Client) -> None:
     """A settings file with a tenant."""
     tenants = {"listed": [{"id": "acme", "requests_per_minute": 60, "burst": 5}], "allow_unlisted": True}
     (tmp_path / "canalgate.yaml").write_text(yaml.safe_dump({"tenants": tenants}))
@@ -67,7 +67,7 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     """In one line, and nothing is written."""
     done = canalgate("tenants", "set", "acme", *words)
-    assert done.exit_code in (Exit.REFUSED, Exit.USAGE)
+    assert done.exit_code in (Exit.CONFLICT, Exit.USAGE)
     assert said in done.stderr
     assert client.dbsize() == 0
 

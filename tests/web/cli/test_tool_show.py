@@ -73,6 +73,7 @@ def test_the_same_for_scripts(canalgate: Canalgate, registry: Registry, client: 
     told = orjson.loads(canalgate("tools", "show", "demo", "--json").stdout)
     (listed,) = orjson.loads(canalgate("tools", "--json").stdout)
     (tool,) = told.pop("tools")
+    assert told.pop("definition")["env"] == {"K": "********"}
     assert told == listed
     assert tool["name"] == "add"
     assert tool["arguments"][:2] == [
@@ -91,7 +92,7 @@ def test_a_tool_that_was_not_asked_yet_says_so(canalgate: Canalgate, registry: R
 def test_a_tool_that_is_not_there_is_not_found(canalgate: Canalgate, registry: Registry) -> None:
     """One line, with the code."""
     done = canalgate("tools", "show", "nobody")
-    assert done.exit_code == Exit.REFUSED
+    assert done.exit_code == Exit.NOT_FOUND
     assert "no tool 'nobody' is registered (TOOL_NOT_FOUND)" in done.output
 
 

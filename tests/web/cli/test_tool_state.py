@@ -145,7 +145,7 @@ def test_a_closed_circuit_need_not_be_reset(canalgate: Canalgate, journal: Journ
 
 @pytest.mark.parametrize(
     ("words", "code"),
-    [(("--reason", " "), Exit.REFUSED), (("--reason", "x" * 501), Exit.REFUSED), ((), Exit.USAGE)],
+    [(("--reason", " "), Exit.USAGE), (("--reason", "x" * 501), Exit.USAGE), ((), Exit.USAGE)],
 )
 def test_a_circuit_is_tripped_with_a_reason(
     canalgate: Canalgate, journal: Journal, client: Client, keys: Keys, words: tuple[str, ...], code: Exit
@@ -164,7 +164,7 @@ def test_a_tool_that_is_not_there_is_not_found(
 ) -> None:
     """One line with the code, and nothing is written, no circuit either."""
     done = canalgate("tools", *verb, "nobody")
-    assert done.exit_code == Exit.REFUSED
+    assert done.exit_code == Exit.NOT_FOUND
     assert "no tool 'nobody' is registered (TOOL_NOT_FOUND)" in done.output
     assert client.dbsize() == 0
 

@@ -237,7 +237,7 @@ def test_what_may_not_come_at_run_time_is_refused(
             else ()
         )
         done = canalgate("tools", *verb, definition, *more)
-        assert done.exit_code == Exit.REFUSED, done.output
+        assert done.exit_code == Exit.USAGE, done.output
         assert said in done.output.replace("\n", " ")
     (entry,) = registry.entries()
     assert (entry.tool, entry.registered.origin) == (stdio(), Origin.FILE)
@@ -312,7 +312,7 @@ def test_a_command_becomes_a_url_only_on_request(canalgate: Canalgate, registry:
     """What goes with the command alone goes with it; all else stays."""
     registry.put(stdio(max_sessions=7, limits=ProcessLimits(open_files=64)))
     done = canalgate("tools", "update", "demo", "{url: 'http://h/mcp'}")
-    assert done.exit_code == Exit.REFUSED
+    assert done.exit_code == Exit.USAGE
     assert "transport" in done.output
     assert registry.get(T).tool.transport == stdio().transport
     done = canalgate("tools", "update", "demo", "{url: 'http://h/mcp'}", "--change-transport")
@@ -349,6 +349,6 @@ def test_a_tool_that_is_not_there_is_not_found(
     """One line, with the code."""
     assert client.dbsize() == 0
     done = canalgate("tools", *verb)
-    assert done.exit_code == Exit.REFUSED
+    assert done.exit_code == Exit.NOT_FOUND
     assert "no tool 'nobody' is registered (TOOL_NOT_FOUND)" in done.output
     assert client.dbsize() == 0

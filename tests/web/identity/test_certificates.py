@@ -54,6 +54,29 @@ def test_envoys_form(changes: dict[str, Any], value: str, expected: object) -> N
     assert ask(section(**changes), value) == expected
 
 
+@pytest.mark.parametrize("proxy", [True, False])
+def test_the_certificate_that_our_own_listener_was_shown(proxy: bool) -> None:
+    """Whoever the peer is, and whatever headers say: they are not looked at."""
+    part = section(form="listener", tenant=None, tenant_attribute="O")
+    forged = dict.fromkeys(
+        ("x-forwarded-client-cert", "canalgate-tls-subject", "canalgate_tls_subject", "x-ssl-client-s-dn"),
+        "CN=root,O=Acme",
+    )
+    for headers in ({}, forged):
+        shown = facts(headers, from_proxy=proxy, tls_subject=r"CN=bot,O=Acme\, Inc.")
+        assert named(identity_of(part), shown) == ("Acme, Inc.", "bot")
+        assert named(identity_of(part), facts(headers, from_proxy=proxy)) == Unauthenticated
+        without = facts(headers, from_proxy=proxy, tls_subject="CN=bot")
+        assert named(identity_of(part), without) == Unauthenticated
+
+
+@pytest.mark.parametrize("form", ["xfcc", "dn"])
+def test_a_certificate_at_the_listener_is_no_proxy_s_word(form: str) -> None:
+    """With the other forms it says who the proxy is, not who calls."""
+    part = section(form=form)
+    assert named(identity_of(part), facts({}, tls_subject="CN=proxy")) == Unauthenticated
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [

@@ -130,6 +130,16 @@ async def test_many_who_ask_at_once_ask_once() -> None:
 
 
 @on_loop
+async def test_it_says_how_often_it_could_answer() -> None:
+    """From what it keeps, and not."""
+    with pytest.MonkeyPatch.context() as patch:
+        desk = Desk(patch)
+        for tool in ("a", "a", "b", "a"):
+            await desk.value(want(tool))
+    assert (desk.cache.hits, desk.cache.misses) == (2, 2)
+
+
+@on_loop
 async def test_what_was_asked_for_before_an_order_to_forget_is_not_used() -> None:
     """Nor kept: it may be the secret that was leaked."""
     with pytest.MonkeyPatch.context() as monkeypatch:

@@ -10,7 +10,6 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from common.domain.credentials import CredentialRequest, Credentials
 from common.domain.errors import ConfigurationError, ErrorCode
@@ -19,7 +18,7 @@ from common.processes import ProcessGuard
 from common.settings import Settings
 from common.store.client import StoreAddress
 from common.store.keys import Keys
-from gateway_worker.credentials import identity, token_endpoint
+from gateway_worker.credentials import guarded_http, identity
 from gateway_worker.credentials.asking import Providers, Wanted
 from gateway_worker.credentials.cache import CredentialCache
 from gateway_worker.credentials.client_credentials import ClientCredentialsProvider
@@ -37,11 +36,11 @@ from tests.support.servers.raw_http import ok, raw_server
 from tests.worker.credentials.contract import asked, values_of
 from tests.worker.credentials.desk import credential_desk, with_credentials
 from tests.worker.credentials.documented import documented
+from tests.worker.credentials.issuing import SECRET, entry, pem, token_of
 from tests.worker.egress.http_clients import saying
 from tests.worker.test_execute import Worker
 
 WANT = asked("github", "acme")
-SECRET = "s3cr:t %+ä"
 
 
 @pytest.fixture
@@ -49,19 +48,6 @@ def server() -> Iterator[AuthorizationServer]:
     """One that knows the client ``gateway``."""
     with running_authorization() as found:
         yield found
-
-
-def entry(server: AuthorizationServer, **more: Any) -> dict[str, Any]:
-    """An entry for one tenant of one tool; None leaves a key out."""
-    given = {
-        "tool": "github",
-        "tenant": "acme",
-        "token_url": server.url,
-        "client_id": "gateway",
-        "client_secret": SECRET,
-        **more,
-    }
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def settings_of(*entries: Mapping[str, Any], timeout: float = 5.0, **more: Any) -> Settings:
@@ -82,17 +68,6 @@ def resolved(provider: ClientCredentialsProvider, want: CredentialRequest = WANT
     found = run(provider.resolve(want))
     assert found is not None
     return found
-
-
-def token_of(found: Credentials) -> str:
-    """The token."""
-    return (values_of(found) or {})["access_token"]
-
-
-def pem(algorithm: str, name: str = "k1") -> str:
-    """A private key."""
-    key = private_key(algorithm, name)
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 # -- who it is --------------------------------------------------------------------------------------------
@@ -281,7 +256,7 @@ BROKEN = {
     "throttle long": "status 503",
     "teapot": "status 400$",
     "flood": "more than",
-    "<html>": "no JSON",
+    "<html>": "no JSON object",
     "[]": "no JSON object",
     "{}": "no access_token",
     '{"access_token": "", "token_type": "bearer"}': "no access_token",
@@ -289,7 +264,7 @@ BROKEN = {
     '{"access_token": "a\\r\\nX: canary-b", "token_type": "bearer"}': "no access_token",
     '{"access_token": "canary-a"}': "token_type",
     '{"access_token": "canary-a", "token_type": "DPoP"}': "token_type",
-    '{"access_token": "canary-a", "access_token": "b", "token_type": "bearer"}': "no JSON",
+    '{"access_token": "canary-a", "access_token": "b", "token_type": "bearer"}': "no JSON object",
 }
 
 
@@ -298,7 +273,7 @@ def test_a_server_that_misbehaves_is_a_failure(
     mode: str, server: AuthorizationServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its words are not repeated; no redirect is followed, which could take the secret elsewhere."""
-    monkeypatch.setattr(token_endpoint, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(guarded_http, "PAUSES", (0.0, 0.0))
     server.mode = mode
     with pytest.raises(ProviderFailed, match=BROKEN[mode]) as caught:
         resolved(made(entry(server)))
@@ -349,7 +324,7 @@ def test_a_server_of_an_authority_that_nobody_knows_gets_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``ca_file`` says whom to trust instead of the system's."""
-    monkeypatch.setattr(token_endpoint, "PAUSES", ())
+    monkeypatch.setattr(guarded_http, "PAUSES", ())
     ca = Authority(tmp_path)
     secure = server_context(ca.issue("127.0.0.1"))
     body = b'{"access_token": "t", "token_type": "bearer", "expires_in": 60}'

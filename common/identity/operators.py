@@ -1,16 +1,17 @@
-"""Who uses the admin API, and what he may do."""
+"""Who runs the gateway, and what he may do: the tokens of the admin API, which Flower asks for as well."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from base64 import b64decode
 from dataclasses import dataclass
 from enum import StrEnum
 
 from common.domain.errors import Forbidden, Unauthenticated
 from common.settings.admin import AdminSettings
 
-BEARER = "bearer"
+BEARER, BASIC = "bearer", "basic"
 
 
 class Role(StrEnum):
@@ -60,6 +61,23 @@ class Tokens:
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != BEARER or not token.strip():
             raise Unauthenticated("send a token of the admin API as 'Authorization: Bearer <token>'")
+        return self._known(token)
+
+    def actor_in_browser(self, authorization: str | None) -> Actor:
+        """As :meth:`actor`; the token may also be the password of HTTP's basic authentication, the user any name.
+
+        Only for pages that change nothing: a browser sends it along with whatever a foreign page makes it ask for.
+        """
+        scheme, _, encoded = (authorization or "").partition(" ")
+        if scheme.lower() != BASIC:
+            return self.actor(authorization)
+        try:
+            text = b64decode(encoded.strip(), validate=True).decode()
+        except ValueError:
+            text = ""
+        return self._known(text.partition(":")[2])
+
+    def _known(self, token: str) -> Actor:
         found = self._actors.get(_digest(token.strip()))
         if found is None:
             raise Unauthenticated("this token is not known")

@@ -1,0 +1,207 @@
+"""Which control plane a verb speaks to: with ``canalgate --url ...`` a gateway's admin API, else Redis itself."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from contextvars import ContextVar
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from common.domain.errors import ConfigurationError
+from common.domain.tls import TlsRules
+from common.tls import TlsFileError, client_context
+from gateway_web.cli.control import ControlClient
+from gateway_web.cli.output import err, errors_as_exit_codes
+from gateway_web.supervisor import running_instance, state_dir_path
+
+DEFAULT_TIMEOUT = 30.0
+MAX_TOKEN = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """What the options before the verb say. ``named`` is whether ``--url`` itself was given, not the environment."""
+
+    url: str | None = None
+    named: bool = False
+    token: str | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    timeout: float = DEFAULT_TIMEOUT
+
+
+_chosen: ContextVar[Remote] = ContextVar("remote", default=Remote())  # noqa: B039 - frozen
+
+
+@errors_as_exit_codes
+def choose(
+    context: typer.Context,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url", envvar="CANALGATE_URL", help="The gateway's address; without it: the one here."
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option("--token-file", envvar="CANALGATE_TOKEN_FILE", help="File that holds an admin token."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            envvar=["CANALGATE_ADMIN_TOKEN", "CANALGATE_TOKEN"],
+            show_envvar=True,
+            help="An admin token. Others see it in the list of processes: rather use --token-file.",
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca-file", envvar="CANALGATE_CA_FILE", help="Authorities to trust, in PEM, for https."
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer of the gateway.")
+    ] = DEFAULT_TIMEOUT,
+) -> None:
+    """Keep what the options before the verb say, for the verb."""
+    typed_token, typed_file = (_typed(context, name) for name in ("token", "token_file"))
+    if typed_token and typed_file:
+        raise ConfigurationError(
+            "--token and --token-file do not go together: give one of them", field="--token"
+        )
+    if typed_token:
+        token_file = None
+        err.print("warning: --token shows the token to everybody who can list processes; use --token-file")
+    _chosen.set(
+        Remote(
+            url=url,
+            named=_typed(context, "url"),
+            token=None if token_file else token,
+            token_file=token_file,
+            ca_file=ca_file,
+            timeout=timeout,
+        )
+    )
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def chosen_url() -> str | None:
+    """The address given before the verb, or by the environment; None: this machine's gateway is meant."""
+    return _chosen.get().url
+
+
+def only_here() -> None:
+    """Raise :class:`ConfigurationError` if a verb that acts on this machine was given a gateway elsewhere."""
+    if _chosen.get().named:
+        raise ConfigurationError(
+            "this verb is of this machine's gateway alone: leave --url out", field="--url"
+        )
+
+
+def control(config: Path | None = None) -> ControlClient:
+    """The control plane that is meant. Raises :class:`ConfigurationError` for options that do not go together.
+
+    ``config`` is the verb's own ``--config``: settings of this machine, and so its Redis.
+    """
+    remote = _chosen.get()
+    if remote.url and config is not None and remote.named:
+        raise ConfigurationError(
+            "--config names settings of this machine, and --url a gateway: leave one of them out",
+            field="--config",
+        )
+    if not remote.url or config is not None:
+        from gateway_web.cli.local_control import local_control
+
+        return local_control(config)
+    return control_at(remote)
+
+
+def control_at(remote: Remote) -> ControlClient:
+    """The control plane of the gateway that these options name."""
+    from gateway_web.cli.http_control import HttpControl
+
+    base = base_url(remote.url or "")
+    token = _token(remote, base)
+    secure = base.startswith("https:")
+    if token is not None and not secure and not loopback(base):
+        err.print("warning: the token goes over the network unencrypted; use https://")
+    return HttpControl(base, token, timeout=remote.timeout, tls=_tls(remote) if secure else True)
+
+
+def base_url(url: str) -> str:
+    """A gateway's own address, whichever of its paths was given. Raises :class:`ConfigurationError`."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"--url is no address: {error}", field="--url") from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ConfigurationError(
+            "--url must be the gateway's address, as https://gateway.example/", field="--url"
+        )
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ConfigurationError(
+            "--url must hold neither a user nor a query: a token is given with --token-file", field="--url"
+        )
+    path = parts.path.rstrip("/")
+    for suffix in ("/admin/v1", "/mcp"):
+        path = path.removesuffix(suffix)
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def _token(remote: Remote, base: str) -> str | None:
+    """As given, else that of the gateway that runs here, if that is the one meant."""
+    if remote.token_file is not None:
+        return read_token(remote.token_file)
+    if remote.token is not None:
+        return _checked(remote.token, "--token")
+    running = running_instance(state_dir_path(os.environ))
+    if running is None or running.admin_token_file is None or base_url(running.endpoint) != base:
+        return None
+    return read_token(Path(running.admin_token_file))
+
+
+def read_token(file: Path, option: str = "--token-file") -> str:
+    """The token in a file, without the line's end. Raises :class:`ConfigurationError` that never shows it."""
+    try:
+        text = file.read_text(encoding="utf-8")[: MAX_TOKEN + 1].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigurationError(f"{option}: cannot read {file}: {why}", field=option) from None
+    return _checked(text, f"{option} {file}")
+
+
+def _checked(token: str, where: str) -> str:
+    if not token or len(token) > MAX_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigurationError(
+            f"{where}: this is no token: one line of visible ASCII is wanted", field="--token"
+        )
+    return token
+
+
+def _tls(remote: Remote) -> ssl.SSLContext:
+    try:
+        return client_context(TlsRules(ca_file=None if remote.ca_file is None else str(remote.ca_file)))
+    except TlsFileError as error:
+        raise ConfigurationError(f"--ca-file: {error}", field="--ca-file") from None
+
+
+def loopback(url: str) -> bool:
+    """Whether an address is one of this machine alone."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
