@@ -69,6 +69,8 @@ def test_cve_2025_6514_nothing_that_a_server_says_reaches_a_shell() -> None:
             name = ast.unparse(call.func)
             assert name not in {"os.system", "os.popen", "eval", "exec", "webbrowser.open"}, path
             assert not name.endswith(("subprocess_shell", "getoutput", "startfile")), path
+            if name == "get_completion_script":  # writes a script for a shell, and runs none
+                continue
             shell = next((word.value for word in call.keywords if word.arg == "shell"), None)
             assert shell is None or (isinstance(shell, ast.Constant) and shell.value is False), path
 

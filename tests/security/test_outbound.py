@@ -42,6 +42,8 @@ OPENERS = {
     "common/egress/session.py": "the guard itself: requests, for libraries that speak by it",
     "gateway_worker/egress/http_pool.py": "calls to backends: judged by the same rules where it dials",
     "gateway_worker/credentials/vault.py": "hvac, on a session of the guard's",
+    "gateway_worker/credentials/aws.py": "boto3 finds the worker's identity; secrets are asked for by the guard's client",
+    "gateway_worker/credentials/gcp.py": "google-auth, likewise",
     "common/telemetry/export.py": "OTLP: over HTTP on a session of the guard's; gRPC dials inside its own library",
     "common/audit/sinks/postgres.py": "libpq dials itself; its address is in the operator's own file",
     "common/store/dial.py": "Redis",
@@ -52,6 +54,7 @@ OPENERS = {
     "gateway_web/supervisor/readiness.py": "our own listener",
     "gateway_web/wsgi_address.py": "binds, to see whether an address is free",
     "gateway_web/cli/client.py": "the command line, to the gateway that its user names",
+    "gateway_web/cli/http_control.py": "the command line, to the gateway that its user names",
     "gateway_web/cli/doctor.py": "the command line, to the gateway that its user names",
 }
 """The only modules that may open a connection, or hold a library that does."""

@@ -121,7 +121,9 @@ def test_only_a_call_without_a_first_step_never_began(
             task.cancel()
 
     calls: Any = bench.engine._calls
-    monkeypatch.setattr(bench.engine._worker, "start", lambda taken: begin_and_cancel(calls, taken))
+    monkeypatch.setattr(
+        bench.engine._worker.fetcher._desk, "start", lambda taken: begin_and_cancel(calls, taken)
+    )
     call = bench.send(invocation("echo", {"text": "x"}))
     assert bench.ended(call) is ErrorCode.INVOCATION_CANCELLED
     wait_until(lambda: bench.unacked() == 0, description="the acknowledgement")

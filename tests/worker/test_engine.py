@@ -147,7 +147,6 @@ WRONG_MEMBERS: list[dict[str, Any]] = [
     {"params": []},
     {"deadline": "soon"},
     {"version": "2031-01-01"},
-    {"v": 99},
     {"scopes": 5},
     {"scopes": [[1]]},
 ]
@@ -159,10 +158,12 @@ def test_calls_of_the_wrong_shape_are_answered(bench: Bench, echo_log: EchoLog) 
         *WRONG_BODIES,
         *(orjson.dumps([[{**GOOD, **wrong}], {}, {}]).decode() for wrong in WRONG_MEMBERS),
     ]
-    sent = {body: invocation("echo") for body in bodies}
+    newer = orjson.dumps([[{**GOOD, "v": 99}], {}, {}]).decode()
+    sent = {body: invocation("echo") for body in (*bodies, newer)}
     for body, call in sent.items():
         bench.push(orjson.dumps({**bench.message(call), "body": body}))
     codes = {body: bench.ended(call) for body, call in sent.items()}
+    assert codes.pop(newer) is ErrorCode.FORMAT_TOO_NEW
     assert {body: code for body, code in codes.items() if code is not ErrorCode.INVALID_REQUEST} == {}
     assert bench.works()
     assert texts(echo_log) == ["works"]
