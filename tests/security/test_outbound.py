@@ -42,7 +42,7 @@ OPENERS = {
     "common/egress/session.py": "the guard itself: requests, for libraries that speak by it",
     "gateway_worker/egress/http_pool.py": "calls to backends: judged by the same rules where it dials",
     "gateway_worker/credentials/vault.py": "hvac, on a session of the guard's",
-    "gateway_worker/credentials/aws.py": "boto3 finds the worker's identity; secrets are asked for by the guard's client",
+    "gateway_worker/credentials/aws.py": "boto3 says who the worker is; secrets come by the guard's client",
     "gateway_worker/credentials/gcp.py": "google-auth, likewise",
     "common/telemetry/export.py": "OTLP: over HTTP on a session of the guard's; gRPC dials inside its own library",
     "common/audit/sinks/postgres.py": "libpq dials itself; its address is in the operator's own file",
