@@ -41,7 +41,7 @@ def test_neither_arguments_nor_results_are_in_logs_or_events(bench: Bench) -> No
     heard = []
     with bench.redis.pubsub() as listener:
         listener.psubscribe("*celeryev*")
-        payload = {"tenant": "t", "client": SECRET, "tool": "a", "method": "ping", "params": {"name": SECRET}}
+        payload = {"tenant": "t", "client": "c", "tool": "a", "method": "ping", "params": {"name": SECRET}}
         result = bench.app.send_task("gateway.invoke", args=[payload], queue="tool.a", countdown=0.2)
         assert result.get(timeout=15)["status"] == "success"
 
