@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any
 
@@ -11,9 +12,12 @@ import typer
 from common.domain.errors import ConfigurationError, GatewayError, ToolNotFound
 from common.mcp.naming import SEPARATOR
 from gateway_web.cli.client import GatewayClient, RefusedByGateway
-from gateway_web.cli.output import Exit, err, for_terminal, out, say_json
+from gateway_web.cli.connection import typed, warn_of_clear, warn_of_typed
+from gateway_web.cli.output import Exit, json_text, remark, say_json, say_text
 from gateway_web.cli.where import endpoint, tool_endpoint, trust
 
+CREDENTIALS = frozenset({"authorization", "x-api-key", "cookie"})
+"""Headers that say who calls, and so nobody else may read."""
 MOST_NAMES = 20
 """So many names are told to whoever gave none of them."""
 
@@ -29,6 +33,7 @@ HeaderOption = Annotated[
 
 
 def call(
+    context: typer.Context,
     tool: Annotated[str, typer.Argument(help="The tool (a backend server).")],
     name: Annotated[str, typer.Argument(help="The name of one of its MCP tools.")],
     arguments: Annotated[
@@ -42,6 +47,7 @@ def call(
 ) -> None:
     """Call one MCP tool of a backend through the gateway."""
     headers = request_headers(token, header)
+    _warn(context, endpoint(url), headers, header)
     client = GatewayClient(tool_endpoint(url, tool), headers, timeout=timeout, tls=trust(url))
     try:
         params = {"name": name, "arguments": _arguments(client, name, arguments or [])}
@@ -59,9 +65,19 @@ def call(
         say_json(result)
     else:
         for block in result.get("content", []):
-            out.print(_shown(block), markup=False)
+            say_text(_shown(block))
     if result.get("isError") is True:
         raise typer.Exit(Exit.FAILED)
+
+
+def _warn(context: typer.Context, url: str, headers: Mapping[str, str], header: list[str] | None) -> None:
+    """Say where others can read a credential: in the list of processes, or on its way."""
+    if typed(context, "token"):
+        warn_of_typed("--token", "CANALGATE_TOKEN")
+    if CREDENTIALS & request_headers(None, header).keys():
+        warn_of_typed("--header", "CANALGATE_TOKEN")
+    if CREDENTIALS & headers.keys():
+        warn_of_clear("token", url)
 
 
 def request_headers(token: str | None, header: list[str] | None) -> dict[str, str]:
@@ -106,7 +122,7 @@ def say_hint(what: str, wanted: str, known: list[str], *, given: str | None = No
     shown = sorted(known)[:MOST_NAMES]
     more = "" if len(known) == len(shown) else f", and {len(known) - len(shown)} more"
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(shown)}{more}"
-    err.print(for_terminal(f"no {what} {given!r} is offered; {hint}"))
+    remark(f"no {what} {given!r} is offered; {hint}")
 
 
 def _names(client: GatewayClient, *, of_tools: bool = False) -> list[str]:
@@ -132,4 +148,4 @@ def _json(key: str, value: str) -> Any:
 def _shown(block: dict[str, Any]) -> str:
     if block.get("type") == "text":
         return str(block.get("text", ""))
-    return f"[{block.get('type')}] {orjson.dumps(block).decode()[:200]}"
+    return f"[{block.get('type')}] {json_text(block)[:200]}"

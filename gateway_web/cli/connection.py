@@ -17,7 +17,7 @@ from common.domain.errors import ConfigurationError
 from common.domain.tls import TlsRules
 from common.tls import TlsFileError, client_context
 from gateway_web.cli.control import ControlClient
-from gateway_web.cli.output import err, errors_as_exit_codes
+from gateway_web.cli.output import errors_as_exit_codes, remark
 from gateway_web.supervisor import running_instance, state_dir_path
 
 DEFAULT_TIMEOUT = 30.0
@@ -72,18 +72,18 @@ def choose(
     ] = DEFAULT_TIMEOUT,
 ) -> None:
     """Keep what the options before the verb say, for the verb."""
-    typed_token, typed_file = (_typed(context, name) for name in ("token", "token_file"))
-    if typed_token and typed_file:
+    by_word, by_file = (typed(context, name) for name in ("token", "token_file"))
+    if by_word and by_file:
         raise ConfigurationError(
             "--token and --token-file do not go together: give one of them", field="--token"
         )
-    if typed_token:
+    if by_word:
         token_file = None
-        err.print("warning: --token shows the token to everybody who can list processes; use --token-file")
+        warn_of_typed("--token", "--token-file or CANALGATE_ADMIN_TOKEN")
     _chosen.set(
         Remote(
             url=url,
-            named=_typed(context, "url"),
+            named=typed(context, "url"),
             token=None if token_file else token,
             token_file=token_file,
             ca_file=ca_file,
@@ -92,7 +92,19 @@ def choose(
     )
 
 
-def _typed(context: typer.Context, name: str) -> bool:
+def warn_of_typed(option: str, instead: str) -> None:
+    """Say that a secret was written where all users of the machine read it."""
+    remark(f"warning: {option} shows the token to everybody who can list processes; use {instead}")
+
+
+def warn_of_clear(what: str, url: str) -> None:
+    """Say that a secret is sent in the clear, if it leaves this machine so."""
+    if urlsplit(url).scheme == "http" and not loopback(url):
+        remark(f"warning: the {what} goes over the network unencrypted; use https://")
+
+
+def typed(context: typer.Context, name: str) -> bool:
+    """Whether an option was given on the command line itself, where it shows."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
@@ -135,8 +147,8 @@ def control_at(remote: Remote) -> ControlClient:
     base = base_url(remote.url or "")
     token = _token(remote, base)
     secure = base.startswith("https:")
-    if token is not None and not secure and not loopback(base):
-        err.print("warning: the token goes over the network unencrypted; use https://")
+    if token is not None:
+        warn_of_clear("token", base)
     return HttpControl(base, token, timeout=remote.timeout, tls=_tls(remote) if secure else True)
 
 

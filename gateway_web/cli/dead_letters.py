@@ -12,7 +12,7 @@ import typer
 from common.calls.dead_letters import DeadLetter, DeadLetters
 from common.domain.errors import InvalidRequest
 from gateway_web.cli.control import ControlRefused
-from gateway_web.cli.output import errors_as_exit_codes, for_terminal, out, say_json, say_table
+from gateway_web.cli.output import errors_as_exit_codes, say, say_json, say_table, say_text
 from gateway_web.cli.where import store
 
 cli = typer.Typer(help="List, show and drop messages that no worker could run.", no_args_is_help=True)
@@ -37,7 +37,7 @@ def list_letters(
     say_table(("id", "at", "queue", "reason", "size", "task id"), [_cells(letter) for letter in found])
     total = letters.count()
     if total > len(found):
-        out.print(f"{len(found)} of {total}; --most shows more")
+        say(f"{len(found)} of {total}; --most shows more")
 
 
 @cli.command("show")
@@ -58,10 +58,10 @@ def show(
     if as_json:
         say_json(_row(letter) | ({"message": _text(letter)} if message else {}))
     elif message:
-        sys.stdout.buffer.write(letter.message)
+        _say_message(letter)
     else:
         for name, value in _row(letter).items():
-            out.print(f"{name:<10} {for_terminal(str(value))}")
+            say(f"{name:<10} {value}")
 
 
 @cli.command("drop")
@@ -70,7 +70,7 @@ def drop(letter_id: IdArgument, config: ConfigOption = None) -> None:
     """Remove one for good."""
     if not _letters(config).drop(letter_id):
         raise _none(letter_id)
-    out.print(f"{letter_id} dropped", markup=False)
+    say(f"{letter_id} dropped")
 
 
 def _letters(config: Path | None) -> DeadLetters:
@@ -105,6 +105,14 @@ def _row(letter: DeadLetter) -> dict[str, Any]:
 def _cells(letter: DeadLetter) -> tuple[str, ...]:
     at = f"{letter.at:%Y-%m-%d %H:%M:%S}Z"
     return (letter.id, at, letter.queue, letter.reason, str(letter.size), letter.task_id)
+
+
+def _say_message(letter: DeadLetter) -> None:
+    """Byte for byte, except to a terminal, which would obey what is in it."""
+    if sys.stdout.isatty():
+        say_text(_text(letter))
+    else:
+        sys.stdout.buffer.write(letter.message)
 
 
 def _text(letter: DeadLetter) -> str:

@@ -14,7 +14,7 @@ from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import ConfigurationError, GatewayError
 from common.settings import Settings, load
 from common.settings.changes import changes_between
-from gateway_web.cli.output import err
+from gateway_web.cli.output import remark
 from gateway_web.identity import identity_problems
 
 PROCESS = "supervisor"
@@ -40,7 +40,7 @@ class UpReload:
         try:
             changes = changes_between(self._settings, checked(self._read, identity_problems))
         except ConfigurationError as error:
-            err.print(f"settings not reloaded: {error.message}", markup=False)
+            remark(f"settings not reloaded: {error.message}")
             event = AuditEvent(
                 kind=EventKind.SETTINGS_REFUSED, actor=FILE, node=PROCESS, detail=error.message
             )
@@ -49,7 +49,7 @@ class UpReload:
             return True
         self._settings = changes.settings
         names = send(self._children, signal.SIGHUP)
-        err.print(f"settings reloaded by {', '.join(names)}: {told(changes) or 'no change'}", markup=False)
+        remark(f"settings reloaded by {', '.join(names)}: {told(changes) or 'no change'}")
         return True
 
 
