@@ -135,7 +135,7 @@ MUTANTS: tuple[Mutant, ...] = (
         edits=(
             Edit(
                 "common/settings/changes.py",
-                'if section == "identity" and _held_back(before, after):',
+                'if section == "identity" and _held_back(now, wanted):',
                 'if section == "identity" and False:',
             ),
         ),
@@ -1414,6 +1414,32 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=("tests/web/test_listener_tls.py::test_a_client_that_reads_nothing_is_cut_off",),
+    ),
+    Mutant(
+        name="certificate-without-end",
+        breaks="a client certificate is worth nothing after its last second",
+        edits=(
+            Edit(
+                "gateway_web/tls_client_socket.py",
+                "if self.subject_until is not None and time.time() > self.subject_until:",
+                "if False:",
+            ),
+        ),
+        tests=(
+            "tests/web/test_listener_tls.py::test_a_client_certificate_that_has_run_out_is_worth_nothing",
+        ),
+    ),
+    Mutant(
+        name="identity-without-its-proxies",
+        breaks="whom to believe is taken over with who may say so",
+        edits=(
+            Edit(
+                "common/settings/changes.py",
+                "any(getattr(now.web, key) != getattr(wanted.web, key) for key in _BESIDE_IDENTITY)",
+                "False",
+            ),
+        ),
+        tests=("tests/common/settings/test_changes.py::test_identity_waits_with_whose_word_counts",),
     ),
     Mutant(
         name="figures-shown-twice",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -68,6 +70,15 @@ def test_the_certificate_that_our_own_listener_was_shown(proxy: bool) -> None:
         assert named(identity_of(part), facts(headers, from_proxy=proxy)) == Unauthenticated
         without = facts(headers, from_proxy=proxy, tls_subject="CN=bot")
         assert named(identity_of(part), without) == Unauthenticated
+
+
+def test_a_certificate_at_the_listener_is_good_until_its_last_second() -> None:
+    """A stream that it opened is looked at again, and ends."""
+    part = section(form="listener")
+    until = time.time()
+    with_end = partial(facts, {}, tls_subject="CN=bot")
+    assert named(identity_of(part), with_end(tls_subject_until=until + 600)) == ("acme", "bot")
+    assert named(identity_of(part), with_end(tls_subject_until=until - 1)) == Unauthenticated
 
 
 @pytest.mark.parametrize("form", ["xfcc", "dn"])
