@@ -118,13 +118,21 @@ def dn_attributes(name: str) -> Iterator[tuple[str, str]]:
         value = _VALUE.match(name, attribute.end())
         if value is None:
             raise _malformed()
-        yield attribute[1], _unescaped(value[2].strip() if value[1] is None else value[1])
+        yield attribute[1], _unescaped(_trimmed(value[2]) if value[1] is None else value[1])
         at = value.end()
         if at == len(name):
             return
         if name[at] not in ",+;":
             raise _malformed()
         at += 1
+
+
+def _trimmed(text: str) -> str:
+    """Without the spaces around it; one that is escaped belongs to the value."""
+    bare = text.strip()
+    escapes = len(bare) - len(bare.rstrip("\\"))
+    rest = text.lstrip()[len(bare) :]
+    return bare + rest[:1] if escapes % 2 else bare
 
 
 def _unescaped(text: str) -> str:
