@@ -823,6 +823,24 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        name="credentials-refusal-as-outage",
+        breaks="a token that is refused now ends what was issued before",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/identity.py",
+                "if found.outcome.refused or time.monotonic() >= used.expires:",
+                "if time.monotonic() >= used.expires:",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_token_exchange.py::test_a_refusal_is_no_outage",),
+    ),
+    Mutant(
+        name="credentials-vault-drips",
+        breaks="an answer of a server of secrets has one time for all of it",
+        edits=(Edit("common/egress/deadline.py", "self._watched.append(copy)", "return"),),
+        tests=(f"{CREDENTIALS}/test_vault.py::test_an_answer_has_one_time_for_all_of_it",),
+    ),
+    Mutant(
         name="credentials-statement-sent-twice",
         breaks="each attempt at a token endpoint shows a statement of its own",
         edits=(
