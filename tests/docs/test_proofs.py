@@ -48,10 +48,15 @@ def proofs() -> dict[str, str]:
     return dict(row for heading in headings for row in rows(PROOFS, heading))
 
 
-def test_each_proof_is_of_a_threat_on_the_page() -> None:
-    """By its very words: one that is reworded takes its proof along."""
-    threats = {first for first, _ in rows(THREATS, "threat")}
-    assert {first for first, _ in rows(PROOFS, "threat of this page")} - threats == set()
+def test_each_threat_has_its_proof_and_each_proof_its_threat() -> None:
+    """By its very words, once: whoever writes a threat down names the tests that show its answer, below "Proofs"."""
+    told = [first for first, _ in rows(THREATS, "threat")]
+    proven = [first for first, _ in rows(PROOFS, "threat of this page")]
+    assert {"threats without a proof": set(told) - set(proven), "proofs of no threat": set(proven) - set(told)} == {
+        "threats without a proof": set(),
+        "proofs of no threat": set(),
+    }
+    assert (sorted(set(told)), sorted(set(proven))) == (sorted(told), sorted(proven))
 
 
 def test_each_table_of_attacks_and_each_advisory_has_its_proof() -> None:

@@ -48,7 +48,8 @@ def test_but_nowhere_else(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["169.254.0.1", "0.0.0.0", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "224.0.0.1"]
+    "address",
+    ["169.254.0.1", "0.0.0.0", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "224.0.0.1"],  # noqa: S104
 )
 def test_a_network_that_is_allowed_is_reached(address: str) -> None:
     """Whatever kind of place it is, in whatever form."""
