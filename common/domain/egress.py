@@ -2,7 +2,8 @@
 
 A tool of the operator's own settings file may lead to this machine and to private networks; one that was registered at
 run time only to public addresses, as may whatever URL somebody else has told us. ``allowed_networks`` and
-``allowed_hosts`` widen both (to a cloud's metadata service leads only its own address, never a range or a name); ``denied_networks`` and ``denied_hosts`` go before everything.
+``allowed_hosts`` widen both; a cloud's metadata service is opened by its own address alone. ``denied_networks`` and
+``denied_hosts`` go before everything.
 """
 
 from __future__ import annotations

@@ -157,7 +157,9 @@ def test_a_page_is_nobody_elses_and_runs_nothing_that_a_client_named(flower: htt
         assert "frame-ancestors 'none'" in policy
         assert "script-src" not in policy
         assert not [name for name in answer.headers if name.startswith("access-control-")]
-        assert "<img src=x>" not in answer.text or answer.headers["content-type"].startswith("application/json")
+        assert "<img src=x>" not in answer.text or answer.headers["content-type"].startswith(
+            "application/json"
+        )
 
 
 @pytest.mark.parametrize(
