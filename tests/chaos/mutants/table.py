@@ -884,7 +884,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="factories-of-anybody",
-        breaks="code is loaded by the operator's word alone: a factory that is not allowed is not registered at run time",
+        breaks="code is loaded by the operator's word alone, also at run time",
         edits=(
             Edit(
                 "common/domain/egress.py",
