@@ -18,7 +18,8 @@ class RequestFacts:
 
     ``remote_address`` is the caller's: that of the peer, or the one that a trusted proxy has told of. ``from_proxy``
     says that the peer is a trusted proxy: only then are headers that a proxy sets to be believed. ``tls_subject`` is
-    that of the certificate (RFC 4514) that the peer has shown to our own listener, which verified it.
+    that of the certificate (RFC 4514) that the peer has shown to our own listener, which verified it, and
+    ``tls_subject_until`` the last second (since 1970) at which that certificate is good.
     """
 
     headers: Mapping[str, str] = field(repr=False)
@@ -28,6 +29,7 @@ class RequestFacts:
     query: str = field(default="", repr=False)
     from_proxy: bool = False
     tls_subject: str | None = None
+    tls_subject_until: float | None = None
 
 
 class IdentityResolver(Protocol):

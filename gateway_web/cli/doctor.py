@@ -19,7 +19,7 @@ from common.registry.registry import Registry
 from common.settings import Settings, WebSettings, find_file, load
 from common.store.client import address_of
 from gateway_web.cli.doctor_encryption import payload_findings, ring_findings
-from gateway_web.cli.doctor_identity import jwks_findings, key_findings
+from gateway_web.cli.doctor_identity import jwks_findings, key_findings, subject_findings
 from gateway_web.cli.doctor_tls import tls_findings
 from gateway_web.cli.findings import Finding
 from gateway_web.cli.output import Exit, out
@@ -65,6 +65,7 @@ def _findings(config: Path | None) -> Iterator[Finding]:
     yield from _ways(settings)
     yield from tls_findings(settings)
     yield from jwks_findings(settings)
+    yield from subject_findings(settings)
     yield from ring_findings(settings.redis)
     running = running_instance(state_dir_path(os.environ))
     if running is None:

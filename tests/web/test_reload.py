@@ -359,6 +359,19 @@ def test_settings_with_a_broken_tool_are_refused(serve: Serve, told: list[AuditE
     assert "acme" in told[1].detail
 
 
+def test_what_would_hold_beside_the_old_rest_is_looked_at(serve: Serve, told: list[AuditEvent]) -> None:
+    """A file may be good, and the part of it that is live of no use with what waits for a restart."""
+    listed = {"tenants": {"listed": ["acme"]}}
+    web = serve(**api_key(), **listed)
+    of_another = {"identity": {"resolver": "jwt", **jwt(tenant="other", tenant_claim=None)["identity"]}}
+    after = wanted(web, {**of_another, "tenants": {"listed": ["other"]}})
+    Reload(web.gateway, lambda: after, process="p", record=told.append, looks=(identity_problems,))()
+    assert [event.kind for event in told] == [EventKind.SETTINGS_REFUSED]
+    assert "acme" in told[0].detail
+    assert caller({"x-api-key": "key-of-ann"})(web) == caller({"x-api-key": "key-of-ann"})(web)
+    assert web.gateway.tenants.quota_of("acme") is not None
+
+
 def test_a_journal_that_is_away_keeps_nothing_from_being_taken_over(serve: Serve) -> None:
     """It is in the log at least."""
     web = serve()

@@ -135,7 +135,7 @@ MUTANTS: tuple[Mutant, ...] = (
         edits=(
             Edit(
                 "common/settings/changes.py",
-                'if section == "identity" and _held_back(before, after):',
+                'if section == "identity" and _held_back(now, wanted):',
                 'if section == "identity" and False:',
             ),
         ),
@@ -823,6 +823,24 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        name="credentials-refusal-as-outage",
+        breaks="a token that is refused now ends what was issued before",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/identity.py",
+                "if found.outcome.refused or time.monotonic() >= used.expires:",
+                "if time.monotonic() >= used.expires:",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_token_exchange.py::test_a_refusal_is_no_outage",),
+    ),
+    Mutant(
+        name="credentials-vault-drips",
+        breaks="an answer of a server of secrets has one time for all of it",
+        edits=(Edit("common/egress/deadline.py", "self._watched.append(copy)", "return"),),
+        tests=(f"{CREDENTIALS}/test_vault.py::test_an_answer_has_one_time_for_all_of_it",),
+    ),
+    Mutant(
         name="credentials-statement-sent-twice",
         breaks="each attempt at a token endpoint shows a statement of its own",
         edits=(
@@ -1474,6 +1492,32 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=("tests/web/test_listener_tls.py::test_a_client_that_reads_nothing_is_cut_off",),
+    ),
+    Mutant(
+        name="certificate-without-end",
+        breaks="a client certificate is worth nothing after its last second",
+        edits=(
+            Edit(
+                "gateway_web/tls_client_socket.py",
+                "if self.subject_until is not None and time.time() > self.subject_until:",
+                "if False:",
+            ),
+        ),
+        tests=(
+            "tests/web/test_listener_tls.py::test_a_client_certificate_that_has_run_out_is_worth_nothing",
+        ),
+    ),
+    Mutant(
+        name="identity-without-its-proxies",
+        breaks="whom to believe is taken over with who may say so",
+        edits=(
+            Edit(
+                "common/settings/changes.py",
+                "any(getattr(now.web, key) != getattr(wanted.web, key) for key in _BESIDE_IDENTITY)",
+                "False",
+            ),
+        ),
+        tests=("tests/common/settings/test_changes.py::test_identity_waits_with_whose_word_counts",),
     ),
     Mutant(
         name="figures-shown-twice",
