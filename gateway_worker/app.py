@@ -20,7 +20,12 @@ WEEK = 7 * 24 * 3600
 
 def make_app(configured: Settings, redis: StoreAddress) -> Celery:
     """The app for these settings. It opens no connection."""
-    app = Celery("canalgate", broker=redis.celery_url, set_as_current=True)
+    app = Celery(
+        "canalgate",
+        broker=redis.celery_url,
+        set_as_current=True,
+        task_cls="gateway_worker.discreet:DiscreetTask",
+    )
     app.conf.update(
         result_backend=redis.celery_url,
         broker_use_ssl=redis.celery_tls,
