@@ -69,7 +69,7 @@ class TlsClientSocket:
         """
         data = self._received(size)
         if self.subject_until is not None and time.time() > self.subject_until:
-            raise ConnectionResetError("the client's certificate has run out")
+            raise ConnectionResetError(errno.ECONNRESET, "the client's certificate has run out")
         return data
 
     def _received(self, size: int) -> bytes:
@@ -158,7 +158,7 @@ class TlsClientSocket:
                 wait(self._sock._write_event, seconds, slow(why))  # noqa: SLF001
             except (ssl.SSLError, ValueError) as error:
                 # What is broken inside TLS is a broken connection, and no fault of ours.
-                raise ConnectionResetError("the connection has ended") from error
+                raise ConnectionResetError(errno.ECONNRESET, "the connection has ended") from error
 
 
 def slow(why: str) -> TimeoutError:

@@ -147,6 +147,7 @@ def test_a_client_certificate_that_has_run_out_is_worth_nothing(
             assert asked(kept) == b"CN=alice"
             wait_until(lambda: not asked(kept), timeout=15, description="the end of the connection")
             assert refused()
+        assert "Socket error" not in listener.notes.with_name("log").read_text()
 
 
 def test_no_ticket_brings_a_client_certificate_back(start: Start) -> None:

@@ -284,14 +284,15 @@ def test_what_fails_last_keeps_back_what_was_made_before(serve: Serve) -> None:
     assert web.gateway.tenants.quota_of("acme").max_calls is None
 
 
-def test_an_open_stream_ends_with_the_key_that_was_taken_out(serve: Serve) -> None:
-    """At once, not when it is looked at next."""
+@pytest.mark.parametrize("change", [{"key": "another"}, {"tenant": "other"}, {"client": "bob"}])
+def test_an_open_stream_ends_with_whom_it_was_opened_for(serve: Serve, change: Sections) -> None:
+    """Its key was taken out, or is another tenant's or client's; at once, not when it is looked at next."""
     web = serve(**api_key(recheck_interval=600))
     ended: list[bool] = []
     identity = web.app.config[IDENTITY]
     asked = facts({"x-api-key": "key-of-ann"})
     identity.watch(asked, identity.recognise(asked), lambda: ended.append(True))
-    changed = api_key(recheck_interval=600, api_keys=[{**KEY, "key": "another"}])
+    changed = api_key(recheck_interval=600, api_keys=[{**KEY, **change}])
     web.gateway.take_over(changes_between(web.gateway.settings, wanted(web, changed)))
     end = time.monotonic() + 10
     while not ended and time.monotonic() < end:

@@ -835,6 +835,22 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=(f"{CREDENTIALS}/test_token_exchange.py::test_a_refusal_is_no_outage",),
     ),
     Mutant(
+        name="credentials-cache-without-tenant",
+        breaks="what is kept of one tenant's credentials is handed out to no other",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/cache.py",
+                "kept = self._kept.get(wanted)\n            if",
+                "kept = next((a for w, a in self._kept.items() if w.request.tool == wanted.request.tool), None)\n"
+                "            if",
+            ),
+        ),
+        tests=(
+            f"{CREDENTIALS}/test_cache.py::test_what_is_kept_is_one_tenant_s",
+            f"{CREDENTIALS}/test_sessions.py::test_the_scope_says_whose_they_are",
+        ),
+    ),
+    Mutant(
         name="credentials-vault-drips",
         breaks="an answer of a server of secrets has one time for all of it",
         edits=(Edit("common/egress/deadline.py", "self._watched.append(copy)", "return"),),
@@ -899,6 +915,66 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=("tests/common/discovery/test_running.py::test_what_others_named_is_theirs",),
+    ),
+    Mutant(
+        name="factories-of-anybody",
+        breaks="code is loaded by the operator's word alone, also at run time",
+        edits=(
+            Edit(
+                "common/domain/egress.py",
+                "if transport.factory not in self.allowed_factories:",
+                "if not self.allowed_factories:",
+            ),
+        ),
+        tests=("tests/common/domain/test_custom.py::test_it_is_not_registered_at_run_time",),
+    ),
+    Mutant(
+        name="executors-late-writes",
+        breaks="an executor sends nothing once the worker is not sure that the session is its own",
+        edits=(
+            Edit(
+                "gateway_worker/egress/custom.py",
+                "        # Once more: its loop may have been busy meanwhile.\n        if not self.gate():",
+                "        if False:",
+            ),
+        ),
+        tests=(f"{EGRESS}/test_custom.py::test_a_shut_gate_keeps_everything_back",),
+    ),
+    Mutant(
+        name="executors-stuck-for-ever",
+        breaks="threads of one tool that block are bounded in number",
+        edits=(
+            Edit(
+                "gateway_worker/egress/factories.py",
+                "if sum(thread.tool == tool for thread in self._stuck) >= MOST_STUCK:",
+                "if False:",
+            ),
+        ),
+        tests=(f"{EGRESS}/test_custom.py::test_one_that_blocks_holds_up_itself_alone",),
+    ),
+    Mutant(
+        name="executors-words",
+        breaks="what an executor raises is told by its type alone: its words may hold a secret",
+        edits=(
+            Edit(
+                "gateway_worker/egress/factories.py",
+                "failed ({type(error).__name__[:100]})",
+                "failed ({error!r})",
+            ),
+        ),
+        tests=(f"{EGRESS}/test_custom.py::test_what_it_raises_closes_its_session[raise]",),
+    ),
+    Mutant(
+        name="executors-cancel-the-call",
+        breaks="a cancellation that an executor makes up is its failure, and not the caller's",
+        edits=(
+            Edit(
+                "gateway_worker/egress/factories.py",
+                "fault = error if self._unwanted else ExecutorBroke(error)",
+                "fault = error",
+            ),
+        ),
+        tests=(f"{EGRESS}/test_custom.py::test_what_it_raises_closes_its_session[cancel]",),
     ),
     Mutant(
         name="trusted-sources",
@@ -1006,6 +1082,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "tests/common/policy/test_evaluation.py::test_a_fault_denies",
             "tests/common/policy/test_opa.py::test_whatever_goes_wrong_denies_in_time",
         ),
+    ),
+    Mutant(
+        name="opa-cache-without-tenant",
+        breaks="an evaluator's answer that is kept is that of one tenant",
+        edits=(Edit("common/policy/opa.py", '"request_id": ""}', '"request_id": "", "tenant": ""}'),),
+        tests=("tests/common/policy/test_opa.py::test_an_answer_holds_for_the_same_question_only",),
     ),
     Mutant(
         name="greedy-tenant",
@@ -1300,6 +1382,18 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=(f"{IDENTITY}/test_sessions.py::test_a_websocket_is_told_why",),
+    ),
+    Mutant(
+        name="watch-under-another-tenant",
+        breaks="a stream does not go on under credentials that are another tenant's by now",
+        edits=(
+            Edit(
+                "gateway_web/identity/watches.py",
+                "good = self._recognise(watch.facts).principal == watch.principal",
+                "good = bool(self._recognise(watch.facts))",
+            ),
+        ),
+        tests=("tests/web/test_reload.py::test_an_open_stream_ends_with_whom_it_was_opened_for",),
     ),
     Mutant(
         name="sessions-of-clients",
