@@ -12,7 +12,7 @@ import typer
 from common.domain.errors import ConfigurationError, GatewayError, ToolNotFound
 from common.mcp.naming import SEPARATOR
 from gateway_web.cli.client import GatewayClient, RefusedByGateway
-from gateway_web.cli.connection import typed, warn_of_clear, warn_of_typed
+from gateway_web.cli.connection import chosen_timeout, chosen_url, client_token, warn_of_clear, warn_of_typed
 from gateway_web.cli.output import Exit, json_text, remark, say_json, say_text
 from gateway_web.cli.where import endpoint, tool_endpoint, trust
 
@@ -21,33 +21,26 @@ CREDENTIALS = frozenset({"authorization", "x-api-key", "cookie"})
 MOST_NAMES = 20
 """So many names are told to whoever gave none of them."""
 
-UrlOption = Annotated[
-    str | None, typer.Option("--url", envvar="CANALGATE_URL", help="The gateway's address.")
-]
-TokenOption = Annotated[
-    str | None, typer.Option("--token", envvar="CANALGATE_TOKEN", help="Sent as a bearer token.")
-]
+USUAL_TIMEOUT = 60.0
+"""Seconds."""
 HeaderOption = Annotated[
     list[str] | None, typer.Option("--header", "-H", help="Further header, 'Name: value'.")
 ]
 
 
 def call(
-    context: typer.Context,
     tool: Annotated[str, typer.Argument(help="The tool (a backend server).")],
     name: Annotated[str, typer.Argument(help="The name of one of its MCP tools.")],
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Arguments; KEY:=JSON for any JSON.")
     ] = None,
-    url: UrlOption = None,
-    token: TokenOption = None,
     header: HeaderOption = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,  # noqa: FBT002
 ) -> None:
-    """Call one MCP tool of a backend through the gateway."""
-    headers = request_headers(token, header)
-    _warn(context, endpoint(url), headers, header)
+    """Call one MCP tool of a backend through the gateway. A token is that of an MCP client."""
+    url, timeout = chosen_url(), chosen_timeout(USUAL_TIMEOUT)
+    headers = request_headers(client_token(), header)
+    _warn(endpoint(url), headers, header)
     client = GatewayClient(tool_endpoint(url, tool), headers, timeout=timeout, tls=trust(url))
     try:
         params = {"name": name, "arguments": _arguments(client, name, arguments or [])}
@@ -70,12 +63,10 @@ def call(
         raise typer.Exit(Exit.FAILED)
 
 
-def _warn(context: typer.Context, url: str, headers: Mapping[str, str], header: list[str] | None) -> None:
+def _warn(url: str, headers: Mapping[str, str], header: list[str] | None) -> None:
     """Say where others can read a credential: in the list of processes, or on its way."""
-    if typed(context, "token"):
-        warn_of_typed("--token", "CANALGATE_TOKEN")
     if CREDENTIALS & request_headers(None, header).keys():
-        warn_of_typed("--header", "CANALGATE_TOKEN")
+        warn_of_typed("--header")
     if CREDENTIALS & headers.keys():
         warn_of_clear("token", url)
 
