@@ -917,6 +917,66 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=("tests/common/discovery/test_running.py::test_what_others_named_is_theirs",),
     ),
     Mutant(
+        name="factories-of-anybody",
+        breaks="code is loaded by the operator's word alone, also at run time",
+        edits=(
+            Edit(
+                "common/domain/egress.py",
+                "if transport.factory not in self.allowed_factories:",
+                "if not self.allowed_factories:",
+            ),
+        ),
+        tests=("tests/common/domain/test_custom.py::test_it_is_not_registered_at_run_time",),
+    ),
+    Mutant(
+        name="executors-late-writes",
+        breaks="an executor sends nothing once the worker is not sure that the session is its own",
+        edits=(
+            Edit(
+                "gateway_worker/egress/custom.py",
+                "        # Once more: its loop may have been busy meanwhile.\n        if not self.gate():",
+                "        if False:",
+            ),
+        ),
+        tests=(f"{EGRESS}/test_custom.py::test_a_shut_gate_keeps_everything_back",),
+    ),
+    Mutant(
+        name="executors-stuck-for-ever",
+        breaks="threads of one tool that block are bounded in number",
+        edits=(
+            Edit(
+                "gateway_worker/egress/factories.py",
+                "if sum(thread.tool == tool for thread in self._stuck) >= MOST_STUCK:",
+                "if False:",
+            ),
+        ),
+        tests=(f"{EGRESS}/test_custom.py::test_one_that_blocks_holds_up_itself_alone",),
+    ),
+    Mutant(
+        name="executors-words",
+        breaks="what an executor raises is told by its type alone: its words may hold a secret",
+        edits=(
+            Edit(
+                "gateway_worker/egress/factories.py",
+                "failed ({type(error).__name__[:100]})",
+                "failed ({error!r})",
+            ),
+        ),
+        tests=(f"{EGRESS}/test_custom.py::test_what_it_raises_closes_its_session[raise]",),
+    ),
+    Mutant(
+        name="executors-cancel-the-call",
+        breaks="a cancellation that an executor makes up is its failure, and not the caller's",
+        edits=(
+            Edit(
+                "gateway_worker/egress/factories.py",
+                "fault = error if self._unwanted else ExecutorBroke(error)",
+                "fault = error",
+            ),
+        ),
+        tests=(f"{EGRESS}/test_custom.py::test_what_it_raises_closes_its_session[cancel]",),
+    ),
+    Mutant(
         name="trusted-sources",
         breaks="what a source names passes the rules of run time",
         edits=(
