@@ -1,7 +1,7 @@
 """Celery's own form of a task that waits or runs, without what it was given.
 
-``inspect scheduled``, ``reserved``, ``active`` and ``query_task`` answer with it, to whoever may write to Redis' pub/sub, and
-Flower shows the answers. Celery's own says the arguments themselves there, whatever ``argsrepr`` is.
+``inspect scheduled``, ``reserved``, ``active`` and ``query_task`` answer with it, to whoever may publish in Redis, and
+Flower asks for the answers. Celery's own says the arguments themselves there, whatever ``argsrepr`` is.
 """
 
 from __future__ import annotations

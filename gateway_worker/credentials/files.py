@@ -21,9 +21,9 @@ class FileProvider:
     """Knows ``<directory>/<tool>[/<tenant>[/<client>]]/<key>``, ids as :func:`safe_part` spells them.
 
     Ids that differ in case alone are two, on a file system that takes them for one as well: there the second has no
-    credentials. A file holds one value as UTF-8; one line feed at its end is not part of it. What is no plain file is passed over,
-    and a link that leads out of its directory is a failure. Without the directory itself every request is a failure:
-    a mount that is gone must not read as a secret that never was.
+    credentials. A file holds one value as UTF-8; one line feed at its end is not part of it. What is no plain file is
+    passed over, and a link that leads out of its directory is a failure. Without the directory itself every request is
+    a failure: a mount that is gone must not read as a secret that never was.
     """
 
     def __init__(self, directory: str) -> None:

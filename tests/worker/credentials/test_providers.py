@@ -139,10 +139,16 @@ class TestFiles(ProviderContract):
         put(place / "Tool" / "acme" / "App", {"k": "acme's"})
         put(place / "Tool" / "acme", {"k": "acme's"})
         listed = os.listdir
-        for theirs, other in (("Tool", "tOOL"), ("Tool/acme", "Tool/ACME"), ("Tool/acme/App", "Tool/acme/aPP")):
+        for theirs, other in (
+            ("Tool", "tOOL"),
+            ("Tool/acme", "Tool/ACME"),
+            ("Tool/acme/App", "Tool/acme/aPP"),
+        ):
             (place / other).symlink_to(place / theirs)
         others = {"tOOL", "ACME", "aPP"}
-        monkeypatch.setattr(os, "listdir", lambda where: [name for name in listed(where) if name not in others])
+        monkeypatch.setattr(
+            os, "listdir", lambda where: [name for name in listed(where) if name not in others]
+        )
         provider = FileProvider(str(place))
         for ids in (("Tool", "acme"), ("Tool", "acme", "App")):
             assert values_of(run(provider.resolve(asked(*ids)))) == {"k": "acme's"}
