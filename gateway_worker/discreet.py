@@ -17,13 +17,12 @@ from common.calls.contract import REDACTED
 class DiscreetRequest(Request):
     """A delayed call, or a task of Celery's own."""
 
-    def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002, FBT001, FBT002 - Celery's signature
+    def info(self, safe: bool = False) -> Any:  # noqa: ARG002, FBT001, FBT002 - Celery's signature
         """What inspection shows: never the arguments."""
-        told: dict[str, Any] = super().info(safe=True)
-        return {**told, "args": REDACTED, "kwargs": {}}
+        return {**super().info(safe=True), "args": REDACTED, "kwargs": {}}
 
 
 class DiscreetTask(Task):  # type: ignore[type-arg] # generic in its stubs only
     """What every task of the app is made of."""
 
-    Request = DiscreetRequest
+    Request = f"{DiscreetRequest.__module__}:{DiscreetRequest.__name__}"
