@@ -18,7 +18,8 @@ class RequestFacts:
 
     ``remote_address`` is the caller's: that of the peer, or the one that a trusted proxy has told of. ``from_proxy``
     says that the peer is a trusted proxy: only then are headers that a proxy sets to be believed. ``tls_subject`` is
-    that of the certificate (RFC 4514) that the peer has shown to our own listener, which verified it.
+    that of the certificate (RFC 4514) that the peer has shown to our own listener, which verified it, and
+    ``tls_subject_until`` the last second (since 1970) at which that certificate is good.
     """
 
     headers: Mapping[str, str] = field(repr=False)
@@ -28,6 +29,7 @@ class RequestFacts:
     query: str = field(default="", repr=False)
     from_proxy: bool = False
     tls_subject: str | None = None
+    tls_subject_until: float | None = None
 
 
 class IdentityResolver(Protocol):
@@ -62,6 +64,116 @@ class Discovery(Protocol):
         about once a second. Whatever is raised, or is no such mapping, changes nothing: it is told to operators by its
         type alone (by its words for ``ConfigurationError``), and a new source is made after a pause, as for one that
         ends.
+        """
+
+
+class RemoteError(Exception):
+    """A backend's own JSON-RPC error: an answer, which reaches the caller as it is and harms neither the session nor
+    the tool's circuit. ``error`` is its error object: ``code``, ``message`` and perhaps ``data``.
+    """
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(f"{code}: {message}")
+        self.error: dict[str, Any] = {"code": code, "message": message}
+        if data is not None:
+            self.error["data"] = data
+
+
+class NotSent(Exception):
+    """It is certain that nothing of a request has reached the backend: the call may be sent again."""
+
+
+class ExecutorSession(Protocol):
+    """What a session is opened for, and how it talks to the gateway beside its requests. Its methods may be called from
+    any thread, and never raise.
+    """
+
+    tool: str
+    """The tool's id."""
+    secrets: Mapping[str, str]
+    """What ``credentials.inject.secrets`` of the tool asks for, by name; they stay the same as long as the session
+    lives, and another session takes its place when they change. Neither log them nor put them into an exception."""
+    max_bytes: int
+    """The largest answer that is of use (``runtime.max_result_bytes``)."""
+
+    def may_send(self) -> bool:
+        """Whether anything may be written to the backend now. False while the worker is not sure that the session is
+        still its own: another may be using it. It is asked before each request; who writes later asks again."""
+
+    def tell(self, method: str, params: Mapping[str, Any]) -> None:
+        """A notification of the backend that belongs to no request, such as ``notifications/tools/list_changed``.
+        Beyond 1000 that wait, it is dropped."""
+
+    async def ask(self, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A request of the backend that belongs to no call of ours, and its result. Raises :class:`RemoteError` with
+        what the backend is to be told, as where it is not certain whose it is."""
+
+    def lost(self) -> None:
+        """The way to the backend broke: what is under way ends as a transport failure, the next call has a new
+        session."""
+
+
+class ExecutorCall(Protocol):
+    """One request. Its methods may be called from any thread, never raise, and do nothing once it has ended."""
+
+    method: str
+    params: dict[str, Any]
+    """As the backend's revision of MCP has them; credentials that go into ``_meta`` are there. It is the callee's."""
+
+    def tell(self, method: str, params: Mapping[str, Any]) -> None:
+        """A notification that belongs to this request, as ``notifications/message``. Beyond 1000 that wait on the
+        session, it is dropped."""
+
+    def progress(self, progress: float, total: float | None = None, message: str = "") -> None:
+        """Tell how far it is, if the caller wants to hear. ``progress`` only grows."""
+
+    async def ask(self, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the backend asks the caller meanwhile (``sampling/createMessage``, ``elicitation/create``,
+        ``roots/list``), and the client's result. Raises :class:`RemoteError` with what the backend is to be told."""
+
+
+class ToolExecutor(Protocol):
+    """One open session with a backend. All methods run on one event loop, each call in a task of its own, several at a
+    time. A method that blocks holds up the sessions of its own tool, in this worker, and nobody else.
+    """
+
+    async def request(self, call: ExecutorCall) -> Mapping[str, Any]:
+        """Send a request, and return the ``result`` of its answer.
+
+        The first one is ``initialize`` or, where the backend knows no such method, ``server/discover``; ``ping`` and
+        the lists come as all others do. Raises :class:`RemoteError` for the backend's error, and :class:`NotSent` if
+        nothing was sent. Whatever else it raises is a transport failure, by its type alone: the session is closed, and
+        the call fails, or is sent again if it has leave to run twice. An answer that is no mapping, or that JSON cannot
+        hold, fails the call alone, as does one above ``max_bytes``.
+
+        It is cancelled when nobody waits any more (deadline, cancellation, end of the session): tell the backend
+        (``notifications/cancelled``), and end. Nobody waits for that end. After a deadline the backend is asked
+        (``ping``); if that is not answered the session is closed.
+        """
+
+    async def notify(self, method: str, params: Mapping[str, Any]) -> None:
+        """Send a notification. Whatever is raised closes the session."""
+
+    async def close(self) -> None:
+        """Let go of the backend; called once. It has two seconds. What it raises is logged by its type."""
+
+
+class ExecutorFactory(Protocol):
+    """Opens sessions of a tool by a transport of one's own. Runs in the workers.
+
+    A class named by a tool's ``factory`` as ``package.module:Class``, or by an entry point of the group
+    ``canalgate.executors``, is made with the tool's ``options`` (a mapping) as its only argument, once in each worker
+    that has sessions of the tool, and anew when factory or options change. It is kept for some minutes behind the last
+    session. It is made, and everything of it runs, on an event loop and a thread of that tool's own; a thread that
+    blocks where a session is to be closed is given up, and the next session has a new factory.
+    """
+
+    async def open(self, session: ExecutorSession) -> ToolExecutor:
+        """A new session, ready for ``initialize``, within the tool's ``startup_timeout``.
+
+        Sessions are opened for callers, and for the gateway's own questions: what the tool offers, how it is. Each has
+        a backend's state of its own. Whatever is raised, by its type alone, is a failure to start: it counts for the
+        tool's circuit.
         """
 
 

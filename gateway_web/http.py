@@ -107,6 +107,12 @@ class HttpRequest:
         return subject
 
     @property
+    def tls_subject_until(self) -> float | None:
+        """The last second (since 1970) at which that certificate is good; None if there is none."""
+        until: float | None = getattr(self.environ.get("gunicorn.socket"), "subject_until", None)
+        return until
+
+    @property
     def method(self) -> str:
         """The method, in capitals."""
         return str(self.environ.get("REQUEST_METHOD", ""))

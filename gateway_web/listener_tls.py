@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterable
+from pathlib import Path
 
 from common.domain.errors import ConfigurationError
 from common.settings import WebSettings
@@ -13,6 +15,7 @@ HANDSHAKE_WITHIN = 5.0
 """Seconds that a client has to shake hands; it waits in a greenlet of its own."""
 
 _DEMANDS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+_FIRST = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 _SHORT = {
     "commonName": "CN",
     "organizationName": "O",
@@ -38,6 +41,12 @@ def listener_context(web: WebSettings) -> ssl.SSLContext:
         if web.tls_client_ca_file is not None:
             context.load_verify_locations(cafile=web.tls_client_ca_file)
         context.verify_mode = _DEMANDS[web.tls_client_auth]
+        if context.verify_mode is not ssl.CERT_NONE:
+            # A ticket would bring a certificate back that nobody looks at again, also one that the authority, or a
+            # reload, has done away with. (TLS 1.2 may still resume by an id, in one process and under these files: such
+            # a connection is as one that was kept open, and ends with its certificate as those do.)
+            context.num_tickets = 0
+            context.options |= ssl.OP_NO_TICKET
     except TlsFileError as error:
         raise ConfigurationError(f"TLS of the listener: {error}", field="web.tls_cert_file") from error
     except OSError as error:
@@ -51,7 +60,8 @@ def listener_context(web: WebSettings) -> ssl.SSLContext:
 def own_context(web: WebSettings) -> ssl.SSLContext | None:
     """How programs of ours on this machine speak to the listener; None if it speaks no TLS.
 
-    They ask it by address, whatever its name is, so they trust that very certificate and nothing else.
+    They ask it by address, whatever its name is, so they trust that very certificate and nothing else: not those
+    behind it in the file, whose authority signs for others too. Raises :class:`ConfigurationError`.
     """
     if web.tls_cert_file is None:
         return None
@@ -59,8 +69,9 @@ def own_context(web: WebSettings) -> ssl.SSLContext | None:
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
-        context.load_verify_locations(cafile=web.tls_cert_file)
-    except OSError as error:
+        own = _FIRST.search(Path(web.tls_cert_file).read_text(encoding="latin-1"))
+        context.load_verify_locations(cadata="" if own is None else own[0])
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"TLS of the listener: {web.tls_cert_file} cannot be read", field="web.tls_cert_file"
         ) from error

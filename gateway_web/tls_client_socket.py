@@ -26,7 +26,10 @@ _RESET = struct.pack("ii", 1, 0)
 class TlsClientSocket:
     """What gunicorn and the WebSocket library need of a socket.
 
-    ``subject`` is that of the client's verified certificate; None if it showed none.
+    ``subject`` is that of the client's verified certificate, and ``subject_until`` the last second at which that
+    certificate is good (seconds since 1970); None if it showed none. From then on nothing is read: what was asked
+    before is still answered, and the connection then ends, however long it was kept open or whatever it was resumed
+    from.
     """
 
     def __init__(self, sock: Any, *, read_timeout: float | None, write_timeout: float) -> None:
@@ -39,6 +42,7 @@ class TlsClientSocket:
         sock.settimeout(0.0)
         shown = sock.getpeercert()
         self.subject = subject_of(shown.get("subject", ())) if shown else None
+        self.subject_until = ssl.cert_time_to_seconds(str(shown["notAfter"])) if shown else None
 
     def send(self, data: bytes | memoryview, flags: int = 0) -> int:  # noqa: ARG002 - as sockets have it
         """Send some of it. Raises :class:`TimeoutError` for a client that takes nothing."""
@@ -58,10 +62,17 @@ class TlsClientSocket:
             left = left[self.send(left, flags) :]
 
     def recv(self, size: int, flags: int = 0) -> bytes:  # noqa: ARG002 - as sockets have it
-        """What has come. Raises :class:`TimeoutError` if a request takes too long to come.
+        """What has come. Raises :class:`TimeoutError` if a request takes too long to come, and
+        :class:`ConnectionResetError` where the client's certificate has run out.
 
         It may be more than ``size``: what is decrypted already is not seen by whoever waits for the socket.
         """
+        data = self._received(size)
+        if self.subject_until is not None and time.time() > self.subject_until:
+            raise ConnectionResetError(errno.ECONNRESET, "the client's certificate has run out")
+        return data
+
+    def _received(self, size: int) -> bytes:
         if self._early:
             data, self._early = self._early, b""
             return data
@@ -147,7 +158,7 @@ class TlsClientSocket:
                 wait(self._sock._write_event, seconds, slow(why))  # noqa: SLF001
             except (ssl.SSLError, ValueError) as error:
                 # What is broken inside TLS is a broken connection, and no fault of ours.
-                raise ConnectionResetError("the connection has ended") from error
+                raise ConnectionResetError(errno.ECONNRESET, "the connection has ended") from error
 
 
 def slow(why: str) -> TimeoutError:

@@ -52,6 +52,7 @@ def _reload(gateway: Gateway) -> Reload:
         process=process_name(),
         record=Journal(gateway.client, gateway.keys).record,
         count=count,
+        looks=(identity_problems,),
     )
 
 

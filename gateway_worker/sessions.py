@@ -21,6 +21,7 @@ from gateway_worker.about import session_context
 from gateway_worker.claims import Claim, Claims
 from gateway_worker.credentials.identity import SessionIdentity
 from gateway_worker.egress.backend import Backend, MakeLink
+from gateway_worker.egress.custom import CustomLink
 from gateway_worker.egress.link import GateShut, OnNotification
 from gateway_worker.egress.stdio import StdioLink
 from gateway_worker.eras import era_order, first_era
@@ -157,12 +158,17 @@ class Sessions:
             self.retire(session, why)
 
     def examine(self, session: ToolSession) -> None:
-        """A call of it was given up at its deadline: if its child hangs, it is ended, and the next call has another.
+        """A call of it was given up at its deadline: if its child (or its executor) hangs, it is ended, and the next
+        call has another.
 
         One that still answers a ping was merely slow, and keeps its state.
         """
         backend = session.opened
-        if session.examined is None and backend is not None and isinstance(backend.link, StdioLink):
+        if (
+            session.examined is None
+            and backend is not None
+            and isinstance(backend.link, StdioLink | CustomLink)
+        ):
             session.examined = asyncio.create_task(
                 self._examine(session, backend), name="session-examined", context=self._context(session)
             )

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from common.calls.contract import ORIGIN
 from common.calls.head import parts_of
+from common.domain.custom import CustomTransport
 from common.domain.errors import ErrorCode, GatewayError
 from common.domain.ids import tool_of
 from common.domain.invocation import ExecutionResult, Invocation
@@ -159,6 +160,8 @@ def answered(span: Span, raw: Mapping[str, Any]) -> None:
 
 def _where(tool: Tool) -> dict[str, Any]:
     """Where the backend is: never the whole URL, which may hold a secret."""
+    if isinstance(tool.transport, CustomTransport):
+        return {}
     if not isinstance(tool.transport, HttpTransport):
         return {names.TRANSPORT: "pipe"}
     parts = urlsplit(tool.transport.url)

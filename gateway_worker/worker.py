@@ -35,6 +35,7 @@ from gateway_worker.credentials.service import CredentialService
 from gateway_worker.dead_letters import DeadLetterBox
 from gateway_worker.discovery import Discovery
 from gateway_worker.egress.backend import make_link
+from gateway_worker.egress.factories import Factories
 from gateway_worker.execute import Executor
 from gateway_worker.fetcher import Fetcher
 from gateway_worker.figures import count_session, samples, telling
@@ -92,11 +93,13 @@ class Worker:
         self._clock = RedisClock()
         self.guard = ProcessGuard(grace=GUARD_GRACE)
         self.guarding = Guarding(self.guard, address, keys, self.node)
+        self._factories = Factories()
         self._links = partial(
             make_link,
             guard=self.guard,
             max_bytes=settings.runtime.max_result_bytes,
             rules=settings.egress.rules,
+            factories=self._factories,
         )
         self.catalogue = Catalogue(self._blocking_client, keys)
         self._tenants = Tenants(self._blocking_client, keys, settings)
@@ -193,6 +196,7 @@ class Worker:
     async def close(self) -> None:
         """Close the connections."""
         self.credentials.close()
+        self._factories.close()
         await self._redis.aclose()
         await self._client.aclose()
         self._blocking_client.close()

@@ -5,7 +5,7 @@ nothing.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import structlog
@@ -50,6 +50,25 @@ def problems_of(settings: Settings) -> list[str]:
     return [*problems, *evaluator_problems(settings.policy)]
 
 
+def changes_checked(
+    now: Settings, wanted: Settings, *looks: Callable[[Settings], Iterable[str]]
+) -> SettingsChanges:
+    """What changes, if what would hold then is no worse than what does.
+
+    ``wanted`` may be good as a whole, and yet not the part of it that is live beside the old rest. Raises
+    :class:`ConfigurationError`.
+    """
+    changes = changes_between(now, wanted)
+    if changes.restart and changes.live:
+        for look in looks:
+            known = set(look(now))
+            problems = [text for text in look(changes.settings) if text not in known]
+            if problems:
+                words = "\n".join(problems)
+                raise ConfigurationError(f"with what needs a restart as it was: {words}; restart instead")
+    return changes
+
+
 def checked(read: Callable[[], Settings], *further: Callable[[Settings], Iterable[str]]) -> Settings:
     """The settings as they are now. Raises :class:`ConfigurationError` that names everything that is wrong."""
     settings = read()
@@ -82,20 +101,24 @@ class Reload:
         process: str,
         record: Callable[[AuditEvent], object],
         count: Callable[[str], object] = lambda _outcome: None,
+        looks: Sequence[Callable[[Settings], Iterable[str]]] = (),
     ) -> None:
-        """``read`` gives the settings whole and checked, or raises :class:`ConfigurationError` (:func:`checked`)."""
+        """``read`` gives the settings whole and checked, or raises :class:`ConfigurationError` (:func:`checked`);
+        ``looks`` find what is wrong with those that would hold (:func:`changes_checked`).
+        """
         self._parts = parts
         self._read = read
         self._process = process
         self._record = record
         self._count = count
+        self._looks = looks
         self._lock = threading.Lock()
 
     def __call__(self) -> None:
         """Take over what is new."""
         with self._lock:
             try:
-                changes = changes_between(self._parts.settings, self._read())
+                changes = changes_checked(self._parts.settings, self._read(), *self._looks)
                 if not changes.nothing:
                     self._parts.take_over(changes)
             except ConfigurationError as error:

@@ -10,7 +10,7 @@ from common.circuit.breaker import Circuits
 from common.domain.circuit import CircuitStatus
 from common.domain.health import health_to_wire
 from common.domain.ids import ToolId
-from common.domain.tool import StdioTransport
+from common.domain.tool import kind_of
 from common.domain.tool_status import operator_to_wire
 from common.registry.lifecycle import DrainProgress, Lifecycle
 from common.registry.records import Entry
@@ -71,7 +71,7 @@ def overview_to_wire(tool: ToolOverview) -> dict[str, Any]:
         "sessions": load.sessions,
         "waiting": load.waiting,
         "in_flight": load.in_flight,
-        "transport": "stdio" if isinstance(entry.tool.transport, StdioTransport) else "http",
+        "transport": kind_of(entry.tool.transport),
         "offers": None if known is None else [str(offer.get("name")) for offer in known.tools],
         "lists": {} if known is None else {name: len(items) for name, items in known.lists.items()},
         "quarantined": [] if known is None else [asdict(item) for item in known.quarantined],

@@ -24,6 +24,7 @@ class Injected:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     meta: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def in_meta(self) -> tuple[str, ...]:
@@ -55,7 +56,12 @@ def inject(rules: CredentialRules, credentials: Credentials) -> Injected:
     for member, key in rules.inject.meta.items():
         if _there((key,), values, lacking=lacking):
             _put(meta, pointer_of(member), values[key])
-    return Injected(env, headers, meta)
+    secrets = {
+        name: values[key]
+        for name, key in rules.inject.secrets.items()
+        if _there((key,), values, lacking=lacking)
+    }
+    return Injected(env, headers, meta, secrets)
 
 
 def _there(keys: tuple[str, ...], values: Mapping[str, str], *, lacking: bool) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from common.domain.errors import InvalidRequest
 from common.domain.rules import Routing, choice
@@ -43,12 +43,14 @@ WITHOUT_SUBJECTS = frozenset(("static", "environment", "file", "vault", "client_
 class Injection:
     """Where values go: variable -> key, header -> template (``Bearer {key}``), member of ``_meta`` -> key.
 
-    A member that begins with ``/`` is a JSON pointer (RFC 6901) into ``_meta``.
+    ``secrets`` is name -> key, for what opens the sessions of a transport of one's own. A member that begins with ``/``
+    is a JSON pointer (RFC 6901) into ``_meta``.
     """
 
     env: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     meta: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +66,8 @@ class CredentialRules:
         if len(set(self.providers)) != len(self.providers):
             raise _fault("providers", "names a provider twice")
         inject = self.inject
-        if not (inject.env or inject.headers or inject.meta):
-            raise _fault("inject", "must say where the values go: env, headers or meta")
+        if not (inject.env or inject.headers or inject.meta or inject.secrets):
+            raise _fault("inject", "must say where the values go: env, headers, meta or secrets")
         for name, key in inject.env.items():
             _check_variable(name)
             _check_key(key, "inject.env")
@@ -76,15 +78,27 @@ class CredentialRules:
         for name, key in inject.meta.items():
             _check_member(name)
             _check_key(key, "inject.meta")
+        for name, key in inject.secrets.items():
+            _check_key(name, "inject.secrets")
+            _check_key(key, "inject.secrets")
         _check_apart([pointer_of(name) for name in inject.meta])
 
 
-def check_goes_with(rules: CredentialRules, routing: Routing, *, stdio: bool) -> None:
+TransportKind = Literal["stdio", "http", "custom"]
+_INTO: Mapping[TransportKind, tuple[str, str]] = {
+    "stdio": ("env", "a child process gets credentials by env or meta"),
+    "http": ("headers", "an HTTP tool gets credentials by headers or meta"),
+    "custom": ("secrets", "a transport of your own gets credentials by secrets or meta"),
+}
+_GOES_WITH = {"env": "command", "headers": "url", "secrets": "factory"}
+
+
+def check_goes_with(rules: CredentialRules, routing: Routing, kind: TransportKind) -> None:
     """Raise :class:`InvalidRequest` for rules that contradict the tool they belong to."""
-    if stdio and rules.inject.headers:
-        raise _fault("inject.headers", "goes with url; a child process gets credentials by env or meta")
-    if not stdio and rules.inject.env:
-        raise _fault("inject.env", "goes with command; an HTTP tool gets credentials by headers or meta")
+    fits, words = _INTO[kind]
+    for place, head in _GOES_WITH.items():
+        if place != fits and getattr(rules.inject, place):
+            raise _fault(f"inject.{place}", f"goes with {head}; {words}")
     if routing is Routing.LEAST_LOADED and rules.scope is not CredentialScope.TOOL:
         raise _fault(
             "scope",
@@ -260,7 +274,12 @@ def credentials_to_wire(rules: CredentialRules | None) -> dict[str, Any] | None:
         "mode": rules.mode.value,
         "scope": rules.scope.value,
         "providers": list(rules.providers),
-        "inject": {"env": dict(inject.env), "headers": dict(inject.headers), "meta": dict(inject.meta)},
+        "inject": {
+            "env": dict(inject.env),
+            "headers": dict(inject.headers),
+            "meta": dict(inject.meta),
+            **({"secrets": dict(inject.secrets)} if inject.secrets else {}),
+        },
     }
 
 
@@ -274,6 +293,9 @@ def credentials_from_wire(wire: Mapping[str, Any] | None) -> CredentialRules | N
         scope=choice(CredentialScope, wire.get("scope", CredentialScope.TENANT), field=f"{FIELD}.scope"),
         providers=tuple(wire.get("providers", ())),
         inject=Injection(
-            env=inject.get("env", {}), headers=inject.get("headers", {}), meta=inject.get("meta", {})
+            env=inject.get("env", {}),
+            headers=inject.get("headers", {}),
+            meta=inject.get("meta", {}),
+            secrets=inject.get("secrets", {}),
         ),
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from common.domain.custom import CustomTransport
 from common.domain.errors import InvalidRequest
 from common.domain.networks import LOCAL, Address, Network, Place, embedded, parsed, place_of
 from common.domain.tool import HttpTransport, StdioTransport, Tool
@@ -60,7 +61,7 @@ class EgressRules:
     """The operator's rules. Hosts are names in lower case, ``*.example.com`` for all below one.
 
     ``allowed_commands`` are command lines: the words of a run-time tool's command line must begin with all the words of
-    one of them.
+    one of them. ``allowed_factories`` are names of factories as a definition spells them.
     """
 
     allowed_networks: tuple[Network, ...] = ()
@@ -68,6 +69,7 @@ class EgressRules:
     denied_networks: tuple[Network, ...] = ()
     denied_hosts: tuple[str, ...] = ()
     allowed_commands: tuple[str, ...] = ()
+    allowed_factories: tuple[str, ...] = ()
     discovered_networks: tuple[Network, ...] = ()
     discovered_hosts: tuple[str, ...] = ()
 
@@ -120,8 +122,19 @@ class EgressRules:
         """
         if isinstance(tool.transport, StdioTransport):
             self._check_command(tool.transport)
+        elif isinstance(tool.transport, CustomTransport):
+            self._check_factory(tool.transport)
         else:
             self._check_url(tool.transport)
+
+    def _check_factory(self, transport: CustomTransport) -> None:
+        """A factory is code of the worker's own process: only the operator says which is loaded."""
+        if transport.factory not in self.allowed_factories:
+            raise InvalidRequest(
+                "this factory may not be registered while the gateway runs: put the tool into the settings file, or "
+                "the factory, spelled the same, into egress.allowed_factories",
+                field="factory",
+            )
 
     def _check_command(self, transport: StdioTransport) -> None:
         words = [transport.command, *transport.args]

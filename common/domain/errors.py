@@ -253,7 +253,9 @@ class SessionLimit(GatewayError):
 
 
 class CredentialUnavailable(GatewayError):
-    """The tool's credentials cannot be had (``reason`` is ``missing`` or ``failed``), or it refuses them (``refused``).
+    """The tool's credentials cannot be had (``reason``: ``missing``, ``failed``), or are ``refused``.
+
+    Refused by the tool, or by the server that would issue them.
 
     Nothing of the call was sent, unless it was refused. It says nothing about the tool, and trips no breaker.
     """

@@ -13,10 +13,12 @@ from urllib.parse import urlsplit
 from common.domain.content_rules import ContentRules, content_rules_from_wire, content_rules_to_wire
 from common.domain.credential_rules import (
     CredentialRules,
+    TransportKind,
     check_goes_with,
     credentials_from_wire,
     credentials_to_wire,
 )
+from common.domain.custom import CustomTransport, custom_from_wire, custom_to_wire
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ToolId, checked_id
 from common.domain.limits import Rate, check_rate
@@ -100,7 +102,14 @@ class HttpTransport:
             return ""
 
 
-Transport = StdioTransport | HttpTransport
+Transport = StdioTransport | HttpTransport | CustomTransport
+
+
+def kind_of(transport: Transport) -> TransportKind:
+    """Its name in words."""
+    if isinstance(transport, CustomTransport):
+        return "custom"
+    return "stdio" if isinstance(transport, StdioTransport) else "http"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +190,7 @@ class Tool:
                 )
         self._check_bounds()
         if self.credentials is not None:
-            check_goes_with(self.credentials, self.routing, stdio=isinstance(self.transport, StdioTransport))
+            check_goes_with(self.credentials, self.routing, kind_of(self.transport))
         self._check_text()
 
     def _check_bounds(self) -> None:
@@ -255,7 +264,9 @@ _RULES = ("circuit", "health", "limits")
 def tool_to_wire(tool: Tool) -> dict[str, Any]:
     """The definition as plain JSON, as kept in the registry. It holds what the file held, secrets included."""
     transport: dict[str, Any]
-    if isinstance(tool.transport, StdioTransport):
+    if isinstance(tool.transport, CustomTransport):
+        transport = custom_to_wire(tool.transport)
+    elif isinstance(tool.transport, StdioTransport):
         transport = {
             "type": "stdio",
             "command": tool.transport.command,
@@ -292,7 +303,10 @@ def tool_from_wire(wire: Mapping[str, Any]) -> Tool:
     """Inverse of :func:`tool_to_wire`."""
     raw = dict(wire["transport"])
     transport: Transport
-    if raw.pop("type") == "stdio":
+    kind = raw.pop("type")
+    if kind == "custom":
+        transport = custom_from_wire(raw)
+    elif kind == "stdio":
         transport = StdioTransport(
             command=raw["command"], args=tuple(raw["args"]), env=raw["env"], cwd=raw["cwd"]
         )

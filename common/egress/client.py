@@ -21,6 +21,7 @@ import httpcore
 import httpx
 
 from common.domain.egress import EgressRules, Judge
+from common.egress.deadline import Deadline
 from common.egress.judged import good_addresses
 
 MAX_CONNECTIONS = 100
@@ -34,15 +35,16 @@ def guarded_client(
     tls: ssl.SSLContext | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     connections: int = MAX_CONNECTIONS,
+    deadline: Deadline | None = None,
     **more: Any,
 ) -> httpx.Client:
     """A blocking client. ``local`` is True only for URLs that the operator's own file names.
 
     ``tls`` is the system's trust unless given; ``timeout`` is in seconds, for each step; ``connections`` are the most
-    at a time, who comes beyond waits for one (``timeout`` is for that, too); ``more`` are :class:`httpx.Client`'s own
-    arguments (headers, auth, base_url).
+    at a time, who comes beyond waits for one (``timeout`` is for that, too); ``deadline`` is for all that the client
+    does; ``more`` are :class:`httpx.Client`'s own arguments (headers, auth, base_url).
     """
-    transport = GuardedTransport(partial(rules.refusal, local=local), tls, connections)
+    transport = GuardedTransport(partial(rules.refusal, local=local), tls, connections, deadline)
     return httpx.Client(transport=transport, timeout=timeout, trust_env=False, follow_redirects=False, **more)
 
 
@@ -66,14 +68,18 @@ class GuardedTransport(httpx.HTTPTransport):
     """httpx's own transport on a guarded network."""
 
     def __init__(
-        self, judge: Judge, tls: ssl.SSLContext | None = None, connections: int = MAX_CONNECTIONS
+        self,
+        judge: Judge,
+        tls: ssl.SSLContext | None = None,
+        connections: int = MAX_CONNECTIONS,
+        deadline: Deadline | None = None,
     ) -> None:
         """``judge`` tells why a host with these addresses may not be connected to, or None."""
         self._pool = httpcore.ConnectionPool(
             ssl_context=tls or ssl.create_default_context(),
             max_connections=connections,
             keepalive_expiry=4.0,
-            network_backend=_Network(judge),
+            network_backend=_Network(judge, deadline),
         )
 
 
@@ -92,8 +98,9 @@ class AsyncGuardedTransport(httpx.AsyncHTTPTransport):
 
 
 class _Network(httpcore.NetworkBackend):
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Judge, deadline: Deadline | None) -> None:
         self._judge = judge
+        self._deadline = deadline
         self._plain = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -111,9 +118,13 @@ class _Network(httpcore.NetworkBackend):
         failure: Exception = httpcore.ConnectError("the name has no address")
         for address in _judged(self._judge, host, found):
             try:
-                return self._plain.connect_tcp(address, port, timeout, local_address, socket_options)
+                stream = self._plain.connect_tcp(address, port, timeout, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
+            else:
+                if self._deadline is not None:
+                    self._deadline.watch(stream.get_extra_info("socket"))
+                return stream
         raise failure
 
 

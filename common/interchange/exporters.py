@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 import orjson
 
+from common.domain.custom import CustomTransport
 from common.domain.errors import ConfigurationError
 from common.domain.tool import HttpTransport, StdioTransport, Tool
 from common.interchange.variables import environment_name
@@ -119,6 +120,9 @@ class _Export:
             self._note(tool, "left out, since it is disabled and VS Code's format cannot say so")
             return None
         transport = tool.transport
+        if isinstance(transport, CustomTransport):
+            self._note(tool, "left out, since no client knows its transport")
+            return None
         entry = (
             self._http(tool, transport)
             if isinstance(transport, HttpTransport)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from pydantic import ValidationError
+
+from common.domain.errors import ConfigurationError
 from common.domain.ids import ToolId
 from common.domain.tool import Tool
-from common.settings.identity import IdentitySettings
 from common.settings.model import SECTIONS, Settings
 from common.settings.section import Section
 from common.settings.tenants import TenantsSettings
@@ -36,6 +38,8 @@ _AT_THE_START: Mapping[str, frozenset[str]] = {
     "admin": frozenset({"enabled"}),
 }
 """Of sections that are live but for these keys."""
+_BESIDE_IDENTITY = ("host", "trusted_proxies", "tls_client_auth", "tls_client_ca_file")
+"""Keys of ``web``, all for a restart, that say whose word on a caller counts; ``identity`` leans on them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,11 @@ def applies(section: str, key: str) -> Applies:
 
 
 def changes_between(now: Settings, wanted: Settings) -> SettingsChanges:
-    """What becomes of the settings in force when others are read."""
+    """What becomes of the settings in force when others are read.
+
+    Raises :class:`ConfigurationError` if what would hold then must not: the new of the one kind with the old of the
+    other.
+    """
     live: list[str] = []
     restart: list[str] = []
     update: dict[str, Any] = {"tools": wanted.tools}
@@ -85,7 +93,7 @@ def changes_between(now: Settings, wanted: Settings) -> SettingsChanges:
         before, after = getattr(now, section), getattr(wanted, section)
         differ = _differing(before, after)
         taken = [key for key in differ if applies(section, key) is Applies.LIVE]
-        if section == "identity" and _held_back(before, after):
+        if section == "identity" and _held_back(now, wanted):
             taken = []
         live += [f"{section}.{key}" for key in taken]
         restart += [f"{section}.{key}" for key in differ if key not in taken]
@@ -94,7 +102,7 @@ def changes_between(now: Settings, wanted: Settings) -> SettingsChanges:
             update[section] = after if taken == differ else before.model_copy(update=values)
     old, new = _digests(now.tools), _digests(wanted.tools)
     return SettingsChanges(
-        settings=now.model_copy(update=update),
+        settings=_allowed(now.model_copy(update=update)),
         live=tuple(sorted(live)),
         restart=tuple(sorted(restart)),
         added=tuple(sorted(new.keys() - old.keys())),
@@ -115,11 +123,24 @@ def _layers(section: Section) -> object:
     return section.layers if isinstance(section, TenantsSettings) else None
 
 
-def _held_back(before: IdentitySettings, after: IdentitySettings) -> bool:
-    """Whether the section is taken over as a whole by a restart, or not at all: its parts lean on each other."""
-    start = _AT_THE_START["identity"]
+def _allowed(merged: Settings) -> Settings:
+    """Held against the rules across sections, as a file is. A file that is good itself says nothing of the mixture."""
+    try:
+        Settings.model_validate(dict(merged))
+    except ValidationError as error:
+        reason = "; ".join(str(each["msg"]).removeprefix("Value error, ") for each in error.errors())
+        raise ConfigurationError(f"with what needs a restart as it was: {reason}; restart instead") from None
+    return merged
+
+
+def _held_back(now: Settings, wanted: Settings) -> bool:
+    """Whether ``identity`` is taken over as a whole by a restart, or not at all: its parts lean on each other, and on
+    who may say who calls.
+    """
+    start, before, after = _AT_THE_START["identity"], now.identity, wanted.identity
     return (
-        any(getattr(before, key) != getattr(after, key) for key in start)
+        any(getattr(now.web, key) != getattr(wanted.web, key) for key in _BESIDE_IDENTITY)
+        or any(getattr(before, key) != getattr(after, key) for key in start)
         or before.resolver == NOBODY
         or (before.oauth is None) is not (after.oauth is None)
     )

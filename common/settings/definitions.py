@@ -12,7 +12,7 @@ from common.settings.masking import masked_tool
 from common.settings.model import RuntimeSettings
 from common.settings.tools import read_tool
 
-_SECRETS = ("env", "headers")
+_SECRETS = ("env", "headers", "options")
 
 
 def masked_definition(tool: Tool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from common.domain.egress import EgressRules
-from common.settings.fields import AsList
+from common.settings.fields import AsList, Plugin
 from common.settings.section import Section
 
 _NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
@@ -47,6 +47,7 @@ def _commands(values: tuple[str, ...]) -> tuple[str, ...]:
 
 Networks = Annotated[tuple[str, ...], AsList, AfterValidator(_networks)]
 HostNames = Annotated[tuple[str, ...], AsList, AfterValidator(_names)]
+Factories = Annotated[tuple[Plugin, ...], AsList]
 CommandLines = Annotated[tuple[str, ...], AsList, AfterValidator(_commands)]
 
 
@@ -81,6 +82,11 @@ class EgressSettings(Section):
         description="Command lines that a stdio tool registered while the gateway runs must begin with, whole words; "
         "tools of this file need none.",
     )
+    allowed_factories: Factories = Field(
+        default=(),
+        description="Factories of transports (`factory` of a tool) that a tool registered while the gateway runs may "
+        "name, spelled the same; its `options` are free. Tools of this file need none.",
+    )
 
     @cached_property
     def rules(self) -> EgressRules:
@@ -91,6 +97,7 @@ class EgressSettings(Section):
             denied_networks=tuple(map(ip_network, self.denied_networks)),
             denied_hosts=self.denied_hosts,
             allowed_commands=self.allowed_commands,
+            allowed_factories=self.allowed_factories,
             discovered_networks=tuple(map(ip_network, self.discovered_networks)),
             discovered_hosts=self.discovered_hosts,
         )

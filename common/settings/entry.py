@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+import orjson
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from common.domain.tool import (
     DEFAULT_INPUT_TIMEOUT,
@@ -17,6 +20,7 @@ from common.settings.fields import (
     LimitBytes,
     LimitFiles,
     LimitProcesses,
+    Plugin,
     PoolSize,
     Scopes,
     Seconds,
@@ -56,11 +60,23 @@ def _headers(values: dict[str, str]) -> dict[str, str]:
     return values
 
 
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """As JSON has it: the registry keeps it so. A date, for one, is to be written with quotes."""
+    try:
+        json.dumps(value, allow_nan=False)  # a date is none, nor is NaN
+        plain: dict[str, Any] = orjson.loads(orjson.dumps(value))
+    except (TypeError, ValueError):
+        raise ValueError(
+            "must hold what JSON can: text, numbers, true, false, null, lists, mappings"
+        ) from None
+    return plain
+
+
 _Text = Annotated[str, AfterValidator(_no_nul)]
 
 
 class ToolEntry(RateSettings):
-    """What both kinds of tool have. A key that the `runtime` section has too comes from there if it is absent."""
+    """What all kinds of tool have. A key that the `runtime` section has too comes from there if it is absent."""
 
     description: str = Field(default="", description="What the tool is for, for people.")
     request_timeout: Seconds | None = Field(
@@ -203,4 +219,34 @@ class HttpEntry(BackendTlsKeys, ToolEntry):
     )
 
 
-ENTRY_KEYS: tuple[str, ...] = tuple(dict.fromkeys([*StdioEntry.model_fields, *HttpEntry.model_fields]))
+class CustomEntry(ToolEntry):
+    """A tool that is reached by a transport of your own (plugins.md)."""
+
+    factory: Plugin = Field(
+        description="What opens its sessions: a class as package.module:Class, or the name of an entry point in "
+        "canalgate.executors."
+    )
+    options: Annotated[dict[str, Any], AfterValidator(_plain), WithJsonSchema({"type": "object"})] = Field(
+        default_factory=dict, description="What the factory wants to know.", repr=False
+    )
+    type: Literal["custom"] = Field(default="custom", description="May be left out.")
+
+
+AnyEntry = StdioEntry | HttpEntry | CustomEntry
+
+KINDS: Mapping[str, type[AnyEntry]] = {"command": StdioEntry, "url": HttpEntry, "factory": CustomEntry}
+"""By the key that only they have, and must have."""
+TYPES: Mapping[str, Sequence[str]] = {
+    "command": ("stdio",),
+    "url": ("http", "streamable-http"),
+    "factory": ("custom",),
+}
+"""What ``type`` may say beside that key."""
+ENTRY_KEYS: tuple[str, ...] = tuple(
+    dict.fromkeys(key for model in KINDS.values() for key in model.model_fields)
+)
+
+
+def own_keys(kind: str) -> frozenset[str]:
+    """The keys that this kind has beside those of all tools."""
+    return frozenset(KINDS[kind].model_fields) - set(ToolEntry.model_fields) - {"type"}

@@ -8,9 +8,10 @@ from typing import Any
 
 from common.domain.content_rules import content_rules_to_wire
 from common.domain.credential_rules import credentials_to_wire
+from common.domain.custom import CustomTransport
 from common.domain.rules import Routing
 from common.domain.tool import HttpTransport, Tool
-from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
+from common.settings.entry import KINDS, ToolEntry
 
 _PLAIN = (
     *("description", "request_timeout", "startup_timeout", "idle_timeout"),
@@ -35,11 +36,10 @@ def entry_of(tool: Tool) -> dict[str, Any]:
 def changed_entry(tool: Tool, change: Mapping[str, Any]) -> dict[str, Any]:
     """The entry of ``tool`` with the keys of ``change`` in place of its own; a key that is null has its default again.
 
-    What belongs to the other kind of transport, or to a pool, goes with it.
+    What belongs to another kind of transport, or to a pool, goes with it.
     """
     entry = entry_of(tool)
-    other = StdioEntry if isinstance(tool.transport, HttpTransport) else HttpEntry
-    if {"command", "url"} & set(other.model_fields) & set(change):
+    if set(KINDS) & set(change) - set(entry):
         entry = {key: value for key, value in entry.items() if key in ToolEntry.model_fields}
     entry = {key: value for key, value in {**entry, **change}.items() if change.get(key, "") is not None}
     if entry.get("routing") != Routing.LEAST_LOADED and "pool_size" not in change:
@@ -50,6 +50,8 @@ def changed_entry(tool: Tool, change: Mapping[str, Any]) -> dict[str, Any]:
 def _transport(tool: Tool) -> dict[str, Any]:
     """The keys that only a tool of this kind may have."""
     transport = tool.transport
+    if isinstance(transport, CustomTransport):
+        return {"factory": transport.factory, "options": dict(transport.options)}
     if isinstance(transport, HttpTransport):
         tls = {f"tls_{name}": value for name, value in asdict(transport.tls).items()}
         return {"url": transport.url, "headers": dict(transport.headers), **tls}

@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from common.settings.audit_sinks import SINK_OPTIONS
-from common.settings.entry import HttpEntry, StdioEntry
+from common.settings.entry import CustomEntry, HttpEntry, StdioEntry
 from common.settings.layers import variable_of
 from common.settings.model import SECTIONS
 from common.settings.reference import kind_of, unit_of
@@ -30,6 +30,8 @@ docs/configuration.md explains them.
 A key that is set has its default here: leave out what you do not change. A line that begins with # and no
 space is switched off, for it has no default, or is an entry of a list: its value is an example."""
 TOOLS: Mapping[str, type[Section]] = {"a-process": StdioEntry, "an-endpoint": HttpEntry}
+OFF: Mapping[str, type[Section]] = {"of-your-own": CustomEntry}
+"""Kinds of tools that no example could stand for: their entries are switched off."""
 
 
 def render() -> str:
@@ -42,6 +44,9 @@ def render() -> str:
     for name, model in TOOLS.items():
         entry = [*_prose(str(model.__doc__)), f"{name}:", *_indented(_fields(model))]
         lines += _indented([*entry, ""])
+    for name, model in OFF.items():
+        entry = [*_prose(str(model.__doc__)), f"{name}:", *_indented(_fields(model))]
+        lines += _indented([f"#{line}" for line in entry] + [""])
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -18,7 +18,7 @@ from common.settings.section import Section
 def masked(settings: Settings) -> dict[str, Any]:
     """Plain data in the shape of the file, defaults included.
 
-    Hidden: passwords in URLs, API keys, every value of a tool's ``env`` and ``headers``, and the values of
+    Hidden: passwords in URLs, API keys, every value of a tool's ``env``, ``headers`` and ``options``, and the values of
     arguments that look like secrets (:mod:`common.settings.secrecy`). ``tool_problems`` is there if any are.
     """
     shown: dict[str, Any] = {name: _plain(getattr(settings, name)) for name in SECTIONS}
@@ -48,7 +48,7 @@ def _plain(value: Any) -> Any:
 
 def masked_tool(tool: Tool) -> dict[str, Any]:
     shown = entry_of(tool)
-    for name in ("env", "headers"):
+    for name in ("env", "headers", "options"):
         if name in shown:
             shown[name] = dict.fromkeys(shown[name], MASK)
     if "url" in shown:

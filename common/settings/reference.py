@@ -16,7 +16,7 @@ from common.settings.changes import applies
 from common.settings.client_credentials import ClientCredentialsEntry
 from common.settings.credentials import StaticCredential
 from common.settings.encryption import EncryptionKey
-from common.settings.entry import HttpEntry, StdioEntry, ToolEntry
+from common.settings.entry import CustomEntry, HttpEntry, StdioEntry, ToolEntry
 from common.settings.fields import Unit
 from common.settings.identity import ApiKey
 from common.settings.layers import PROCESS_VARIABLES, variable_of
@@ -84,6 +84,7 @@ def render() -> str:
         _entries("Any tool", ToolEntry, ToolEntry.model_fields),
         _entries("A stdio tool", StdioEntry, _own(StdioEntry)),
         _entries("An HTTP tool", HttpEntry, _own(HttpEntry)),
+        _entries("A tool by a transport of your own", CustomEntry, _own(CustomEntry)),
         _entries("credentials of a tool", ToolCredentials, ToolCredentials.model_fields),
         _entries("inject of these", CredentialInjection, CredentialInjection.model_fields),
         _process_variables(),

@@ -71,6 +71,7 @@ SAMPLES: Mapping[str, Any] = {
     "PostgresOptions.url": "postgresql://canalgate@db.example.com/audit?sslmode=verify-full",
     "StdioEntry.command": "python",
     "StdioEntry.cwd": "/srv",
+    "CustomEntry.factory": "package.module:Class",
     "HttpEntry.url": "https://server.example.com/mcp",
 }
 

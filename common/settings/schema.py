@@ -13,7 +13,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from common.domain.ids import MAX_ID_LENGTH
-from common.settings.entry import HttpEntry, StdioEntry
+from common.settings.entry import KINDS
 from common.settings.model import SECTIONS
 from common.settings.section import Section
 
@@ -26,7 +26,7 @@ _OUTER = frozenset({"title", "description", "default"})
 
 def json_schema() -> dict[str, Any]:
     """The schema of canalgate.yaml. Where a number or a choice is wanted, a ``${NAME}`` reference will do."""
-    models: list[type[Section]] = [*SECTIONS.values(), StdioEntry, HttpEntry]
+    models: list[type[Section]] = [*SECTIONS.values(), *KINDS.values()]
     _, whole = models_json_schema([(model, "validation") for model in models], ref_template="#/$defs/{model}")
     definitions: dict[str, Any] = whole["$defs"]
     for definition in definitions.values():
@@ -56,9 +56,9 @@ def json_schema() -> dict[str, Any]:
 
 
 def _tools() -> dict[str, Any]:
-    entries = [{"$ref": f"#/$defs/{model.__name__}"} for model in (StdioEntry, HttpEntry)]
+    entries = [{"$ref": f"#/$defs/{model.__name__}"} for model in KINDS.values()]
     return {
-        "description": "Backend MCP servers by name: each has a command (stdio) or a url (Streamable HTTP).",
+        "description": "Backend MCP servers by name: each has a command (stdio), a url (Streamable HTTP) or a factory.",
         "type": ["object", "null"],
         "propertyNames": {"minLength": 1, "maxLength": MAX_ID_LENGTH},
         "additionalProperties": {"anyOf": entries},

@@ -40,6 +40,10 @@ class CredentialInjection(Section):
         default_factory=dict,
         description="Member of every request's `_meta` (a name, or a JSON pointer such as /a/b) -> key.",
     )
+    secrets: dict[str, str] = Field(
+        default_factory=dict,
+        description="Name -> key, for a tool with a `factory`: what that is given for each session.",
+    )
 
 
 class ToolCredentials(Section):
@@ -57,7 +61,9 @@ class ToolCredentials(Section):
     providers: Annotated[tuple[str, ...], AsList] = Field(
         default=(), description="Providers to ask, of `credentials.providers`; absent: all of them."
     )
-    inject: CredentialInjection = Field(description="Where they are put: `env`, `headers`, `meta`.")
+    inject: CredentialInjection = Field(
+        description="Where they are put: `env`, `headers`, `meta`, `secrets`."
+    )
 
     def rules(self) -> CredentialRules:
         """As the domain has it. Raises :class:`InvalidRequest` naming the key at fault."""
@@ -65,7 +71,12 @@ class ToolCredentials(Section):
             mode=CredentialMode(self.mode),
             scope=CredentialScope(self.scope),
             providers=self.providers,
-            inject=Injection(env=self.inject.env, headers=self.inject.headers, meta=self.inject.meta),
+            inject=Injection(
+                env=self.inject.env,
+                headers=self.inject.headers,
+                meta=self.inject.meta,
+                secrets=self.inject.secrets,
+            ),
         )
 
 

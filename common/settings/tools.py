@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from common.domain.custom import CustomTransport
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ToolId
 from common.domain.rules import Affinity, CircuitRules, HealthRules, ProcessLimits, Retry, Routing
@@ -19,14 +20,22 @@ from common.domain.tool import (
     StdioTransport,
     Tool,
     ToolState,
+    Transport,
 )
 from common.settings import content
 from common.settings.document import KeyPath
-from common.settings.entry import ENTRY_KEYS, HttpEntry, StdioEntry, ToolEntry
+from common.settings.entry import (
+    ENTRY_KEYS,
+    KINDS,
+    TYPES,
+    AnyEntry,
+    CustomEntry,
+    StdioEntry,
+    ToolEntry,
+    own_keys,
+)
 from common.settings.model import RuntimeSettings, ToolProblem
 from common.settings.problems import dotted, explain, shown, unknown_key
-
-HTTP_TYPES = ("http", "streamable-http")
 
 T = TypeVar("T")
 
@@ -67,16 +76,16 @@ def read_tool(name: str, entry: Any, runtime: RuntimeSettings) -> Tool | list[To
         return [((*path, *keys), f"{dotted(path)}: {error.message}")]
 
 
-def read_entry(name: str, entry: Any) -> StdioEntry | HttpEntry | list[ToolFault]:
+def read_entry(name: str, entry: Any) -> AnyEntry | list[ToolFault]:
     """The entry with each key and value checked, or all that is wrong with them.
 
     Whether they go together, with each other and with the ``runtime`` section, is not asked here.
     """
     path: KeyPath = ("tools", name)
     if not isinstance(entry, Mapping):
-        return [(path, f"{dotted(path)} must be a mapping with command or url")]
+        return [(path, f"{dotted(path)} must be a mapping with command, url or factory")]
     faults = _unknown(entry, path)
-    if not faults or "command" in entry or "url" in entry:
+    if not faults or any(key in entry for key in KINDS):
         # Whoever has misspelt `command` has not forgotten it as well.
         faults += _kind(entry, path)
     model = _model(entry)
@@ -86,16 +95,15 @@ def read_entry(name: str, entry: Any) -> StdioEntry | HttpEntry | list[ToolFault
         told = {at for at, _ in faults}
         found = (_fault(found["loc"], path, explain(found)) for found in error.errors())
         return faults + [fault for fault in found if fault[0] not in told]
-    if isinstance(read, StdioEntry | HttpEntry) and not faults:
+    if isinstance(read, AnyEntry) and not faults:
         return read
     return faults
 
 
 def _model(entry: Mapping[str, Any]) -> type[ToolEntry]:
-    """The kind of the entry; what both kinds have, if that is all that can be said."""
-    if ("command" in entry) == ("url" in entry):
-        return ToolEntry
-    return StdioEntry if "command" in entry else HttpEntry
+    """The kind of the entry; what all kinds have, if that is all that can be said."""
+    given = [model for key, model in KINDS.items() if key in entry]
+    return given[0] if len(given) == 1 else ToolEntry
 
 
 def _fault(loc: tuple[str | int, ...], path: KeyPath, text: str) -> ToolFault:
@@ -118,30 +126,26 @@ def _kind(entry: Mapping[str, Any], path: KeyPath) -> list[ToolFault]:
     if kind == "sse":
         fix = "give the server's Streamable HTTP endpoint (type: http), or a command"
         return [((*path, "type"), f"type sse in {place} is not supported by the gateway: {fix}")]
-    if kind not in (None, "stdio", *HTTP_TYPES):
-        return [
-            (
-                (*path, "type"),
-                f"unknown type in {place}: supported are stdio (command), http and streamable-http (url)",
-            )
-        ]
-    if ("command" in entry) == ("url" in entry):
-        fault = "has both command and url" if "command" in entry else "has neither command nor url"
-        return [(path, f"{place} {fault}: give command for a child process, or url for an HTTP endpoint")]
-    wanted, given = ("command", "url") if "url" in entry else ("url", "command")
-    alien = set((HttpEntry if given == "command" else StdioEntry).model_fields) - set(ToolEntry.model_fields)
-    alien -= set((StdioEntry if given == "command" else HttpEntry).model_fields)
+    if kind is not None and not any(kind in types for types in TYPES.values()):
+        known = "stdio (command), http and streamable-http (url), custom (factory)"
+        return [((*path, "type"), f"unknown type in {place}: supported are {known}")]
+    given = [key for key in KINDS if key in entry]
+    if len(given) != 1:
+        fault = f"has both {given[0]} and {given[1]}" if given else "has neither command nor url nor factory"
+        fix = "give command for a child process, url for an HTTP endpoint, or factory for a transport of your own"
+        return [(path, f"{place} {fault}: {fix}")]
     faults: list[ToolFault] = [
-        ((*path, key), f"{shown(key)} in {place} goes with {wanted}, not with {given}")
+        ((*path, key), f"{shown(key)} in {place} goes with {head}, not with {given[0]}")
+        for head in KINDS
         for key in entry
-        if key in alien
+        if key in own_keys(head) - own_keys(given[0])
     ]
-    if kind is not None and (kind == "stdio") != (given == "command"):
-        faults.append(((*path, "type"), f"type {kind} in {place} does not go with {given}"))
+    if kind is not None and kind not in TYPES[given[0]]:
+        faults.append(((*path, "type"), f"type {kind} in {place} does not go with {given[0]}"))
     return faults
 
 
-def _tool(name: str, entry: StdioEntry | HttpEntry, runtime: RuntimeSettings) -> Tool:
+def _tool(name: str, entry: AnyEntry, runtime: RuntimeSettings) -> Tool:
     request_timeout = _either(entry.request_timeout, runtime.request_timeout)
     max_age = _either(entry.queue_max_age, runtime.queue_max_age)
     return Tool(
@@ -175,7 +179,9 @@ def _tool(name: str, entry: StdioEntry | HttpEntry, runtime: RuntimeSettings) ->
     )
 
 
-def _transport(entry: StdioEntry | HttpEntry) -> StdioTransport | HttpTransport:
+def _transport(entry: AnyEntry) -> Transport:
+    if isinstance(entry, CustomEntry):
+        return CustomTransport(factory=entry.factory, options=entry.options)
     if isinstance(entry, StdioEntry):
         return StdioTransport(command=entry.command, args=entry.args, env=entry.env, cwd=entry.cwd)
     return HttpTransport(url=entry.url, headers=entry.headers, tls=entry.tls_rules())
@@ -213,8 +219,8 @@ def _health(entry: ToolEntry, runtime: RuntimeSettings) -> HealthRules:
     )
 
 
-def _limits(entry: StdioEntry | HttpEntry) -> ProcessLimits:
-    if isinstance(entry, HttpEntry):
+def _limits(entry: AnyEntry) -> ProcessLimits:
+    if not isinstance(entry, StdioEntry):
         return ProcessLimits()
     return ProcessLimits(
         open_files=entry.limit_open_files,

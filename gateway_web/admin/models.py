@@ -57,7 +57,7 @@ class ToolSummary(Answer):
     sessions: int
     waiting: int
     in_flight: int
-    transport: Literal["stdio", "http"]
+    transport: Literal["stdio", "http", "custom"]
     offers: list[str] | None = Field(description="Names of its MCP tools; null before it was asked.")
     lists: dict[str, int] = Field(description="How many of each kind it offers.")
     quarantined: list[dict[str, Any]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from common.credentials.subjects import joined_subjects
 from common.identity.api_keys import ApiKeys
 from common.settings import IdentitySettings, Settings
 from common.store.client import Client
@@ -25,6 +26,12 @@ def jwks_findings(settings: Settings) -> Iterator[Finding]:
         yield Finding(False, f"identity.jwt.jwks: {error}")
         return
     yield Finding(True, f"identity.jwt.jwks: {len(found.keys)} keys")
+
+
+def subject_findings(settings: Settings) -> Iterator[Finding]:
+    """Entries of ``token_exchange`` by which subjects of several tenants could become one."""
+    for text in joined_subjects(settings):
+        yield Finding(False, text)
 
 
 def key_findings(identity: IdentitySettings, client: Client, keys: Keys) -> Iterator[Finding]:

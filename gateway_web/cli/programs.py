@@ -41,6 +41,11 @@ def worker_command(name: str | None = None, extra: Sequence[str] = ()) -> list[s
     ]  # fmt: skip
 
 
+def worker_check_command() -> list[str]:
+    """Says whether workers could take over the settings as they are: their parts are not ours to make."""
+    return [sys.executable, "-m", "gateway_worker.check"]
+
+
 def flower_command() -> list[str]:
     """Flower, as far as it shows and changes nothing."""
     return [sys.executable, "-m", "gateway_worker.monitor"]

@@ -29,7 +29,7 @@ from common.store.keys import Keys
 from gateway_web.cli.first_answers import FirstAnswers
 from gateway_web.cli.output import Exit, err, for_terminal, stop
 from gateway_web.cli.programs import environment, flower_command, web_command, worker_command
-from gateway_web.cli.up_reload import UpReload, reader
+from gateway_web.cli.up_reload import UpReload, reader, workers_check
 from gateway_web.cli.up_token import OwnToken, own_token
 from gateway_web.identity import identity_problems
 from gateway_web.listener_tls import own_context
@@ -155,7 +155,14 @@ def _serve(plan: Plan, *, verbose: bool) -> None:
         echo: Callable[[str, str], None] | None = _echo if verbose else None
         children = _children(plan, client, keys)
         names = [child.name for child in children if child is not plan.redis.child]
-        reload = UpReload(plan.settings, plan.read, names, Journal(client, keys))
+        reload = UpReload(
+            plan.settings,
+            plan.read,
+            names,
+            Journal(client, keys),
+            own_token=plan.token is not None,
+            check=lambda: workers_check(plan.config),
+        )
         supervisor = Supervisor(
             children,
             guard,

@@ -1,36 +1,60 @@
-"""What ``canalgate up`` does at a SIGHUP: look at the file, and have its children read it."""
+"""What ``canalgate up`` does at a SIGHUP: look at the file, and tell its children to read it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.audit.journal import Journal
-from common.control.reload import FILE, checked, told
+from common.control.reload import FILE, changes_checked, checked, told
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import ConfigurationError, GatewayError
 from common.settings import Settings, load
-from common.settings.changes import changes_between
+from common.settings.changes import PROVIDER_SECTIONS, SettingsChanges
 from gateway_web.cli.output import err
+from gateway_web.cli.programs import environment, worker_check_command
 from gateway_web.identity import identity_problems
 
 PROCESS = "supervisor"
 
 
+CHECK_WITHIN = 20.0
+"""Seconds that a look at what only workers can make may take."""
+
+
 class UpReload:
-    """A file that could not be taken over is told to nobody: not one of the children changes anything then."""
+    """A file that a child would refuse is told to none of them: not one changes anything then.
+
+    It looks at what they look at: the file, its tools, evaluators and resolvers, and whether the workers could make its
+    credential providers. What the children make of it after that they tell themselves.
+    """
 
     def __init__(
-        self, settings: Settings, read: Callable[[], Settings], children: Sequence[str], journal: Journal
+        self,
+        settings: Settings,
+        read: Callable[[], Settings],
+        children: Sequence[str],
+        journal: Journal,
+        *,
+        own_token: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """``settings`` are those of the start, ``children`` the names of those that read settings."""
+        """``settings`` are those of the start, ``children`` the names of those that read settings.
+
+        With ``own_token`` they have a token in their environment, which goes before what the file says of ``admin``.
+        ``check`` looks whether the providers of credentials can be made, and raises :class:`ConfigurationError`.
+        """
         self._settings = settings
         self._read = read
         self._children = children
         self._journal = journal
+        self._own_token = own_token
+        self._check = check
         self._had_terminal = _has_terminal()
 
     def __call__(self, send: Callable[[Sequence[str], signal.Signals], list[str]]) -> bool:
@@ -38,7 +62,7 @@ class UpReload:
         if self._had_terminal and not _has_terminal():
             return False
         try:
-            changes = changes_between(self._settings, checked(self._read, identity_problems))
+            changes = self._changes()
         except ConfigurationError as error:
             err.print(f"settings not reloaded: {error.message}", markup=False)
             event = AuditEvent(
@@ -49,8 +73,44 @@ class UpReload:
             return True
         self._settings = changes.settings
         names = send(self._children, signal.SIGHUP)
-        err.print(f"settings reloaded by {', '.join(names)}: {told(changes) or 'no change'}", markup=False)
+        what = told(changes) or "no change"
+        err.print(f"settings read; {', '.join(names)} told to take them over: {what}", markup=False)
         return True
+
+    def _changes(self) -> SettingsChanges:
+        wanted = checked(self._read, identity_problems)
+        changes = changes_checked(self._settings, wanted, identity_problems)
+        if self._own_token:
+            changes = without_admin(changes, self._settings)
+        if not changes.sections.isdisjoint(PROVIDER_SECTIONS):
+            self._check()
+        return changes
+
+
+def without_admin(changes: SettingsChanges, now: Settings) -> SettingsChanges:
+    """The changes where nobody hears what the file says of ``admin`` until the next start."""
+    waits = {name for name in changes.live if name.startswith("admin.")}
+    return replace(
+        changes,
+        settings=changes.settings.model_copy(update={"admin": now.admin}),
+        live=tuple(name for name in changes.live if name not in waits),
+        restart=tuple(sorted(waits.union(changes.restart))),
+    )
+
+
+def workers_check(config: Path) -> None:
+    """Have a process of its own look, as workers would. Raises :class:`ConfigurationError`."""
+    env = {**os.environ, **environment(config)}
+    try:
+        done = subprocess.run(  # noqa: S603 - our own program
+            worker_check_command(), env=env, capture_output=True, text=True, timeout=CHECK_WITHIN, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigurationError(
+            f"the credential providers could not be made within {CHECK_WITHIN:g} s"
+        ) from None
+    if done.returncode:
+        raise ConfigurationError(done.stdout.strip() or "the credential providers could not be looked at")
 
 
 def reader(file: Path, host: str | None, port: int | None) -> Callable[[], Settings]:

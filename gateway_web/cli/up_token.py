@@ -13,7 +13,6 @@ from pathlib import Path
 import orjson
 
 from common.settings import Settings
-from common.settings.admin import AdminSettings
 from common.settings.layers import variable_of
 
 NAME = "laptop"
@@ -41,12 +40,12 @@ class OwnToken:
 def own_token(settings: Settings, host: str, directory: Path) -> Iterator[OwnToken | None]:
     """A new token in the state directory, gone with the end of the block.
 
-    None, and no admin API, where others reach the listener; None too where the settings say something of ``admin``:
-    then that holds.
+    None, and no admin API, where others reach the listener; None too where the settings say something of ``admin``, if
+    only that it is off: then that holds.
     """
     file = directory / "admin-token"
     file.unlink(missing_ok=True)  # left over from one that was killed
-    if settings.admin != AdminSettings() or not _loopback(host):
+    if settings.admin.model_fields_set or not _loopback(host):
         yield None
         return
     made = OwnToken(file=file, token=secrets.token_urlsafe(32))

@@ -6,7 +6,8 @@ Sources: Envoy, "x-forwarded-client-cert"; RFC 4514 for subject names.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ClientId, TenantId, checked_id
@@ -25,15 +26,22 @@ _ESCAPE = re.compile(r"((?:\\[0-9A-Fa-f]{2})+)|\\(.)", re.DOTALL)
 class CertificateResolver:
     """Who the certificate is of."""
 
-    def __init__(self, settings: MtlsSettings) -> None:
+    def __init__(self, settings: MtlsSettings, now: Callable[[], float] = time.time) -> None:
+        """``now`` is the time in seconds since 1970."""
         self._settings = settings
+        self._now = now
         self._header = settings.header.lower()
 
     def resolve(self, request: RequestFacts) -> Caller | None:
         """The caller in the certificate; None if none was shown, or the header is not there."""
         if self._settings.form == "listener":
             # No header counts then, also none of a trusted proxy's: whoever wants both needs two gateways.
-            return None if request.tls_subject is None else self._caller(request.tls_subject)
+            if request.tls_subject is None:
+                return None
+            if request.tls_subject_until is not None and self._now() > request.tls_subject_until:
+                # Also of a stream that was opened before, and is looked at again.
+                raise Unrecognised(Reason.EXPIRED, "the client certificate has run out")
+            return self._caller(request.tls_subject)
         value = request.headers.get(self._header)
         if value is None:
             return None
@@ -110,13 +118,21 @@ def dn_attributes(name: str) -> Iterator[tuple[str, str]]:
         value = _VALUE.match(name, attribute.end())
         if value is None:
             raise _malformed()
-        yield attribute[1], _unescaped(value[2].strip() if value[1] is None else value[1])
+        yield attribute[1], _unescaped(_trimmed(value[2]) if value[1] is None else value[1])
         at = value.end()
         if at == len(name):
             return
         if name[at] not in ",+;":
             raise _malformed()
         at += 1
+
+
+def _trimmed(text: str) -> str:
+    """Without the spaces around it; one that is escaped belongs to the value."""
+    bare = text.strip()
+    escapes = len(bare) - len(bare.rstrip("\\"))
+    rest = text.lstrip()[len(bare) :]
+    return bare + rest[:1] if escapes % 2 else bare
 
 
 def _unescaped(text: str) -> str:

@@ -80,6 +80,7 @@ class Identity:
             query=http.query_string,
             from_proxy=from_proxy,
             tls_subject=http.tls_subject,
+            tls_subject_until=http.tls_subject_until,
         )
 
     def recognise(self, request: RequestFacts) -> Caller:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import httpx
 
 from common.domain.egress import EgressRules
 from common.egress.client import guarded_client
+from common.egress.deadline import Deadline
 
 MAX_BYTES = 512 * 1024
 
@@ -37,13 +37,16 @@ def _read(path: str) -> bytes:
 
 
 def _fetched(url: str, timeout: float, egress: EgressRules) -> bytes:
-    """No redirect is followed, no proxy of the environment used; the time is for all of it, to the last byte."""
-    until = time.monotonic() + timeout
+    """No redirect is followed, no proxy of the environment used; the time is for all of it, from the handshake to the
+    last byte, however slowly they come.
+    """
     pieces: list[bytes] = []
     size = 0
+    deadline = Deadline(timeout)
     try:
         with (
-            guarded_client(egress, local=True, timeout=timeout, connections=1) as client,
+            deadline,
+            guarded_client(egress, local=True, timeout=timeout, connections=1, deadline=deadline) as client,
             client.stream(
                 "GET", url, headers={"accept": "application/json", "accept-encoding": "identity"}
             ) as answer,
@@ -54,9 +57,11 @@ def _fetched(url: str, timeout: float, egress: EgressRules) -> bytes:
                 size += len(piece)
                 if size > MAX_BYTES:
                     raise NotFetched(f"{url}: larger than {MAX_BYTES} bytes")
-                if time.monotonic() > until:
-                    raise NotFetched(f"{url}: not complete within {timeout:g} s")
                 pieces.append(piece)
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
+        if deadline.over:
+            raise NotFetched(f"{url}: not complete within {timeout:g} s") from error
         raise NotFetched(f"{url}: {type(error).__name__}") from error
+    if deadline.over:  # the end that was read may be ours
+        raise NotFetched(f"{url}: not complete within {timeout:g} s")
     return b"".join(pieces)

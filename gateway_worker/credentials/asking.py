@@ -11,7 +11,7 @@ import structlog
 
 from common.domain.credentials import CredentialRequest, Credentials
 from common.ports import CredentialsProvider
-from gateway_worker.credentials.failure import ProviderFailed
+from gateway_worker.credentials.failure import ProviderFailed, ProviderRefused
 
 log = structlog.get_logger(__name__)
 
@@ -26,11 +26,15 @@ class Wanted(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of it: ``credentials`` that ``provider`` knew; none, since nobody did; or why ``provider`` failed."""
+    """What came of it: ``credentials`` that ``provider`` knew; none, since nobody did; or why ``provider`` failed.
+
+    ``refused`` tells a failure that is an answer, about those it was asked for, from a provider that is away.
+    """
 
     credentials: Credentials | None = None
     provider: str = ""
     failure: str = ""
+    refused: bool = False
 
 
 class ProviderThread:
@@ -60,7 +64,8 @@ class ProviderThread:
         except asyncio.CancelledError:
             raise
         except ProviderFailed as error:
-            return Outcome(provider=self._name, failure=str(error))
+            refused = isinstance(error, ProviderRefused)
+            return Outcome(provider=self._name, failure=str(error), refused=refused)
         except BaseException as error:  # noqa: BLE001 - whatever a provider does, it does it to itself
             # Not its words: they may hold a secret.
             return Outcome(provider=self._name, failure=type(error).__name__)

@@ -123,7 +123,8 @@ class CredentialCache:
             return
         answer, kept = flight.task.result(), self._kept.get(wanted)
         self._on_answer(wanted, answer.outcome)
-        if answer.outcome.failure and kept is not None and time.monotonic() < kept.until:
+        outcome = answer.outcome
+        if outcome.failure and not outcome.refused and kept is not None and time.monotonic() < kept.until:
             return  # a provider that is away takes nothing from what it said before
         self._kept[wanted] = answer
         self._kept.move_to_end(wanted)

@@ -67,7 +67,7 @@ class SessionIdentity:
         whose = whose if request.subject is None else "the subject"
         raise CredentialUnavailable(
             f"tool {self._tool!r} needs credentials for {whose} that cannot be had: {found}",
-            reason="failed" if answer.outcome.failure else "missing",
+            reason=_reason(answer),
         )
 
     def _injected(self, answer: Answer) -> Injected | str:
@@ -97,23 +97,26 @@ class SessionIdentity:
         if self._answer is not None:
             self._answer = replace(self._answer, due=0.0)
 
-    async def look(self, *, newer_than: float | None = None) -> None:
-        """Ask again. Others than those in use, or their end, make the session outdated; a failure does not."""
+    async def look(self, *, newer_than: float | None = None) -> Answer | None:
+        """Ask again. Others than those in use, their end, or that they are refused now, make the session outdated; a
+        provider that is away does not.
+        """
         used = self._answer
         if used is None:
-            return
+            return None
         found = await self._cache.get(
             self.wanted, newer_than=used.asked if newer_than is None else newer_than
         )
         if found.outcome.failure:
             # What is in use stays so until it expires; the failure's own time says when to ask again.
-            if time.monotonic() >= used.expires:
+            if found.outcome.refused or time.monotonic() >= used.expires:
                 self.outdated = True
             self._answer = replace(used, due=found.due)
         elif found.fingerprint != used.fingerprint:
             self.outdated = True
         else:
             self._answer = found
+        return found
 
     async def refused(self) -> bool:
         """The backend refused the credentials: whether others are to be had now.
@@ -124,8 +127,16 @@ class SessionIdentity:
         if used is None or used.credentials is None:
             return False
         if not self.outdated:
-            await self.look(newer_than=time.monotonic() - NEW_ANSWER_AFTER)
+            found = await self.look(newer_than=time.monotonic() - NEW_ANSWER_AFTER)
+            if found is not None and found.outcome.refused:
+                return False  # outdated, and there are no others
         return self.outdated
+
+
+def _reason(answer: Answer) -> str:
+    if answer.outcome.refused:
+        return "refused"
+    return "failed" if answer.outcome.failure else "missing"
 
 
 class Identities:

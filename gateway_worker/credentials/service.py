@@ -37,6 +37,9 @@ TOLD_TWICE = 2
 """So many times as many outcomes are remembered as answers are kept: those that did not change are not told again."""
 
 
+NO_VALUES = ("failed ", "refused ")
+
+
 class HasIdentity(Protocol):
     """What the service needs of a session."""
 
@@ -178,7 +181,8 @@ class CredentialService:
         """Count an answer, and tell of it if it is another one than before."""
         found, before = outcome.credentials, self._told.pop(wanted, None)
         if outcome.failure:
-            word, known = "failed", f"failed {outcome.provider} {outcome.failure}"
+            word = "refused" if outcome.refused else "failed"
+            known = f"{word} {outcome.provider} {outcome.failure}"
         else:
             word, known = ("missing", "missing") if found is None else ("found", found.fingerprint)
         self._told[wanted] = known
@@ -187,7 +191,7 @@ class CredentialService:
         self.counts[outcome.provider, word] += 1
         if known == before:
             return
-        if word == "found" and before not in (None, "missing") and not str(before).startswith("failed "):
+        if word == "found" and before not in (None, "missing") and not str(before).startswith(NO_VALUES):
             word = "rotated"
         request = wanted.request
         say = log.info if found is not None else log.warning

@@ -10,10 +10,10 @@ from urllib.parse import quote_plus, urlencode
 from common.domain.credentials import Credentials
 from common.domain.egress import EgressRules
 from common.settings.token_endpoint import TokenEndpointKeys
-from gateway_worker.credentials.failure import ProviderFailed
+from gateway_worker.credentials.failure import ProviderFailed, ProviderRefused
 from gateway_worker.credentials.given import GivenSecret
-from gateway_worker.credentials.guarded_http import Answer, GuardedHttp, Question, trust_of
-from gateway_worker.credentials.signing import Signer
+from gateway_worker.credentials.guarded_http import Answer, GuardedHttp, Question, may_pass, trust_of
+from gateway_worker.credentials.signing import CLIENT, Signer
 
 Form = list[tuple[str, str]]
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -24,6 +24,8 @@ _KNOWN_ERRORS = frozenset(
     )
 )
 """Codes of RFC 6749 and RFC 8707. Others are not repeated: nobody knows what a server puts there."""
+_OWN_TROUBLE = frozenset(("", "server_error", "temporarily_unavailable"))
+"""What says nothing of those who were asked for; no code that is known is not the server's word on them."""
 
 
 class TokenEndpoint:
@@ -55,12 +57,12 @@ class TokenEndpoint:
         ``grant`` is asked for each attempt, since what is signed in it may be good only once. ``leeway`` in seconds is
         taken off the token's life; ``kinds`` are the types of token that are understood, in lower case, ``issued`` the
         ``issued_token_type`` that there must be (RFC 8693). Raises :class:`ProviderFailed`: nothing is known then, and
-        the tool's ``mode`` decides.
+        the tool's ``mode`` decides; :class:`ProviderRefused` where the server says no to the grant or to the gateway.
         """
         answer = await self._http.ask(lambda: self._question(grant()))
         found = answer.document
         if answer.status != 200:
-            raise ProviderFailed(_words(answer))
+            raise (ProviderRefused if _refuses(answer) else ProviderFailed)(_words(answer))
         if found is None:
             raise ProviderFailed("the token endpoint's answer is no JSON object")
         if issued is not None and found.get("issued_token_type") not in issued:
@@ -88,7 +90,7 @@ class TokenEndpoint:
                 "sub": entry.client_id,
                 "aud": entry.assertion_audience or entry.token_url,
             }
-            signed = self._signer.sign(claims)
+            signed = self._signer.sign(claims, kind=CLIENT)
             return [
                 ("client_id", entry.client_id),
                 ("client_assertion_type", ASSERTION_TYPE),
@@ -102,10 +104,17 @@ class TokenEndpoint:
         return [], {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
-def _words(answer: Answer) -> str:
+def _code(answer: Answer) -> str:
     code = (answer.document or {}).get("error")
-    known = f" {code}" if isinstance(code, str) and code in _KNOWN_ERRORS else ""
-    return f"the token endpoint answered with status {answer.status}{known}"
+    return code if isinstance(code, str) and code in _KNOWN_ERRORS else ""
+
+
+def _refuses(answer: Answer) -> bool:
+    return 400 <= answer.status < 500 and not may_pass(answer) and _code(answer) not in _OWN_TROUBLE
+
+
+def _words(answer: Answer) -> str:
+    return f"the token endpoint answered with status {answer.status} {_code(answer)}".rstrip()
 
 
 def _credentials(found: Mapping[str, Any], leeway: float, kinds: Sequence[str]) -> Credentials:

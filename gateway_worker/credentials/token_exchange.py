@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
+
+from common.credentials.subjects import joined_subjects
 from common.domain.credentials import CredentialRequest, Credentials
 from common.domain.errors import ConfigurationError
 from common.settings import Settings
 from gateway_worker.credentials.given import GivenSecret
-from gateway_worker.credentials.signing import Signer
+from gateway_worker.credentials.key_purposes import check_purposes
+from gateway_worker.credentials.signing import ACTOR, SUBJECT, Signer
 from gateway_worker.credentials.token_endpoint import Form, TokenEndpoint
+
+log = structlog.get_logger(__name__)
 
 GRANT = ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
 JWT_TYPE = "urn:ietf:params:oauth:token-type:jwt"
@@ -34,6 +40,9 @@ class TokenExchangeProvider:
             )
         key = GivenSecret("token_exchange.signing_key", section.signing_key, section.signing_key_file)
         self._signer = Signer(key, section.signing_algorithm, section.signing_key_id)
+        check_purposes(settings, self._signer)
+        for text in joined_subjects(settings):
+            log.warning("subjects_of_all_tenants", reason=text)
         self._endpoints = {
             entry.request: (
                 TokenEndpoint(
@@ -60,12 +69,12 @@ class TokenExchangeProvider:
     def _grant(self, request: CredentialRequest, audience: str) -> Form:
         form = [
             GRANT,
-            ("subject_token", self._signed(audience, **_of_subject(request))),
+            ("subject_token", self._signed(SUBJECT, audience, **_of_subject(request))),
             ("subject_token_type", JWT_TYPE),
         ]
         if self._section.actor is not None:
             form += [
-                ("actor_token", self._signed(audience, sub=self._section.actor)),
+                ("actor_token", self._signed(ACTOR, audience, sub=self._section.actor)),
                 ("actor_token_type", JWT_TYPE),
             ]
         return form
@@ -78,8 +87,8 @@ class TokenExchangeProvider:
                 return found
         return None
 
-    def _signed(self, audience: str, **claims: Any) -> str:
-        return self._signer.sign({"iss": self._section.issuer, "aud": audience, **claims})
+    def _signed(self, kind: str, audience: str, **claims: Any) -> str:
+        return self._signer.sign({"iss": self._section.issuer, "aud": audience, **claims}, kind=kind)
 
 
 def _of_subject(request: CredentialRequest) -> dict[str, Any]:

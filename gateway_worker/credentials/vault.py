@@ -15,7 +15,9 @@ from common.settings import Settings
 from common.settings.vault import VaultSettings
 
 THREADS = 4
-"""Requests to the server at a time; one that hangs holds a thread until its own timeout."""
+"""Requests to the server at a time; one that hangs, or drips, holds a thread for ``credentials.timeout``."""
+MOST_BYTES = 1 << 20
+"""Largest answer that is read; a secret of a key-value engine has less."""
 RENEW_AT = 2 / 3
 """Part of a token's life after which it is renewed."""
 LEAST_LIFE = 1.0
@@ -50,7 +52,9 @@ class VaultProvider:
             ) from error
         from common.egress.session import guarded_session
 
-        session = guarded_session(settings.egress.rules, local=True)
+        session = guarded_session(
+            settings.egress.rules, local=True, within=settings.credentials.timeout, most=MOST_BYTES
+        )
         session.verify = True if vault.ca_file is None else vault.ca_file
         self._vault = vault
         self._hvac: Any = hvac

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from common import __version__
 from common.credentials.injection import NOTHING, Injected
+from common.domain.custom import CustomTransport
 from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import TransportFailure
 from common.domain.tool import HttpTransport, StdioTransport, Tool
@@ -29,6 +30,8 @@ from common.mcp.revisions import (
 )
 from common.mcp.translate import META_SERVER_INFO, legacy_params, modern_params
 from common.processes.guard import ProcessGuard
+from gateway_worker.egress.custom import CustomLink
+from gateway_worker.egress.factories import Factories
 from gateway_worker.egress.http import HttpLink
 from gateway_worker.egress.link import (
     NO_HEADERS,
@@ -158,11 +161,12 @@ def make_link(
     gate: Gate = always_open,
     rules: EgressRules = STRICT,
     given: Injected = NOTHING,
+    factories: Factories | None = None,
 ) -> Link:
     """The link for a tool's transport; nothing is started yet. ``gate`` is asked before each write to it.
 
     ``rules`` say where connections may lead. ``given`` are credentials, which win over what the definition says under
-    the same names.
+    the same names. ``factories`` are this worker's; absent: the link has one for itself.
     """
     match tool.transport:
         case StdioTransport() as transport:
@@ -177,6 +181,10 @@ def make_link(
                 gate=gate,
                 rules=rules.for_discovered if transport.discovered else rules,
                 meta=given.meta,
+            )
+        case CustomTransport() as transport:
+            return CustomLink(
+                tool.id, transport, factories or Factories(), max_bytes=max_bytes, gate=gate, given=given
             )
 
 

@@ -11,6 +11,7 @@ from functools import partial
 
 import structlog
 
+from common.control.reload import checked
 from common.domain.errors import ConfigurationError
 from common.logs import configure as configure_logs
 from common.settings import load
@@ -44,9 +45,11 @@ async def serve() -> None:
 
 
 def reload(know: Callable[[AdminSettings], None]) -> None:
-    """Take over the tokens of the settings as they are now; everything else needs a restart."""
+    """Take over the tokens of the settings as they are now, if they are whole, as every process does; everything else
+    needs a restart.
+    """
     try:
-        know(load().admin)
+        know(checked(load).admin)
     except ConfigurationError as error:
         log.error("settings_not_reloaded", error=error.message)
     else:

@@ -10,7 +10,6 @@ from celery import Celery
 from flower.app import Flower
 from flower.options import options
 from flower.urls import settings as flower_settings
-from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
 from tornado.netutil import bind_sockets
@@ -23,6 +22,7 @@ from common.store.client import StoreAddress, connect
 from common.store.key_ring import keys_of
 from gateway_worker.app import make_app
 from gateway_worker.monitor.lengths import Lengths
+from gateway_worker.monitor.listening import server_of
 from gateway_worker.monitor.pages import HEALTH, PAGES, STATIC, Refused
 from gateway_worker.monitor.state import Asked, Heard
 
@@ -58,7 +58,7 @@ class Monitor(Flower):  # type: ignore[misc]
     def listen_on(self, host: str, port: int) -> int:
         """Listen there; return the port. Raises :class:`OSError`."""
         sockets = bind_sockets(port, address=host)
-        HTTPServer(self).add_sockets(sockets)
+        server_of(self).add_sockets(sockets)
         found: int = sockets[0].getsockname()[1]
         return found
 

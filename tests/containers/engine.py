@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
+PROJECT = "canalgate-test"
 BASE = "localhost/python:3.11-slim-bookworm"
 PROGRAMS = ("buildah", "podman", "runc", "debootstrap", "iptables")
 DEBIAN = "http://deb.debian.org/debian"
@@ -43,9 +44,16 @@ class Engine:
 
     def run(self, *command: str, timeout: float = 600.0, **variables: str) -> str:
         """What a command prints. Raises :class:`AssertionError` with all its output if it fails."""
+        done = self._done(command, timeout, variables)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def _done(
+        self, command: Sequence[str], timeout: float, variables: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
         conf = self.directory / "containers.conf"
         conf.write_text(CONF)
-        done = subprocess.run(
+        return subprocess.run(
             command,
             cwd=ROOT,
             env={**os.environ, "CONTAINERS_CONF": str(conf), **variables},
@@ -54,8 +62,6 @@ class Engine:
             timeout=timeout,
             check=False,
         )
-        assert done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
 
     def base(self) -> None:
         """Make the image that stands for python:slim, which no registry gives us: Debian's own Python, and tini."""
@@ -81,10 +87,21 @@ class Engine:
     def compose(self, *arguments: str, values: Mapping[str, str]) -> str:
         """Run podman-compose on the Compose file, with these values in its environment."""
         command: Sequence[str] = (
-            *(sys.executable, "-m", "podman_compose", "--project-name", "canalgate-test"),
+            *(sys.executable, "-m", "podman_compose", "--project-name", PROJECT),
             *("--file", str(ROOT / "docker-compose.yml"), "--file", str(HERE / "compose.ci.yml")),
         )
         return self.run(*command, *arguments, **values)
+
+    def down(self, *, values: Mapping[str, str]) -> None:
+        """Remove the containers and volumes of this and every earlier run, also of one that was cut off."""
+        self.compose("down", "--volumes", values=values)
+        # podman-compose knows of one worker only; those that a test has added are found by their label.
+        label = f"label=com.docker.compose.project={PROJECT}"
+        remove = ("podman", "rm", "--force", "--depend", "--time", "0", "--filter", label)
+        self._done(
+            remove, 60.0, {}
+        )  # it removes them and fails, where no systemd runs that knows their health checks
+        assert not self.run("podman", "ps", "--all", "--quiet", "--filter", label)
 
     def execute(self, container: str, *command: str) -> str:
         """What a command prints inside a container."""

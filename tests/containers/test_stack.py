@@ -67,14 +67,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     engine.build("canalgate-test-redis:latest", "--file", str(HERE / "Redis.Dockerfile"), context=HERE)
     port = free_port()
     values = {"REDIS_PASSWORD": "of-the-tests", "CANALGATE_API_KEY": KEY, "CANALGATE_PORT": str(port)}
-    engine.compose("down", "--volumes", values=values)  # what a run that was cut off has left
+    engine.down(values=values)
     engine.compose("up", "--detach", "--no-build", values=values)
     found = Stack(engine, port, values)
     try:
         wait_until(lambda: _ready(found), timeout=60, description="the gateway to be ready", interval=0.2)
         yield found
     finally:
-        engine.compose("down", "--volumes", values=values)
+        engine.down(values=values)
 
 
 def _ready(stack: Stack) -> bool:

@@ -44,6 +44,7 @@ ROOT = Path(__file__).parents[2]
 OPENERS = {
     "common/egress/client.py": "the guard itself: httpx",
     "common/egress/session.py": "the guard itself: requests, for libraries that speak by it",
+    "common/egress/deadline.py": "a copy of a connection that the guard has opened, to end it by",
     "gateway_worker/egress/http_pool.py": "calls to backends: judged by the same rules where it dials",
     "gateway_worker/credentials/vault.py": "hvac, on a session of the guard's",
     "gateway_worker/credentials/aws.py": "boto3 says who the worker is; secrets come by the guard's client",

@@ -21,7 +21,7 @@ from common.domain.errors import ConfigurationError
 from common.settings import WebSettings, load
 from gateway_web.listener_tls import listener_context, own_context, subject_of
 from gateway_web.supervisor import http_ready, strangers_refused
-from tests.support.certificates import Authority, Certificate, client_context
+from tests.support.certificates import Authority, Certificate, client_context, server_context
 from tests.support.servers.process import free_port, running
 from tests.support.wait import wait_until
 
@@ -107,6 +107,56 @@ def test_requests_come_over_tls_also_where_gunicorn_was_not_told(start: Start) -
         assert listener.said(body=b"x" * 3_000_000)[:3] == ["https", "nobody", "3000000"]
         with pytest.raises(httpx.HTTPError):
             httpx.get(f"http://localhost:{listener.port}/say", timeout=5)
+
+
+def asked(sock: ssl.SSLSocket) -> bytes:
+    """The subject that one more request on a connection comes from; empty where the connection has ended."""
+    try:
+        sock.sendall(b"GET /say HTTP/1.1\r\nHost: h\r\n\r\n")
+        answer = b""
+        while b"|0|" not in answer:
+            if not (piece := sock.recv(65536)):
+                return b""
+            answer += piece
+    except OSError:
+        return b""
+    return answer.partition(b"https|")[2].partition(b"|")[0]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_client_certificate_that_has_run_out_is_worth_nothing(
+    start: Start, version: ssl.TLSVersion
+) -> None:
+    """Neither on a connection that was kept open, nor on one that goes on with a TLS session of before."""
+    with start(tls_client_auth="optional") as listener:
+        context = client_context(listener.ca.file, listener.ca.issue("alice", usage="client", days=4 / 86400))
+        context.maximum_version = version
+
+        def connected(session: ssl.SSLSession | None = None) -> ssl.SSLSocket:
+            plain = socket.create_connection(("127.0.0.1", listener.port), 5)
+            return context.wrap_socket(plain, server_hostname="localhost", session=session)
+
+        def refused() -> bool:
+            try:
+                with connected(kept.session) as other:
+                    return not asked(other)
+            except OSError:
+                return True
+
+        with connected() as kept:
+            assert asked(kept) == b"CN=alice"
+            wait_until(lambda: not asked(kept), timeout=15, description="the end of the connection")
+            assert refused()
+        assert "Socket error" not in listener.notes.with_name("log").read_text()
+
+
+def test_no_ticket_brings_a_client_certificate_back(start: Start) -> None:
+    """Where certificates are asked for, each connection shows its own; elsewhere tickets stay."""
+    for keys, tickets in (({"tls_client_auth": "optional"}, False), ({}, True)):
+        with start(**keys) as listener, listener.connect(listener.ca.issue("a", usage="client")) as sock:
+            assert asked(sock)
+            assert sock.session is not None
+            assert sock.session.has_ticket is tickets
 
 
 @pytest.mark.parametrize("auth", ["optional", "required"])
@@ -211,6 +261,37 @@ def test_a_new_certificate_is_served_after_a_hup(start: Start) -> None:
         )
         assert served(listener) == wanted
         assert listener.said()[3] == before
+
+
+def test_programs_of_ours_trust_the_certificate_and_not_its_authority(tmp_path: Path) -> None:
+    """Which stands behind it in the file, and signs for others too."""
+    ca = Authority(tmp_path)
+    ours, other = ca.issue("localhost"), ca.issue("localhost")
+    for first in (ours.cert, ours.both):
+        file = tmp_path / "chain.pem"
+        file.write_bytes(first.read_bytes() + ca.file.read_bytes())
+        context = own_context(WebSettings(tls_cert_file=str(file), tls_key_file=str(ours.key)))
+        assert context is not None
+        for certificate, trusted in ((ours, True), (other, False)):
+            assert trusts(context, certificate) is trusted
+
+
+def trusts(context: ssl.SSLContext, certificate: Certificate) -> bool:
+    """Whether a handshake with a server of this certificate comes to its end; it is had in memory."""
+    wires = [ssl.MemoryBIO() for _ in range(2)]
+    ends = [
+        context.wrap_bio(wires[0], wires[1]),
+        server_context(certificate).wrap_bio(wires[1], wires[0], server_side=True),
+    ]
+    for _ in range(4):
+        for end in ends:
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLCertVerificationError:
+                return False
+    return True
 
 
 def served(listener: Listener) -> int:

@@ -284,14 +284,15 @@ def test_what_fails_last_keeps_back_what_was_made_before(serve: Serve) -> None:
     assert web.gateway.tenants.quota_of("acme").max_calls is None
 
 
-def test_an_open_stream_ends_with_the_key_that_was_taken_out(serve: Serve) -> None:
-    """At once, not when it is looked at next."""
+@pytest.mark.parametrize("change", [{"key": "another"}, {"tenant": "other"}, {"client": "bob"}])
+def test_an_open_stream_ends_with_whom_it_was_opened_for(serve: Serve, change: Sections) -> None:
+    """Its key was taken out, or is another tenant's or client's; at once, not when it is looked at next."""
     web = serve(**api_key(recheck_interval=600))
     ended: list[bool] = []
     identity = web.app.config[IDENTITY]
     asked = facts({"x-api-key": "key-of-ann"})
     identity.watch(asked, identity.recognise(asked), lambda: ended.append(True))
-    changed = api_key(recheck_interval=600, api_keys=[{**KEY, "key": "another"}])
+    changed = api_key(recheck_interval=600, api_keys=[{**KEY, **change}])
     web.gateway.take_over(changes_between(web.gateway.settings, wanted(web, changed)))
     end = time.monotonic() + 10
     while not ended and time.monotonic() < end:
@@ -357,6 +358,19 @@ def test_settings_with_a_broken_tool_are_refused(serve: Serve, told: list[AuditE
     ]
     reload_of(web.gateway, lambda: wanted(web, api_key()), told)()
     assert "acme" in told[1].detail
+
+
+def test_what_would_hold_beside_the_old_rest_is_looked_at(serve: Serve, told: list[AuditEvent]) -> None:
+    """A file may be good, and the part of it that is live of no use with what waits for a restart."""
+    listed = {"tenants": {"listed": ["acme"]}}
+    web = serve(**api_key(), **listed)
+    of_another = {"identity": {"resolver": "jwt", **jwt(tenant="other", tenant_claim=None)["identity"]}}
+    after = wanted(web, {**of_another, "tenants": {"listed": ["other"]}})
+    Reload(web.gateway, lambda: after, process="p", record=told.append, looks=(identity_problems,))()
+    assert [event.kind for event in told] == [EventKind.SETTINGS_REFUSED]
+    assert "acme" in told[0].detail
+    assert caller({"x-api-key": "key-of-ann"})(web) == caller({"x-api-key": "key-of-ann"})(web)
+    assert web.gateway.tenants.quota_of("acme") is not None
 
 
 def test_a_journal_that_is_away_keeps_nothing_from_being_taken_over(serve: Serve) -> None:

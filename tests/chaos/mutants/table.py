@@ -135,7 +135,7 @@ MUTANTS: tuple[Mutant, ...] = (
         edits=(
             Edit(
                 "common/settings/changes.py",
-                'if section == "identity" and _held_back(before, after):',
+                'if section == "identity" and _held_back(now, wanted):',
                 'if section == "identity" and False:',
             ),
         ),
@@ -823,6 +823,40 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        name="credentials-refusal-as-outage",
+        breaks="a token that is refused now ends what was issued before",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/identity.py",
+                "if found.outcome.refused or time.monotonic() >= used.expires:",
+                "if time.monotonic() >= used.expires:",
+            ),
+        ),
+        tests=(f"{CREDENTIALS}/test_token_exchange.py::test_a_refusal_is_no_outage",),
+    ),
+    Mutant(
+        name="credentials-cache-without-tenant",
+        breaks="what is kept of one tenant's credentials is handed out to no other",
+        edits=(
+            Edit(
+                "gateway_worker/credentials/cache.py",
+                "kept = self._kept.get(wanted)\n            if",
+                "kept = next((a for w, a in self._kept.items() if w.request.tool == wanted.request.tool), None)\n"
+                "            if",
+            ),
+        ),
+        tests=(
+            f"{CREDENTIALS}/test_cache.py::test_what_is_kept_is_one_tenant_s",
+            f"{CREDENTIALS}/test_sessions.py::test_the_scope_says_whose_they_are",
+        ),
+    ),
+    Mutant(
+        name="credentials-vault-drips",
+        breaks="an answer of a server of secrets has one time for all of it",
+        edits=(Edit("common/egress/deadline.py", "self._watched.append(copy)", "return"),),
+        tests=(f"{CREDENTIALS}/test_vault.py::test_an_answer_has_one_time_for_all_of_it",),
+    ),
+    Mutant(
         name="credentials-statement-sent-twice",
         breaks="each attempt at a token endpoint shows a statement of its own",
         edits=(
@@ -881,6 +915,66 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=("tests/common/discovery/test_running.py::test_what_others_named_is_theirs",),
+    ),
+    Mutant(
+        name="factories-of-anybody",
+        breaks="code is loaded by the operator's word alone, also at run time",
+        edits=(
+            Edit(
+                "common/domain/egress.py",
+                "if transport.factory not in self.allowed_factories:",
+                "if not self.allowed_factories:",
+            ),
+        ),
+        tests=("tests/common/domain/test_custom.py::test_it_is_not_registered_at_run_time",),
+    ),
+    Mutant(
+        name="executors-late-writes",
+        breaks="an executor sends nothing once the worker is not sure that the session is its own",
+        edits=(
+            Edit(
+                "gateway_worker/egress/custom.py",
+                "        # Once more: its loop may have been busy meanwhile.\n        if not self.gate():",
+                "        if False:",
+            ),
+        ),
+        tests=(f"{EGRESS}/test_custom.py::test_a_shut_gate_keeps_everything_back",),
+    ),
+    Mutant(
+        name="executors-stuck-for-ever",
+        breaks="threads of one tool that block are bounded in number",
+        edits=(
+            Edit(
+                "gateway_worker/egress/factories.py",
+                "if sum(thread.tool == tool for thread in self._stuck) >= MOST_STUCK:",
+                "if False:",
+            ),
+        ),
+        tests=(f"{EGRESS}/test_custom.py::test_one_that_blocks_holds_up_itself_alone",),
+    ),
+    Mutant(
+        name="executors-words",
+        breaks="what an executor raises is told by its type alone: its words may hold a secret",
+        edits=(
+            Edit(
+                "gateway_worker/egress/factories.py",
+                "failed ({type(error).__name__[:100]})",
+                "failed ({error!r})",
+            ),
+        ),
+        tests=(f"{EGRESS}/test_custom.py::test_what_it_raises_closes_its_session[raise]",),
+    ),
+    Mutant(
+        name="executors-cancel-the-call",
+        breaks="a cancellation that an executor makes up is its failure, and not the caller's",
+        edits=(
+            Edit(
+                "gateway_worker/egress/factories.py",
+                "fault = error if self._unwanted else ExecutorBroke(error)",
+                "fault = error",
+            ),
+        ),
+        tests=(f"{EGRESS}/test_custom.py::test_what_it_raises_closes_its_session[cancel]",),
     ),
     Mutant(
         name="trusted-sources",
@@ -988,6 +1082,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "tests/common/policy/test_evaluation.py::test_a_fault_denies",
             "tests/common/policy/test_opa.py::test_whatever_goes_wrong_denies_in_time",
         ),
+    ),
+    Mutant(
+        name="opa-cache-without-tenant",
+        breaks="an evaluator's answer that is kept is that of one tenant",
+        edits=(Edit("common/policy/opa.py", '"request_id": ""}', '"request_id": "", "tenant": ""}'),),
+        tests=("tests/common/policy/test_opa.py::test_an_answer_holds_for_the_same_question_only",),
     ),
     Mutant(
         name="greedy-tenant",
@@ -1284,6 +1384,18 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=(f"{IDENTITY}/test_sessions.py::test_a_websocket_is_told_why",),
     ),
     Mutant(
+        name="watch-under-another-tenant",
+        breaks="a stream does not go on under credentials that are another tenant's by now",
+        edits=(
+            Edit(
+                "gateway_web/identity/watches.py",
+                "good = self._recognise(watch.facts).principal == watch.principal",
+                "good = bool(self._recognise(watch.facts))",
+            ),
+        ),
+        tests=("tests/web/test_reload.py::test_an_open_stream_ends_with_whom_it_was_opened_for",),
+    ),
+    Mutant(
         name="sessions-of-clients",
         breaks="a session is bound to the subject as well",
         edits=(
@@ -1414,6 +1526,32 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=("tests/web/test_listener_tls.py::test_a_client_that_reads_nothing_is_cut_off",),
+    ),
+    Mutant(
+        name="certificate-without-end",
+        breaks="a client certificate is worth nothing after its last second",
+        edits=(
+            Edit(
+                "gateway_web/tls_client_socket.py",
+                "if self.subject_until is not None and time.time() > self.subject_until:",
+                "if False:",
+            ),
+        ),
+        tests=(
+            "tests/web/test_listener_tls.py::test_a_client_certificate_that_has_run_out_is_worth_nothing",
+        ),
+    ),
+    Mutant(
+        name="identity-without-its-proxies",
+        breaks="whom to believe is taken over with who may say so",
+        edits=(
+            Edit(
+                "common/settings/changes.py",
+                "any(getattr(now.web, key) != getattr(wanted.web, key) for key in _BESIDE_IDENTITY)",
+                "False",
+            ),
+        ),
+        tests=("tests/common/settings/test_changes.py::test_identity_waits_with_whose_word_counts",),
     ),
     Mutant(
         name="figures-shown-twice",

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from common.settings import Settings, load
+from common.domain.errors import ConfigurationError
+from common.settings import Settings, changes, load
 from common.settings.changes import Applies, applies, changes_between
 from common.settings.model import SECTIONS
 
@@ -85,6 +86,43 @@ def test_identity_is_taken_over_as_a_whole_or_not_at_all(before: Any, after: Any
     assert found.settings.identity == now.identity
     assert found.live == ()
     assert found.restart
+
+
+HOST = {"host": "10.0.0.1", "trusted_proxies": ["10.0.0.2"]}
+OF_CLIENTS = {"tls_cert_file": "/c", "tls_client_auth": "optional", "tls_client_ca_file": "/ca"}
+HEADERS = {"resolver": "header"}
+LISTENER = {"resolver": "mtls", "mtls": {"form": "listener", "tenant": "t"}}
+XFCC = {"resolver": "mtls", "mtls": {"form": "xfcc", "tenant": "t"}}
+
+
+@pytest.mark.parametrize(
+    ("web", "other", "before", "after"),
+    [
+        (HOST, {**HOST, "trusted_proxies": ["10.0.0.3"]}, HEADERS, {**HEADERS, "subject_header": "X-Sub"}),
+        (HOST, {**HOST, "host": "127.0.0.1"}, HEADERS, {**HEADERS, "subject_header": "X-Sub"}),
+        ({"host": "10.0.0.1"}, HOST, LISTENER, XFCC),
+        ({}, OF_CLIENTS, XFCC, LISTENER),
+        (OF_CLIENTS, {**OF_CLIENTS, "tls_client_auth": "required"}, LISTENER, XFCC),
+        (OF_CLIENTS, {**OF_CLIENTS, "tls_client_ca_file": "/b"}, LISTENER, XFCC),
+    ],
+)
+def test_identity_waits_with_whose_word_counts(web: Any, other: Any, before: Any, after: Any) -> None:
+    """New rules about headers under the old proxies would believe whom nobody meant."""
+    now = made(web=web, identity=before)
+    found = changes_between(now, made(web=other, identity=after))
+    assert found.settings == now
+    assert found.live == ()
+    assert [name for name in found.restart if name.startswith("identity.")]
+    # Where that stays as it is, they are live.
+    assert changes_between(made(web=other, identity=before), made(web=other, identity=after)).live
+
+
+def test_what_would_hold_is_held_against_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is taken over and held back: a mixture that no file could be is refused."""
+    monkeypatch.setattr(changes, "_BESIDE_IDENTITY", ())
+    now = made(web={"host": "10.0.0.1"}, identity=LISTENER)
+    with pytest.raises(ConfigurationError, match="restart"):
+        changes_between(now, made(web=HOST, identity=XFCC))
 
 
 def test_tools_are_told_apart_by_what_they_are(tmp_path: Path) -> None:

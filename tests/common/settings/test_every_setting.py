@@ -231,6 +231,7 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
         ],
     ),
     "egress.denied_hosts": (["a"], "a", ("a",), [5, ["*"], ["a/b"]]),
+    "egress.allowed_factories": (["own", "m:C"], "own, m:C", ("own", "m:C"), [5, ["m:"], ["A b"]]),
     "egress.allowed_commands": (
         ["uvx mcp-server-time", "echo"],
         '["uvx mcp-server-time", "echo"]',

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from common.settings import load
 from common.settings.audit_sinks import SINK_OPTIONS
-from common.settings.entry import HttpEntry, StdioEntry
+from common.settings.entry import KINDS
 from common.settings.full import render
 from common.settings.model import SECTIONS
 from common.settings.samples import BY_KEY, SAMPLES, sample_of
@@ -32,7 +32,7 @@ def models() -> list[type[Section]]:
         for part in get_args(kind):
             look(part)
 
-    for model in (*SECTIONS.values(), StdioEntry, HttpEntry, *SINK_OPTIONS.values()):
+    for model in (*SECTIONS.values(), *KINDS.values(), *SINK_OPTIONS.values()):
         look(model)
     return found
 

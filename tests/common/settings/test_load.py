@@ -137,7 +137,7 @@ def test_tools_are_told_with_what_else_is_wrong(file: Path) -> None:
     for line in (
         f"  - {file}:2: unknown key 'comand' in tools.a; did you mean 'command'?",
         f"  - {file}:2: tools.a.request_timeout must be above 0",
-        f"  - {file}:3: tools.b must be a mapping with command or url",
+        f"  - {file}:3: tools.b must be a mapping with command, url or factory",
         f"  - {file}:5: unknown key 'prot' in web; did you mean 'port'?",
     ):
         assert line in lines

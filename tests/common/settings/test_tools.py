@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def test_a_contradiction_is_found_at_the_line_of_its_key(tmp_path: Path) -> None
         ({"url": "http://h", "header": {}}, "did you mean 'headers'?"),
         ({"command": "x", "timeout": 5}, "did you mean 'idle_timeout'?"),
         ({"command": "x", "qqq": 5}, "known keys: requests_per_minute, burst, description"),
-        ({}, "tools.echo has neither command nor url: give command for a child process, or url"),
+        ({}, "tools.echo has neither command nor url nor factory: give command for a child process, url"),
         ({"command": "x", "url": "http://h"}, "tools.echo has both command and url"),
         ({"url": "http://h/sse", "type": "sse"}, "type sse in tools.echo is not supported"),
         ({"url": "http://h", "type": "ws"}, "unknown type in tools.echo: supported are stdio"),
@@ -223,8 +224,19 @@ def test_a_contradiction_is_found_at_the_line_of_its_key(tmp_path: Path) -> None
         ({"command": "x", "type": "http"}, "type http in tools.echo does not go with command"),
         ({"url": "http://h", "env": {}}, "env in tools.echo goes with command, not with url"),
         ({"command": "x", "headers": {}}, "headers in tools.echo goes with url, not with command"),
-        (None, "tools.echo must be a mapping with command or url"),
-        ("npx x", "tools.echo must be a mapping with command or url"),
+        ({"factory": "m:C", "env": {}}, "env in tools.echo goes with command, not with factory"),
+        ({"url": "http://h", "options": {}}, "options in tools.echo goes with factory, not with url"),
+        ({"factory": "m:C", "url": "http://h"}, "has both url and factory"),
+        ({"factory": "m:C", "type": "http"}, "type http in tools.echo does not go with factory"),
+        ({"factory": "m.C()"}, "tools.echo.factory must be a name, or a class as package.module:Class"),
+        ({"factory": "m:C", "options": [1]}, "tools.echo.options must be a mapping"),
+        (
+            {"factory": "m:C", "options": {"x": date(2026, 1, 1)}},
+            "tools.echo.options must hold what JSON can",
+        ),
+        ({"factory": "m:C", "options": {"x": float("nan")}}, "tools.echo.options must hold what JSON can"),
+        (None, "tools.echo must be a mapping with command, url or factory"),
+        ("npx x", "tools.echo must be a mapping with command, url or factory"),
         ({"command": ""}, "tools.echo.command must name a program"),
         ({"command": ["npx"]}, "tools.echo.command must be text"),
         ({"command": "x", "args": "a b"}, "tools.echo.args must be a list"),

@@ -134,9 +134,9 @@ class AuthorizationServer:
         if form["grant_type"] == EXCHANGE:
             if form.get("subject_token_type") != JWT_TYPE:
                 raise _Refused("invalid_request")
-            issued.subject = self._statement(form["subject_token"])
+            issued.subject = self._statement(form["subject_token"], "canalgate-subject+jwt")
             if "actor_token" in form:
-                issued.actor = self._statement(form["actor_token"])
+                issued.actor = self._statement(form["actor_token"], "canalgate-actor+jwt")
         elif form["grant_type"] != "client_credentials":
             raise _Refused("unsupported_grant_type")
         token = f"canary-secret-issued-{uuid.uuid4().hex}"
@@ -147,9 +147,11 @@ class AuthorizationServer:
         life = {} if self.expires_in is None else {"expires_in": self.expires_in}
         return {"access_token": token, "token_type": self.token_type, "scope": scopes, **life, **more}
 
-    def _statement(self, token: str) -> dict[str, Any]:
+    def _statement(self, token: str, kind: str) -> dict[str, Any]:
         """The claims of what an issuer says of a subject or an actor."""
         try:
+            if jwt.get_unverified_header(token)["typ"] != kind:
+                raise _Refused("invalid_grant")
             issuer = jwt.decode(token, options={"verify_signature": False})["iss"]
             algorithm = jwt.get_unverified_header(token)["alg"]
             claims: dict[str, Any] = jwt.decode(
@@ -188,7 +190,10 @@ class AuthorizationServer:
         if "private_key_jwt" not in self.methods or form.get("client_assertion_type") != ASSERTION:
             raise _Refused("invalid_client", 401)
         try:
-            algorithm = jwt.get_unverified_header(token)["alg"]
+            head = jwt.get_unverified_header(token)
+            algorithm = head["alg"]
+            if head["typ"] != "JWT":
+                raise _Refused("invalid_client", 401)
             claims = jwt.decode(
                 token,
                 self.keys[name],

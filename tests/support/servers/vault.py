@@ -10,6 +10,7 @@ import re
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,8 @@ class VaultServer:
     renewable: bool = True
     silent: bool = False
     """Whether it leaves requests unanswered, until :attr:`going_on` is set."""
+    drips: str = ""
+    """What of its answers comes byte by byte and without an end, until :attr:`going_on` is set: head or body."""
     going_on: threading.Event = field(default_factory=threading.Event)
     tokens: dict[str, Token] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -77,7 +80,9 @@ class VaultServer:
         self.asked.append(f"{request.method} {path}")
         if self.silent:
             self.going_on.wait(30)
-        if self.sealed:
+        if self.drips:
+            self._drip(connection)
+        elif self.sealed:
             _answer(connection, 503, {"errors": ["Vault is sealed"]})
         elif request.headers.get("x-vault-namespace") != self.namespace:
             _answer(connection, 404, {"errors": ["namespace not found"]})
@@ -94,6 +99,16 @@ class VaultServer:
             self._read(connection, found[1])
         else:
             _answer(connection, 404, {"errors": ["no handler for route"]})
+
+    def _drip(self, connection: Connection) -> None:
+        head = b"HTTP/1.1 200 OK\r\n" + (
+            b"X: " if self.drips == "head" else b"Content-Length: 100000\r\n\r\n"
+        )
+        with suppress(OSError):
+            connection.sock.sendall(head)
+            while not self.going_on.wait(0.05):
+                connection.sock.sendall(b"a")
+        connection.abort()
 
     def _token(self, request: Request) -> Token | None:
         token = self.tokens.get(request.headers.get("x-vault-token", ""))

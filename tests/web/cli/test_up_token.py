@@ -45,3 +45,12 @@ def test_what_the_settings_say_of_it_holds(tmp_path: Path) -> None:
     given = load(None, {"CANALGATE_ADMIN__TOKENS": tokens})
     with own_token(given, "127.0.0.1", tmp_path) as made:
         assert made is None
+
+
+@pytest.mark.parametrize("text", ["admin: {enabled: false}", "admin: {tokens: []}"])
+def test_an_admin_api_that_is_switched_off_stays_off(tmp_path: Path, text: str) -> None:
+    """What the operator wrote is not the default, though it reads the same."""
+    file = tmp_path / "canalgate.yaml"
+    file.write_text(text)
+    with own_token(load(file, {}), "127.0.0.1", tmp_path) as made:
+        assert made is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -70,6 +72,15 @@ def test_the_certificate_that_our_own_listener_was_shown(proxy: bool) -> None:
         assert named(identity_of(part), without) == Unauthenticated
 
 
+def test_a_certificate_at_the_listener_is_good_until_its_last_second() -> None:
+    """A stream that it opened is looked at again, and ends."""
+    part = section(form="listener")
+    until = time.time()
+    with_end = partial(facts, {}, tls_subject="CN=bot")
+    assert named(identity_of(part), with_end(tls_subject_until=until + 600)) == ("acme", "bot")
+    assert named(identity_of(part), with_end(tls_subject_until=until - 1)) == Unauthenticated
+
+
 @pytest.mark.parametrize("form", ["xfcc", "dn"])
 def test_a_certificate_at_the_listener_is_no_proxy_s_word(form: str) -> None:
     """With the other forms it says who the proxy is, not who calls."""
@@ -83,6 +94,10 @@ def test_a_certificate_at_the_listener_is_no_proxy_s_word(form: str) -> None:
         ("CN=bot,O=Acme", ("Acme", "bot")),
         ("O=Acme , CN = bot", ("Acme", "bot")),
         ("CN=bot+O=Acme", ("Acme", "bot")),
+        ("CN=bot\\ ,O=Acme", ("Acme", "bot ")),
+        ("CN=bot\\  ,O=Acme", ("Acme", "bot ")),
+        ("CN=\\ bot\\20,O=Acme", ("Acme", " bot ")),
+        ("CN=bot\\\\ ,O=Acme", ("Acme", "bot\\")),
         ("cn=bot,o=Acme\\, Inc.", ("Acme, Inc.", "bot")),
         ("CN=b\\C3\\BCro,O=A", ("A", "büro")),
         ('CN="a,b",O=A', ("A", "a,b")),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,40 @@ def test_those_who_come_at_the_same_time_share_one_fetch(issuer: Issuer) -> None
     for thread in threads:
         thread.join(10)
     assert (len(found), issuer.asked) == (5, 1)
+
+
+@pytest.mark.parametrize("first", [b"\x16\x03\x03\x40\x00", b"HTTP/1.1 200 OK\r\nX-Long: "])
+def test_a_deadline_is_for_whatever_comes_byte_by_byte(first: bytes) -> None:
+    """Also a handshake, and headers: each byte is in time, and there is no end."""
+    with raw_server(first) as port:
+        scheme = "https" if first.startswith(b"\x16") else "http"
+        begun = time.monotonic()
+        with pytest.raises(NotFetched, match=r"not complete within 0\.5 s"):
+            read_document(f"{scheme}://127.0.0.1:{port}/jwks.json", 0.5, STRICT)
+        assert time.monotonic() - begun < 3
+
+
+@contextmanager
+def raw_server(first: bytes) -> Iterator[int]:
+    """It sends this, and then a byte every 50 ms until its client leaves."""
+    over = threading.Event()
+
+    def serve() -> None:
+        with suppress(OSError):
+            sock, _ = listener.accept()
+            with sock:
+                sock.sendall(first)
+                while not over.wait(0.05):
+                    sock.sendall(b"a")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            over.set()
+            thread.join(10)
 
 
 @pytest.mark.parametrize("behave", ["hangs", "drips"])

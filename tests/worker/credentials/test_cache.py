@@ -51,6 +51,26 @@ class Desk:
         return None if found is None else found.values["k"].reveal()
 
 
+def test_what_is_kept_is_one_tenant_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one tool, and who would be asked in which order; others ask for themselves."""
+
+    async def scenario() -> None:
+        desk = Desk(monkeypatch)
+        others = [
+            want(),
+            want(tenant="b"),
+            want(tenant=None),
+            want(tool="u"),
+            want()._replace(providers=("q",)),
+        ]
+        for number, wanted in enumerate(others):
+            desk.outcome = desk.found(str(number))
+            assert await desk.value(wanted) == str(number)
+        assert [await desk.value(wanted) for wanted in others] == ["0", "1", "2", "3", "4"]
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(
     ("times", "kept"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,15 +14,22 @@ from urllib.parse import parse_qsl
 import jwt
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from common.domain.credentials import CredentialRequest, Credentials
 from common.domain.errors import ConfigurationError, CredentialUnavailable
+from common.domain.ids import ToolId
 from common.processes import ProcessGuard
 from common.settings import Settings
+from common.settings.credentials import CredentialsSettings
 from common.store.client import StoreAddress
 from common.store.keys import Keys
+from gateway_web.cli.doctor_identity import subject_findings
 from gateway_worker.credentials import guarded_http
+from gateway_worker.credentials.asking import Providers, Wanted
+from gateway_worker.credentials.cache import CredentialCache
 from gateway_worker.credentials.failure import ProviderFailed
+from gateway_worker.credentials.identity import SessionIdentity
 from gateway_worker.credentials.providers import load_providers
 from gateway_worker.credentials.token_exchange import TokenExchangeProvider
 from tests.support.aio import on_loop, run
@@ -29,7 +37,7 @@ from tests.support.backends import echo_backend, entry_of, http_tool, invocation
 from tests.support.servers.authorization import AuthorizationServer, running_authorization
 from tests.support.servers.issuer import private_key
 from tests.worker.credentials.contract import asked, values_of
-from tests.worker.credentials.desk import Steered, by_caller, credential_desk, with_credentials
+from tests.worker.credentials.desk import Steered, by_caller, credential_desk, rules, with_credentials
 from tests.worker.credentials.documented import documented
 from tests.worker.credentials.issuing import entry, pem, token_of
 
@@ -149,6 +157,97 @@ def test_what_the_server_does_not_believe_is_a_failure(server: AuthorizationServ
         resolved(made(exchange(server)), subject("canary-ann"))
     assert "canary" not in str(caught.value)
     assert server.last("subject_token")[0] not in str(caught.value)
+
+
+def test_no_statement_passes_for_another(server: AuthorizationServer) -> None:
+    """Each says what it is of; a server that looks takes none for another."""
+    server.keys["gateway"] = private_key("ES256", "k2").public_key()
+    itself = {"auth": "private_key_jwt", "client_secret": None, "private_key": pem("ES256", "k2")}
+    resolved(made(exchange(server, **itself, algorithm="ES256"), actor="canalgate"), subject("ann"))
+    kinds = [
+        jwt.get_unverified_header(server.last(name)[0])["typ"]
+        for name in ("subject_token", "actor_token", "client_assertion")
+    ]
+    assert kinds == ["canalgate-subject+jwt", "canalgate-actor+jwt", "JWT"]
+
+
+@pytest.mark.parametrize("place", ["token_exchange.exchanges", "client_credentials.clients"])
+@pytest.mark.parametrize("file", [True, False])
+def test_one_key_signs_for_one_purpose(
+    place: str, file: bool, server: AuthorizationServer, tmp_path: Path
+) -> None:
+    """What makes the gateway known could be shown as a word on a subject."""
+    (tmp_path / "key.pem").write_text(pem("ES256"))
+    key = {"private_key_file": str(tmp_path / "key.pem")} if file else {"private_key": pem("ES256")}
+    itself = {"auth": "private_key_jwt", "client_secret": None, "algorithm": "ES256", **key}
+    if place.startswith("token_exchange"):
+        settings = settings_of(exchange(server, **itself))
+    else:
+        clients = {"client_credentials": {"clients": [entry(server, **itself)]}}
+        settings = Settings.model_validate({**settings_of(exchange(server)).model_dump(), **clients})
+    with pytest.raises(ConfigurationError, match="make a key for each") as caught:
+        TokenExchangeProvider(settings)
+    assert caught.value.data["field"] == f"{place}[0].private_key{'_file' if file else ''}"
+    assert "PRIVATE KEY" not in str(caught.value)
+
+
+@pytest.mark.parametrize("away", [True, False])
+def test_a_refusal_is_no_outage(away: bool, server: AuthorizationServer, monkeypatch: Any) -> None:
+    """A server that is away takes nothing from a session; one that says no to its subject does, from that one alone."""
+    monkeypatch.setattr(guarded_http, "PAUSES", (0.0, 0.0))
+
+    @on_loop
+    async def scenario() -> None:
+        providers = Providers({"p": made(exchange(server))}, timeout=5)
+        cache = CredentialCache(providers.ask, CredentialsSettings())
+
+        def session(name: str) -> SessionIdentity:
+            wanted = Wanted(subject(name), ("p",))
+            return SessionIdentity(ToolId("github"), rules(headers=BEARER, scope="subject"), wanted, cache)
+
+        ann, bob = session("ann"), session("bob")
+        await ann.given()
+        await bob.given()
+        known = server.issuers.pop(ISSUER)
+        server.mode = "drop" if away else None
+        await ann.look(newer_than=math.inf)
+        assert ann.outdated is not away
+        server.mode = None
+        assert not bob.outdated
+        await bob.given()
+        if away:
+            await session("ann").given()
+        else:
+            with pytest.raises(CredentialUnavailable, match="failed") as caught:
+                await session("ann").given()
+            assert caught.value.data["reason"] == "refused"
+        server.issuers[ISSUER] = known
+        providers.close()
+
+    scenario()
+
+
+@pytest.mark.parametrize(
+    ("tenants", "tenant", "warned"),
+    [
+        ({"listed": ["acme", "globex"]}, None, True),
+        ({"allow_unlisted": True, "listed": ["acme"]}, None, True),
+        ({"listed": ["acme"]}, None, False),
+        ({"listed": ["acme", "globex"]}, "acme", False),
+    ],
+)
+def test_an_entry_for_all_tenants_subjects_is_warned_of(
+    tenants: dict[str, Any], tenant: str | None, warned: bool, server: AuthorizationServer
+) -> None:
+    """Equal subjects of two tenants would be one where ``sub`` alone is looked at; at the start, and by the doctor."""
+    sections = {"tenants": tenants, "identity": {"resolver": "header"}}
+    entry = exchange(server, tenant=tenant)
+    settings = Settings.model_validate({**settings_of(entry).model_dump(), **sections})
+    with capture_logs() as lines:
+        TokenExchangeProvider(settings)
+    found = [line for line in lines if line["event"] == "subjects_of_all_tenants"]
+    assert bool(found) is warned
+    assert [line["reason"] for line in found] == [each.text for each in subject_findings(settings)]
 
 
 def test_another_attempt_is_another_statement(

@@ -15,7 +15,7 @@ import pytest
 
 from common.ports import CredentialsProvider
 from common.settings import Settings
-from gateway_worker.credentials.vault import VaultProvider, path_of
+from gateway_worker.credentials.vault import MOST_BYTES, VaultProvider, path_of
 from tests.support.aio import on_loop, run
 from tests.support.backends import http_backend
 from tests.support.servers.vault import VaultServer
@@ -180,6 +180,32 @@ def test_a_silent_server_is_a_failure_in_time(vault: VaultServer) -> None:
         with pytest.raises(OSError, match="timed out"):
             run(provider.resolve(WANT))
         vault.going_on.set()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("drips", ["head", "body"])
+def test_an_answer_has_one_time_for_all_of_it(vault: VaultServer, drips: str, kept: bool) -> None:
+    """Each byte comes in time, and there is no end; on a new connection, and on one that was kept."""
+    vault.drips = "" if kept else drips
+    with serving(vault, timeout=0.4) as provider:
+        if kept:
+            run(provider.resolve(WANT))
+            vault.drips = drips
+        begun = time.monotonic()
+        with pytest.raises(OSError, match="timed out"):
+            run(provider.resolve(WANT))
+        assert time.monotonic() - begun < 3
+        vault.going_on.set()
+
+
+def test_an_answer_has_a_bounded_size(vault: VaultServer) -> None:
+    """More is not read into memory, and no connection goes on from its middle."""
+    vault.put(PATH, token="x" * (MOST_BYTES + 1))
+    with serving(vault) as provider:
+        with pytest.raises(OSError, match="too large"):
+            run(provider.resolve(WANT))
+        vault.put(PATH, token="x" * 1000)
+        assert values_of(run(provider.resolve(WANT))) == {"token": "x" * 1000}
 
 
 @pytest.mark.parametrize("value", [5, None, {"a": 1}, ["x"], True])

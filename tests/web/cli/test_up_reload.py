@@ -1,0 +1,105 @@
+"""``canalgate up`` at a SIGHUP: it tells its children of a file that each of them takes, and of no other."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+
+from common.audit.journal import Journal
+from common.domain.audit import AuditEvent, EventKind
+from common.domain.errors import ConfigurationError
+from gateway_web.cli.up_reload import UpReload, reader, workers_check
+
+STATIC = {"credentials": {"providers": ["static"]}}
+
+
+class Told:
+    """What children were told, and the journal."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.signals: list[str] = []
+        self.events: list[AuditEvent] = []
+
+    def record(self, event: AuditEvent) -> None:
+        self.events.append(event)
+
+    def send(self, children: Sequence[str], _number: signal.Signals) -> list[str]:
+        self.signals += children
+        return list(children)
+
+    def write(self, **sections: Any) -> None:
+        self.file.write_text(yaml.safe_dump(sections))
+
+    def reload(self, *, own_token: bool = False, check: Callable[[], None] | None = None) -> UpReload:
+        read = reader(self.file, None, None)
+        return UpReload(
+            read(),
+            read,
+            ("web", "worker1"),
+            cast("Journal", self),
+            own_token=own_token,
+            check=check or (lambda: workers_check(self.file)),
+        )
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Told:
+    found = Told(tmp_path / "canalgate.yaml")
+    found.write()
+    return found
+
+
+def test_providers_that_workers_could_not_make_are_told_to_nobody(
+    told: Told, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The web processes make none: they would take the file over, and the workers not."""
+    reload = told.reload()
+    told.write(credentials={"providers": ["nobody-brings-it"]}, tenants={"max_calls": 3})
+    assert reload(told.send)
+    assert told.signals == []
+    assert [event.kind for event in told.events] == [EventKind.SETTINGS_REFUSED]
+    assert "'nobody-brings-it' is unknown" in capsys.readouterr().err
+    told.write(**STATIC)
+    assert reload(told.send)
+    assert told.signals == ["web", "worker1"]
+
+
+def test_workers_are_asked_only_where_it_matters(told: Told) -> None:
+    """It takes a process; a tool or a tenant that changes does not need one."""
+
+    def check() -> None:
+        raise ConfigurationError("asked")
+
+    reload = told.reload(check=check)
+    told.write(tenants={"max_calls": 3})
+    assert reload(told.send)
+    assert told.signals == ["web", "worker1"]
+    told.write(**STATIC)
+    assert reload(told.send)
+    assert [event.detail for event in told.events] == ["asked"]
+
+
+@pytest.mark.parametrize("own_token", [True, False])
+def test_tokens_of_the_file_wait_where_up_has_made_one(
+    told: Told, own_token: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It stands in the children's environment, which goes before the file; that is said each time."""
+    reload = told.reload(own_token=own_token)
+    told.write(admin={"tokens": [{"name": "me", "token": "0123456789abcdef"}]})
+    wanted = "need a restart: admin.tokens" if own_token else "taken over: admin.tokens"
+    assert reload(told.send)
+    assert wanted in capsys.readouterr().err
+    assert reload(told.send)
+    assert (wanted in capsys.readouterr().err) is own_token
+
+
+def test_it_says_no_more_than_it_did(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    """The children were told; what they do is theirs to tell."""
+    assert told.reload()(told.send)
+    assert "web, worker1 told to take them over: no change" in capsys.readouterr().err
