@@ -10,7 +10,7 @@ import structlog
 
 from common.domain.audit import EventKind
 from common.domain.errors import StoreUnavailable
-from common.metrics.figures import Figures, Sample
+from common.metrics.figures import Figures, Sample, Source
 from common.metrics.start import pusher_of
 from common.metrics.told import EVERY, TELL, account
 from common.settings import Settings
@@ -30,9 +30,10 @@ log = structlog.get_logger(__name__)
 
 
 def telling(
-    figures: Figures, settings: Settings, redis: PipelinedConnection, keys: Keys
+    figures: Figures, looked_at: Source, settings: Settings, redis: PipelinedConnection, keys: Keys
 ) -> dict[str, Coroutine[Any, Any, None]]:
-    """What tells them as long as the worker lives, by name."""
+    """What tells them, and what is ``looked_at`` then, as long as the worker lives, by name."""
+    figures.watch(looked_at)
     found: dict[str, Coroutine[Any, Any, None]] = {}
     if settings.metrics.wanted:
         found["figures"] = tell_for_ever(figures, redis, keys)

@@ -248,8 +248,8 @@ class Worker:
     def _telling(self) -> dict[str, Coroutine[Any, Any, None]]:
         if self._figures is None:
             return {}
-        self._figures.watch(partial(samples, self.node, self.calls, self.sessions, self.credentials))
-        return telling(self._figures, self._settings, self._redis, self._keys)
+        looked_at = partial(samples, self.node, self.calls, self.sessions, self.credentials)
+        return telling(self._figures, looked_at, self._settings, self._redis, self._keys)
 
     # -- putting together -------------------------------------------------------------------------------
 
