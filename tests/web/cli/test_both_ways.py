@@ -28,6 +28,7 @@ from common.settings import Settings, load
 from common.store.client import Client
 from common.store.keys import Keys
 from common.tenants.desk import TenantDesk
+from gateway_web.cli.anywhere import LOCAL
 from gateway_web.cli.app import cli
 from gateway_web.cli.output import Exit
 from tests.common.registry.test_quarantine import Desk, T, mcp_tool
@@ -274,6 +275,49 @@ def shape(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: shape(item) for name, item in value.items()}
     return [shape(item) for item in value] if isinstance(value, list) else type(value).__name__
+
+
+TYPED_BEHIND = ("status", "tools", "tools show", "tools circuit trip", "keys issue", "audit", "config export")
+
+
+@pytest.mark.parametrize("verb", TYPED_BEHIND)
+def test_a_gateway_may_be_named_behind_the_verb(
+    verb: str,
+    canalgate: Canalgate,
+    elsewhere: Canalgate,
+    gateway: str,
+    standing: Callable[[], dict[str, str]],
+) -> None:
+    """The same options with the same meaning at both places; two gateways are one too many."""
+    row = next(row for row in ROWS if row.verb == verb)
+    before = elsewhere(*typed(row, standing()))
+    words = typed(row, standing())
+    behind = canalgate(*words, "--url", gateway, "--token-file", "token")
+    assert (behind.exit_code, steady(behind.output)) == (before.exit_code, steady(before.output))
+    both = elsewhere(*words, "--url", "http://127.0.0.1:9")
+    assert (both.exit_code, "--url is given twice" in both.stderr) == (Exit.USAGE, True)
+
+
+def test_every_verb_takes_a_gateway_behind_it() -> None:
+    """Or refuses it there, if it is of this machine alone; no verb is without the option."""
+    root: Any = typer.main.get_command(cli)
+    for verb in verbs():
+        command = root
+        for word in verb.split():
+            command = command.commands[word]
+        (option,) = (parameter for parameter in command.params if "--url" in parameter.opts)
+        assert option.hidden == (verb in LOCAL), verb
+
+
+@pytest.mark.parametrize("verb", sorted(LOCAL))
+def test_what_is_of_this_machine_refuses_a_gateway_elsewhere(verb: str, canalgate: Canalgate) -> None:
+    """Before the verb and behind it, and does nothing."""
+    assert verb in OF_THIS_MACHINE
+    argument = {"apply": ["f"], "completion": ["bash"], "import": ["f"]}.get(verb, [])
+    for words in (("--url", "http://a", *verb.split(), *argument), (*verb.split(), *argument, "--url", "b")):
+        done = canalgate(*words)
+        assert (done.exit_code, done.stdout) == (Exit.USAGE, ""), done.output
+        assert "leave --url out" in done.stderr
 
 
 def test_both_change_the_same_and_say_who(
