@@ -11,6 +11,7 @@ import httpx
 import orjson
 
 from common.domain.errors import ConfigurationError
+from common.egress.client import AsyncGuarded
 from common.settings.kubernetes import KubernetesSettings
 
 PAGE = 500
@@ -51,7 +52,7 @@ class Event(NamedTuple):
 class KubeApi:
     """On an open client, which it does not close. The token is read anew for each request: it is rotated."""
 
-    def __init__(self, client: httpx.AsyncClient, settings: KubernetesSettings) -> None:
+    def __init__(self, client: AsyncGuarded, settings: KubernetesSettings) -> None:
         self._client = client
         self._url = server_url(settings)
         self._token_file = settings.token_file

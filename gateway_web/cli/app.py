@@ -24,6 +24,7 @@ from gateway_web.cli import (
 )
 from gateway_web.cli import call as call_verb
 from gateway_web.cli import config as config_verbs
+from gateway_web.cli.anywhere import AnywhereGroup
 from gateway_web.cli.client_config import client_config
 from gateway_web.cli.cluster import queues, workers
 from gateway_web.cli.completion import completion
@@ -41,6 +42,7 @@ PortOption = Annotated[int | None, typer.Option("--port", help="Port to listen o
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 cli = typer.Typer(
+    cls=AnywhereGroup,
     help="Canalgate: a gateway between MCP clients and MCP servers.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,  # locals may hold secrets

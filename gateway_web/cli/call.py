@@ -11,18 +11,15 @@ import typer
 from common.domain.errors import ConfigurationError, GatewayError, ToolNotFound
 from common.mcp.naming import SEPARATOR
 from gateway_web.cli.client import GatewayClient, RefusedByGateway
+from gateway_web.cli.connection import chosen_timeout, chosen_url, client_token
 from gateway_web.cli.output import Exit, err, for_terminal, out, say_json
 from gateway_web.cli.where import endpoint, tool_endpoint, trust
 
 MOST_NAMES = 20
 """So many names are told to whoever gave none of them."""
 
-UrlOption = Annotated[
-    str | None, typer.Option("--url", envvar="CANALGATE_URL", help="The gateway's address.")
-]
-TokenOption = Annotated[
-    str | None, typer.Option("--token", envvar="CANALGATE_TOKEN", help="Sent as a bearer token.")
-]
+USUAL_TIMEOUT = 60.0
+"""Seconds."""
 HeaderOption = Annotated[
     list[str] | None, typer.Option("--header", "-H", help="Further header, 'Name: value'.")
 ]
@@ -34,14 +31,12 @@ def call(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Arguments; KEY:=JSON for any JSON.")
     ] = None,
-    url: UrlOption = None,
-    token: TokenOption = None,
     header: HeaderOption = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,  # noqa: FBT002
 ) -> None:
-    """Call one MCP tool of a backend through the gateway."""
-    headers = request_headers(token, header)
+    """Call one MCP tool of a backend through the gateway. A token is that of an MCP client."""
+    url, timeout = chosen_url(), chosen_timeout(USUAL_TIMEOUT)
+    headers = request_headers(client_token(), header)
     client = GatewayClient(tool_endpoint(url, tool), headers, timeout=timeout, tls=trust(url))
     try:
         params = {"name": name, "arguments": _arguments(client, name, arguments or [])}

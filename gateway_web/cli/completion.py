@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from typer.completion import get_completion_script  # type: ignore[attr-defined]  # its only maker of scripts
 
+from gateway_web.cli.anywhere import META
 from gateway_web.cli.connection import Remote, control_at
 from gateway_web.cli.control import ControlClient, items
 from gateway_web.cli.output import errors_as_exit_codes
@@ -31,7 +32,7 @@ def tool_ids(context: typer.Context, incomplete: str) -> list[str]:
 
 def _plane(context: typer.Context) -> ControlClient:
     """As the verb would have it: the options before it are read, but nothing was run."""
-    given = context.find_root().params
+    given = {**context.find_root().params, **context.meta.get(META, {})}
     file, authorities = given.get("token_file"), given.get("ca_file")
     remote = Remote(
         url=given.get("url"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import ssl
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
@@ -26,14 +26,17 @@ MAX_TOKEN = 65_536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remote:
-    """What the options before the verb say. ``named`` is whether ``--url`` itself was given, not the environment."""
+    """What the options that name a gateway say. ``typed`` are the names of those that stand in the line itself.
+
+    ``timeout`` is in seconds; None: as is usual for the verb.
+    """
 
     url: str | None = None
-    named: bool = False
     token: str | None = None
     token_file: Path | None = None
     ca_file: Path | None = None
-    timeout: float = DEFAULT_TIMEOUT
+    timeout: float | None = None
+    typed: frozenset[str] = frozenset()
 
 
 _chosen: ContextVar[Remote] = ContextVar("remote", default=Remote())  # noqa: B039 - frozen
@@ -50,7 +53,9 @@ def choose(
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option("--token-file", envvar="CANALGATE_TOKEN_FILE", help="File that holds an admin token."),
+        typer.Option(
+            "--token-file", envvar="CANALGATE_TOKEN_FILE", help="File that holds a token, as --token."
+        ),
     ] = None,
     token: Annotated[
         str | None,
@@ -58,7 +63,8 @@ def choose(
             "--token",
             envvar=["CANALGATE_ADMIN_TOKEN", "CANALGATE_TOKEN"],
             show_envvar=True,
-            help="An admin token. Others see it in the list of processes: rather use --token-file.",
+            help="A token of admin.tokens; for `call` that of an MCP client. Others see it in the list of "
+            "processes: rather use --token-file.",
         ),
     ] = None,
     ca_file: Annotated[
@@ -68,28 +74,44 @@ def choose(
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer of the gateway.")
-    ] = DEFAULT_TIMEOUT,
+        float | None,
+        typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer; 30, of `call` 60."),
+    ] = None,
 ) -> None:
     """Keep what the options before the verb say, for the verb."""
-    typed_token, typed_file = (_typed(context, name) for name in ("token", "token_file"))
-    if typed_token and typed_file:
+    given: dict[str, Any] = {
+        "url": url,
+        "token_file": token_file,
+        "token": token,
+        "ca_file": ca_file,
+        "timeout": timeout,
+    }
+    typed = [name for name in given if _typed(context, name)]
+    _chosen.set(Remote(**{name: value for name, value in given.items() if name not in typed}))
+    for name in typed:
+        also(name, given[name])
+
+
+def also(name: str, value: Any) -> None:
+    """Take one of the options as it was typed, before the verb or behind it.
+
+    Raises :class:`ConfigurationError` if it was typed before with another value, or if it does not go with another.
+    """
+    found = _chosen.get()
+    option = f"--{name.replace('_', '-')}"
+    if name in found.typed and getattr(found, name) != value:
+        raise ConfigurationError(
+            f"{option} is given twice, before the verb and behind it: leave one out", field=option
+        )
+    typed = found.typed | {name}
+    if {"token", "token_file"} <= typed:
         raise ConfigurationError(
             "--token and --token-file do not go together: give one of them", field="--token"
         )
-    if typed_token:
-        token_file = None
+    if name == "token" and name not in found.typed:
         err.print("warning: --token shows the token to everybody who can list processes; use --token-file")
-    _chosen.set(
-        Remote(
-            url=url,
-            named=_typed(context, "url"),
-            token=None if token_file else token,
-            token_file=token_file,
-            ca_file=ca_file,
-            timeout=timeout,
-        )
-    )
+    other = {"token": "token_file", "token_file": "token"}.get(name)
+    _chosen.set(replace(found, typed=typed, **{name: value}, **({other: None} if other else {})))
 
 
 def _typed(context: typer.Context, name: str) -> bool:
@@ -98,15 +120,40 @@ def _typed(context: typer.Context, name: str) -> bool:
 
 
 def chosen_url() -> str | None:
-    """The address given before the verb, or by the environment; None: this machine's gateway is meant."""
+    """The address that was given, or that of the environment; None: this machine's gateway is meant."""
     return _chosen.get().url
 
 
-def only_here() -> None:
-    """Raise :class:`ConfigurationError` if a verb that acts on this machine was given a gateway elsewhere."""
-    if _chosen.get().named:
+def chosen_timeout(usual: float) -> float:
+    """Seconds to wait for an answer."""
+    given = _chosen.get().timeout
+    return usual if given is None else given
+
+
+def chosen_ca_file() -> Path | None:
+    """The authorities that are named; None: the system's."""
+    return _chosen.get().ca_file
+
+
+def client_token() -> str | None:
+    """The credential of an MCP client: what was typed, else the variable for it, never that of an admin token."""
+    found = _chosen.get()
+    if "token_file" in found.typed and found.token_file is not None:
+        return read_token(found.token_file)
+    if "token" in found.typed and found.token is not None:
+        return _checked(found.token, "--token")
+    return os.environ.get("CANALGATE_TOKEN") or None
+
+
+def only_here(instead: str = "") -> None:
+    """Raise :class:`ConfigurationError` if a verb that acts on this machine was given a gateway elsewhere.
+
+    ``instead`` says what acts on one.
+    """
+    if "url" in _chosen.get().typed:
         raise ConfigurationError(
-            "this verb is of this machine's gateway alone: leave --url out", field="--url"
+            f"this verb is of this machine's gateway alone: leave --url out{instead and f'; {instead}'}",
+            field="--url",
         )
 
 
@@ -116,7 +163,7 @@ def control(config: Path | None = None) -> ControlClient:
     ``config`` is the verb's own ``--config``: settings of this machine, and so its Redis.
     """
     remote = _chosen.get()
-    if remote.url and config is not None and remote.named:
+    if remote.url and config is not None and "url" in remote.typed:
         raise ConfigurationError(
             "--config names settings of this machine, and --url a gateway: leave one of them out",
             field="--config",
@@ -137,7 +184,8 @@ def control_at(remote: Remote) -> ControlClient:
     secure = base.startswith("https:")
     if token is not None and not secure and not loopback(base):
         err.print("warning: the token goes over the network unencrypted; use https://")
-    return HttpControl(base, token, timeout=remote.timeout, tls=_tls(remote) if secure else True)
+    tls = trusting(remote.ca_file) if secure else True
+    return HttpControl(base, token, timeout=remote.timeout or DEFAULT_TIMEOUT, tls=tls)
 
 
 def base_url(url: str) -> str:
@@ -191,9 +239,10 @@ def _checked(token: str, where: str) -> str:
     return token
 
 
-def _tls(remote: Remote) -> ssl.SSLContext:
+def trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """Trust in these authorities, or in the system's. Raises :class:`ConfigurationError`."""
     try:
-        return client_context(TlsRules(ca_file=None if remote.ca_file is None else str(remote.ca_file)))
+        return client_context(TlsRules(ca_file=None if ca_file is None else str(ca_file)))
     except TlsFileError as error:
         raise ConfigurationError(f"--ca-file: {error}", field="--ca-file") from None
 

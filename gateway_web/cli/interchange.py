@@ -13,6 +13,7 @@ from common.interchange.document import merge_into_yaml
 from common.interchange.exporters import to_client, to_mcp_json
 from common.interchange.importers import parse
 from common.settings import load
+from gateway_web.cli.connection import chosen_url, only_here
 from gateway_web.cli.output import err, out
 from gateway_web.cli.where import endpoint
 
@@ -42,16 +43,14 @@ def import_file(
 
 def export(
     client: Annotated[str, typer.Option("--for", help="claude, cursor or vscode.")] = "claude",
-    url: Annotated[
-        str | None, typer.Option("--url", envvar="CANALGATE_URL", help="The gateway's address.")
-    ] = None,
     tools: Annotated[bool, typer.Option("--tools", help="The tools themselves, not the gateway.")] = False,  # noqa: FBT002
     config: Annotated[Path | None, typer.Option("--config", help="Settings file (for --tools).")] = None,
 ) -> None:
     """Print an entry for a client's mcp.json that points at the gateway, or the tools as such entries."""
     if not tools:
-        out.print(to_client("canalgate", endpoint(url), {}, flavour=client).rstrip(), markup=False)
+        out.print(to_client("canalgate", endpoint(chosen_url()), {}, flavour=client).rstrip(), markup=False)
         return
+    only_here()
     exported = to_mcp_json(load(config).tools, client)
     for note in exported.notes:
         err.print(f"note: {note}", markup=False)

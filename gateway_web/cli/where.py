@@ -13,8 +13,7 @@ from common.settings import Settings, load
 from common.store.client import Client, StoreAddress, address_of, connect
 from common.store.key_ring import keys_of
 from common.store.keys import Keys
-from common.tls import client_context
-from gateway_web.cli.connection import only_here
+from gateway_web.cli.connection import chosen_ca_file, only_here, trusting
 from gateway_web.listener_tls import own_context
 from gateway_web.supervisor import running_instance, state_dir_path
 from gateway_web.wsgi_address import authority
@@ -36,9 +35,15 @@ def endpoint(url: str | None) -> str:
 
 
 def trust(url: str | None) -> ssl.SSLContext | bool:
-    """Whom to trust at :func:`endpoint`: the system's authorities, or the settings' own certificate on this machine."""
-    own = None if url else own_context(load().web)
-    return client_context() if own is None and (url or "").startswith("https:") else own or True
+    """Whom to trust at :func:`endpoint`: those of ``--ca-file``, else the settings' own certificate on this machine.
+
+    Elsewhere, and without one, the system's authorities.
+    """
+    named = chosen_ca_file()
+    own = None if url or named is not None else own_context(load().web)
+    if named is not None or (url or "").startswith("https:"):
+        return trusting(named)
+    return own or True
 
 
 def tool_endpoint(url: str | None, tool: str) -> str:

@@ -169,6 +169,15 @@ def test_exactly_the_burst_passes_at_once(per_minute: int, burst: int, client: C
     assert answers[-1] == [1, -(-60_000_000 // per_minute)]
 
 
+def test_a_clock_that_was_set_back_adds_nothing(client: Client) -> None:
+    """Whoever has a request left has it still, and no more than that."""
+    time, bucket = ForcedTime(client), [PLACES[0], 60, 2]
+    assert time.run("rate_take", [], bucket) == [0, 0]
+    time.now -= 600_000
+    assert time.run("rate_take", [], bucket) == [0, 0]
+    assert time.run("rate_take", [], bucket) == [1, 1_000_000]
+
+
 def test_the_wait_that_was_told_is_exact(client: Client) -> None:
     """A request a microsecond early is refused, one on time passes."""
     pure, rate = Bucket(), Rate(7, 2)

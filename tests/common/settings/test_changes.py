@@ -100,7 +100,7 @@ XFCC = {"resolver": "mtls", "mtls": {"form": "xfcc", "tenant": "t"}}
     [
         (HOST, {**HOST, "trusted_proxies": ["10.0.0.3"]}, HEADERS, {**HEADERS, "subject_header": "X-Sub"}),
         (HOST, {**HOST, "host": "127.0.0.1"}, HEADERS, {**HEADERS, "subject_header": "X-Sub"}),
-        ({"host": "10.0.0.1"}, HOST, LISTENER, XFCC),
+        ({}, {"trusted_proxies": ["10.0.0.2"]}, LISTENER, XFCC),
         ({}, OF_CLIENTS, XFCC, LISTENER),
         (OF_CLIENTS, {**OF_CLIENTS, "tls_client_auth": "required"}, LISTENER, XFCC),
         (OF_CLIENTS, {**OF_CLIENTS, "tls_client_ca_file": "/b"}, LISTENER, XFCC),

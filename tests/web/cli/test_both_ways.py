@@ -17,10 +17,11 @@ import typer
 import yaml
 
 from common.audit.journal import Journal
+from common.calls.dead_letters import dead_letter_command
 from common.circuit.breaker import Circuits
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.content_rules import ContentRules, Pinning
-from common.domain.ids import TenantId, ToolId, encode_part, queue_of
+from common.domain.ids import NodeId, TenantId, ToolId, encode_part, queue_of
 from common.domain.tool import StdioTransport, Tool
 from common.identity.api_keys import ApiKeys
 from common.registry.registry import Registry
@@ -28,6 +29,7 @@ from common.settings import Settings, load
 from common.store.client import Client
 from common.store.keys import Keys
 from common.tenants.desk import TenantDesk
+from gateway_web.cli.anywhere import LOCAL
 from gateway_web.cli.app import cli
 from gateway_web.cli.output import Exit
 from tests.common.registry.test_quarantine import Desk, T, mcp_tool
@@ -121,6 +123,14 @@ ROWS = [
     Row("credentials flush", "--tool demo"),
     Row("credentials rotate"),
     Row("credentials rotate", "--tool nobody", Exit.NOT_FOUND),
+    Row("dead-letters list"),
+    Row("dead-letters list", "--most 1", json=True),
+    Row("dead-letters show", "{letter}"),
+    Row("dead-letters show", "{letter}", json=True),
+    Row("dead-letters show", "{letter} --message", json=True),
+    Row("dead-letters show", "1-1", Exit.NOT_FOUND),
+    Row("dead-letters show", "newest", Exit.USAGE),
+    Row("dead-letters drop", "{letter}"),
     Row("audit"),
     Row("audit", "-n 2 --tool demo", json=True),
     Row("audit", "--kind nothing", Exit.USAGE),
@@ -138,9 +148,6 @@ OF_THIS_MACHINE = {
     "client-config": "test_client_config.py",
     "completion": "test_completion.py",
     "config check": "test_verbs.py",
-    "dead-letters list": "test_dead_letters.py",
-    "dead-letters show": "test_dead_letters.py",
-    "dead-letters drop": "test_dead_letters.py",
     "doctor": "test_verbs.py",
     "export": "test_verbs.py",
     "flower": "../../e2e/test_flower.py",
@@ -198,7 +205,9 @@ def standing(client: Client, keys: Keys) -> Callable[[], dict[str, str]]:
         )
         TenantDesk(client, keys, load()).change(TenantId("set"), {"max_calls": 5}, (), actor="t")
         (waiting,) = desk.quarantine.waiting()
-        return {"key": record.id, "digest": waiting.digest}
+        facts = {"reason": "not_json", "queue": queue_of(DEMO), "node": NODE, "task_id": "i-1"}
+        letter = client.execute_command(*dead_letter_command(keys, NodeId(NODE), facts, message=b"x\xff"))
+        return {"key": record.id, "digest": waiting.digest, "letter": letter.decode()}
 
     return made
 
@@ -274,6 +283,50 @@ def shape(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: shape(item) for name, item in value.items()}
     return [shape(item) for item in value] if isinstance(value, list) else type(value).__name__
+
+
+TYPED_BEHIND = ("status", "tools", "tools show", "tools circuit trip", "keys issue", "audit", "config export")
+
+
+@pytest.mark.parametrize("verb", TYPED_BEHIND)
+def test_a_gateway_may_be_named_behind_the_verb(
+    verb: str,
+    canalgate: Canalgate,
+    elsewhere: Canalgate,
+    gateway: str,
+    standing: Callable[[], dict[str, str]],
+) -> None:
+    """The same options with the same meaning at both places; two gateways are one too many."""
+    row = next(row for row in ROWS if row.verb == verb)
+    before = elsewhere(*typed(row, standing()))
+    words = typed(row, standing())
+    behind = canalgate(*words, "--url", gateway, "--token-file", "token")
+    assert (behind.exit_code, steady(behind.output)) == (before.exit_code, steady(before.output))
+    both = elsewhere(*words, "--url", "http://127.0.0.1:9")
+    assert (both.exit_code, "--url is given twice" in both.stderr) == (Exit.USAGE, True)
+
+
+def test_every_verb_takes_a_gateway_behind_it() -> None:
+    """Or refuses it there, if it is of this machine alone; no verb is without the option."""
+    root: Any = typer.main.get_command(cli)
+    for verb in verbs():
+        command = root
+        for word in verb.split():
+            command = command.commands[word]
+        (option,) = (parameter for parameter in command.params if "--url" in parameter.opts)
+        assert option.hidden == (verb in LOCAL), verb
+
+
+@pytest.mark.parametrize("verb", sorted(LOCAL))
+def test_what_is_of_this_machine_refuses_a_gateway_elsewhere(verb: str, canalgate: Canalgate) -> None:
+    """Before the verb and behind it, and does nothing."""
+    assert verb in OF_THIS_MACHINE
+    argument = {"apply": ["f"], "completion": ["bash"], "import": ["f"]}.get(verb, [])
+    for words in (("--url", "http://a", *verb.split(), *argument), (*verb.split(), *argument, "--url", "b")):
+        done = canalgate(*words)
+        assert (done.exit_code, done.stdout) == (Exit.USAGE, ""), done.output
+        assert "leave --url out" in done.stderr
+        assert ("config import" in done.stderr) == (verb == "apply")
 
 
 def test_both_change_the_same_and_say_who(

@@ -74,3 +74,51 @@ def test_what_is_given_goes_before_it(
         "Bearer the-token-in-a-file",
         "Bearer the-token-typed",
     ]
+
+
+def test_a_call_takes_the_gateway_at_both_places(
+    canalgate: Canalgate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the token of an MCP client: an admin's that lies in a variable is not sent to an MCP endpoint."""
+    app, had = refusing(404, b"")
+    monkeypatch.setenv("CANALGATE_ADMIN_TOKEN", "an-admin's")
+    with listening(app) as url:
+        Path("mine").write_text("the-token-in-a-file")
+        there, typed, file = ("--url", url), ("--token", "typed"), ("--token-file", "mine")
+        words = ("call", "echo", "add")
+        for line in (
+            (*there, *typed, *words),
+            (*words, *there, *typed),
+            (*there, *words, *file),
+            (*there, *words),
+        ):
+            canalgate(*line)
+        monkeypatch.setenv("CANALGATE_TOKEN", "a-client's")
+        monkeypatch.setenv("CANALGATE_TOKEN_FILE", "an-admin's-file")
+        canalgate(*there, *words)
+    first = [request.headers.get("authorization") for request in had if request.method == "POST"]
+    sent = ["Bearer typed", "Bearer typed", "Bearer the-token-in-a-file", None, "Bearer a-client's"]
+    assert list(dict.fromkeys(first)) == list(dict.fromkeys(sent))
+    assert {request.path for request in had} == {"/servers/echo/mcp"}
+
+
+def test_an_entry_for_a_client_takes_the_gateway_at_both_places(canalgate: Canalgate) -> None:
+    """Both verbs that make one; tools of the settings here are not those of a gateway elsewhere."""
+    for words in (("export",), ("client-config", "--for", "cursor")):
+        for line in (("--url", "https://gw", *words), (*words, "--url", "https://gw")):
+            assert "https://gw/mcp" in canalgate(*line).stdout, line
+    refused = canalgate("export", "--tools", "--url", "https://gw")
+    assert (refused.exit_code, "leave --url out" in refused.stderr) == (Exit.USAGE, True)
+
+
+def test_what_is_given_at_both_places_must_go_together(canalgate: Canalgate) -> None:
+    """Two tokens, or a token and a file of one, are refused; the same twice is once."""
+    Path("mine").write_text("x")
+    for line in (
+        ("--token", "a", "tools", "--token-file", "mine"),
+        ("--token", "a", "tools", "--token", "b"),
+        ("tools", "--token", "a", "list", "--token", "b"),
+    ):
+        assert canalgate("--url", "http://127.0.0.1:9", *line).exit_code == Exit.USAGE
+    same = ("--url", "http://127.0.0.1:9", "tools", "--url", "http://127.0.0.1:9")
+    assert canalgate(*same).exit_code == Exit.UNREACHABLE
