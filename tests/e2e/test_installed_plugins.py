@@ -105,7 +105,12 @@ def doctor(installed: Path, place: Path, settings: dict[str, Any]) -> str:
     """What it says, in one line."""
     config = place / "doctor.yaml"
     config.write_text(yaml.safe_dump(settings), encoding="utf-8")
-    env = {**os.environ, "PYTHONPATH": _path(installed), "CANALGATE_STATE_DIR": str(place / "none"), "COLUMNS": "500"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": _path(installed),
+        "CANALGATE_STATE_DIR": str(place / "none"),
+        "COLUMNS": "500",
+    }
     command = [*gateway_command(), "doctor", "--config", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=env)
     return " ".join((done.stdout + done.stderr).split())

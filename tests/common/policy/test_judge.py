@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from common import plugins
 from common.domain.egress import STRICT
 from common.domain.errors import ConfigurationError, PolicyDenied
 from common.domain.ids import ClientId, TenantId, ToolId
 from common.domain.invocation import Caller
 from common.domain.policy import ALLOWED, Counters, Ground, Question
-from common import plugins
 from common.policy.judge import Judge
 from common.policy.loading import evaluator_problems
 from common.policy.testing import PolicyEvaluatorContract, question
