@@ -509,6 +509,13 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "telemetry.sampling_ratio": (0.25, "0.25", 0.25, [-0.1, 1.1, "half", True, ".nan"]),
     "telemetry.trust_client_sampling": (False, "false", False, FLAG),
     "telemetry.forward_baggage": (True, "true", True, FLAG),
+    "telemetry.metrics_exporter": (
+        "otlp_grpc",
+        "OTLP_GRPC",
+        "otlp_grpc",
+        ["otlp", "console", "prometheus", 5],
+    ),
+    "telemetry.metrics_interval": (30, "30", 30, [0, -1, "often", True, ".inf"]),
     "telemetry.service_name": ("gate", "gate", "gate", ["", "x" * 129, 5]),
     "telemetry.resource_attributes": (
         ["deployment.environment.name=prod", "team=a"],
