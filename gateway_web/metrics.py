@@ -1,4 +1,4 @@
-"""``/metrics`` of the web processes: whom it is shown to, and what this process adds to it."""
+"""Metrics of the web processes: whom ``/metrics`` is shown to, what this process adds to it, and pushing the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from flask import Flask, Response, request
 
 from common.domain.errors import Unauthenticated
 from common.gateway import Gateway
+from common.metrics.cluster import cluster_figures
 from common.metrics.figures import Figures, Sample
+from common.metrics.start import figures_of, pusher_of
 from common.metrics.told import Teller
 from common.settings.fields import UNIX
 from common.settings.metrics import MetricsSettings
@@ -58,18 +60,18 @@ def process_name() -> str:
 
 
 def begin_counting(gateway: Gateway) -> None:
-    """Count from now on, if anybody may read it. Comes before the first request."""
-    if not gateway.settings.metrics.wanted:
+    """Count from now on, if anybody reads it. Comes before the first request."""
+    figures = gateway.figures = figures_of(gateway.settings, process_name(), "web")
+    if figures is None:
         return
-    figures = gateway.figures = Figures(process_name())
 
     def now() -> Iterator[Sample]:
         yield "canalgate_requests_waiting", (), gateway.hub.waiting
         yield "canalgate_reply_heals", (), gateway.hub.heals
         yield "canalgate_reply_subscriptions", (), gateway.hub.subscriptions
-        for (evaluator, outcome), number in gateway.policy.counts.evaluations.items():
+        for (evaluator, outcome), number in gateway.policy.counts.evaluations.copy().items():
             yield "canalgate_policy_evaluations", (evaluator, outcome), number
-        for ground, number in gateway.policy.counts.denials.items():
+        for ground, number in gateway.policy.counts.denials.copy().items():
             yield "canalgate_policy_denials", (ground,), number
 
     figures.watch(now)
@@ -81,15 +83,32 @@ def begin_counting(gateway: Gateway) -> None:
 
 
 def add_metrics(app: Flask, gateway: Gateway) -> None:
-    """Serve the page, and tell the other processes this one's figures. Nothing where nothing is counted."""
-    figures, settings = gateway.figures, gateway.settings.metrics
-    if figures is None:
+    """Push what is counted, if that is wanted, and show it to whoever may read it. Nothing where nothing is counted."""
+    if gateway.figures is None:
         return
+    _push(gateway, gateway.figures)
+    if gateway.settings.metrics.wanted:
+        _show(app, gateway, gateway.figures)
+
+
+def _push(gateway: Gateway, figures: Figures) -> None:
+    """Push this process's figures; and the cluster's, when it is this one's turn."""
+
+    def read() -> list[Sample]:
+        return cluster_figures(gateway.client, gateway.keys, gateway.tenants.bounded())
+
+    pusher = pusher_of(gateway.settings, figures, "web", cluster=(gateway.client, gateway.keys, read))
+    if pusher is not None:
+        pusher.start()
+
+
+def _show(app: Flask, gateway: Gateway, figures: Figures) -> None:
+    """Serve the page, and tell the other processes this one's figures."""
     from common.metrics.page import CONTENT_TYPE, Page
 
     page, readers = (
         Page(gateway.client, gateway.keys, figures, quotas=gateway.tenants.bounded),
-        Readers(settings),
+        Readers(gateway.settings.metrics),
     )
     gateway.follow(Teller(gateway.client, gateway.keys, figures).tick)
 

@@ -6,10 +6,12 @@ import asyncio
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 
 import structlog
 
 from common.audit.journal import Journal
+from common.discovery.loading import make_source
 from common.discovery.running import Discoverer
 from common.discovery.tools import DiscoveredTools
 from common.domain.errors import StoreUnavailable
@@ -93,6 +95,7 @@ class Sourcing:
                 self._settings.sources.listed,
                 lambda: self.holds,
                 count=self._count,
+                make=partial(make_source, rules=self._settings.egress.rules),
             ).run()
         finally:
             client.close()

@@ -12,7 +12,7 @@ from common.audit.journal import audit_command
 from common.control.reload import Commit, commit_all
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.ids import InvocationId, NodeId, ToolId, queue_of
-from common.metrics.figures import Figures
+from common.metrics.start import figures_of
 from common.processes.guard import ProcessGuard
 from common.registry.catalogue import Catalogue
 from common.settings import Settings
@@ -38,7 +38,7 @@ from gateway_worker.egress.backend import make_link
 from gateway_worker.egress.factories import Factories
 from gateway_worker.execute import Executor
 from gateway_worker.fetcher import Fetcher
-from gateway_worker.figures import count_session, samples, tell_for_ever
+from gateway_worker.figures import count_session, samples, telling
 from gateway_worker.guarding import GUARD_GRACE, Guarding
 from gateway_worker.health import Prober
 from gateway_worker.hearing import Hearing
@@ -120,7 +120,7 @@ class Worker:
         self._roots = RootsNews(self.sessions.all, self.asking, self._redis, keys)
         self._session_desk = SessionDesk(self.node, self.sessions, self._redis, keys)
         self.prober = self._make_prober()
-        self._figures = Figures(hostname) if settings.metrics.wanted else None
+        self._figures = figures_of(settings, hostname, "worker")
         self.calls = self._make_calls(hostname, host, signals, tracer)
         desk = CallDesk(self.node, self.calls, self.claims, self.catalogue, self._nodes, limit)
         self.outbox.bounded = desk.most_in_flight
@@ -248,8 +248,8 @@ class Worker:
     def _telling(self) -> dict[str, Coroutine[Any, Any, None]]:
         if self._figures is None:
             return {}
-        self._figures.watch(partial(samples, self.node, self.calls, self.sessions, self.credentials))
-        return {"figures": tell_for_ever(self._figures, self._redis, self._keys)}
+        looked_at = partial(samples, self.node, self.calls, self.sessions, self.credentials)
+        return telling(self._figures, looked_at, self._settings, self._redis, self._keys)
 
     # -- putting together -------------------------------------------------------------------------------
 

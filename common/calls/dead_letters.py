@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from common.audit.journal import audit_command
+from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import InvalidRequest, PayloadUnreadable
 from common.domain.ids import NodeId
 from common.store.client import Client, store_errors
@@ -30,7 +32,8 @@ FACT_LENGTH = 300
 """Longest name of a task or an id that is taken over from a message, in characters."""
 LETTER = "letter"
 """What is sealed under the name of the queue."""
-_ID = re.compile(r"\d{1,20}-\d{1,20}")
+ID_FORM = "[0-9]{1,20}-[0-9]{1,20}"
+_ID = re.compile(ID_FORM)
 
 
 class Reason(StrEnum):
@@ -83,23 +86,47 @@ class DeadLetters:
         self._keys = keys
         self._key = keys.dead_letters
 
-    def newest(self, most: int) -> list[DeadLetter]:
-        """The newest first."""
+    def newest(self, most: int, *, before: str | None = None) -> list[DeadLetter]:
+        """The newest first; only those older than the id ``before``. Raises :class:`InvalidRequest` if it is none."""
+        upto = "+" if before is None else f"({checked_letter_id(before)}"
         with store_errors("reading dead letters"):
-            found: Any = self._client.xrevrange(self._key, count=most)
+            found: Any = self._client.xrevrange(self._key, max=upto, count=most)
         return [_letter(self._keys, *entry) for entry in found]
 
     def get(self, letter_id: str) -> DeadLetter | None:
         """One letter, or None. Raises :class:`InvalidRequest` for what is no id."""
-        wanted = _checked(letter_id)
+        wanted = checked_letter_id(letter_id)
         with store_errors("reading a dead letter"):
             found: Any = self._client.xrange(self._key, min=wanted, max=wanted)
         return _letter(self._keys, *found[0]) if found else None
 
-    def drop(self, letter_id: str) -> bool:
-        """Remove a letter for good; False if there is none of this id. Raises :class:`InvalidRequest` as above."""
-        with store_errors("dropping a dead letter"):
-            return bool(self._client.xdel(self._key, _checked(letter_id)))
+    def read(self, letter_id: str, *, actor: str) -> DeadLetter | None:
+        """The same for somebody who will see the message: recorded before he does. Raises as :meth:`get`."""
+        found = self.get(letter_id)
+        if found is not None:
+            with store_errors("recording who reads a dead letter"):
+                self._client.execute_command(  # type: ignore[no-untyped-call]
+                    *audit_command(self._keys, _event(EventKind.DEAD_LETTER_READ, found, actor))
+                )
+        return found
+
+    def drop(self, letter_id: str, *, actor: str) -> bool:
+        """Remove a letter for good; False if there is none of this id. Raises :class:`InvalidRequest` as above.
+
+        Race: two who drop the same one at the same time are both recorded, and one of them is told that it was gone.
+        """
+        found = self.get(letter_id)
+        if found is None:
+            return False
+        with (
+            store_errors("dropping a dead letter"),
+            self._client.pipeline(transaction=True) as pipe,
+        ):
+            pipe.xdel(self._key, letter_id)
+            pipe.execute_command(  # type: ignore[no-untyped-call]
+                *audit_command(self._keys, _event(EventKind.DEAD_LETTER_DROPPED, found, actor))
+            )
+            return bool(pipe.execute()[0])
 
     def count(self) -> int:
         """How many there are."""
@@ -136,10 +163,16 @@ def dead_letter_command(
     return ("EVAL", source, len(where), *where, *args, *told)
 
 
-def _checked(letter_id: str) -> str:
+def checked_letter_id(letter_id: str) -> str:
+    """The id, which looks like one. Raises :class:`InvalidRequest`."""
     if not _ID.fullmatch(letter_id):
         raise InvalidRequest("the id of a dead letter looks like 1763831000000-0; list them", field="id")
     return letter_id
+
+
+def _event(kind: EventKind, letter: DeadLetter, actor: str) -> AuditEvent:
+    """Names alone: what stands in the message may hold arguments, and so may what its sender called its task."""
+    return AuditEvent(kind=kind, actor=actor, reason=letter.reason, detail=f"{letter.id} of {letter.queue}")
 
 
 def _cut(message: bytes) -> bytes:

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any
-
 from common.discovery.file import FileSource
+from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import ConfigurationError
+from common.plugins import UnknownPlugin, load_class
 from common.ports import Discovery
+from common.settings.kubernetes import KubernetesSettings
 from common.settings.sources import SourceSettings
 
 GROUP = "canalgate.discovery"
 """Of the entry points that name classes of sources."""
 
 
-def make_source(settings: SourceSettings) -> Discovery:
-    """A new source. Raises :class:`ConfigurationError` if it cannot be made."""
+BUILT_IN = ("file", "kubernetes")
+
+
+def make_source(settings: SourceSettings, rules: EgressRules = STRICT) -> Discovery:
+    """A new source, which connects only where ``rules`` let it, if it is one of ours.
+
+    Raises :class:`ConfigurationError` if it cannot be made.
+    """
     if settings.type == "file":
         return FileSource(settings.path or "", settings.interval)
+    if settings.type == "kubernetes":
+        # Imported where it is wanted: httpx takes its time.
+        from common.discovery.kubernetes import KubernetesSource
+
+        return KubernetesSource(settings.kubernetes or KubernetesSettings(), rules)
     try:
-        source: Discovery = _named(settings.type)(dict(settings.options))
+        source: Discovery = load_class(settings.type, GROUP, BUILT_IN)(dict(settings.options))
+    except UnknownPlugin as error:
+        raise ConfigurationError(
+            f"source {settings.name!r}: type {error.message}", field="sources.listed"
+        ) from error
     except Exception as error:
         # Not its text: a class that does not like its options may repeat them, secrets included.
         raise ConfigurationError(
@@ -32,12 +46,3 @@ def make_source(settings: SourceSettings) -> Discovery:
             f"source {settings.name!r}: {settings.type!r} has no method watch(wanted)", field="sources.listed"
         )
     return source
-
-
-def _named(name: str) -> Any:
-    """The class behind a dotted path or the name of an entry point. Raises whatever is wrong with it."""
-    module, colon, attribute = name.partition(":")
-    if colon:
-        return getattr(import_module(module), attribute)
-    (found,) = entry_points(group=GROUP, name=name)
-    return found.load()

@@ -16,6 +16,7 @@ import structlog
 from common.audit.journal import Journal
 from common.discovery.loading import make_source
 from common.discovery.tools import MOST_TOOLS, DiscoveredTools, actor_of
+from common.discovery.unfit import Unfit
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import ConfigurationError, StoreUnavailable
 from common.ports import Discovery
@@ -93,7 +94,7 @@ def _checked(found: object) -> Entries:
     for name, entry in found.items():
         if not isinstance(name, str) or not isinstance(entry, Mapping):
             raise ConfigurationError("it named something that is no mapping of ids to entries")
-    return {name: dict(entry) for name, entry in found.items()}
+    return {name: entry if isinstance(entry, Unfit) else dict(entry) for name, entry in found.items()}
 
 
 class Discoverer:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
+from common.discovery.unfit import Unfit
 from common.domain.errors import InvalidRequest, ToolNotFound, VersionConflict
 from common.domain.ids import ToolId, checked_id
 from common.domain.tool import Origin, changed_fields
@@ -65,6 +66,8 @@ class DiscoveredTools:
     def _hold_one(
         self, source: str, tool: ToolId, entry: Mapping[str, Any], present: Mapping[ToolId, Entry]
     ) -> None:
+        if isinstance(entry, Unfit):
+            raise InvalidRequest(entry.words, field="definition")
         wanted, found = tool_from_entry(tool, entry, self._runtime), present.get(tool)
         if found is not None and not (_is_discovered(found) and found.registered.source == source):
             whose = found.registered.source or f"the {found.registered.origin.value}"

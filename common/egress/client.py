@@ -26,6 +26,8 @@ from common.egress.judged import good_addresses
 
 MAX_CONNECTIONS = 100
 DEFAULT_TIMEOUT = 5.0
+AsyncGuarded = httpx.AsyncClient
+"""What :func:`guarded_async_client` makes: the name for annotations."""
 
 
 def guarded_client(

@@ -85,15 +85,16 @@ class Figures:
 
     def wire(self) -> dict[str, Any]:
         """Everything as plain JSON; :func:`known` reads it."""
+        # Copies: it is read by threads that do not count.
         counts = [
             [name, labels, value]
-            for name, series in self._counts.items()
+            for name, series in self._counts.copy().items()
             for labels, value in series.copy().items()
         ]
         counts += [[name, labels, value] for source in self._sources for name, labels, value in source()]
         times = [
             [name, labels, kept]
-            for name, series in self._times.items()
+            for name, series in self._times.copy().items()
             for labels, kept in series.copy().items()
         ]
         return {"process": self.process, "counts": counts, "times": times}

@@ -11,7 +11,7 @@ from common.settings.section import Section
 
 
 class MetricsSettings(Section):
-    """Who may read `/metrics` of the web processes. With neither setting nothing is counted, and there is no page."""
+    """Who may read `/metrics` of the web processes. With neither setting there is no page."""
 
     token: Annotated[SecretStr | None, VisibleAscii] = Field(
         default=None,
@@ -32,5 +32,5 @@ class MetricsSettings(Section):
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody may read the page, so that there is something to count for."""
+        """Whether anybody may read the page."""
         return self.token is not None or bool(self.allowed)

@@ -19,6 +19,7 @@ from common.settings.encryption import EncryptionKey
 from common.settings.entry import CustomEntry, HttpEntry, StdioEntry, ToolEntry
 from common.settings.fields import Unit
 from common.settings.identity import ApiKey
+from common.settings.kubernetes import KubernetesSettings
 from common.settings.layers import PROCESS_VARIABLES, variable_of
 from common.settings.model import SECTIONS
 from common.settings.mtls import MtlsSettings
@@ -66,6 +67,7 @@ def render() -> str:
         _entries("One entry of capabilities", CapabilityLimit, CapabilityLimit.model_fields),
         _entries("One entry of audit.sinks", AuditSink, AuditSink.model_fields),
         _entries("One entry of sources.listed", SourceSettings, SourceSettings.model_fields),
+        _entries("kubernetes of a source", KubernetesSettings, KubernetesSettings.model_fields),
         _entries("Options of a file sink", FileOptions, FileOptions.model_fields),
         _entries("Options of a memory sink", MemoryOptions, MemoryOptions.model_fields),
         _entries("Options of a webhook sink", WebhookOptions, WebhookOptions.model_fields),

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, WithJsonSchema, model_validator
 
 from common.settings.fields import AsList, Id, Plugin
+from common.settings.kubernetes import KubernetesSettings
 from common.settings.section import Section
 
 
@@ -15,7 +16,7 @@ class SourceSettings(Section):
 
     name: Id = Field(description="Under which its tools are marked. Another name makes it another source.")
     type: Plugin = Field(
-        description="file, the name of an entry point in canalgate.discovery, or your own class as "
+        description="file, kubernetes, the name of an entry point in canalgate.discovery, or your own class as "
         "package.module:Class."
     )
     path: str | None = Field(
@@ -32,6 +33,10 @@ class SourceSettings(Section):
         le=3600,
         description="Seconds after which a source that has named nothing yet is told to be at fault.",
     )
+    kubernetes: KubernetesSettings | None = Field(
+        default=None,
+        description="For `kubernetes`: where to look for what; absent: as in a pod, in all namespaces.",
+    )
     options: Annotated[dict[str, Any], WithJsonSchema({"type": "object"})] = Field(
         default_factory=dict, description="What a class of your own wants to know.", repr=False
     )
@@ -40,6 +45,8 @@ class SourceSettings(Section):
     def _agrees(self) -> SourceSettings:
         if (self.type == "file") != (self.path is not None):
             raise ValueError("path goes with type: file, and only with it")
+        if self.type != "kubernetes" and self.kubernetes is not None:
+            raise ValueError("kubernetes goes with type: kubernetes, and only with it")
         return self
 
 

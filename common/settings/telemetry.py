@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from common.settings.fields import AsList, LowerCase, Ratio, checked_http_url
+from common.settings.fields import AsList, LowerCase, Ratio, Seconds, checked_http_url
 from common.settings.section import Section
 
 Exporter = Literal["none", "otlp_http", "otlp_grpc", "console"]
+MetricsExporter = Literal["none", "otlp_http", "otlp_grpc"]
 _PAIR = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*=[\x20-\x2b\x2d-\x7e]*")
 _ATTRIBUTE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}=.{1,256}")
 
@@ -49,8 +50,8 @@ class TelemetrySettings(Section):
     )
     endpoint: Annotated[str, AfterValidator(checked_http_url)] | None = Field(
         default=None,
-        description="The collector's URL, as http://collector:4318 for otlp_http (`/v1/traces` is added) or "
-        "http://collector:4317 for otlp_grpc; https:// for TLS. "
+        description="The collector's URL, as http://collector:4318 for otlp_http (`/v1/traces` and `/v1/metrics` "
+        "are added) or http://collector:4317 for otlp_grpc; https:// for TLS. "
         "Absent: OTEL_EXPORTER_OTLP_ENDPOINT, else this machine.",
     )
     headers: Annotated[SecretStr | None, AfterValidator(_headers)] = Field(
@@ -70,6 +71,15 @@ class TelemetrySettings(Section):
     forward_baggage: bool = Field(
         default=False,
         description="Whether the W3C baggage in a client's HTTP headers goes on to the tool, in traced calls.",
+    )
+    metrics_exporter: Annotated[MetricsExporter, LowerCase] | None = Field(
+        default=None,
+        description="Where each process pushes its metrics: none, otlp_http or otlp_grpc, to endpoint with headers. "
+        "Absent: OTEL_METRICS_EXPORTER decides, else none.",
+    )
+    metrics_interval: Seconds | None = Field(
+        default=None,
+        description="Seconds between two times. Absent: OTEL_METRIC_EXPORT_INTERVAL (milliseconds), else 15.",
     )
     service_name: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
         default=None,

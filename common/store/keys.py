@@ -93,6 +93,7 @@ key                              type     lifetime                     owner and
                                                                        build sessions anew: at most 1,000
 {p}:figures                      zset     30 s after the last account   process that told its figures lately -> Redis ms
 {p}:figures:<process>            string   30 s                         what a process counted (JSON): numbers only
+{p}:figures-pusher               string   lease, PX                    the web process that pushes the cluster's figures
 {p}:sources                      string   lease, PX                    the worker that asks the sources of tools
 {p}:sweep                        string   lease, PX                    the worker that looks for dead nodes
 {p}:dead-letters                 stream   permanent                    messages that no worker can run: at most
@@ -323,6 +324,7 @@ class Keys:
         return f"{self.prefix}:figures:{encode_part(process)}"
 
     sweep_lease = _Name("sweep")
+    figures_lease = _Name("figures-pusher")
     sources_lease = _Name("sources")
     dead_letters = _Name("dead-letters")
 

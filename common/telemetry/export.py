@@ -1,4 +1,4 @@
-"""From our spans to OpenTelemetry's exporters. The only module that imports OpenTelemetry, and only when tracing is on.
+"""From our spans to OpenTelemetry's exporters. Imports OpenTelemetry; is imported itself only where something is sent.
 
 A call never waits for the collector: an ended span goes into a bounded queue, and a thread of its own sends what is
 there. Under gevent that thread is a greenlet. Where the queue is full the span is dropped, counted, and told of rarely.
@@ -28,16 +28,12 @@ from common import __version__
 from common.domain.egress import EgressRules
 from common.telemetry.context import TraceContext
 from common.telemetry.otlp import request
-from common.telemetry.plan import Plan
+from common.telemetry.plan import CLOSE_TIMEOUT, TELL_EVERY, Plan
 from common.telemetry.spans import Kind, Span
 
 log = structlog.get_logger(__name__)
 
 SCOPE = InstrumentationScope("canalgate", __version__)
-TELL_EVERY = 60.0
-"""Seconds between two lines about spans that were lost."""
-CLOSE_TIMEOUT = 3.0
-"""Seconds that a process that ends takes to send what is left."""
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _KINDS = {kind: SpanKind[kind.name] for kind in Kind}
 _OK, _ERROR = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
@@ -233,12 +229,16 @@ def _by_http(plan: Plan, egress: EgressRules, resource: Resource) -> Callable[[]
     return make
 
 
-def _by_grpc(plan: Plan, resource: Resource) -> Callable[[], Sender]:
+def grpc_beside_gevent() -> None:
+    """gRPC waits outside of Python: without this every greenlet would wait with it."""
     if "gevent" in sys.modules:
-        # gRPC waits outside of Python: without this every greenlet would wait with it.
         import grpc.experimental.gevent as grpc_gevent
 
         grpc_gevent.init_gevent()
+
+
+def _by_grpc(plan: Plan, resource: Resource) -> Callable[[], Sender]:
+    grpc_beside_gevent()
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 

@@ -18,9 +18,13 @@ from common.settings.telemetry import TelemetrySettings, pairs
 log = structlog.get_logger(__name__)
 
 Program = Literal["web", "worker"]
-TRACES_PATH = "/v1/traces"
+TRACES_PATH, METRICS_PATH = "/v1/traces", "/v1/metrics"
 MOST_WAITING, BATCH, INTERVAL = 8192, 512, 1.0
 """Spans that may wait to be sent, that are sent together, and seconds between two times."""
+TELL_EVERY = 60.0
+"""Seconds between two lines about what was lost."""
+CLOSE_TIMEOUT = 3.0
+"""Seconds that a process that ends takes to send what is left."""
 _RATIO = "OTEL_TRACES_SAMPLER_ARG"
 _OTLP = {"grpc": "otlp_grpc", "http/protobuf": "otlp_http"}
 
@@ -43,15 +47,13 @@ class Plan:
     @property
     def traces_url(self) -> str | None:
         """The endpoint as the HTTP exporter wants it: the whole way."""
-        if self.endpoint is None or self.endpoint.endswith(TRACES_PATH):
-            return self.endpoint
-        return self.endpoint.rstrip("/") + TRACES_PATH
+        return signal_url(self.endpoint, TRACES_PATH)
 
 
 def plan_of(settings: TelemetrySettings, environ: Mapping[str, str], program: Program) -> Plan | None:
     """The plan; None if tracing is off."""
     exporter = settings.exporter or _exporter(environ)
-    if exporter == "none" or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    if exporter == "none" or switched_off(environ):
         return None
     ratio, parent_decides = _sampler(environ)
     headers = settings.headers
@@ -63,28 +65,47 @@ def plan_of(settings: TelemetrySettings, environ: Mapping[str, str], program: Pr
         trust_client=settings.trust_client_sampling
         and (parent_decides or settings.sampling_ratio is not None),
         baggage=settings.forward_baggage,
-        resource=_resource(settings, environ, program),
-        most_waiting=int(_number(environ, "OTEL_BSP_MAX_QUEUE_SIZE", MOST_WAITING)),
-        batch=int(_number(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH)),
-        interval=_number(environ, "OTEL_BSP_SCHEDULE_DELAY", INTERVAL * 1000) / 1000,
+        resource=resource_of(settings, environ, program),
+        most_waiting=int(number(environ, "OTEL_BSP_MAX_QUEUE_SIZE", MOST_WAITING)),
+        batch=int(number(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH)),
+        interval=number(environ, "OTEL_BSP_SCHEDULE_DELAY", INTERVAL * 1000) / 1000,
     )
+
+
+def switched_off(environ: Mapping[str, str]) -> bool:
+    """Whether the SDK's own switch says that nothing is sent, whatever the settings say."""
+    return environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+
+
+def signal_url(endpoint: str | None, path: str) -> str | None:
+    """The collector's URL as the HTTP exporter of a signal wants it: the whole way. None stays None."""
+    if endpoint is None:
+        return None
+    return endpoint.rstrip("/").removesuffix(TRACES_PATH).removesuffix(METRICS_PATH) + path
 
 
 def _exporter(environ: Mapping[str, str]) -> Literal["none", "otlp_http", "otlp_grpc", "console"]:
     """What ``OTEL_TRACES_EXPORTER`` says; off without it."""
-    named = environ.get("OTEL_TRACES_EXPORTER", "").strip() or "none"
+    if environ.get("OTEL_TRACES_EXPORTER", "").strip() == "console":
+        return "console"
+    return otlp_named(environ, "TRACES")
+
+
+def otlp_named(
+    environ: Mapping[str, str], signal: Literal["TRACES", "METRICS"]
+) -> Literal["none", "otlp_http", "otlp_grpc"]:
+    """The OTLP exporter that the variables name for a signal; off without them."""
+    named = environ.get(f"OTEL_{signal}_EXPORTER", "").strip() or "none"
     if named == "otlp":
-        protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get(
+        protocol = environ.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL") or environ.get(
             "OTEL_EXPORTER_OTLP_PROTOCOL"
         )
         found = _OTLP.get(protocol or "http/protobuf")
         if found is None:
             _ignored("OTEL_EXPORTER_OTLP_PROTOCOL")
         return "otlp_grpc" if found == "otlp_grpc" else "otlp_http"
-    if named == "console":
-        return "console"
     if named != "none":
-        _ignored("OTEL_TRACES_EXPORTER")
+        _ignored(f"OTEL_{signal}_EXPORTER")
     return "none"
 
 
@@ -93,7 +114,7 @@ def _sampler(environ: Mapping[str, str]) -> tuple[float, bool]:
     named = environ.get("OTEL_TRACES_SAMPLER", "").strip() or "parentbased_always_on"
     kind = named.removeprefix("parentbased_")
     if kind == "traceidratio":
-        ratio = _number(environ, _RATIO, 1.0)
+        ratio = number(environ, _RATIO, 1.0)
         if ratio > 1:
             _ignored(_RATIO)
             ratio = 1.0
@@ -105,7 +126,7 @@ def _sampler(environ: Mapping[str, str]) -> tuple[float, bool]:
     return ratio, named != kind
 
 
-def _resource(settings: TelemetrySettings, environ: Mapping[str, str], program: Program) -> dict[str, str]:
+def resource_of(settings: TelemetrySettings, environ: Mapping[str, str], program: Program) -> dict[str, str]:
     """Ours go before ``OTEL_RESOURCE_ATTRIBUTES`` and ``OTEL_SERVICE_NAME``, which the SDK adds itself."""
     found = dict(attribute.split("=", 1) for attribute in settings.resource_attributes)
     if settings.service_name is not None:
@@ -121,8 +142,8 @@ def _given(environ: Mapping[str, str]) -> list[str]:
     return [part.partition("=")[0].strip() for part in parts]
 
 
-def _number(environ: Mapping[str, str], name: str, default: float) -> float:
-    """A number that is not negative; 0 is one for a ratio alone."""
+def number(environ: Mapping[str, str], name: str, default: float) -> float:
+    """The number that a variable says. It must not be negative; 0 is one for a ratio alone."""
     text = environ.get(name, "").strip()
     try:
         value = float(text) if text else default

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 EXPORTER_LOGGER = "opentelemetry.exporter.otlp"
-"""Would write a line for each batch that a collector does not take; ``spans_lost`` says so rarely."""
+"""Would write a line for each batch that is not taken; ``spans_lost`` and ``metrics_not_pushed`` say so rarely."""
 
 
 def start_tracing(settings: TelemetrySettings, egress: EgressRules, program: Program) -> Tracer | None:
@@ -36,13 +36,18 @@ def start_tracing(settings: TelemetrySettings, egress: EgressRules, program: Pro
         return None
     from common.telemetry.export import span_queue
 
-    exporters = logging.getLogger(EXPORTER_LOGGER)
-    if exporters.level == logging.NOTSET:
-        exporters.setLevel(logging.CRITICAL)
+    quiet_exporters()
     queue = span_queue(plan, egress)
     atexit.register(queue.close)
     log.info("tracing_started", exporter=plan.exporter, ratio=plan.ratio)
     return tracer_of(plan, queue)
+
+
+def quiet_exporters() -> None:
+    """Have what a collector does not take told by us alone, unless ``logging.levels`` says otherwise."""
+    exporters = logging.getLogger(EXPORTER_LOGGER)
+    if exporters.level == logging.NOTSET:
+        exporters.setLevel(logging.CRITICAL)
 
 
 def tracer_of(plan: Plan, queue: SpanQueue) -> Tracer:

@@ -20,6 +20,7 @@ from gateway_web.admin.api_keys import add_api_keys
 from gateway_web.admin.audit import add_audit
 from gateway_web.admin.cluster import add_cluster
 from gateway_web.admin.credentials import add_credentials
+from gateway_web.admin.dead_letters import add_dead_letters
 from gateway_web.admin.interchange import add_interchange
 from gateway_web.admin.live import add_calls, add_sessions
 from gateway_web.admin.plane import Plane
@@ -40,7 +41,7 @@ PREFIX = "/admin/v1"
 BEARER = "bearer"
 PARTS = (
     *(add_cluster, add_tools, add_tool_changes, add_tool_verbs, add_quarantine, add_sessions, add_calls),
-    *(add_tenants, add_api_keys, add_policy, add_credentials, add_interchange, add_audit),
+    *(add_tenants, add_api_keys, add_policy, add_credentials, add_dead_letters, add_interchange, add_audit),
 )
 _PROBLEM = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _PROBLEMS: dict[int | str, Any] = {

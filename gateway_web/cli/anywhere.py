@@ -36,6 +36,7 @@ LOCAL = frozenset(
     )
 )
 """Verbs of this machine alone."""
+INSTEAD = {"apply": "`config import FILE` (--dry-run) and `tenants set` change a gateway elsewhere"}
 
 
 class AnywhereGroup(TyperGroup):
@@ -53,7 +54,7 @@ def _spread(group: TyperGroup, path: str, options: Mapping[str, TyperOption]) ->
         verb = f"{path} {name}".strip()
         if verb in LOCAL:
             command.params.append(_behind(options["url"], hidden=True))
-            command.callback = _here_alone(command.callback)
+            command.callback = _here_alone(command.callback, INSTEAD.get(verb, ""))
             continue
         taken = {spelling for parameter in command.params for spelling in parameter.opts}
         free = [option for option in options.values() if not taken & set(option.opts)]
@@ -84,14 +85,14 @@ def _take(context: Any, parameter: Any, value: Any) -> Any:
     return value
 
 
-def _here_alone(verb: Callable[..., Any] | None) -> Callable[..., Any] | None:
+def _here_alone(verb: Callable[..., Any] | None, instead: str) -> Callable[..., Any] | None:
     if verb is None:
         return None
 
     @wraps(verb)
     @errors_as_exit_codes
     def refusing(**given: Any) -> Any:
-        only_here()
+        only_here(instead)
         return verb(**given)
 
     return refusing

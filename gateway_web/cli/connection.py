@@ -159,11 +159,15 @@ def client_token() -> str | None:
     return os.environ.get("CANALGATE_TOKEN") or None
 
 
-def only_here() -> None:
-    """Raise :class:`ConfigurationError` if a verb that acts on this machine was given a gateway elsewhere."""
+def only_here(instead: str = "") -> None:
+    """Raise :class:`ConfigurationError` if a verb that acts on this machine was given a gateway elsewhere.
+
+    ``instead`` says what acts on one.
+    """
     if "url" in _chosen.get().typed:
         raise ConfigurationError(
-            "this verb is of this machine's gateway alone: leave --url out", field="--url"
+            f"this verb is of this machine's gateway alone: leave --url out{instead and f'; {instead}'}",
+            field="--url",
         )
 
 

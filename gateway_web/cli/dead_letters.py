@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import sys
-from http import HTTPStatus
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from common.calls.dead_letters import DeadLetter, DeadLetters
-from common.domain.errors import InvalidRequest
-from gateway_web.cli.control import ControlRefused
+from common.calls.dead_letters import checked_letter_id
+from gateway_web.cli.connection import control
+from gateway_web.cli.control import at, items
 from gateway_web.cli.output import errors_as_exit_codes, say, say_json, say_table, say_text
-from gateway_web.cli.where import store
 
 cli = typer.Typer(help="List, show and drop messages that no worker could run.", no_args_is_help=True)
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
@@ -29,13 +29,13 @@ def list_letters(
     as_json: JsonOption = False,  # noqa: FBT002
 ) -> None:
     """List the newest, without what is in them."""
-    letters = _letters(config)
-    found = letters.newest(most)
+    plane = control(config)
+    found = items(plane, "/dead-letters", most=most)
     if as_json:
-        say_json([_row(letter) for letter in found])
+        say_json(found)
         return
     say_table(("id", "at", "queue", "reason", "size", "task id"), [_cells(letter) for letter in found])
-    total = letters.count()
+    total = plane.ask("GET", "/dead-letters", query={"limit": 1}).body["total"]
     if total > len(found):
         say(f"{len(found)} of {total}; --most shows more")
 
@@ -52,69 +52,42 @@ def show(
     as_json: JsonOption = False,  # noqa: FBT002
 ) -> None:
     """Show what is known of one, or the message as it lay in the queue."""
-    letter = _letters(config).get(letter_id)
-    if letter is None:
-        raise _none(letter_id)
+    plane, place = control(config), _place(letter_id)
+    told = plane.ask("GET", place).body
+    if message:
+        read = base64.b64decode(plane.ask("GET", f"{place}/message").body["message"])
+        if not as_json:
+            _say_message(read)
+            return
+        told["message"] = read.decode(errors="replace")  # JSON has no bytes
     if as_json:
-        say_json(_row(letter) | ({"message": _text(letter)} if message else {}))
-    elif message:
-        _say_message(letter)
-    else:
-        for name, value in _row(letter).items():
-            say(f"{name:<10} {value}")
+        say_json(told)
+        return
+    for name, value in told.items():
+        say(f"{name:<10} {value}")
 
 
 @cli.command("drop")
 @errors_as_exit_codes
 def drop(letter_id: IdArgument, config: ConfigOption = None) -> None:
     """Remove one for good."""
-    if not _letters(config).drop(letter_id):
-        raise _none(letter_id)
+    control(config).ask("DELETE", _place(letter_id))
     say(f"{letter_id} dropped")
 
 
-def _letters(config: Path | None) -> DeadLetters:
-    where = store(config)
-    return DeadLetters(where.client, where.keys)
+def _place(letter_id: str) -> str:
+    return at("dead-letters", checked_letter_id(letter_id))
 
 
-def _none(letter_id: str) -> ControlRefused:
-    return ControlRefused(
-        f"there is no dead letter {letter_id}; it was dropped, or newer ones took its place",
-        status=HTTPStatus.NOT_FOUND,
-        code=InvalidRequest.code,
-    )
+def _cells(letter: dict[str, Any]) -> tuple[str, ...]:
+    moment = datetime.fromisoformat(letter["at"])
+    shown = (letter["queue"], letter["reason"], str(letter["size"]), letter["task_id"])
+    return (letter["id"], f"{moment:%Y-%m-%d %H:%M:%S}Z", *shown)
 
 
-def _row(letter: DeadLetter) -> dict[str, Any]:
-    return {
-        "id": letter.id,
-        "at": letter.at.isoformat(timespec="milliseconds"),
-        "reason": letter.reason,
-        "detail": letter.detail,
-        "queue": letter.queue,
-        "node": letter.node,
-        "task": letter.task,
-        "task_id": letter.task_id,
-        "size": letter.size,
-        "sha1": letter.sha1,
-        "truncated": letter.truncated,
-    }
-
-
-def _cells(letter: DeadLetter) -> tuple[str, ...]:
-    at = f"{letter.at:%Y-%m-%d %H:%M:%S}Z"
-    return (letter.id, at, letter.queue, letter.reason, str(letter.size), letter.task_id)
-
-
-def _say_message(letter: DeadLetter) -> None:
+def _say_message(message: bytes) -> None:
     """Byte for byte, except to a terminal, which would obey what is in it."""
     if sys.stdout.isatty():
-        say_text(_text(letter))
+        say_text(message.decode(errors="replace"))
     else:
-        sys.stdout.buffer.write(letter.message)
-
-
-def _text(letter: DeadLetter) -> str:
-    """The message in JSON's alphabet: bytes that are no UTF-8 are shown as replacement characters."""
-    return letter.message.decode(errors="replace")
+        sys.stdout.buffer.write(message)

@@ -19,6 +19,7 @@ from common.settings.changes import PROVIDER_SECTIONS, SettingsChanges
 from gateway_web.cli.output import remark
 from gateway_web.cli.programs import environment, worker_check_command
 from gateway_web.identity import identity_problems
+from gateway_web.listener_tls import listener_context
 
 PROCESS = "supervisor"
 
@@ -75,7 +76,16 @@ class UpReload:
         names = send(self._children, signal.SIGHUP)
         what = told(changes) or "no change"
         remark(f"settings read; {', '.join(names)} told to take them over: {what}")
+        self._look_at_certificate()
         return True
+
+    def _look_at_certificate(self) -> None:
+        """The web processes read it at the same signal, and keep the old one if they cannot."""
+        if self._settings.web.tls_cert_file is not None:
+            try:
+                listener_context(self._settings.web)
+            except ConfigurationError as error:
+                remark(f"the listener keeps the certificate that it has: {error.message}")
 
     def _changes(self) -> SettingsChanges:
         wanted = checked(self._read, identity_problems)

@@ -15,7 +15,7 @@ from common.settings import load
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-MONITORS = ("prometheus", "grafana")
+MONITORS = ("prometheus", "grafana", "collector")
 PROGRAMS = sorted(name for name, service in COMPOSE["services"].items() if "build" in service)
 
 
@@ -105,14 +105,14 @@ def test_images_of_others_are_pinned() -> None:
     others = [service["image"] for name, service in COMPOSE["services"].items() if name not in PROGRAMS]
     assert others
     for image in others:
-        assert re.search(r":-[a-z.]+/[a-z/]+:v?\d+\.\d+(\.\d+)?\}$", image), image
+        assert re.search(r":-[a-z.]+/[a-z/-]+:v?\d+\.\d+(\.\d+)?\}$", image), image
 
 
 def test_every_file_that_is_mounted_is_there() -> None:
     """Where Compose finds none, it makes a directory."""
     mounted = [volume.split(":")[0] for name in MONITORS for volume in COMPOSE["services"][name]["volumes"]]
     files = [name for name in mounted if name.startswith("./")]
-    assert len(files) == 5
+    assert len(files) == 6
     assert all((ROOT / name).is_file() for name in files)
 
 
@@ -143,3 +143,28 @@ def test_grafana_asks_the_prometheus_that_asks_the_gateway() -> None:
     assert job["static_configs"] == [{"targets": ["web:8080"]}]
     assert job["authorization"]["credentials_file"] in targets
     assert {f"/etc/prometheus/{name}" for name in told["rule_files"]} <= set(targets)
+
+
+def test_the_collector_takes_what_the_gateway_sends_and_shows_it() -> None:
+    """What is piped is defined, what is defined is piped; the endpoint of the example is its own."""
+    told = yaml.safe_load((ROOT / "deploy/monitoring/collector.yml").read_text())
+    pipelines = told["service"]["pipelines"]
+    assert set(pipelines) == {"traces", "metrics"}
+    for kind in ("receivers", "processors", "exporters"):
+        assert {name for pipe in pipelines.values() for name in pipe[kind]} == set(told[kind])
+    service = COMPOSE["services"]["collector"]
+    (command,) = service["command"]
+    assert command.removeprefix("--config=") in [it.split(":")[1] for it in service["volumes"]]
+    example = (ROOT / ".env.example").read_text()
+    (url,) = re.findall(r"(?m)^#CANALGATE_TELEMETRY__ENDPOINT=(.*)$", example)
+    port = told["receivers"]["otlp"]["protocols"]["http"]["endpoint"].rpartition(":")[2]
+    assert url == f"http://collector:{port}"
+    settings = dict(re.findall(r"(?m)^#(CANALGATE_TELEMETRY__[A-Z_]+)=(.*)$", example))
+    telemetry = load(ROOT / "deploy/container/canalgate.yaml", settings).telemetry
+    assert (telemetry.exporter, telemetry.metrics_exporter) == ("otlp_http", "otlp_http")
+    shown = told["exporters"]["prometheus"]["endpoint"].rpartition(":")[2]
+    assert [port.rpartition(":")[2] for port in service["ports"]] == [shown]
+    commented = (ROOT / "deploy/monitoring/prometheus.yml").read_text()
+    assert f'#   static_configs: [{{targets: ["collector:{shown}"]}}]' in commented
+    for program in PROGRAMS:
+        assert set(settings) <= set(COMPOSE["services"][program]["environment"])

@@ -12,6 +12,7 @@ from tests.support.mcp import modern
 from tests.support.servers.gateway import RunningGateway, running_gateway
 from tests.support.servers.process import server_command
 from tests.support.wait import wait_until
+from tests.web.peers import DOORS
 
 pytestmark = pytest.mark.e2e
 COMMAND, *ARGS = server_command("echo")
@@ -101,13 +102,21 @@ def test_streams_are_counted_while_they_stand_open(other: RunningGateway) -> Non
             client.stream("GET", f"{other.url}/servers/local/sse", headers=standing) as second,
         ):
             assert (first.status_code, second.status_code) == (200, 200)
+            socket = DOORS["websocket"](f"localhost:{other.port}", "local")
+            wait_until(
+                lambda: open_now() == dict.fromkeys(TRANSPORTS, 1),
+                timeout=20,
+                description="all three to be counted",
+                interval=0.3,
+            )
+            socket.close()
             wait_until(
                 lambda: open_now() == {"streamable_http": 1, "http_sse": 1},
                 timeout=20,
-                description="both streams to be counted",
+                description="the WebSocket to be gone",
                 interval=0.3,
             )
-    wait_until(lambda: open_now() == {}, timeout=30, description="both to be gone", interval=0.3)
+    wait_until(lambda: open_now() == {}, timeout=30, description="all to be gone", interval=0.3)
 
 
 def test_a_session_whose_process_dies_is_counted(other: RunningGateway) -> None:

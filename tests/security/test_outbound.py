@@ -16,6 +16,9 @@ from pydantic import SecretStr
 from common.audit.sinks.webhook import WebhookSink
 from common.domain.egress import STRICT, EgressRules
 from common.egress.client import guarded_client
+from common.metrics.exporters import exporter_of, resources
+from common.metrics.figures import Figures
+from common.metrics.push import Reading
 from common.policy.evaluation import PolicyCounts
 from common.policy.loading import evaluators_of
 from common.policy.testing import question
@@ -23,6 +26,7 @@ from common.settings import PolicySettings, Settings
 from common.settings.audit_sinks import WebhookOptions
 from common.settings.telemetry import TelemetrySettings
 from common.telemetry.export import span_queue
+from common.telemetry.metrics_plan import MetricsPlan
 from common.telemetry.plan import plan_of
 from common.telemetry.spans import Kind, Span
 from gateway_web.identity.fetching import NotFetched, read_document
@@ -45,6 +49,7 @@ OPENERS = {
     "gateway_worker/credentials/vault.py": "hvac, on a session of the guard's",
     "gateway_worker/credentials/aws.py": "boto3 says who the worker is; secrets come by the guard's client",
     "gateway_worker/credentials/gcp.py": "google-auth, likewise",
+    "common/metrics/exporters.py": "the same, of metrics",
     "common/telemetry/export.py": "OTLP: over HTTP on a session of the guard's; gRPC dials inside its own library",
     "common/audit/sinks/postgres.py": "libpq dials itself; its address is in the operator's own file",
     "common/store/dial.py": "Redis",
@@ -192,10 +197,21 @@ def collector(url: str, rules: EgressRules) -> None:
     queue.close(timeout=10)
 
 
-@pytest.mark.parametrize("ask", [key_set, opa, vault, webhook, collector], ids=lambda ask: ask.__name__)
+def collector_of_metrics(url: str, rules: EgressRules) -> None:
+    """A collector of metrics, by HTTP."""
+    plan = MetricsPlan(exporter="otlp_http", endpoint=url)
+    exporter, figures = exporter_of(plan, rules)(), Figures("p")
+    figures.count("canalgate_reloads", "taken")
+    exporter.send(Reading(figures, resources(plan)).take())
+    exporter.close()
+
+
+@pytest.mark.parametrize(
+    "ask", [key_set, opa, vault, webhook, collector, collector_of_metrics], ids=lambda ask: ask.__name__
+)
 def test_the_operator_s_own_addresses_are_judged(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine is good, metadata services are not, and what is denied goes before."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     begun: dict[str, list[str]] = {}
     denied = EgressRules(denied_networks=(ip_network("127.0.0.0/8"),))
     for url, rules in (

@@ -1,4 +1,4 @@
-"""An OTLP collector: a real receiver for HTTP and for gRPC, that keeps the spans it is sent."""
+"""An OTLP collector: a real receiver for HTTP and for gRPC, that keeps the spans and metrics it is sent."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics_service
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as metrics_services
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as services
 
@@ -40,6 +42,30 @@ class SpanSeen:
         return self.attributes.get("error.type")
 
 
+@dataclass(frozen=True, kw_only=True)
+class PointSeen:
+    """A point of a metric as it came. ``value`` of a histogram is its count; times are ns."""
+
+    name: str
+    kind: str
+    unit: str
+    attributes: dict[str, Any]
+    resource: dict[str, Any]
+    value: float
+    sum: float = 0.0
+    buckets: tuple[int, ...] = ()
+    bounds: tuple[float, ...] = ()
+    cumulative: bool = True
+    monotonic: bool = False
+    since: int = 0
+    at: int = 0
+
+    @property
+    def instance(self) -> str:
+        """Whose it is."""
+        return str(self.resource["service.instance.id"])
+
+
 @dataclass
 class Collector:
     """What has come. While it is ``down`` it refuses everything."""
@@ -47,6 +73,7 @@ class Collector:
     http_url: str = ""
     grpc_url: str = ""
     spans: list[SpanSeen] = field(default_factory=list)
+    points: list[PointSeen] = field(default_factory=list)
     raw: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     down: bool = False
@@ -65,6 +92,31 @@ class Collector:
             self.raw.append(body)
             self.headers.append({name.lower(): value for name, value in headers.items()})
             self.spans += found
+
+    def take_metrics(self, body: bytes, headers: dict[str, str]) -> None:
+        """One request of an exporter of metrics."""
+        request = metrics_service.ExportMetricsServiceRequest.FromString(body)
+        found = [
+            point
+            for of_resource in request.resource_metrics
+            for scope in of_resource.scope_metrics
+            for metric in scope.metrics
+            for point in _points(metric, _attributes(of_resource.resource.attributes))
+        ]
+        with self._lock:
+            self.raw.append(body)
+            self.headers.append({name.lower(): value for name, value in headers.items()})
+            self.points += found
+
+    def latest(self, name: str, **attributes: str) -> list[PointSeen]:
+        """The newest point of each series of a metric with these attributes."""
+        with self._lock:
+            found = {
+                (point.instance, *sorted(point.attributes.items())): point
+                for point in self.points
+                if point.name == name and attributes.items() <= point.attributes.items()
+            }
+        return list(found.values())
 
     def trace(self, trace_id: str) -> list[SpanSeen]:
         """The spans of one trace, parents before children, then by name."""
@@ -99,6 +151,28 @@ def _seen(span: Any, resource: dict[str, Any]) -> SpanSeen:
     )
 
 
+def _points(metric: Any, resource: dict[str, Any]) -> Iterator[PointSeen]:
+    kind = metric.WhichOneof("data")
+    data = getattr(metric, kind)
+    for point in data.data_points:
+        is_histogram = kind == "histogram"
+        yield PointSeen(
+            name=metric.name,
+            kind=kind,
+            unit=metric.unit,
+            attributes=_attributes(point.attributes),
+            resource=resource,
+            value=point.count if is_histogram else point.as_double,
+            sum=point.sum if is_histogram else 0.0,
+            buckets=tuple(point.bucket_counts) if is_histogram else (),
+            bounds=tuple(point.explicit_bounds) if is_histogram else (),
+            cumulative=kind == "gauge" or data.aggregation_temporality == 2,
+            monotonic=kind == "sum" and data.is_monotonic,
+            since=point.start_time_unix_nano,
+            at=point.time_unix_nano,
+        )
+
+
 def _attributes(pairs: Sequence[Any]) -> dict[str, Any]:
     return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in pairs}
 
@@ -109,6 +183,7 @@ def collector() -> Iterator[Collector]:
     found = Collector()
     http, rpc = _http_server(found), grpc.server(futures.ThreadPoolExecutor(2))
     services.add_TraceServiceServicer_to_server(_Service(found), rpc)
+    metrics_services.add_MetricsServiceServicer_to_server(_Metrics(found), rpc)
     found.http_url = f"http://127.0.0.1:{http.server_address[1]}"
     found.grpc_url = f"http://127.0.0.1:{rpc.add_insecure_port('127.0.0.1:0')}"
     thread = threading.Thread(target=http.serve_forever, daemon=True)
@@ -134,16 +209,28 @@ class _Service(services.TraceServiceServicer):  # type: ignore[misc]
         return service.ExportTraceServiceResponse()
 
 
+class _Metrics(metrics_services.MetricsServiceServicer):  # type: ignore[misc]
+    def __init__(self, found: Collector) -> None:
+        self._found = found
+
+    def Export(self, request: Any, context: Any) -> Any:
+        if self._found.down:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "down")
+        self._found.take_metrics(request.SerializeToString(), dict(context.invocation_metadata()))
+        return metrics_service.ExportMetricsServiceResponse()
+
+
 def _http_server(found: Collector) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            status = 404 if self.path != "/v1/traces" else 503 if found.down else 200
-            if status == 200:
+            take = {"/v1/traces": found.take, "/v1/metrics": found.take_metrics}.get(self.path)
+            status = 404 if take is None else 503 if found.down else 200
+            if take is not None and status == 200:
                 unzipped = gzip.decompress(body) if self.headers["content-encoding"] == "gzip" else body
-                found.take(unzipped, dict(self.headers.items()))
+                take(unzipped, dict(self.headers.items()))
             self.send_response(status)
             self.send_header("content-length", "0")
             self.end_headers()

@@ -917,6 +917,12 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=("tests/common/discovery/test_running.py::test_what_others_named_is_theirs",),
     ),
     Mutant(
+        name="plugins-of-either",
+        breaks="a name that two packages bring is nobody's: which code is loaded is no matter of chance",
+        edits=(Edit("common/plugins.py", "if len(found) == 1:", "if found:"),),
+        tests=("tests/common/test_plugins.py::test_a_name_that_two_packages_bring_is_nobodys",),
+    ),
+    Mutant(
         name="factories-of-anybody",
         breaks="code is loaded by the operator's word alone, also at run time",
         edits=(
@@ -975,6 +981,60 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         tests=(f"{EGRESS}/test_custom.py::test_what_it_raises_closes_its_session[cancel]",),
+    ),
+    Mutant(
+        name="kubernetes-half-known",
+        breaks="nothing is named before all namespaces have been listed: the rest would be taken for removed",
+        edits=(
+            Edit(
+                "common/discovery/kubernetes.py",
+                'if len(self._services) < len(self._settings.namespaces or ("",)):',
+                "if not self._services:",
+            ),
+        ),
+        tests=(
+            "tests/common/discovery/test_kubernetes.py::test_nothing_is_named_before_all_namespaces_are_known",
+        ),
+    ),
+    Mutant(
+        name="kubernetes-too-old",
+        breaks="a version that is too old has everything listed anew",
+        edits=(
+            Edit(
+                "common/discovery/kubernetes.py",
+                '                self._version = ""\n            except Passing',
+                "                pass\n            except Passing",
+            ),
+        ),
+        tests=(
+            "tests/common/discovery/test_kubernetes.py::test_a_version_that_is_too_old_has_it_listed_anew",
+        ),
+    ),
+    Mutant(
+        name="kubernetes-names-of-others",
+        breaks="ids of a namespace cannot be taken by an annotation in another one",
+        edits=(
+            Edit(
+                "common/discovery/kube_services.py",
+                'if "." in tool and tool != place.id:',
+                "if False:",
+            ),
+        ),
+        tests=(
+            "tests/common/discovery/test_kubernetes.py::test_what_is_wrong_with_a_service_is_told_of_it_alone",
+        ),
+    ),
+    Mutant(
+        name="kubernetes-old-token",
+        breaks="the token of the service account is read anew for each request",
+        edits=(
+            Edit(
+                "common/discovery/kube_api.py",
+                'token = Path(self._token_file).read_text(encoding="ascii").strip()',
+                'token = self._token = getattr(self, "_token", None) or Path(self._token_file).read_text().strip()',
+            ),
+        ),
+        tests=("tests/common/discovery/test_kubernetes.py::test_the_token_is_read_anew",),
     ),
     Mutant(
         name="trusted-sources",

@@ -105,8 +105,8 @@ def test_read_and_dropped_by_id(client: Client, keys: Keys, letters: DeadLetters
         client.execute_command(*dead_letter_command(keys, NODE, FACTS, message=b"%d" % number))
     newest, middle, oldest = letters.newest(10)
     assert letters.get(middle.id) == middle
-    assert letters.drop(middle.id)
-    assert not letters.drop(middle.id)
+    assert letters.drop(middle.id, actor="t")
+    assert not letters.drop(middle.id, actor="t")
     assert letters.get(middle.id) is None
     assert letters.newest(10) == [newest, oldest]
 
@@ -117,7 +117,7 @@ def test_what_is_no_id(wrong: str, letters: DeadLetters) -> None:
     with pytest.raises(InvalidRequest, match="looks like"):
         letters.get(wrong)
     with pytest.raises(InvalidRequest, match="looks like"):
-        letters.drop(wrong)
+        letters.drop(wrong, actor="t")
 
 
 def test_the_message_is_in_no_repr(client: Client, keys: Keys, letters: DeadLetters) -> None:

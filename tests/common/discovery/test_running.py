@@ -12,6 +12,7 @@ from common.audit.journal import Journal
 from common.discovery import running
 from common.discovery.running import Discoverer
 from common.discovery.tools import DiscoveredTools
+from common.discovery.unfit import Unfit
 from common.domain.egress import EgressRules
 from common.domain.errors import ConfigurationError, ToolNotFound
 from common.domain.ids import ToolId
@@ -141,6 +142,19 @@ def test_an_unchanged_tool_keeps_its_version(start: Callable[..., Running]) -> N
     source.now = {"a": dict(A), "b": B}
     wait_until(lambda: running.tool("b"), description="the other one comes")
     assert running.registry.get(ToolId("a")).registered.version == version
+
+
+def test_a_tool_that_its_source_cannot_describe_stays_as_it_is(start: Callable[..., Running]) -> None:
+    """It is told why, by the source's words; the others go on."""
+    source = Scripted({"a": A})
+    running = start(team=source)
+    wait_until(lambda: running.tool("a"), description="it is registered")
+    source.now = {"a": Unfit("its path is odd"), "b": B}
+    wait_until(lambda: running.tool("b"), description="the other one comes")
+    wait_until(lambda: running.told("discovery_refused"), description="it is told")
+    assert running.told("discovery_refused")[0]["detail"] == "its path is odd"
+    assert running.tool("a") is not None
+    assert running.told("tool_retired") == []
 
 
 def test_what_others_named_is_theirs(start: Callable[..., Running], client: Client, keys: Keys) -> None:

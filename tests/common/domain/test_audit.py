@@ -15,6 +15,7 @@ KINDS = {
     *("tool_undrained", "circuit_state_change", "circuit_reset", "circuit_tripped", "health_transition"),
     *("tool_quarantined", "definition_changed", "definition_approved", "definition_rejected", "tool_flagged"),
     *("session_created", "session_recovered", "session_closed", "node_lost", "invocation_lost"),
+    *("dead_letter_read", "dead_letter_dropped"),
     *("invocation_cancelled", "tenant_changed", "tenant_removed"),
     *(
         "tool_refused",

@@ -16,6 +16,7 @@ from common.domain.errors import ConfigurationError
 from common.settings import EvaluatorSettings, RuleSettings, load
 from common.settings.audit_sinks import FileOptions, PostgresOptions, WebhookOptions
 from common.settings.entry import ENTRY_KEYS
+from common.settings.kubernetes import KubernetesSettings
 from common.settings.layers import KEYS, PROCESS_VARIABLES, VARIABLES
 from common.settings.reference import PARTS, render
 from common.settings.schema import json_schema, text
@@ -184,7 +185,7 @@ def test_document_and_models_know_the_same_settings() -> None:
         *(TokenExchangeEntry.model_fields.keys() - ENTRY_KEYS),
         *PARTS_NAMES,
         *("name", "most"),
-        *(SourceSettings.model_fields.keys() - ENTRY_KEYS),
+        *(SourceSettings.model_fields.keys() | KubernetesSettings.model_fields.keys()) - set(ENTRY_KEYS),
         *(RuleSettings.model_fields.keys() - ENTRY_KEYS),
         *(EvaluatorSettings.model_fields.keys() - ENTRY_KEYS),
     }

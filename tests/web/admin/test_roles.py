@@ -35,6 +35,10 @@ ROUTES: dict[tuple[str, str], str] = {
     ("DELETE", "/sessions/<session>"): "operator",
     ("GET", "/calls"): "viewer",
     ("DELETE", "/calls/<call>"): "operator",
+    ("GET", "/dead-letters"): "viewer",
+    ("GET", "/dead-letters/<letter>"): "viewer",
+    ("GET", "/dead-letters/<letter>/message"): "admin",
+    ("DELETE", "/dead-letters/<letter>"): "operator",
     ("GET", "/config/export"): "viewer",
     ("POST", "/config/import"): "admin",
     ("GET", "/tenants"): "viewer",
@@ -61,7 +65,14 @@ ROUTES: dict[tuple[str, str], str] = {
 """Method and route -> the least role that it needs."""
 
 PARAMETER = re.compile("<(?:path:)?([a-z]+)>")
-VALUES = {"tool": "no-such-tool", "session": "x", "call": "x", "key": "0" * 16, "tenant": "no-such-tenant"}
+VALUES = {
+    "letter": "1-1",
+    "tool": "no-such-tool",
+    "session": "x",
+    "call": "x",
+    "key": "0" * 16,
+    "tenant": "no-such-tenant",
+}
 CASE = {"tenant": "t", "client": "c", "tool": "no-such-tool", "name": "x"}
 VERDICT = {"name": "x", "digest": "0" * 64}
 BODIES: dict[str, dict[str, object]] = {

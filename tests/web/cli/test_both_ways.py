@@ -17,10 +17,11 @@ import typer
 import yaml
 
 from common.audit.journal import Journal
+from common.calls.dead_letters import dead_letter_command
 from common.circuit.breaker import Circuits
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.content_rules import ContentRules, Pinning
-from common.domain.ids import TenantId, ToolId, encode_part, queue_of
+from common.domain.ids import NodeId, TenantId, ToolId, encode_part, queue_of
 from common.domain.tool import StdioTransport, Tool
 from common.identity.api_keys import ApiKeys
 from common.registry.registry import Registry
@@ -122,6 +123,14 @@ ROWS = [
     Row("credentials flush", "--tool demo"),
     Row("credentials rotate"),
     Row("credentials rotate", "--tool nobody", Exit.NOT_FOUND),
+    Row("dead-letters list"),
+    Row("dead-letters list", "--most 1", json=True),
+    Row("dead-letters show", "{letter}"),
+    Row("dead-letters show", "{letter}", json=True),
+    Row("dead-letters show", "{letter} --message", json=True),
+    Row("dead-letters show", "1-1", Exit.NOT_FOUND),
+    Row("dead-letters show", "newest", Exit.USAGE),
+    Row("dead-letters drop", "{letter}"),
     Row("audit"),
     Row("audit", "-n 2 --tool demo", json=True),
     Row("audit", "--kind nothing", Exit.USAGE),
@@ -139,9 +148,6 @@ OF_THIS_MACHINE = {
     "client-config": "test_client_config.py",
     "completion": "test_completion.py",
     "config check": "test_verbs.py",
-    "dead-letters list": "test_dead_letters.py",
-    "dead-letters show": "test_dead_letters.py",
-    "dead-letters drop": "test_dead_letters.py",
     "doctor": "test_verbs.py",
     "export": "test_verbs.py",
     "flower": "../../e2e/test_flower.py",
@@ -199,7 +205,9 @@ def standing(client: Client, keys: Keys) -> Callable[[], dict[str, str]]:
         )
         TenantDesk(client, keys, load()).change(TenantId("set"), {"max_calls": 5}, (), actor="t")
         (waiting,) = desk.quarantine.waiting()
-        return {"key": record.id, "digest": waiting.digest}
+        facts = {"reason": "not_json", "queue": queue_of(DEMO), "node": NODE, "task_id": "i-1"}
+        letter = client.execute_command(*dead_letter_command(keys, NodeId(NODE), facts, message=b"x\xff"))
+        return {"key": record.id, "digest": waiting.digest, "letter": letter.decode()}
 
     return made
 
@@ -318,6 +326,7 @@ def test_what_is_of_this_machine_refuses_a_gateway_elsewhere(verb: str, canalgat
         done = canalgate(*words)
         assert (done.exit_code, done.stdout) == (Exit.USAGE, ""), done.output
         assert "leave --url out" in done.stderr
+        assert ("config import" in done.stderr) == (verb == "apply")
 
 
 def test_both_change_the_same_and_say_who(

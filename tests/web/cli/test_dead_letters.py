@@ -8,6 +8,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner, Result
 
+from common.audit.journal import Journal
 from common.calls.dead_letters import DeadLetters, dead_letter_command
 from common.domain.ids import NodeId
 from common.store.client import Client
@@ -84,6 +85,30 @@ def test_a_letter_is_dropped_once(letter: str) -> None:
         assert done.exit_code == Exit.NOT_FOUND
         assert "no dead letter" in done.output
     assert orjson.loads(dead_letters("list", "--json").stdout) == []
+
+
+def test_who_saw_a_message_and_who_dropped_it_is_recorded(
+    letter: str, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the id and the queue, and nothing of the message; a look at the list is not recorded."""
+    monkeypatch.setenv("LOGNAME", "ann")
+    for words in (
+        ["list"],
+        ["show", letter],
+        ["show", letter, "--message"],
+        ["drop", letter],
+        ["drop", letter],
+    ):
+        dead_letters(*words)
+    dropped, read = Journal(client, keys).newest(10)
+    assert [dropped.kind, read.kind] == ["dead_letter_dropped", "dead_letter_read"]
+    for record in (dropped, read):
+        assert dict(record.fields) | {"kind": ""} == {
+            "kind": "",
+            "actor": "cli:ann",
+            "reason": "unknown_task",
+            "detail": f"{letter} of tool.a",
+        }
 
 
 def test_what_is_no_id() -> None:

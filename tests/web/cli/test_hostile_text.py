@@ -14,7 +14,6 @@ from typer.testing import CliRunner, Result
 from werkzeug.wrappers import Request, Response
 
 import gateway_web.cli
-from common.calls.dead_letters import DeadLetter
 from gateway_web.cli import dead_letters
 from gateway_web.cli.app import cli
 from gateway_web.cli.output import Exit, say_table, stop
@@ -181,12 +180,10 @@ class _Terminal:
 
 def test_a_message_that_no_worker_could_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Byte for byte into a file, but not to a terminal."""
-    letter = DeadLetter.__new__(DeadLetter)
-    object.__setattr__(letter, "message", EVIL.encode())
     terminal = _Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("TERM", "dumb")
-    dead_letters._say_message(letter)
+    dead_letters._say_message(EVIL.encode())
     assert PLAIN in terminal.text
     assert all(char.isprintable() or char == "\n" for char in terminal.text)
 

@@ -14,6 +14,7 @@ from common.audit.journal import Journal
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import ConfigurationError
 from gateway_web.cli.up_reload import UpReload, reader, workers_check
+from tests.support.certificates import Authority
 
 STATIC = {"credentials": {"providers": ["static"]}}
 
@@ -97,6 +98,19 @@ def test_tokens_of_the_file_wait_where_up_has_made_one(
     assert wanted in capsys.readouterr().err
     assert reload(told.send)
     assert (wanted in capsys.readouterr().err) is own_token
+
+
+def test_a_certificate_that_cannot_be_read_is_told(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    """The listener keeps the one that it has; the settings are taken over all the same."""
+    made = Authority(told.file.parent).issue("localhost")
+    told.write(web={"tls_cert_file": str(made.both)})
+    reload = told.reload()
+    assert reload(told.send)
+    assert "keeps the certificate" not in capsys.readouterr().err
+    made.both.write_text("no certificate")
+    assert reload(told.send)
+    assert "keeps the certificate" in capsys.readouterr().err
+    assert told.signals == ["web", "worker1"] * 2
 
 
 def test_it_says_no_more_than_it_did(told: Told, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,15 @@
+"""A tool that a source cannot describe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Unfit(dict[str, Any]):
+    """In the place of an entry: why there is none. The tool keeps the definition that it had, as for any that is
+    refused.
+    """
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words = words
