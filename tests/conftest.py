@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,10 @@ from tests.support.tcp_proxy import TcpProxy
 # The machines that run these tests are slow and shared: how long one example takes says nothing.
 settings.register_profile("canalgate", deadline=None)
 settings.load_profile("canalgate")
+
+# A shell's background job starts with SIGINT ignored, and so would whatever the tests start and end with Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Plain lines: the coloured tracebacks for people take most of a second each.
 structlog.configure(

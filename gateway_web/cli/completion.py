@@ -17,6 +17,8 @@ from gateway_web.cli.output import errors_as_exit_codes
 
 PATIENCE = 2.0
 """Seconds that somebody waits who pressed Tab."""
+LOADED = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i; }"
+"""A zsh whose ~/.zshrc sets up nothing has no completion at all."""
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -63,4 +65,5 @@ def completion(
 
     if shell not in SHELLS:
         raise ConfigurationError(f"SHELL must be one of {', '.join(SHELLS)}, not {shell!r}", field="SHELL")
-    typer.echo(get_completion_script(prog_name="canalgate", complete_var="_CANALGATE_COMPLETE", shell=shell))
+    script = get_completion_script(prog_name="canalgate", complete_var="_CANALGATE_COMPLETE", shell=shell)
+    typer.echo(script.replace("\ncompdef ", f"\n{LOADED}\ncompdef ") if shell == "zsh" else script)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -78,6 +83,77 @@ def test_bash_completes_verbs_and_tools(
         monkeypatch.setenv("CANALGATE_REDIS__URL", "unix:///nonexistent.sock")
         assert completed("canalgate tools disable o") == ["other"]
     assert completed("canalgate tools disable o") == []
+
+
+@pytest.mark.timeout(300)
+def test_fish_completes_verbs_options_and_tools(
+    program: Path, canalgate: Canalgate, client: Client, keys: Keys
+) -> None:
+    """With what each does."""
+    fish = shell("fish")
+    Registry(client, keys, ANYTHING).put(Tool(id=ToolId("demo"), transport=StdioTransport(command="cmd")))
+    lines = ("tools disa", "tools disable d", "tools disable --u", "completion z")
+    script = "canalgate completion fish | source\n" + "\n".join(
+        f"complete -C 'canalgate {line}'" for line in lines
+    )
+    done = subprocess.run(
+        [fish, "--no-config", "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    offered = [line.partition("\t")[0] for line in done.stdout.splitlines()]
+    assert [word for word in offered if word] == ["disable", "demo", "--url", "zsh"]
+
+
+@pytest.mark.timeout(300)  # each completion is a start of the command
+def test_zsh_completes_verbs_and_tools(
+    program: Path, canalgate: Canalgate, client: Client, keys: Keys, tmp_path: Path
+) -> None:
+    """At a terminal, where the line alone that the document gives stands in ~/.zshrc."""
+    zsh = shell("zsh")
+    Registry(client, keys, ANYTHING).put(Tool(id=ToolId("demo"), transport=StdioTransport(command="cmd")))
+    (tmp_path / ".zshrc").write_text('PS1="ready> "; eval "$(canalgate completion zsh)"\n')
+    with at_terminal([zsh, "-i"], tmp_path) as (send, seen):
+        seen("ready> ")
+        send("canalgate tools disa\t")
+        seen("tools disable ")
+        send("d\t")
+        seen("demo")
+
+
+def shell(name: str) -> str:
+    """Where it is. Skips, loudly, without it."""
+    if (found := shutil.which(name)) is None:
+        pytest.skip(f"NO {name.upper()} HERE: its completion is not tested (Debian: apt install {name})")
+    return found
+
+
+@contextmanager
+def at_terminal(
+    command: list[str], home: Path
+) -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
+    """A program at a terminal of its own: what types there, and what waits until a text has appeared."""
+    ours, theirs = pty.openpty()
+    env = os.environ | {"TERM": "dumb", "ZDOTDIR": str(home), "HOME": str(home)}
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True, close_fds=True
+    ) as process:
+        os.close(theirs)
+        shown = ""
+
+        def seen(text: str) -> None:
+            nonlocal shown
+            ends = time.monotonic() + 60
+            while text not in shown:
+                if not select.select([ours], [], [], max(0.0, ends - time.monotonic()))[0]:
+                    pytest.fail(f"{text!r} did not appear: {shown!r}")
+                shown += os.read(ours, 65_536).decode(errors="replace")
+            shown = shown.partition(text)[2]
+
+        try:
+            yield (lambda text: (os.write(ours, text.encode()), None)[1]), seen
+        finally:
+            process.kill()
+            os.close(ours)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
