@@ -146,7 +146,7 @@ def test_a_token_on_the_command_line_is_warned_of(
     with listening(admin_app(redis_url, Settings())) as url:
         done = canalgate("--url", url, "--token", TOKEN, "tools")
         assert done.exit_code == Exit.OK, done.output
-        assert "--token-file" in done.stderr
+        assert "--token-file, or the variable CANALGATE_ADMIN_TOKEN" in done.stderr
         assert TOKEN not in done.output
         Path("token").write_text(TOKEN)
         both = canalgate("--url", url, "--token", TOKEN, "--token-file", "token", "tools")
