@@ -184,9 +184,7 @@ def test_settings_of_this_machine_are_not_those_of_a_gateway_elsewhere(
     assert canalgate("tools").exit_code == Exit.UNREACHABLE
 
 
-@pytest.mark.parametrize(
-    "words", [("dead-letters", "list"), ("apply", "c.yaml"), ("audit", "verify", "--redis")]
-)
+@pytest.mark.parametrize("words", [("apply", "c.yaml"), ("audit", "verify", "--redis")])
 def test_a_verb_of_this_machine_does_not_act_on_it_when_another_is_named(
     token: Canalgate, client: Client, words: tuple[str, ...]
 ) -> None:
