@@ -9,6 +9,7 @@ from celery import Celery
 from celery.signals import celeryd_init, setup_logging
 
 from common.logs import configure as configure_logs
+from common.processes import no_core_dumps
 from common.settings import Settings
 from common.store.client import StoreAddress
 from gateway_worker import tasks
@@ -70,6 +71,7 @@ def _prepare_worker(**_: Any) -> None:
     from gateway_worker import channel
     from gateway_worker.step import ControlNode, EngineStep
 
+    no_core_dumps()
     channel.install()
     app.control.mailbox.node_cls = ControlNode  # type: ignore[attr-defined]
     app.steps["consumer"].add(EngineStep)
