@@ -176,6 +176,7 @@ def test_a_denial_that_its_caller_does_not_see_is_recorded(
         answers.append((answer.status_code, answer.text.replace(HIDDEN, ABSENT)))
         told.append([record.fields for record in journal.after(before) if record.kind == "policy_decision"])
     assert answers[0] == answers[1]
+    assert [len(found) for found in told] == [1, 1]
     ((denied,), (missed,)) = told
     assert (denied["outcome"], denied["tenant"], denied["tool"]) == ("deny", "blind", HIDDEN)
     assert (denied["error_code"], denied["capability"]) == ("TOOL_NOT_FOUND", capability)
