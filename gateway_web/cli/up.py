@@ -257,11 +257,17 @@ def _announce(plan: Plan, supervisor: Supervisor, answers: FirstAnswers) -> None
     if plan.token is not None:
         err.print(f"admin API: {plan.base_url}/admin/v1, its token is in {plan.token.file}", markup=False)
     if plan.flower_port is not None:
-        err.print(f"Flower: {plan.flower_url} (password: a token of admin.tokens)", markup=False)
+        which = "a token of admin.tokens" if plan.token is None else f"the token in {plan.token.file}"
+        err.print(f"Flower: {plan.flower_url} (any name; password: {which})", markup=False)
     for line in answers.lines():
         err.print(for_terminal(line))
     err.print("add this to your MCP client:", markup=False)
     err.print(to_client("canalgate", plan.endpoint, {}, flavour="claude").rstrip(), markup=False)
+    if "api_key" in plan.settings.identity.resolver:
+        err.print(
+            "with a key, which `canalgate keys issue` makes: `canalgate client-config` puts it in",
+            markup=False,
+        )
     # One line, unwrapped and unstyled, at once: scripts wait for it.
     sys.stdout.write(f"ready {plan.endpoint} tools={len(plan.settings.tools)}{answers.summary()}\n")
     sys.stdout.flush()
