@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any
 
 from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import ConfigurationError
+from common.plugins import UnknownPlugin, load_class
 from common.policy.bulkhead import Bulkhead
 from common.policy.evaluation import Asked, PolicyCounts
 from common.ports import PolicyEvaluator
@@ -81,8 +79,9 @@ def _evaluator(entry: EvaluatorSettings, egress: EgressRules) -> PolicyEvaluator
 def _custom(entry: EvaluatorSettings) -> PolicyEvaluator:
     name = entry.implementation or ""
     try:
-        kind = _named(name)
-        evaluator: PolicyEvaluator = kind(dict(entry.options))
+        evaluator: PolicyEvaluator = load_class(name, GROUP)(dict(entry.options))
+    except UnknownPlugin as error:
+        raise ConfigurationError(f"policy evaluator {entry.id!r}: {error.message}", field=FIELD) from error
     except Exception as error:
         # Not its text: a class that does not like its options may repeat them, secrets included.
         raise ConfigurationError(
@@ -93,12 +92,3 @@ def _custom(entry: EvaluatorSettings) -> PolicyEvaluator:
             f"policy evaluator {entry.id!r}: {name!r} has no method evaluate(question)", field=FIELD
         )
     return evaluator
-
-
-def _named(name: str) -> Any:
-    """The class behind a dotted path or the name of an entry point. Raises whatever is wrong with it."""
-    module, colon, attribute = name.partition(":")
-    if colon:
-        return getattr(import_module(module), attribute)
-    (found,) = entry_points(group=GROUP, name=name)
-    return found.load()

@@ -6,7 +6,6 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -17,6 +16,7 @@ from common.domain.errors import ConfigurationError
 from common.domain.ids import MAX_ID_LENGTH
 from common.domain.rules import MAX_COUNT
 from common.domain.tool import MASK, MAX_POOL_SIZE, MAX_TIMEOUT
+from common.plugins import installed
 from common.settings.document import parse
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
@@ -190,20 +190,19 @@ def _resolvers(values: tuple[str, ...]) -> tuple[str, ...]:
     if not values:
         raise ValueError(f"must name at least one of {quoted(RESOLVERS)}, or a class as package.module:Class")
     for value in values:
-        if value not in RESOLVERS and not _RESOLVER_CLASS.fullmatch(value) and value not in _plugins():
+        if value in RESOLVERS or _RESOLVER_CLASS.fullmatch(value):
+            continue
+        brought = installed(IDENTITY_PLUGINS)
+        if value not in brought:
             raise ValueError(
-                f"must hold some of {quoted(RESOLVERS)}, names of installed plug-ins ({IDENTITY_PLUGINS}), or a "
-                "class as package.module:Class"
+                f"must hold some of {quoted(RESOLVERS)}, names that installed packages bring ({IDENTITY_PLUGINS}: "
+                f"{', '.join(brought) or 'none'}), or a class as package.module:Class"
             )
     if len(set(values)) != len(values):
         raise ValueError("names a resolver twice; remove one of the two")
     if "none" in values[:-1]:
         raise ValueError("none takes everybody, so it must be the last one")
     return values
-
-
-def _plugins() -> set[str]:
-    return {entry.name for entry in entry_points(group=IDENTITY_PLUGINS)}
 
 
 def _scopes(values: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import httpx
 
-from common.domain.custom import CustomTransport
 from common.domain.errors import ConfigurationError, GatewayError
 from common.domain.tool import StdioTransport
-from common.executors import make_factory
 from common.policy.loading import evaluator_problems
 from common.registry.registry import Registry
 from common.settings import Settings, WebSettings, find_file, load
 from common.store.client import address_of
 from gateway_web.cli.doctor_encryption import payload_findings, ring_findings
 from gateway_web.cli.doctor_identity import jwks_findings, key_findings, subject_findings
+from gateway_web.cli.doctor_plugins import plugin_findings
 from gateway_web.cli.doctor_tls import tls_findings
 from gateway_web.cli.findings import Finding
 from gateway_web.cli.output import Exit, out
@@ -62,7 +61,8 @@ def _findings(config: Path | None) -> Iterator[Finding]:
         yield Finding(False, f"tool {problem.id}: {problem.message}")
     for text in (*identity_problems(settings), *evaluator_problems(settings.policy)):
         yield Finding(False, text)
-    yield from _ways(settings)
+    yield from _commands(settings)
+    yield from plugin_findings(settings)
     yield from tls_findings(settings)
     yield from jwks_findings(settings)
     yield from subject_findings(settings)
@@ -80,22 +80,12 @@ def _findings(config: Path | None) -> Iterator[Finding]:
         yield from _running_tools(config)
 
 
-def _ways(settings: Settings) -> Iterator[Finding]:
+def _commands(settings: Settings) -> Iterator[Finding]:
     for tool in settings.tools:
         if isinstance(tool.transport, StdioTransport):
             found = shutil.which(tool.transport.command, path=tool.transport.env.get("PATH"))
             hint = found or "not found on PATH: install it, or give its full path as command"
             yield Finding(found is not None, f"tool {tool.id}: {tool.transport.command}: {hint}")
-        elif isinstance(tool.transport, CustomTransport):
-            yield _factory(tool.id, tool.transport)
-
-
-def _factory(tool: str, transport: CustomTransport) -> Finding:
-    try:
-        make_factory(transport)
-    except ConfigurationError as error:
-        return Finding(False, f"tool {tool}: {error.message}")
-    return Finding(True, f"tool {tool}: {transport.factory} is there")
 
 
 def _payloads(config: Path | None) -> Iterator[Finding]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from importlib import import_module
-from importlib.metadata import entry_points
 from queue import Empty, SimpleQueue
 
 import structlog
 
 from common.domain.errors import ConfigurationError, InternalError
 from common.domain.invocation import Caller
+from common.plugins import UnknownPlugin, load_class
 from common.ports import IdentityResolver, RequestFacts
 from common.settings import IdentitySettings
-from common.settings.fields import IDENTITY_PLUGINS
+from common.settings.fields import IDENTITY_PLUGINS, RESOLVERS
 
 log = structlog.get_logger(__name__)
 
@@ -25,7 +23,9 @@ MOST_UNDER_WAY = 100
 def load_custom(name: str, settings: IdentitySettings) -> IdentityResolver:
     """The resolver that a dotted path, or an entry point, names. Raises :class:`ConfigurationError`."""
     try:
-        resolver: IdentityResolver = _kind(name)(settings)
+        resolver: IdentityResolver = load_class(name, IDENTITY_PLUGINS, RESOLVERS)(settings)
+    except UnknownPlugin as error:
+        raise ConfigurationError(f"identity.resolver {error.message}", field="identity.resolver") from error
     except Exception as error:
         raise ConfigurationError(
             f"identity.resolver {name!r} cannot be loaded: {error!r}", field="identity.resolver"
@@ -35,16 +35,6 @@ def load_custom(name: str, settings: IdentitySettings) -> IdentityResolver:
             f"identity.resolver {name!r} has no method resolve(request)", field="identity.resolver"
         )
     return Bounded(resolver, settings.resolver_timeout)
-
-
-def _kind(name: str) -> Callable[[IdentitySettings], IdentityResolver]:
-    module, colon, attribute = name.partition(":")
-    if colon:
-        found = getattr(import_module(module), attribute)
-    else:
-        (entry,) = entry_points(group=IDENTITY_PLUGINS, name=name)
-        found = entry.load()
-    return found  # type: ignore[no-any-return]
 
 
 class Bounded:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any
 
+from common.credentials.brought import brought_provider, fault
 from common.domain.errors import ConfigurationError
 from common.ports import CredentialsProvider
 from common.settings import Settings
@@ -15,9 +14,6 @@ from gateway_worker.credentials.environment import EnvironmentProvider
 from gateway_worker.credentials.files import FileProvider
 from gateway_worker.credentials.static import StaticProvider
 from gateway_worker.credentials.vault import VaultProvider
-
-GROUP = "canalgate.credentials"
-"""Entry points of packages that bring a provider."""
 
 
 def _late(module: str, kind: str) -> Callable[[Settings], CredentialsProvider]:
@@ -51,32 +47,13 @@ def load_providers(settings: Settings) -> dict[str, CredentialsProvider]:
 
 
 def _load(name: str, settings: Settings) -> CredentialsProvider:
+    made = BUILT_IN.get(name)
+    if made is None:
+        return brought_provider(name, settings.credentials, BUILT_IN)
     try:
-        made = BUILT_IN.get(name)
-        provider: Any = _brought(name)(settings.credentials) if made is None else made(settings)
+        return made(settings)
     except ConfigurationError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a constructor raises
         # Not its words: they may hold a secret of the settings.
-        raise _fault(f"{name!r} cannot be loaded: {type(error).__name__}") from None
-    if not callable(getattr(provider, "resolve", None)):
-        raise _fault(f"{name!r} has no method resolve(request)")
-    found: CredentialsProvider = provider
-    return found
-
-
-def _brought(name: str) -> Callable[..., object]:
-    """The class that is named as ``package.module:Class``, or by an entry point."""
-    module, colon, kind = name.partition(":")
-    if colon:
-        found: Callable[..., object] = getattr(import_module(module), kind)
-        return found
-    for entry in entry_points(group=GROUP, name=name):
-        return entry.load()  # type: ignore[no-any-return]
-    raise _fault(
-        f"{name!r} is unknown: built in are {', '.join(BUILT_IN)}, and no package brings it ({GROUP})"
-    )
-
-
-def _fault(words: str) -> ConfigurationError:
-    return ConfigurationError(f"credentials.providers: {words}", field="credentials.providers")
+        raise fault(f"{name!r} cannot be loaded: {type(error).__name__}") from None

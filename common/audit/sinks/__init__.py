@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 from common.audit.sinks.file import FileSink
@@ -14,6 +12,7 @@ from common.audit.sinks.stdout import StdoutSink
 from common.audit.sinks.webhook import WebhookSink
 from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import ConfigurationError
+from common.plugins import UnknownPlugin, load_class
 from common.ports import AuditSink
 from common.settings.audit import AuditSink as SinkSettings
 from common.settings.audit_sinks import SINK_OPTIONS, CustomOptions, WebhookOptions
@@ -52,19 +51,10 @@ def make_sink(settings: SinkSettings, rules: EgressRules = STRICT) -> AuditSink:
 
 
 def _loaded(kind: str) -> Callable[[Mapping[str, Any]], AuditSink]:
-    found: Any
-    if ":" in kind:
-        module, _, name = kind.partition(":")
-        found = getattr(import_module(module), name)
-    else:
-        named = list(entry_points(group=GROUP, name=kind))
-        if not named:
-            raise ConfigurationError(
-                f"audit.sinks: no type {kind!r}: use {', '.join(SINK_OPTIONS)}, a class as package.module:Class, "
-                f"or install the package that brings it",
-                field="audit.sinks",
-            )
-        found = named[0].load()
+    try:
+        found: Any = load_class(kind, GROUP, SINK_OPTIONS)
+    except UnknownPlugin as error:
+        raise ConfigurationError(f"audit.sinks: type {error.message}", field="audit.sinks") from error
     if not callable(found):
         raise ConfigurationError(f"audit.sinks: {kind!r} is no class", field="audit.sinks")
     made: Callable[[Mapping[str, Any]], AuditSink] = found

@@ -917,6 +917,12 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=("tests/common/discovery/test_running.py::test_what_others_named_is_theirs",),
     ),
     Mutant(
+        name="plugins-of-either",
+        breaks="a name that two packages bring is nobody's: which code is loaded is no matter of chance",
+        edits=(Edit("common/plugins.py", "if len(found) == 1:", "if found:"),),
+        tests=("tests/common/test_plugins.py::test_a_name_that_two_packages_bring_is_nobodys",),
+    ),
+    Mutant(
         name="factories-of-anybody",
         breaks="code is loaded by the operator's word alone, also at run time",
         edits=(

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from common import plugins
 from common.domain.egress import STRICT
 from common.domain.errors import ConfigurationError, PolicyDenied
 from common.domain.ids import ClientId, TenantId, ToolId
 from common.domain.invocation import Caller
 from common.domain.policy import ALLOWED, Counters, Ground, Question
-from common.policy import loading
 from common.policy.judge import Judge
 from common.policy.loading import evaluator_problems
 from common.policy.testing import PolicyEvaluatorContract, question
@@ -133,7 +133,7 @@ def breaking(_options: object) -> None:
         (f"{HERE}:Nothing", "AttributeError"),
         (f"{HERE}:breaking", "ValueError"),
         ("builtins:dict", "has no method evaluate(question)"),
-        ("no_such_entry_point", "ValueError"),
+        ("no_such_entry_point", "is unknown"),
     ],
 )
 def test_a_class_that_cannot_be_made_keeps_the_process_from_starting(implementation: str, said: str) -> None:
@@ -154,7 +154,7 @@ def test_a_class_may_be_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (group, name) == ("canalgate.policy", "noting")
         return [EntryPoint(name=name, group=group, value=f"{HERE}:Noting")]
 
-    monkeypatch.setattr(loading, "entry_points", points)
+    monkeypatch.setattr(plugins, "entry_points", points)
     entry = {"id": "n", "type": "custom", "implementation": "noting", "options": {"k": [1]}}
     made = judge(evaluators=[entry], evaluator="n")
     assert call(made).allowed

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from common import plugins
+from common.credentials.brought import GROUP
 from common.domain.credentials import CredentialRequest, Credentials, safe_part
 from common.domain.errors import ConfigurationError
 from common.ports import CredentialsProvider
 from common.settings import Settings
 from common.settings.credentials import CredentialsSettings, StaticCredential
-from gateway_worker.credentials import providers
 from gateway_worker.credentials.environment import EnvironmentProvider
 from gateway_worker.credentials.files import FileProvider
 from gateway_worker.credentials.providers import load_providers
@@ -215,8 +216,8 @@ def test_they_are_made_in_the_order_of_the_settings(module: ModuleType) -> None:
 
 def test_a_package_brings_one_by_an_entry_point(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its name."""
-    entry = EntryPoint("acme", "plugged:Custom", providers.GROUP)
-    monkeypatch.setattr(providers, "entry_points", lambda *, group, name: [entry] if name == "acme" else [])
+    entry = EntryPoint("acme", "plugged:Custom", GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda *, group, name: [entry] if name == "acme" else [])
     assert isinstance(load_providers(of("acme"))["acme"], Custom)
 
 
