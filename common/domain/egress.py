@@ -2,7 +2,8 @@
 
 A tool of the operator's own settings file may lead to this machine and to private networks; one that was registered at
 run time only to public addresses, as may whatever URL somebody else has told us. ``allowed_networks`` and
-``allowed_hosts`` widen both; ``denied_networks`` and ``denied_hosts`` go before everything.
+``allowed_hosts`` widen both; a cloud's metadata service is opened by its own address alone. ``denied_networks`` and
+``denied_hosts`` go before everything.
 """
 
 from __future__ import annotations
@@ -110,6 +111,11 @@ class EgressRules:
         place = place_of(address)
         if place is Place.PUBLIC or place in lifted:
             return None
+        if place is Place.METADATA:
+            # It gives away the machine's own credentials: a range that happens to hold it is no leave.
+            if _in(address, [network for network in self.allowed_networks if network.num_addresses == 1]):
+                return None
+            return f"{address} ({place.value}) is not in egress.allowed_networks by itself, as /{address.max_prefixlen}"
         if _in(address, self.allowed_networks):
             # That the form is allowed, for a network that translates, allows nothing inside it.
             return None if inner is None else self._address_refusal(inner, lifted)

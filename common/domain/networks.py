@@ -77,9 +77,10 @@ _ROWS: tuple[tuple[Place, tuple[str, ...]], ...] = (
         ),
     ),
 )
-_TABLE: tuple[tuple[Place, tuple[Network, ...]], ...] = tuple(
+TABLE: tuple[tuple[Place, tuple[Network, ...]], ...] = tuple(
     (place, tuple(map(ip_network, networks))) for place, networks in _ROWS
 )
+"""The networks of each kind; the first row that fits counts."""
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _LAST_32 = tuple(
     map(IPv6Network, ("::ffff:0:0/96", "::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48"))
@@ -94,7 +95,7 @@ def parsed(text: str) -> Address:
 
 def place_of(address: Address) -> Place:
     """What kind of place it is."""
-    for place, networks in _TABLE:
+    for place, networks in TABLE:
         if any(address in network for network in networks):
             return place
     return Place.PUBLIC if address.version == 4 or address in _GLOBAL_UNICAST else Place.RESERVED

@@ -57,7 +57,7 @@ class EgressSettings(Section):
     allowed_networks: Networks = Field(
         default=(),
         description="Networks to connect to although they are not public; tools of this file may lead to this machine "
-        "and to private networks without it.",
+        "and to private networks without it. A cloud's metadata service is opened by its own address alone.",
     )
     allowed_hosts: HostNames = Field(
         default=(),

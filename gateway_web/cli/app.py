@@ -30,7 +30,7 @@ from gateway_web.cli.cluster import queues, workers
 from gateway_web.cli.completion import completion
 from gateway_web.cli.connection import choose
 from gateway_web.cli.flower import flower
-from gateway_web.cli.output import errors_as_exit_codes, out
+from gateway_web.cli.output import errors_as_exit_codes, say
 from gateway_web.cli.status import show_status
 
 ConfigOption = Annotated[
@@ -117,7 +117,7 @@ def doctor(config: ConfigOption = None) -> None:
 @cli.command()
 def version() -> None:
     """Print the version."""
-    out.print(f"canalgate {__version__} (Python {sys.version.split()[0]})")
+    say(f"canalgate {__version__} (Python {sys.version.split()[0]})")
 
 
 def main(**options: Any) -> None:

@@ -20,7 +20,7 @@ from common.settings.document import Document
 from common.settings.layers import PREFIX
 from common.settings.load import assemble, read_file
 from common.settings.problems import shown
-from gateway_web.cli.output import Exit, err, for_terminal, out, say_json
+from gateway_web.cli.output import Exit, remark, say, say_json
 from gateway_web.cli.where import Store, store
 from gateway_web.supervisor import RunRecord, running_instance, state_dir_path
 
@@ -51,7 +51,7 @@ def apply(
     else:
         _show(plan)
     for note in _notes(wanted, own=own):
-        err.print(f"note: {note}", markup=False)
+        remark(f"note: {note}")
     if diff:
         raise typer.Exit(Exit.PENDING if not plan.nothing else Exit.REFUSED if plan.refused else Exit.OK)
     _do(applying, plan, where, running if own else None)
@@ -60,10 +60,10 @@ def apply(
 def _do(applying: Applying, plan: ApplyPlan, where: Store, running: RunRecord | None) -> None:
     applying.apply(plan, actor=where.actor)
     if not plan.nothing:
-        err.print("applied", markup=False)
+        remark("applied")
     if running is not None:
         os.kill(running.pid, signal.SIGHUP)
-        err.print("the gateway reads its other settings anew: its output says how that went", markup=False)
+        remark("the gateway reads its other settings anew: its output says how that went")
     if plan.refused:
         raise typer.Exit(Exit.REFUSED)
 
@@ -114,15 +114,15 @@ def _notes(wanted: Settings, *, own: bool) -> Iterator[str]:
 
 def _show(plan: ApplyPlan) -> None:
     for step in plan.tools:
-        out.print(f"{SIGNS[step.verb]} tool {for_terminal(step.id)}", highlight=False)
+        say(f"{SIGNS[step.verb]} tool {step.id}")
         _lines(_of_tool(step))
     for tenant in plan.tenants:
-        out.print(f"{SIGNS[tenant.verb]} tenant {for_terminal(tenant.id)}", highlight=False)
+        say(f"{SIGNS[tenant.verb]} tenant {tenant.id}")
         _lines(_of_tenant(tenant))
     for name, why in plan.refused.items():
-        err.print(f"! tool {name} is not changed: {why}", markup=False)
+        remark(f"! tool {name} is not changed: {why}")
     if plan.nothing:
-        out.print(f"nothing to change: {plan.unchanged} tools are as the file says", markup=False)
+        say(f"nothing to change: {plan.unchanged} tools are as the file says")
 
 
 def _lines(changes: list[FieldChange]) -> None:
@@ -130,7 +130,7 @@ def _lines(changes: list[FieldChange]) -> None:
         before, after = _value(change.before), _value(change.after)
         if change.hidden:
             after = f"{after} (another value)"
-        out.print(for_terminal(f"    {change.field}: {before} -> {after}"), highlight=False)
+        say(f"    {change.field}: {before} -> {after}")
 
 
 def _value(value: object) -> str:

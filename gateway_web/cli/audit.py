@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 
 from common.domain.errors import ConfigurationError, GatewayError, StoreUnavailable
@@ -17,7 +16,7 @@ from gateway_web.cli import audit_verify
 from gateway_web.cli.completion import tool_ids
 from gateway_web.cli.connection import control
 from gateway_web.cli.control import ControlClient, Query, ServerEvent, items, status_of
-from gateway_web.cli.output import err, errors_as_exit_codes, for_terminal, out, say_json
+from gateway_web.cli.output import errors_as_exit_codes, json_text, remark, say, say_json
 
 cli = typer.Typer(help="Show the audit journal, and prove that it is whole.", invoke_without_command=True)
 cli.command("verify")(errors_as_exit_codes(audit_verify.verify))
@@ -96,7 +95,7 @@ def _follow(plane: ControlClient, query: Query, chosen: Query, most: int, *, as_
         except GatewayError as error:
             if not begun or not _passes(error):
                 raise
-            err.print(f"note: {error.message}; trying again", markup=False)
+            remark(f"note: {error.message}; trying again")
         time.sleep(COMES_BACK)
 
 
@@ -107,10 +106,7 @@ def _passes(error: GatewayError) -> bool:
 
 def _tell(happened: ServerEvent, known: set[str], *, as_json: bool) -> None:
     if happened.kind == "gap":
-        err.print(
-            f"note: Redis no longer holds the events up to {happened.data['upto']}: ask a sink for them",
-            markup=False,
-        )
+        remark(f"note: Redis no longer holds the events up to {happened.data['upto']}: ask a sink for them")
     elif happened.kind == "audit" and happened.id not in known:
         _say_line(_flat(happened.data), as_json=as_json)
 
@@ -138,14 +134,14 @@ def _say(events: Iterable[Event], *, as_json: bool) -> None:
         say_json(list(events))
         return
     for event in events:
-        out.print(for_terminal(_line(event)))
+        say(_line(event))
 
 
 def _say_line(event: Event, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(orjson.dumps(event).decode())
+        typer.echo(json_text(event))
     else:
-        out.print(for_terminal(_line(event)))
+        say(_line(event))
 
 
 def _line(event: Event) -> str:

@@ -13,7 +13,7 @@ from common.domain.audit_chain import Position
 from common.domain.errors import ConfigurationError, InvalidRequest
 from common.settings import Settings, load
 from common.settings.audit_sinks import FileOptions, PostgresOptions
-from gateway_web.cli.output import Exit, for_terminal, out, say_json
+from gateway_web.cli.output import Exit, say, say_json
 from gateway_web.cli.where import store
 
 SHOWN_PROBLEMS = 50
@@ -72,13 +72,9 @@ def _report(findings: list[Finding], *, as_json: bool) -> None:
     for finding in findings:
         state = "whole" if finding.sound else f"{finding.flaws} flaws"
         again = f", {finding.repeated} repeated" if finding.repeated else ""
-        out.print(
-            for_terminal(
-                f"{finding.place}: {state}; {finding.records} records, {finding.first} to {finding.last}{again}"
-            )
-        )
+        say(f"{finding.place}: {state}; {finding.records} records, {finding.first} to {finding.last}{again}")
         for problem in finding.problems[:SHOWN_PROBLEMS]:
-            out.print(for_terminal(f"  {problem.flaw.value}: {problem.text}"))
+            say(f"  {problem.flaw.value}: {problem.text}")
 
 
 def _plain(finding: Finding) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any
 
@@ -11,10 +12,12 @@ import typer
 from common.domain.errors import ConfigurationError, GatewayError, ToolNotFound, Unauthenticated
 from common.mcp.naming import SEPARATOR
 from gateway_web.cli.client import GatewayClient, RefusedByGateway
-from gateway_web.cli.connection import chosen_timeout, chosen_url, client_token
-from gateway_web.cli.output import Exit, err, for_terminal, out, say_json
+from gateway_web.cli.connection import chosen_timeout, chosen_url, client_token, warn_of_clear, warn_of_typed
+from gateway_web.cli.output import Exit, json_text, remark, say_json, say_text
 from gateway_web.cli.where import endpoint, tool_endpoint, trust
 
+CREDENTIALS = frozenset({"authorization", "x-api-key", "cookie"})
+"""Headers that say who calls, and so nobody else may read."""
 MOST_NAMES = 20
 """So many names are told to whoever gave none of them."""
 
@@ -37,6 +40,7 @@ def call(
     """Call one MCP tool of a backend through the gateway. A token is that of an MCP client."""
     url, timeout = chosen_url(), chosen_timeout(USUAL_TIMEOUT)
     headers = request_headers(client_token(), header)
+    _warn(endpoint(url), headers, header)
     client = GatewayClient(tool_endpoint(url, tool), headers, timeout=timeout, tls=trust(url))
     try:
         params = {"name": name, "arguments": _arguments(client, name, arguments or [])}
@@ -46,7 +50,7 @@ def call(
             everywhere = GatewayClient(endpoint(url), headers, timeout=timeout, tls=trust(url))
             say_hint("tool", tool, _names(everywhere, of_tools=True))
         elif error.data.get("code") == Unauthenticated.code:
-            err.print("give a key with --token-file or in CANALGATE_TOKEN; `canalgate keys issue` makes one")
+            remark("give a key with --token-file or in CANALGATE_TOKEN; `canalgate keys issue` makes one")
         else:
             say_hint("MCP tool", name.removeprefix(f"{tool}{SEPARATOR}"), _names(client), given=name)
         raise
@@ -56,9 +60,17 @@ def call(
         say_json(result)
     else:
         for block in result.get("content", []):
-            out.print(_shown(block), markup=False)
+            say_text(_shown(block))
     if result.get("isError") is True:
         raise typer.Exit(Exit.FAILED)
+
+
+def _warn(url: str, headers: Mapping[str, str], header: list[str] | None) -> None:
+    """Say where others can read a credential: in the list of processes, or on its way."""
+    if CREDENTIALS & request_headers(None, header).keys():
+        warn_of_typed("--header")
+    if CREDENTIALS & headers.keys():
+        warn_of_clear("token", url)
 
 
 def request_headers(token: str | None, header: list[str] | None) -> dict[str, str]:
@@ -103,7 +115,7 @@ def say_hint(what: str, wanted: str, known: list[str], *, given: str | None = No
     shown = sorted(known)[:MOST_NAMES]
     more = "" if len(known) == len(shown) else f", and {len(known) - len(shown)} more"
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(shown)}{more}"
-    err.print(for_terminal(f"no {what} {given!r} is offered; {hint}"))
+    remark(f"no {what} {given!r} is offered; {hint}")
 
 
 def _names(client: GatewayClient, *, of_tools: bool = False) -> list[str]:
@@ -129,4 +141,4 @@ def _json(key: str, value: str) -> Any:
 def _shown(block: dict[str, Any]) -> str:
     if block.get("type") == "text":
         return str(block.get("text", ""))
-    return f"[{block.get('type')}] {orjson.dumps(block).decode()[:200]}"
+    return f"[{block.get('type')}] {json_text(block)[:200]}"

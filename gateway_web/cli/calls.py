@@ -10,7 +10,7 @@ import typer
 from gateway_web.cli.completion import tool_ids
 from gateway_web.cli.connection import control
 from gateway_web.cli.control import at, items
-from gateway_web.cli.output import errors_as_exit_codes, out, say_json, say_table
+from gateway_web.cli.output import errors_as_exit_codes, say, say_json, say_table
 
 COLUMNS = ("id", "tool", "state", "tenant", "client", "method", "node", "age", "left")
 cli = typer.Typer(help="List the calls that wait or run, and cancel one.", no_args_is_help=True)
@@ -46,7 +46,7 @@ def cancel(
 ) -> None:
     """Take a call back, whoever waits for it: it ends with INVOCATION_CANCELLED."""
     done = control(config).ask("DELETE", at("calls", call)).body
-    out.print(f"call {done['id']} of {done['tool']} is taken back", markup=False)
+    say(f"call {done['id']} of {done['tool']} is taken back")
 
 
 def _cells(call: dict[str, Any]) -> tuple[str, ...]:

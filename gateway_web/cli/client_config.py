@@ -7,15 +7,14 @@ import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import typer
 
 from common.domain.errors import ConfigurationError
 from common.interchange.client_config import FILES, ClientKind, Key, entry_name, merged, rendered
 from gateway_web.cli.completion import tool_ids
-from gateway_web.cli.connection import chosen_url, loopback, read_token
-from gateway_web.cli.output import err, out
+from gateway_web.cli.connection import chosen_url, read_token, warn_of_clear
+from gateway_web.cli.output import remark, say, say_text
 from gateway_web.cli.where import endpoint, tool_endpoint
 
 KINDS = ", ".join(ClientKind)
@@ -59,15 +58,13 @@ def client_config(
     endpoints = _endpoints(tool or [], name)
     _warn(endpoints, key)
     if not write:
-        out.print(rendered(kind, endpoints, key).rstrip(), markup=False)
+        say_text(rendered(kind, endpoints, key).rstrip())
         return
     place = (file or _own_file(kind)).expanduser()
     changed = _put(place, kind, endpoints, key, replace=replace)
-    out.print(f"{place}: {', '.join(endpoints)} {'added' if changed else 'is there already'}", markup=False)
+    say(f"{place}: {', '.join(endpoints)} {'added' if changed else 'is there already'}")
     if key.variable is not None:
-        err.print(
-            f"the client reads its key from {key.variable}: set it where the client starts", markup=False
-        )
+        remark(f"the client reads its key from {key.variable}: set it where the client starts")
 
 
 def _kind(client: str) -> ClientKind:
@@ -90,10 +87,8 @@ def _endpoints(tools: list[str], name: str) -> dict[str, str]:
 
 
 def _warn(endpoints: dict[str, str], key: Key) -> None:
-    if key != Key() and any(
-        urlsplit(url).scheme == "http" and not loopback(url) for url in endpoints.values()
-    ):
-        err.print("warning: the key goes over the network unencrypted; use https://", markup=False)
+    if key != Key():
+        warn_of_clear("key", next(iter(endpoints.values())))
 
 
 def _own_file(kind: ClientKind) -> Path:

@@ -29,7 +29,7 @@ def tool_ids(context: typer.Context, incomplete: str) -> list[str]:
             found = items(_plane(context), "/tools")
     except Exception:  # noqa: BLE001 - a shell that completes has no place for an error
         return []
-    return [tool["id"] for tool in found if tool["id"].startswith(incomplete)]
+    return [tool["id"] for tool in found if tool["id"].startswith(incomplete) and tool["id"].isprintable()]
 
 
 def _plane(context: typer.Context) -> ControlClient:

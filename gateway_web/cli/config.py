@@ -16,7 +16,7 @@ from common.settings.document import parse
 from common.settings.interpolate import interpolate
 from common.settings.schema import json_schema
 from gateway_web.cli.connection import chosen_url, control
-from gateway_web.cli.output import Exit, err, errors_as_exit_codes, for_terminal, out, say_json, working
+from gateway_web.cli.output import Exit, errors_as_exit_codes, remark, say, say_json, say_text, working
 from gateway_web.identity import identity_problems
 
 cli = typer.Typer(help="Check and show settings; export and import tools.", no_args_is_help=True)
@@ -38,15 +38,15 @@ def check(
     if show:
         say_json(masked(settings))
     for problem in settings.tool_problems:
-        err.print(f"tool {problem.id} would be skipped: {problem.message}", markup=False)
+        remark(f"tool {problem.id} would be skipped: {problem.message}")
     unusable = [*identity_problems(settings), *evaluator_problems(settings.policy)]
     for text in unusable:
-        err.print(text, markup=False)
+        remark(text)
     if settings.tool_problems or unusable:
         raise typer.Exit(Exit.FAILED)
     if not show:
         found = find_file(path, os.environ)
-        out.print(f"{found or 'no file'}: good, {len(settings.tools)} tools", markup=False)
+        say(f"{found or 'no file'}: good, {len(settings.tools)} tools")
 
 
 @cli.command("show")
@@ -70,7 +70,7 @@ def export(
     if as_json:
         say_json(found)
     else:
-        out.print(yaml.safe_dump(found, sort_keys=False, allow_unicode=True).rstrip(), markup=False)
+        say_text(yaml.safe_dump(found, sort_keys=False, allow_unicode=True).rstrip())
 
 
 @cli.command("import")
@@ -98,7 +98,7 @@ def import_tools(
     would = "would be " if dry_run else ""
     for word in ("created", "changed", "unchanged", "removed"):
         for tool in done[word]:
-            out.print(for_terminal(f"{tool} {'' if word == 'unchanged' else would}{word}"))
+            say(f"{tool} {'' if word == 'unchanged' else would}{word}")
 
 
 def _tools_of(file: Path) -> dict[str, Any]:

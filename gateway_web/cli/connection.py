@@ -17,7 +17,7 @@ from common.domain.errors import ConfigurationError
 from common.domain.tls import TlsRules
 from common.tls import TlsFileError, client_context
 from gateway_web.cli.control import ControlClient
-from gateway_web.cli.output import err, errors_as_exit_codes
+from gateway_web.cli.output import errors_as_exit_codes, remark
 from gateway_web.supervisor import running_instance, state_dir_path
 
 DEFAULT_TIMEOUT = 30.0
@@ -109,9 +109,23 @@ def also(name: str, value: Any) -> None:
             "--token and --token-file do not go together: give one of them", field="--token"
         )
     if name == "token" and name not in found.typed:
-        err.print("warning: --token shows the token to everybody who can list processes; use --token-file")
+        warn_of_typed("--token")
     other = {"token": "token_file", "token_file": "token"}.get(name)
     _chosen.set(replace(found, typed=typed, **{name: value}, **({other: None} if other else {})))
+
+
+def warn_of_typed(option: str) -> None:
+    """Say that a secret was written where all users of the machine read it."""
+    remark(
+        f"warning: {option} shows the token to everybody who can list processes; use --token-file, or the variable "
+        "CANALGATE_ADMIN_TOKEN (CANALGATE_TOKEN for that of an MCP client)"
+    )
+
+
+def warn_of_clear(what: str, url: str) -> None:
+    """Say that a secret is sent in the clear, if it leaves this machine so."""
+    if urlsplit(url).scheme == "http" and not loopback(url):
+        remark(f"warning: the {what} goes over the network unencrypted; use https://")
 
 
 def _typed(context: typer.Context, name: str) -> bool:
@@ -182,8 +196,8 @@ def control_at(remote: Remote) -> ControlClient:
     base = base_url(remote.url or "")
     token = _token(remote, base)
     secure = base.startswith("https:")
-    if token is not None and not secure and not loopback(base):
-        err.print("warning: the token goes over the network unencrypted; use https://")
+    if token is not None:
+        warn_of_clear("token", base)
     tls = trusting(remote.ca_file) if secure else True
     return HttpControl(base, token, timeout=remote.timeout or DEFAULT_TIMEOUT, tls=tls)
 

@@ -9,7 +9,7 @@ import typer
 
 from gateway_web.cli.completion import tool_ids
 from gateway_web.cli.connection import control
-from gateway_web.cli.output import errors_as_exit_codes, out
+from gateway_web.cli.output import errors_as_exit_codes, say
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
 ToolOption = Annotated[
@@ -34,7 +34,7 @@ def _order(verb: str, config: Path | None, tool: str | None, tenant: str | None,
     control(config).ask("POST", f"/credentials/{verb}", body={"tool": tool, "tenant": tenant})
     of = [f"tool {tool}"] if tool else []
     of += [f"tenant {tenant}"] if tenant else []
-    out.print(f"within a second each worker {what}: {', '.join(of) or 'all credentials'}", markup=False)
+    say(f"within a second each worker {what}: {', '.join(of) or 'all credentials'}")
 
 
 for _verb in (flush, rotate):

@@ -13,7 +13,7 @@ import typer
 from common.calls.dead_letters import checked_letter_id
 from gateway_web.cli.connection import control
 from gateway_web.cli.control import at, items
-from gateway_web.cli.output import errors_as_exit_codes, for_terminal, out, say_json, say_table
+from gateway_web.cli.output import errors_as_exit_codes, say, say_json, say_table, say_text
 
 cli = typer.Typer(help="List, show and drop messages that no worker could run.", no_args_is_help=True)
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
@@ -37,7 +37,7 @@ def list_letters(
     say_table(("id", "at", "queue", "reason", "size", "task id"), [_cells(letter) for letter in found])
     total = plane.ask("GET", "/dead-letters", query={"limit": 1}).body["total"]
     if total > len(found):
-        out.print(f"{len(found)} of {total}; --most shows more")
+        say(f"{len(found)} of {total}; --most shows more")
 
 
 @cli.command("show")
@@ -57,14 +57,14 @@ def show(
     if message:
         read = base64.b64decode(plane.ask("GET", f"{place}/message").body["message"])
         if not as_json:
-            sys.stdout.buffer.write(read)
+            _say_message(read)
             return
         told["message"] = read.decode(errors="replace")  # JSON has no bytes
     if as_json:
         say_json(told)
         return
     for name, value in told.items():
-        out.print(f"{name:<10} {for_terminal(str(value))}")
+        say(f"{name:<10} {value}")
 
 
 @cli.command("drop")
@@ -72,7 +72,7 @@ def show(
 def drop(letter_id: IdArgument, config: ConfigOption = None) -> None:
     """Remove one for good."""
     control(config).ask("DELETE", _place(letter_id))
-    out.print(f"{letter_id} dropped", markup=False)
+    say(f"{letter_id} dropped")
 
 
 def _place(letter_id: str) -> str:
@@ -83,3 +83,11 @@ def _cells(letter: dict[str, Any]) -> tuple[str, ...]:
     moment = datetime.fromisoformat(letter["at"])
     shown = (letter["queue"], letter["reason"], str(letter["size"]), letter["task_id"])
     return (letter["id"], f"{moment:%Y-%m-%d %H:%M:%S}Z", *shown)
+
+
+def _say_message(message: bytes) -> None:
+    """Byte for byte, except to a terminal, which would obey what is in it."""
+    if sys.stdout.isatty():
+        say_text(message.decode(errors="replace"))
+    else:
+        sys.stdout.buffer.write(message)

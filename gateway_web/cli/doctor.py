@@ -21,7 +21,7 @@ from gateway_web.cli.doctor_identity import jwks_findings, key_findings, subject
 from gateway_web.cli.doctor_plugins import plugin_findings
 from gateway_web.cli.doctor_tls import tls_findings
 from gateway_web.cli.findings import Finding
-from gateway_web.cli.output import Exit, out
+from gateway_web.cli.output import Exit, out, say
 from gateway_web.cli.where import store
 from gateway_web.identity import identity_problems
 from gateway_web.listener_tls import own_context
@@ -45,7 +45,7 @@ def examine(config: Path | None) -> Exit:
     for finding in findings:
         mark = "[green]ok[/green]  " if finding.good else "[red]bad[/red] "
         out.print(mark, end=" ")
-        out.print(finding.text, markup=False)
+        say(finding.text)
     return Exit.OK if all(finding.good for finding in findings) else Exit.FAILED
 
 

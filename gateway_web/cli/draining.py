@@ -10,7 +10,7 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gateway_web.cli.control import ControlClient, at
-from gateway_web.cli.output import err, for_terminal
+from gateway_web.cli.output import err, printable, remark
 
 STEP = 1.0
 """Seconds that one question waits for an answer that has changed."""
@@ -34,9 +34,9 @@ def _shown(tool: str) -> Iterator[Callable[[Left], None]]:
     if not err.is_terminal:
         yield _lines(tool)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task(for_terminal(tool), total=None)
+        task = progress.add_task(printable(tool), total=None)
         most = 0
 
         def show(left: Left) -> None:
@@ -47,7 +47,7 @@ def _shown(tool: str) -> Iterator[Callable[[Left], None]]:
                 task,
                 total=most or 1,
                 completed=most - rest,
-                description=for_terminal(f"{tool}: {_told(left)}"),
+                description=printable(f"{tool}: {_told(left)}"),
             )
 
         yield show
@@ -60,7 +60,7 @@ def _lines(tool: str) -> Callable[[Left], None]:
         nonlocal last
         told = _told(left)
         if told != last:
-            err.print(f"{tool}: {told}", markup=False)
+            remark(f"{tool}: {told}")
         last = told
 
     return show

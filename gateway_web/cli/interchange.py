@@ -14,7 +14,7 @@ from common.interchange.exporters import to_client, to_mcp_json
 from common.interchange.importers import parse
 from common.settings import load
 from gateway_web.cli.connection import chosen_url, only_here
-from gateway_web.cli.output import err, out
+from gateway_web.cli.output import remark, say, say_text
 from gateway_web.cli.where import endpoint
 
 
@@ -27,18 +27,18 @@ def import_file(
     """Turn a client's MCP server list into tools; prints YAML, or adds it to a settings file."""
     found = parse(_read(file), source=source)
     for note in found.notes:
-        err.print(f"note: {note}", markup=False)
+        remark(f"note: {note}")
     if found.inputs:
-        err.print(f"set these in the environment: {', '.join(found.inputs)}", markup=False)
+        remark(f"set these in the environment: {', '.join(found.inputs)}")
     if into is None:
-        out.print(yaml.safe_dump({"tools": found.entries}, sort_keys=False).rstrip(), markup=False)
+        say_text(yaml.safe_dump({"tools": found.entries}, sort_keys=False).rstrip())
         return
     text = _read(into) if into.exists() else ""
     merged = merge_into_yaml(text, found.entries, replace=replace)
     if not into.exists():
         into.touch(mode=0o600)  # what is imported may hold tokens
     into.write_text(merged, encoding="utf-8")
-    out.print(f"{len(found.entries)} tools added to {into}", markup=False)
+    say(f"{len(found.entries)} tools added to {into}")
 
 
 def export(
@@ -48,15 +48,15 @@ def export(
 ) -> None:
     """Print an entry for a client's mcp.json that points at the gateway, or the tools as such entries."""
     if not tools:
-        out.print(to_client("canalgate", endpoint(chosen_url()), {}, flavour=client).rstrip(), markup=False)
+        say_text(to_client("canalgate", endpoint(chosen_url()), {}, flavour=client).rstrip())
         return
     only_here()
     exported = to_mcp_json(load(config).tools, client)
     for note in exported.notes:
-        err.print(f"note: {note}", markup=False)
+        remark(f"note: {note}")
     if exported.variables:
-        err.print(f"set these in the environment: {', '.join(exported.variables)}", markup=False)
-    out.print(exported.text.rstrip(), markup=False)
+        remark(f"set these in the environment: {', '.join(exported.variables)}")
+    say_text(exported.text.rstrip())
 
 
 def _read(file: Path) -> str:

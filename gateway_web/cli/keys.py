@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 from common.domain.errors import InvalidRequest
 from gateway_web.cli.connection import control
 from gateway_web.cli.control import at, items
-from gateway_web.cli.output import err, errors_as_exit_codes, out, say_json, say_table
+from gateway_web.cli.output import errors_as_exit_codes, remark, say, say_json, say_table
 
 cli = typer.Typer(help="Issue, list, rotate and revoke API keys.", no_args_is_help=True)
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
@@ -53,7 +52,7 @@ def issue(
     plane = control(config)
     issued = plane.ask("POST", "/keys", body=asked).body
     for warning in issued["warnings"]:
-        err.print(f"note: {warning}", markup=False)
+        remark(f"note: {warning}")
     _show(issued, as_json=as_json)
 
 
@@ -92,7 +91,7 @@ def revoke(
 ) -> None:
     """Let a key be good no more. Each web process knows within two seconds."""
     control(config).ask("DELETE", at("keys", _id(key_id)), query={"reason": reason})
-    out.print(f"key {key_id} is revoked", markup=False)
+    say(f"key {key_id} is revoked")
 
 
 def seconds(text: str, option: str) -> float:
@@ -116,8 +115,8 @@ def _show(issued: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         say_json(issued)
         return
-    sys.stdout.write(issued["key"] + "\n")
-    err.print(f"id {issued['id']}; the key is shown this once", markup=False)
+    say(issued["key"])
+    remark(f"id {issued['id']}; the key is shown this once")
 
 
 def _cells(key: Mapping[str, Any]) -> tuple[str, ...]:

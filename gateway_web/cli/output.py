@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from functools import wraps
 from typing import ParamSpec, TypeVar
+from unicodedata import category
 
 import orjson
 import typer
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from common.domain.errors import ConfigurationError, GatewayError, StoreUnavailable
 from gateway_web.cli.control import UntrustedGateway, status_of
@@ -25,6 +27,11 @@ T = TypeVar("T")
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Verbs use `say` and `remark`: a string given to a console is read as markup, and its escape sequences are obeyed.
+
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7e]")
+_OF_TEXTS = frozenset("\n\t\u200c\u200d")
+"""What has no look of its own and is part of ordinary texts: line end, tab, and the joiners of many scripts."""
 
 
 class Exit(IntEnum):
@@ -92,28 +99,61 @@ def exit_of(error: GatewayError) -> Exit:
 
 def say_json(value: object) -> None:
     """One JSON document for scripts."""
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode() + "\n")
+    sys.stdout.write(json_text(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + "\n")
+
+
+def json_text(value: object, *, option: int = 0) -> str:
+    """JSON that says exactly this, in which whatever is no visible character is written as an escape."""
+    return _BEYOND_ASCII.sub(_escaped, orjson.dumps(value, option=option).decode())
+
+
+def _escaped(found: re.Match[str]) -> str:
+    char = found.group()
+    if char.isprintable():
+        return char
+    pair = char.encode("utf-16-be")
+    return "".join(f"\\u{pair[at : at + 2].hex()}" for at in range(0, len(pair), 2))
 
 
 def stop(message: str, code: Exit) -> typer.Exit:
-    """Print an error and give the exception that ends the command."""
-    err.print(f"[red]error:[/red] {_plain(message)}")
+    """Print an error and give the exception that ends the command. Further lines are indented, and so not ours."""
+    err.print(Text.assemble(("error:", "red"), " ", printable_lines(message).replace("\n", "\n    ")))
     return typer.Exit(code)
 
 
-def _plain(text: str) -> str:
-    """Text from elsewhere must not be read as markup."""
-    return text.replace("[", r"\[")
+def say(line: str) -> None:
+    """One line of a result. What others chose is in it as plain text, and cannot make a second one."""
+    out.print(Text(printable(line)))
 
 
-def for_terminal(text: str) -> str:
-    """A name that anybody may have chosen: neither markup nor control characters reach the terminal."""
-    return escape(printable(text))
+def say_text(text: str) -> None:
+    """A result of several lines, as plain text."""
+    out.print(Text(printable_lines(text)))
+
+
+def remark(line: str) -> None:
+    """One line on standard error, as :func:`say`."""
+    err.print(Text(printable(line)))
+
+
+def remark_text(text: str) -> None:
+    """Several lines on standard error."""
+    err.print(Text(printable_lines(text)))
 
 
 def printable(text: str) -> str:
     """The text with a sign in place of each control character."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def printable_lines(text: str) -> str:
+    """As :func:`printable`, with the line ends, tabs, spaces and joiners that texts of any language have."""
+    return "".join(
+        char
+        if char.isprintable() or char in _OF_TEXTS or category(char) == "Zs"
+        else "\N{REPLACEMENT CHARACTER}"
+        for char in text.replace("\r\n", "\n")
+    )
 
 
 def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -122,7 +162,7 @@ def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(cell_len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
         padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True))
-        out.print("  ".join(padded).rstrip(), markup=False)
+        say("  ".join(padded).rstrip())
 
 
 @contextmanager
@@ -132,9 +172,13 @@ def working(what: str) -> Iterator[None]:
         yield
         return
     with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err, transient=True
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
     ) as bar:
-        bar.add_task(for_terminal(what), total=None)
+        bar.add_task(printable(what), total=None)
         yield
 
 

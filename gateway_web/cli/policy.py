@@ -20,7 +20,7 @@ from common.policy.judge import Judge
 from common.policy.loading import evaluator_problems
 from common.settings import load
 from gateway_web.cli.connection import chosen_url, control
-from gateway_web.cli.output import Exit, err, errors_as_exit_codes, out, say_json
+from gateway_web.cli.output import Exit, errors_as_exit_codes, remark, say, say_json
 
 cli = typer.Typer(help="Check policy, and ask it.", no_args_is_help=True)
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
@@ -34,11 +34,11 @@ def check(config: ConfigOption = None) -> None:
     policy = load(config).policy
     problems = evaluator_problems(policy)
     for text in problems:
-        err.print(text, markup=False)
+        remark(text)
     if problems:
         raise typer.Exit(Exit.FAILED)
     rules = len(list(policy.named_rules()))
-    out.print(f"good: {rules} rules, {len(policy.evaluators)} evaluators")
+    say(f"good: {rules} rules, {len(policy.evaluators)} evaluators")
 
 
 @cli.command("show")
@@ -86,7 +86,9 @@ def ask(
     if as_json:
         say_json(told)
     else:
-        out.print("\n".join(f"{key}: {value}" for key, value in told.items() if value), markup=False)
+        for key, value in told.items():
+            if value:
+                say(f"{key}: {value}")
     if told["decision"] != "allow":
         raise typer.Exit(Exit.FAILED)
 

@@ -13,7 +13,7 @@ from common.registry.quarantine import KINDS
 from gateway_web.cli.completion import ToolArgument
 from gateway_web.cli.connection import control
 from gateway_web.cli.control import at
-from gateway_web.cli.output import errors_as_exit_codes, for_terminal, out, say_json, say_table
+from gateway_web.cli.output import errors_as_exit_codes, say, say_json, say_table
 
 cli = typer.Typer(
     help="Definitions that are not the approved ones: list, show, approve, reject.", no_args_is_help=True
@@ -57,7 +57,7 @@ def show(
     for line in (
         control(config).ask("GET", at("tools", tool, "quarantine", "diff"), query=query).body["lines"]
     ):
-        out.print(for_terminal(line))
+        say(line)
 
 
 @cli.command("approve")
@@ -71,7 +71,7 @@ def approve(
 ) -> None:
     """Give clients a definition, if it is still the one that was seen."""
     _decide("approve", config, tool, kind, name, digest)
-    out.print(f"{tool}: {visible(name) or kind} approved", markup=False)
+    say(f"{tool}: {visible(name) or kind} approved")
 
 
 @cli.command("reject")
@@ -85,7 +85,7 @@ def reject(
 ) -> None:
     """Keep a definition from clients for good, if it is still the one that was seen."""
     _decide("reject", config, tool, kind, name, digest)
-    out.print(f"{tool}: {visible(name) or kind} rejected", markup=False)
+    say(f"{tool}: {visible(name) or kind} rejected")
 
 
 def _decide(verb: str, config: Path | None, tool: str, kind: str, name: str, digest: str) -> None:

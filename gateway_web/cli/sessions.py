@@ -10,7 +10,7 @@ import typer
 from gateway_web.cli.completion import tool_ids
 from gateway_web.cli.connection import control
 from gateway_web.cli.control import at, items
-from gateway_web.cli.output import errors_as_exit_codes, out, say_json, say_table
+from gateway_web.cli.output import errors_as_exit_codes, say, say_json, say_table
 
 COLUMNS = (
     *("tool", "tenant", "client", "MCP session", "node", "fence"),
@@ -58,7 +58,7 @@ def close(
 ) -> None:
     """Close a session when its calls have ended; the next call opens another one."""
     done = control(config).ask("DELETE", at("sessions", session), query={"force": force}).body
-    out.print("closed" if done["closed"] else "will be closed when its calls have ended", markup=False)
+    say("closed" if done["closed"] else "will be closed when its calls have ended")
 
 
 def _cells(session: dict[str, Any]) -> tuple[str, ...]:

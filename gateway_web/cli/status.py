@@ -16,7 +16,7 @@ from common.domain.errors import InvocationTimeout, StoreUnavailable
 from gateway_web.cli.cluster import WORKERS, age, worker_cells
 from gateway_web.cli.connection import control
 from gateway_web.cli.control import ControlClient, items
-from gateway_web.cli.output import Exit, out, printable, say_json, say_table, stop
+from gateway_web.cli.output import Exit, out, printable, say, say_json, say_table, stop
 from gateway_web.cli.tool_rows import cells
 
 TOOLS = ("tool", "state", "health", "circuit", "sessions", "in flight", "waiting", "oldest", "taken/s")
@@ -40,7 +40,7 @@ def show_status(
     if as_json:
         say_json(found)
     else:
-        out.print(_headline(found), markup=False)
+        say(_headline(found))
         if found["redis"]:
             say_table(WORKERS, [worker_cells(worker) for worker in found["workers"]])
             say_table(TOOLS, [_tool(tool) for tool in found["tools"]])

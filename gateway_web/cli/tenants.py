@@ -13,7 +13,7 @@ from common.domain.quota import FIELDS
 from common.settings.document import parse
 from gateway_web.cli.connection import control
 from gateway_web.cli.control import Conflict, ControlClient, at, items, match
-from gateway_web.cli.output import errors_as_exit_codes, out, say_json, say_table
+from gateway_web.cli.output import errors_as_exit_codes, say, say_json, say_table
 
 cli = typer.Typer(help="See and change what tenants may use.", no_args_is_help=True)
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
@@ -115,7 +115,7 @@ def _changed(
 def remove(tenant: TenantArgument, config: ConfigOption = None, version: VersionOption = None) -> None:
     """Forget what was set for a tenant at run time: the settings file holds again."""
     control(config).ask("DELETE", at("tenants", tenant), headers=match(version))
-    out.print(f"what was set for {tenant} at run time holds no more", markup=False)
+    say(f"what was set for {tenant} at run time holds no more")
 
 
 @cli.command("usage")

@@ -12,7 +12,7 @@ from common.mcp.hidden_text import visible
 from gateway_web.cli.completion import ToolArgument
 from gateway_web.cli.connection import control
 from gateway_web.cli.control import at
-from gateway_web.cli.output import for_terminal, out, say_json
+from gateway_web.cli.output import say, say_json
 from gateway_web.cli.tool_rows import COLUMNS, cells
 
 MOST_VALUES = 8
@@ -35,17 +35,17 @@ def show(
         return
     for name, value in zip(COLUMNS, cells(found), strict=True):
         if value:
-            out.print(f"{name:<10} {for_terminal(value)}")
+            say(f"{name:<10} {value}")
     for offer in offers:
-        out.print(for_terminal(f"  {signature(offer)}"))
+        say(f"  {signature(offer)}")
         if line := _first_line(offer.get("description")):
-            out.print(for_terminal(f"      {line}"))
+            say(f"      {line}")
     for item in found["quarantined"]:
-        out.print(for_terminal(f"  quarantined: {item['list']} {visible(item['name'])!r}: {item['reason']}"))
+        say(f"  quarantined: {item['list']} {visible(item['name'])!r}: {item['reason']}")
     for kind, name in found["unapproved"]:
-        out.print(for_terminal(f"  quarantined: {kind} {visible(name)!r}: see `canalgate tools quarantine`"))
+        say(f"  quarantined: {kind} {visible(name)!r}: see `canalgate tools quarantine`")
     for flag in found["flags"]:
-        out.print(for_terminal(f"  flagged: {flag['list']} {flag['name']!r}: {flag['reason']}"))
+        say(f"  flagged: {flag['list']} {flag['name']!r}: {flag['reason']}")
 
 
 def signature(offer: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from gateway_web.cli.completion import ToolArgument
 from gateway_web.cli.connection import control
 from gateway_web.cli.control import Reply, at
 from gateway_web.cli.draining import drained
-from gateway_web.cli.output import Exit, err, errors_as_exit_codes, out
+from gateway_web.cli.output import Exit, errors_as_exit_codes, remark, say
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file.")]
 
@@ -25,9 +25,8 @@ def enable(tool: ToolArgument, config: ConfigOption = None) -> None:
     plane = control(config)
     _say(f"{tool} is enabled", plane.ask("POST", at("tools", tool, "enable")))
     if plane.ask("GET", at("tools", tool)).body["draining"]:
-        err.print(
-            f"note: {tool} is still draining and takes no new sessions: `canalgate tools undrain {tool}` ends that",
-            markup=False,
+        remark(
+            f"note: {tool} is still draining and takes no new sessions: `canalgate tools undrain {tool}` ends that"
         )
 
 
@@ -50,9 +49,9 @@ def drain(
     if wait is None:
         return
     if not drained(plane, tool, wait):
-        err.print(f"{tool} is not drained after {wait:g} s", markup=False)
+        remark(f"{tool} is not drained after {wait:g} s")
         raise typer.Exit(Exit.FAILED)
-    out.print(f"{tool} is drained", markup=False)
+    say(f"{tool} is drained")
 
 
 def undrain(tool: ToolArgument, config: ConfigOption = None) -> None:
@@ -75,7 +74,7 @@ def trip(
     """Open a tool's circuit: all its calls are refused until it is reset."""
     done = control(config).ask("POST", at("tools", tool, "circuit", "trip"), body={"reason": reason})
     already = "" if done.body["changed"] else " already; the reason is noted"
-    out.print(f"the circuit of {tool} is tripped{already}", markup=False)
+    say(f"the circuit of {tool} is tripped{already}")
 
 
 def add_verbs(cli: typer.Typer) -> None:
@@ -90,4 +89,4 @@ def add_verbs(cli: typer.Typer) -> None:
 
 
 def _say(sentence: str, done: Reply) -> None:
-    out.print(sentence if done.body["changed"] else f"{sentence} already", markup=False)
+    say(sentence if done.body["changed"] else f"{sentence} already")

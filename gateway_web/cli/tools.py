@@ -17,7 +17,7 @@ from gateway_web.cli import quarantine, tool_show, tool_state
 from gateway_web.cli.completion import ToolArgument
 from gateway_web.cli.connection import control
 from gateway_web.cli.control import Conflict, ControlClient, ControlRefused, Reply, at, items, match
-from gateway_web.cli.output import err, errors_as_exit_codes, out, say_json, say_table
+from gateway_web.cli.output import errors_as_exit_codes, remark, say, say_json, say_table
 from gateway_web.cli.tool_rows import COLUMNS, cells
 
 cli = typer.Typer(
@@ -84,7 +84,7 @@ def add(
         if expected is None and error.version is not None:
             error.message = f"a tool {tool!r} is registered already; --replace changes it"
         raise
-    out.print(f"{tool} registered (version {done.version})", markup=False)
+    say(f"{tool} registered (version {done.version})")
 
 
 @cli.command("update")
@@ -116,13 +116,12 @@ def update(
         headers=match(version),
     )
     if before.version == done.version:
-        out.print(f"{tool} is so already (version {done.version})", markup=False)
+        say(f"{tool} is so already (version {done.version})")
         return
-    out.print(f"{tool} updated (version {done.version})", markup=False)
+    say(f"{tool} updated (version {done.version})")
     if before.body["origin"] == Origin.FILE:
-        err.print(
-            f"note: the settings file has another definition of {tool}, which comes back when a web program starts",
-            markup=False,
+        remark(
+            f"note: the settings file has another definition of {tool}, which comes back when a web program starts"
         )
 
 
@@ -131,7 +130,7 @@ def update(
 def remove(tool: ToolArgument, config: ConfigOption = None, version: VersionOption = None) -> None:
     """Take a tool off while the gateway runs."""
     control(config).ask("DELETE", at("tools", tool), headers=match(version))
-    out.print(f"{tool} removed", markup=False)
+    say(f"{tool} removed")
 
 
 @cli.command("refresh")
@@ -139,7 +138,7 @@ def remove(tool: ToolArgument, config: ConfigOption = None, version: VersionOpti
 def refresh(tool: ToolArgument, config: ConfigOption = None) -> None:
     """Ask a tool again what it offers."""
     control(config).ask("POST", at("tools", tool, "refresh"))
-    out.print(f"{tool} will be asked again", markup=False)
+    say(f"{tool} will be asked again")
 
 
 def _found(plane: ControlClient, tool: str) -> Reply | None:

@@ -27,7 +27,7 @@ from common.store.client import Client, StoreAddress, address_of, connect, store
 from common.store.key_ring import keys_of
 from common.store.keys import Keys
 from gateway_web.cli.first_answers import FirstAnswers
-from gateway_web.cli.output import Exit, err, for_terminal, stop
+from gateway_web.cli.output import Exit, remark, remark_text, stop
 from gateway_web.cli.programs import environment, flower_command, web_command, worker_command
 from gateway_web.cli.up_reload import UpReload, reader, workers_check
 from gateway_web.cli.up_token import OwnToken, own_token
@@ -121,12 +121,12 @@ def _plan(
     read = reader(file, host, port)
     settings = read()
     for problem in settings.tool_problems:
-        err.print(f"tool {problem.id} is skipped: {problem.message}", markup=False)
+        remark(f"tool {problem.id} is skipped: {problem.message}")
     evaluators_of(
         settings.policy, settings.egress.rules, PolicyCounts()
     )  # what it raises every web process would die of
     for text in identity_problems(settings):
-        err.print(text, markup=False)
+        remark(text)
     configured = None if settings.redis.url is None else address_of(settings.redis).url
     return Plan(
         settings=settings,
@@ -144,7 +144,7 @@ def _demo_file(state: StateDirectory) -> Path:
     """Without a settings file the gateway starts with the built-in demo tool."""
     file = state.path / "demo.yaml"
     file.write_text(yaml.safe_dump({"tools": DEMO_TOOLS}), encoding="utf-8")
-    err.print("no settings file: starting with the built-in demo tool", markup=False)
+    remark("no settings file: starting with the built-in demo tool")
     return file
 
 
@@ -253,21 +253,18 @@ def _announce(plan: Plan, supervisor: Supervisor, answers: FirstAnswers) -> None
             config=str(plan.config.absolute()),
         )
     )
-    err.print(f"Redis: {plan.redis.description}", markup=False)
+    remark(f"Redis: {plan.redis.description}")
     if plan.token is not None:
-        err.print(f"admin API: {plan.base_url}/admin/v1, its token is in {plan.token.file}", markup=False)
+        remark(f"admin API: {plan.base_url}/admin/v1, its token is in {plan.token.file}")
     if plan.flower_port is not None:
         which = "a token of admin.tokens" if plan.token is None else f"the token in {plan.token.file}"
-        err.print(f"Flower: {plan.flower_url} (any name; password: {which})", markup=False)
+        remark(f"Flower: {plan.flower_url} (any name; password: {which})")
     for line in answers.lines():
-        err.print(for_terminal(line))
-    err.print("add this to your MCP client:", markup=False)
-    err.print(to_client("canalgate", plan.endpoint, {}, flavour="claude").rstrip(), markup=False)
+        remark(line)
+    remark("add this to your MCP client:")
+    remark_text(to_client("canalgate", plan.endpoint, {}, flavour="claude").rstrip())
     if "api_key" in plan.settings.identity.resolver:
-        err.print(
-            "with a key, which `canalgate keys issue` makes: `canalgate client-config` puts it in",
-            markup=False,
-        )
+        remark("with a key, which `canalgate keys issue` makes: `canalgate client-config` puts it in")
     # One line, unwrapped and unstyled, at once: scripts wait for it.
     sys.stdout.write(f"ready {plan.endpoint} tools={len(plan.settings.tools)}{answers.summary()}\n")
     sys.stdout.flush()
@@ -278,8 +275,8 @@ def _report(event: Event) -> None:
     if event.kind in {EventKind.STARTED, EventKind.STOPPING}:
         return
     seconds = "" if event.seconds is None else f" {event.seconds:.1f} s"
-    err.print(f"{event.child}: {event.kind.value}{seconds} {event.detail}".rstrip(), markup=False)
+    remark(f"{event.child}: {event.kind.value}{seconds} {event.detail}".rstrip())
 
 
 def _echo(name: str, line: str) -> None:
-    err.print(f"{name} | {line}", markup=False)
+    remark(f"{name} | {line}")

@@ -16,7 +16,7 @@ from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import ConfigurationError, GatewayError
 from common.settings import Settings, load
 from common.settings.changes import PROVIDER_SECTIONS, SettingsChanges
-from gateway_web.cli.output import err
+from gateway_web.cli.output import remark
 from gateway_web.cli.programs import environment, worker_check_command
 from gateway_web.identity import identity_problems
 from gateway_web.listener_tls import listener_context
@@ -65,7 +65,7 @@ class UpReload:
         try:
             changes = self._changes()
         except ConfigurationError as error:
-            err.print(f"settings not reloaded: {error.message}", markup=False)
+            remark(f"settings not reloaded: {error.message}")
             event = AuditEvent(
                 kind=EventKind.SETTINGS_REFUSED, actor=FILE, node=PROCESS, detail=error.message
             )
@@ -75,7 +75,7 @@ class UpReload:
         self._settings = changes.settings
         names = send(self._children, signal.SIGHUP)
         what = told(changes) or "no change"
-        err.print(f"settings read; {', '.join(names)} told to take them over: {what}", markup=False)
+        remark(f"settings read; {', '.join(names)} told to take them over: {what}")
         self._look_at_certificate()
         return True
 
@@ -85,7 +85,7 @@ class UpReload:
             try:
                 listener_context(self._settings.web)
             except ConfigurationError as error:
-                err.print(f"the listener keeps the certificate that it has: {error.message}", markup=False)
+                remark(f"the listener keeps the certificate that it has: {error.message}")
 
     def _changes(self) -> SettingsChanges:
         wanted = checked(self._read, identity_problems)

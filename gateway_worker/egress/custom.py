@@ -151,7 +151,7 @@ class CustomLink:
         if thread is None:
             return
         self._gone = True
-        job = thread.begin(self._close)
+        job = thread.begin(self._close, in_any_case=True)
         try:
             await asyncio.wait([job.answer], timeout=CLOSE_TIME)
             if job.answer.done():

@@ -127,6 +127,8 @@ class PluginThread:
         """Links that use it."""
         self.left = time.monotonic()
         """When the last of them left."""
+        self._jobs: set[Job[Any]] = set()
+        """Those that somebody waits for."""
         self._factory: ExecutorFactory | None = None
         self._stopping = False
         self.loop = asyncio.new_event_loop()
@@ -152,9 +154,21 @@ class PluginThread:
         self,
         work: Callable[[], Coroutine[Any, Any, T]],
         on_end: Callable[[BaseException | None], None] = lambda _fault: None,
+        *,
+        in_any_case: bool = False,
     ) -> Job[T]:
-        """Have something done here; called on the worker's loop."""
-        return Job(work, self.loop, on_end)
+        """Have something done here; called on the worker's loop. ``in_any_case``: also when it was given up."""
+        job = Job(work, self.loop, on_end)
+        if not in_any_case:
+            self._jobs.add(job)
+            job.answer.add_done_callback(lambda _: self._jobs.discard(job))
+        return job
+
+    def give_up(self) -> None:
+        """It does not come back: nobody waits for it any more. What is open here is closed if it does."""
+        for job in list(self._jobs):
+            job.give_up(LinkLost("the tool's transport blocks"))
+        self.stop()
 
     async def answers(self, seconds: float) -> bool:
         """Whether code here gives way to others within that time."""
@@ -232,8 +246,8 @@ class Factories:
             thread.stop()
 
     def abandon(self, thread: PluginThread) -> None:
-        """It does not come back: the tool's next session has another."""
-        thread.stop()
+        """It does not come back: the tool's next session has another, and whoever waits for this one is told."""
+        thread.give_up()
         if self._threads.get(thread.tool) is thread:
             del self._threads[thread.tool]
             self._stuck.append(thread)

@@ -48,10 +48,13 @@ def proofs() -> dict[str, str]:
     return dict(row for heading in headings for row in rows(PROOFS, heading))
 
 
-def test_each_proof_is_of_a_threat_on_the_page() -> None:
-    """By its very words: one that is reworded takes its proof along."""
-    threats = {first for first, _ in rows(THREATS, "threat")}
-    assert {first for first, _ in rows(PROOFS, "threat of this page")} - threats == set()
+def test_each_threat_has_its_proof_and_each_proof_its_threat() -> None:
+    """By its very words, once: whoever writes a threat down names the tests that show its answer, below "Proofs"."""
+    told = [first for first, _ in rows(THREATS, "threat")]
+    proven = [first for first, _ in rows(PROOFS, "threat of this page")]
+    assert [threat for threat in told if threat not in proven] == []
+    assert [threat for threat in proven if threat not in told] == []
+    assert len(proven) == len(set(proven))
 
 
 def test_each_table_of_attacks_and_each_advisory_has_its_proof() -> None:

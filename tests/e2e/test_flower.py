@@ -22,6 +22,7 @@ from tests.support.wait import wait_until
 pytestmark = pytest.mark.e2e
 TOKEN = "a-viewer-s-token-of-the-tests"
 CANARY = "a-canary-in-an-argument"
+CLIENT = "robot<img src=x>"
 COMMAND, *ARGS = server_command("echo")
 ROWS = {
     "draw": "1",
@@ -45,7 +46,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Run
         "admin": {"tokens": [{"name": "eye", "token": TOKEN}]},
         "identity": {
             "resolver": "api_key",
-            "api_keys": [{"key": "k" * 20, "tenant": "acme", "client": "robot"}],
+            "api_keys": [{"key": "k" * 20, "tenant": "acme", "client": CLIENT}],
         },
         "tenants": {"listed": ["acme"]},
     }
@@ -82,14 +83,14 @@ def test_a_call_is_seen_with_tool_tenant_request_id_state_and_time(flower: httpx
     row = calls(flower)[0]
     assert row["name"] == "local tools/call"
     assert row["canalgate_tenant"] == "acme"
-    assert row["canalgate_client"] == "robot"
+    assert row["canalgate_client"] == CLIENT
     assert row["canalgate_request_id"]
     assert row["routing_key"] == "tool.local"
     assert row["worker"].startswith("worker1@")
     assert row["runtime"] > 0
     page = flower.get(f"/task/{row['uuid']}")
     assert page.status_code == 200
-    for text in ("local tools/call", "acme", "robot", "SUCCESS", "tool.local"):
+    for text in ("local tools/call", "acme", "robot&lt;", "SUCCESS", "tool.local"):
         assert text in page.text
     assert flower.get(f"/api/task/info/{row['uuid']}").json()["canalgate_tool"] == "local"
     assert "Tenant" in flower.get("/tasks").text
@@ -202,6 +203,22 @@ def browsed(flower: httpx.Client, path: str, home: Path) -> tuple[str, str]:
         check=True,
     )
     return done.stdout, done.stderr
+
+
+def test_a_page_is_nobody_elses_and_runs_nothing_that_a_client_named(flower: httpx.Client) -> None:
+    """No other site frames or reads it, and a name that is HTML is shown as it is."""
+    (uuid, *_) = (row["uuid"] for row in calls(flower))
+    for path in ("/", "/tasks", f"/task/{uuid}", "/api/workers", "/nothing"):
+        answer = flower.get(path, headers={"Origin": "https://evil.example"})
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'self'" in policy
+        assert "frame-ancestors 'none'" in policy
+        scripts = policy.partition("script-src ")[2].partition(";")[0].split()
+        assert [word.partition("-")[0] for word in scripts] == ["'self'", "'sha256"]
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
+        assert "<img src=x>" not in answer.text or answer.headers["content-type"].startswith(
+            "application/json"
+        )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import InvalidRequest
 from common.domain.ids import ToolId
-from common.domain.networks import parsed
+from common.domain.networks import TABLE, Place, parsed
 from common.domain.tool import HttpTransport, StdioTransport, Tool
 
 
@@ -45,7 +45,42 @@ def test_the_operator_s_own_file_may_lead_to_this_machine_and_private_networks(a
 def test_but_nowhere_else(address: str) -> None:
     """A metadata service gives credentials away; other forms of an address are for walking round a guard."""
     assert not reached(STRICT, address, local=True)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["169.254.0.1", "0.0.0.0", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "224.0.0.1"],  # noqa: S104
+)
+def test_a_network_that_is_allowed_is_reached(address: str) -> None:
+    """Whatever kind of place it is, in whatever form."""
     assert reached(rules(allowed_networks=("0.0.0.0/0", "::/0")), address)
+
+
+METADATA = [str(network.network_address) for network in dict(TABLE)[Place.METADATA]]
+
+
+@pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize("address", METADATA)
+def test_a_metadata_service_is_opened_by_its_own_address_alone(address: str, local: bool) -> None:
+    """No range that happens to hold it does, however small; nor any form of it."""
+    wide = (
+        "0.0.0.0/0",
+        "::/0",
+        str(ip_network(f"{address}/{parsed(address).max_prefixlen - 1}", strict=False)),
+    )
+    for ranges in (rules(allowed_networks=wide), rules(discovered_networks=wide).for_discovered):
+        refusal = ranges.refusal("h.example", [parsed(address)], local=local)
+        assert refusal is not None
+        assert "by itself" in refusal
+    assert reached(rules(allowed_networks=(address,)), address, local=local)
+
+
+def test_nor_in_another_form() -> None:
+    """As an IPv6 address that means it."""
+    wide = rules(allowed_networks=("0.0.0.0/0", "::/0"))
+    for address in ("::ffff:169.254.169.254", "64:ff9b::169.254.169.254", "2002:a9fe:a9fe::"):
+        assert not reached(wide, address, local=True)
+    assert reached(rules(allowed_networks=("::ffff:0:0/96", "169.254.169.254/32")), "::ffff:169.254.169.254")
 
 
 def test_an_allowed_network_that_translates_allows_nothing_inside_it() -> None:
@@ -161,4 +196,4 @@ def test_an_address_in_a_url_is_judged_when_it_is_registered(url: str) -> None:
         STRICT.check_runtime(http(url))
     assert refused.value.data["field"] == "url"
     STRICT.check_runtime(http("http://localhost/"))
-    rules(allowed_networks=("0.0.0.0/0", "::/0")).check_runtime(http(url))
+    rules(allowed_networks=("0.0.0.0/0", "::/0", "169.254.169.254/32")).check_runtime(http(url))

@@ -244,7 +244,7 @@ def typed(row: Row, there_is: dict[str, str]) -> list[str]:
 VARYING = (
     (re.compile(r"cgk_\S+|[0-9a-f]{16,}"), "SECRET"),
     (re.compile(r"(?:cli|admin):[\w-]+"), "ACTOR"),
-    (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(?:\+00:00|Z)?"), "TIME"),
+    (re.compile(r"\d{4}-\d\d-\d\d[T ][\d:.]+(?:\+00:00|Z)?"), "TIME"),
     (re.compile(r"\d{13}-\d+"), "ID"),
     (re.compile(r"\d+\.\d+|\d{10,}|\b\d+ s\b"), "NUMBER"),
     (re.compile(r"  +"), "  "),

@@ -127,3 +127,50 @@ def test_the_doctor_finds_anybody_else_at_the_port(monkeypatch: pytest.MonkeyPat
         server.server_close()
     assert done.exit_code == Exit.FAILED
     assert f"bad  port: cannot listen on 127.0.0.1:{server.port}" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "warned"),
+    [
+        ((), None, ""),
+        ((), "secret-1", ""),
+        (("--token", "secret-1"), None, "--token shows the token to everybody"),
+        (("-H", "X-Api-Key: secret-1"), None, "--header shows the token to everybody"),
+        (("-H", "X-Other: 1"), None, ""),
+    ],
+)
+def test_a_token_that_others_see_is_warned_of(
+    server: BaseWSGIServer,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    variable: str | None,
+    warned: str,
+) -> None:
+    """In the list of processes: the variable is named that shows it to nobody."""
+    if variable is not None:
+        monkeypatch.setenv("CANALGATE_TOKEN", variable)
+    done = call(server, "echo", "add", "--json", *words)
+    assert warned in done.stderr
+    assert ("warning" in done.stderr, "CANALGATE_TOKEN" in done.stderr) == (bool(warned),) * 2
+    assert "secret-1" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "warned"),
+    [
+        ("http://gateway.invalid", True, True),
+        ("http://192.0.2.1:1", True, True),
+        ("http://gateway.invalid", False, False),
+        ("https://gateway.invalid", True, False),
+        ("http://127.0.0.1:9", True, False),
+        ("http://localhost:9", True, False),
+    ],
+)
+def test_a_token_on_an_open_way_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, url: str, *, token: bool, warned: bool
+) -> None:
+    """Wherever it comes from, unless it stays on this machine."""
+    if token:
+        monkeypatch.setenv("CANALGATE_TOKEN", "secret-1")
+    done = CliRunner().invoke(cli, ["call", "echo", "add", "--url", url, "--timeout", "0.2"])
+    assert ("over the network unencrypted" in done.stderr) is warned, done.output

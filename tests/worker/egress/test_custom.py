@@ -341,6 +341,36 @@ async def test_one_that_blocks_holds_up_itself_alone(monkeypatch: pytest.MonkeyP
 
 
 @on_loop
+async def test_nobody_waits_for_a_thread_that_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a session that was to be opened there nor calls of others that stand there."""
+    monkeypatch.setattr(custom, "CLOSE_TIME", 0.1)
+    monkeypatch.setattr(custom, "ANSWER_TIME", 0.1)
+    kept = Factories()
+    one, other = link_of(tool(), kept), link_of(tool(), kept)
+    backend, server = await connect(one, [Era.LEGACY]), executors.seen["server"]
+    standing = await connect(other, [Era.LEGACY])
+    with pytest.raises(TimeoutError):
+        await do(backend, "block", seconds=0.1)
+    waiting = asyncio.create_task(do(standing, "say", seconds=30))
+    opening = asyncio.create_task(connect(link_of(tool(), kept), [Era.LEGACY]))
+    await until(lambda: len(kept._threads[ToolId("own")]._jobs) == 2, description="both wait")
+    await one.close()
+    for task in (waiting, opening):
+        with pytest.raises(LinkLost, match="blocks"):
+            await task
+    fresh = link_of(tool(), kept)
+    assert await do(await connect(fresh, [Era.LEGACY]), "say") == "done"
+    for link in (other, fresh):
+        await link.close()
+    assert server.open
+    executors.released.set()
+    await until(
+        lambda: not server.open, description="what was open there is closed when the thread comes back"
+    )
+    kept.close()
+
+
+@on_loop
 async def test_a_task_of_its_own_that_exits_ends_nothing() -> None:
     async with opened() as (backend, _):
         assert await do(backend, "stray task exits") == "done"
