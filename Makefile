@@ -94,9 +94,8 @@ admin-fuzz: $(READY) ## The admin API against its own OpenAPI document, for each
 scale: $(READY) ## 1,000 idle streams and 500 idle WebSockets on one web process for ten minutes each: memory, pings beside them
 	SCALE_FULL=1 $(PYTEST) tests/e2e/test_scale.py -q -s
 
-audit-load: $(READY) ## The audit journal: 1,000,000 events in bounded memory, a sink that fails for a minute under load, a slow sink beside calls
-	AUDIT_LOAD_FULL=1 $(PYTEST) tests/worker/test_keeper_load.py tests/e2e/test_audit_sinks.py -q -s
-	$(BIN)/python -m benchmarks.slow_sink
+audit-load: $(READY) ## What observability may cost: 1,000,000 audit events, sinks that fail or are slow, tracing, pushed metrics; SMALL=1: a short one
+	$(BIN)/python -m benchmarks.audit_load $(if $(SMALL),--small)
 
 conformance: $(READY) ## The official conformance suite, of servers and of clients, with the gateway as either (Node >= 22 is fetched from npm)
 	$(BIN)/python -m tests.conformance.run

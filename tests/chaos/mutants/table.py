@@ -61,6 +61,36 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=("tests/e2e/test_metrics.py::test_streams_are_counted_while_they_stand_open",),
     ),
     Mutant(
+        name="cluster-figures-from-all",
+        breaks="what Redis says of the cluster is pushed by one process at a time",
+        edits=(Edit("common/metrics/push.py", "self._read() if mine else []", "self._read()"),),
+        tests=("tests/common/metrics/test_push.py::test_one_process_at_a_time_pushes_what_redis_says",),
+    ),
+    Mutant(
+        name="pushed-by-forks",
+        breaks="a fork does not push its parent's figures again",
+        edits=(
+            Edit("common/metrics/push.py", "        return os.getpid() == self._pid", "        return True"),
+        ),
+        tests=("tests/common/metrics/test_push.py::test_a_fork_pushes_nothing_of_its_parent_s",),
+    ),
+    Mutant(
+        name="no-last-push",
+        breaks="a process that ends pushes what it counted since its last push",
+        edits=(Edit("common/metrics/push.py", "            self._push(last=True)\n", ""),),
+        tests=(
+            "tests/common/metrics/test_push.py::test_a_process_that_ends_pushes_once_more_and_waits_no_longer_than_that",
+        ),
+    ),
+    Mutant(
+        name="alert-threshold",
+        breaks="each alert fires in its condition, and not beside it",
+        edits=(Edit("deploy/monitoring/alerts.yml", "> 0.05", "> 0.5"),),
+        tests=(
+            "tests/docs/test_alert_rules.py::test_each_alert_fires_in_its_condition_and_is_silent_beside_it",
+        ),
+    ),
+    Mutant(
         name="flower-open",
         breaks="nobody looks at Flower without a token",
         edits=(
