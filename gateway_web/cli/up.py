@@ -258,11 +258,14 @@ def _announce(plan: Plan, supervisor: Supervisor, answers: FirstAnswers) -> None
     if plan.token is not None:
         remark(f"admin API: {plan.base_url}/admin/v1, its token is in {plan.token.file}")
     if plan.flower_port is not None:
-        remark(f"Flower: {plan.flower_url} (password: a token of admin.tokens)")
+        which = "a token of admin.tokens" if plan.token is None else f"the token in {plan.token.file}"
+        remark(f"Flower: {plan.flower_url} (any name; password: {which})")
     for line in answers.lines():
         remark(line)
     remark("add this to your MCP client:")
     remark_text(to_client("canalgate", plan.endpoint, {}, flavour="claude").rstrip())
+    if "api_key" in plan.settings.identity.resolver:
+        remark("with a key, which `canalgate keys issue` makes: `canalgate client-config` puts it in")
     # One line, unwrapped and unstyled, at once: scripts wait for it.
     sys.stdout.write(f"ready {plan.endpoint} tools={len(plan.settings.tools)}{answers.summary()}\n")
     sys.stdout.flush()
