@@ -88,14 +88,17 @@ class Sourcing:
         try:
             registry = Registry(client, self._keys, self._settings.egress.rules)
             retirement = Retirement(registry, Lifecycle(client, self._keys))
+            sources = self._settings.sources.listed
+            trusted = [source.name for source in sources if source.allow_credentials]
+            tools = DiscoveredTools(registry, retirement, self._settings.runtime, trusted)
             Discoverer(
                 client,
                 Journal(client, self._keys),
-                DiscoveredTools(registry, retirement, self._settings.runtime),
-                self._settings.sources.listed,
+                tools,
+                sources,
                 lambda: self.holds,
                 count=self._count,
-                make=partial(make_source, rules=self._settings.egress.rules),
+                make=partial(make_source, rules=self._settings.egress.rules, present=tools.present),
             ).run()
         finally:
             client.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from common.egress.client import AsyncGuarded
 from common.settings.kubernetes import KubernetesSettings
 
 PAGE = 500
-"""Services of one answer to a list."""
+"""Services of one answer to a list; half as many, and so on, where that is too large."""
 MOST_BYTES = 16 * 1024 * 1024
 """The largest answer to a list, and the largest event of a watch."""
 WATCH_GRACE = 10.0
@@ -41,8 +41,12 @@ class Passing(Exception):
         self.after = after
 
 
+class _TooLarge(Passing):
+    """An answer above :data:`MOST_BYTES`."""
+
+
 class Event(NamedTuple):
-    """One line of a watch. ``kind`` is ADDED, MODIFIED, DELETED or BOOKMARK."""
+    """One line of a watch. ``kind`` is ADDED, MODIFIED, DELETED or BOOKMARK, or OPENED: the server has agreed to it."""
 
     kind: str
     item: Json
@@ -57,26 +61,43 @@ class KubeApi:
         self._url = server_url(settings)
         self._token_file = settings.token_file
         self._selector = settings.selector
+        self._pages: dict[str, int] = {}
+        """Services of a page, by namespace, where :data:`PAGE` is too large."""
 
-    async def list(self, namespace: str) -> tuple[list[Json], str]:
-        """All services of a namespace (empty: of all), and the version from which to watch.
+    async def list(self, namespace: str, keep: Callable[[Json], None]) -> str:
+        """Give all services of a namespace (empty: of all) to ``keep``; the version from which to watch.
 
-        Raises :class:`Passing`, :class:`ConfigurationError` for what does not pass by itself, and :class:`Gone`.
+        Pages that are too large are asked for anew, half as long: ``keep`` may see a service twice. Raises
+        :class:`Passing`, :class:`ConfigurationError` for what does not pass by itself, and :class:`Gone`.
         """
-        items: list[Json] = []
+        while True:
+            most = self._pages.get(namespace, PAGE)
+            try:
+                return await self._list(namespace, most, keep)
+            except _TooLarge:
+                if most == 1:
+                    raise
+                # From the start: the place to go on from is good for a list with the same parameters alone.
+                self._pages[namespace] = most // 2
+
+    async def _list(self, namespace: str, most: int, keep: Callable[[Json], None]) -> str:
         where = ""
         while True:
-            page = await self._page(namespace, {"continue": where} if where else {})
+            more = {"continue": where} if where else {}
+            page = await self._page(namespace, {"limit": str(most), **more})
             found, about = page.get("items"), page.get("metadata")
             if not isinstance(about, dict) or not isinstance(about.get("resourceVersion"), str):
                 raise Passing("it answered a list with something else")
             # A list without any has null there, or nothing.
             if found is not None and not isinstance(found, list):
                 raise Passing("it answered a list with something else")
-            items += [item for item in found or () if isinstance(item, dict)]
+            for item in found or ():
+                if isinstance(item, dict):
+                    keep(item)
             where = about.get("continue") or ""
             if not where:
-                return items, about["resourceVersion"]
+                version: str = about["resourceVersion"]
+                return version
 
     async def watch(self, namespace: str, version: str, seconds: int) -> AsyncIterator[Event]:
         """What changes behind ``version``, until the server ends it after ``seconds``. Raises as :meth:`list`."""
@@ -98,13 +119,14 @@ class KubeApi:
                 if answer.status_code != 200:
                     await answer.aread()
                     raise self._fault(answer, namespace)
+                yield Event("OPENED", {}, version)
                 async for line in _lines(answer):
                     yield _event(line)
         except httpx.HTTPError as error:
             raise Passing(f"the watch broke: {type(error).__name__}") from error
 
     async def _page(self, namespace: str, more: Mapping[str, str]) -> Json:
-        params = self._params({"limit": str(PAGE), **more})
+        params = self._params(more)
         try:
             async with self._client.stream(
                 "GET", self._path(namespace), params=params, headers=self._headers(), timeout=LIST_TIME
@@ -162,7 +184,7 @@ async def _bounded(answer: httpx.Response) -> bytes:
     async for part in answer.aiter_bytes():
         body += part
         if len(body) > MOST_BYTES:
-            raise Passing("its answer is too large")
+            raise _TooLarge("its answer is too large")
     return body
 
 

@@ -13,10 +13,13 @@ import httpx
 import structlog
 
 from common.discovery.kube_api import Gone, KubeApi, Passing, server_url
-from common.discovery.kube_services import Entries, Place, entries_of, place_of
+from common.discovery.kube_services import Entries, Place, entries_of, place_in, place_of, slim, too_many
+from common.discovery.partial import Partial
+from common.discovery.unfit import MOST_TOOLS
 from common.domain.egress import EgressRules
 from common.domain.errors import ConfigurationError
 from common.domain.tls import TlsRules
+from common.domain.tool import HttpTransport, Tool
 from common.egress.client import guarded_async_client
 from common.settings.kubernetes import KubernetesSettings
 from common.tls import TlsFileError, client_context
@@ -40,38 +43,53 @@ class KubernetesSource:
     """Implements ``common.ports.Discovery``.
 
     What the API server cannot be asked changes nothing: it is tried again, from the last version seen, and listed anew
-    where that is too old. A refusal (401, 403), and failures for a minute, are raised as
-    :class:`ConfigurationError`: the tools stay, operators are told, and a new source begins from the start. Nothing is
-    named before all namespaces have been listed.
+    where that is too old. With a refusal (401, 403, 404), failures for a minute or too many services a namespace is at
+    fault: its tools stay, operators are told (:class:`Partial`), and what the others say goes on. Only where all are
+    at fault :class:`ConfigurationError` is raised. Nothing is named before each namespace has been listed or is at
+    fault.
     """
 
-    def __init__(self, settings: KubernetesSettings, rules: EgressRules) -> None:
-        """``rules`` judge the API server's address as one of the operator's own file. Raises ConfigurationError."""
+    def __init__(
+        self,
+        settings: KubernetesSettings,
+        rules: EgressRules,
+        present: Callable[[], Mapping[str, Tool]] = dict,
+    ) -> None:
+        """``rules`` judge the API server's address as one of the operator's own file. Raises ConfigurationError.
+
+        ``present``: the tools that are registered as this source's, of a time before it began.
+        """
         server_url(settings)
         self._settings = settings
         self._rules = rules
-        self._services: dict[str, Services] = {}
-        """By namespace; none for those that have not been listed."""
+        self._present = present
+        self._known = Known()
+        self._owners: dict[str, Place] = {}
+        """Of ids that are not a place's own."""
 
     def watch(self, wanted: Callable[[], bool]) -> Iterator[Entries]:
         """All tools as soon as all namespaces are listed, and again whenever one is another."""
         with asyncio.Runner() as runner:
             changed = asyncio.Event()
             followers = runner.run(self._begin(changed))
-            last: Entries | None = None
+            last: tuple[Entries, str] | None = None
             try:
                 while wanted():
                     if not runner.run(self._wait(changed, followers)):
                         continue
                     entries = self._entries()
-                    if entries is not None and entries != last:
-                        last = entries
+                    if entries is None:
+                        continue
+                    now = (entries, entries.fault if isinstance(entries, Partial) else "")
+                    if now != last:
+                        last = now
                         yield entries
             finally:
                 runner.run(self._end(followers))
 
     async def _begin(self, changed: asyncio.Event) -> list[asyncio.Task[None]]:
-        self._services.clear()
+        self._known = Known()
+        self._owners = await asyncio.to_thread(self._present_owners)
         try:
             tls = await asyncio.to_thread(client_context, TlsRules(ca_file=self._settings.ca_file))
         except TlsFileError as error:
@@ -79,9 +97,24 @@ class KubernetesSource:
         self._client = guarded_async_client(self._rules, local=True, tls=tls)
         api = KubeApi(self._client, self._settings)
         return [
-            asyncio.create_task(_Follower(api, namespace, self._settings, self._services, changed).run())
-            for namespace in self._settings.namespaces or ("",)
+            asyncio.create_task(_Follower(api, namespace, self._settings, self._known, changed).run())
+            for namespace in self._namespaces
         ]
+
+    @property
+    def _namespaces(self) -> tuple[str, ...]:
+        return self._settings.namespaces or ("",)
+
+    def _present_owners(self) -> dict[str, Place]:
+        places = ((tool, self._place_of(found)) for tool, found in self._present().items())
+        return {tool: place for tool, place in places if place is not None and tool != place.id}
+
+    def _place_of(self, tool: Tool) -> Place | None:
+        return (
+            place_in(tool.transport.url, self._settings)
+            if isinstance(tool.transport, HttpTransport)
+            else None
+        )
 
     @staticmethod
     async def _wait(changed: asyncio.Event, followers: list[asyncio.Task[None]]) -> bool:
@@ -98,10 +131,35 @@ class KubernetesSource:
         return True
 
     def _entries(self) -> Entries | None:
-        if len(self._services) < len(self._settings.namespaces or ("",)):
+        """None while there is something to wait for. Raises :class:`ConfigurationError` if nothing can be seen."""
+        known, faults = self._known.services, dict(self._known.faults)
+        if any(namespace not in known and namespace not in faults for namespace in self._namespaces):
             return None
-        services = {place: found for part in self._services.values() for place, found in part.items()}
-        return entries_of(services, self._settings)
+        if len(faults) == len(self._namespaces):
+            raise ConfigurationError("; ".join(sorted(faults.values())))
+        seen = {
+            place: found
+            for part, services in known.items()
+            if part not in faults
+            for place, found in services.items()
+        }
+        for namespace in too_many(seen, self._settings.most_services, MOST_TOOLS):
+            # Without the number: each change of it would be told anew.
+            faults[namespace] = f"namespace {namespace} has too many services"
+        services = {place: found for place, found in seen.items() if place.namespace not in faults}
+        entries = entries_of(services, self._settings, self._owners, faults.__contains__)
+        return (
+            Partial(entries, "; ".join(sorted(faults.values())), self._kept(frozenset(faults)))
+            if faults
+            else entries
+        )
+
+    def _kept(self, faulty: frozenset[str]) -> Callable[[Tool], bool]:
+        def kept(tool: Tool) -> bool:
+            place = self._place_of(tool)
+            return place is not None and place.namespace in faulty
+
+        return kept
 
     async def _end(self, followers: list[asyncio.Task[None]]) -> None:
         for task in followers:
@@ -109,6 +167,16 @@ class KubernetesSource:
         await asyncio.gather(*followers, return_exceptions=True)
         with suppress(httpx.HTTPError):
             await self._client.aclose()
+
+
+class Known:
+    """What followers have seen."""
+
+    def __init__(self) -> None:
+        self.services: dict[str, Services] = {}
+        """By namespace; none for those that have not been listed."""
+        self.faults: dict[str, str] = {}
+        """By namespace, in words for operators."""
 
 
 class _Follower:
@@ -119,11 +187,12 @@ class _Follower:
         api: KubeApi,
         namespace: str,
         settings: KubernetesSettings,
-        known: dict[str, Services],
+        known: Known,
         changed: asyncio.Event,
     ) -> None:
         self._api = api
         self._namespace = namespace
+        self._settings = settings
         self._seconds = settings.watch_timeout
         self._known = known
         self._changed = changed
@@ -134,7 +203,7 @@ class _Follower:
         """Whether the last watch said anything, or lasted."""
 
     async def run(self) -> None:
-        """For ever. Raises :class:`ConfigurationError` for what does not pass by itself."""
+        """For ever. What does not pass by itself is noted, and tried again from the start."""
         delay = AGAIN_FIRST
         while True:
             self._watched, after = False, 0.0
@@ -147,17 +216,30 @@ class _Follower:
                 self._version = ""
             except Passing as error:
                 if time.monotonic() - self._good > PATIENCE:
-                    raise ConfigurationError(f"the API server: {error}") from error
+                    place = f" for namespace {self._namespace}" if self._namespace else ""
+                    self._fail(f"the API server{place}: {error}")
                 after = min(error.after, PATIENCE)
                 log.debug("kubernetes_waits", namespace=self._namespace, cause=str(error))
+            except ConfigurationError as error:
+                self._fail(error.message)
             # What ends at once, also by its time, is not to be asked again and again.
             delay = AGAIN_FIRST if self._watched else min(delay * 2, AGAIN_MAX)
             await asyncio.sleep(max(after, delay * random.uniform(0.5, 1.0)))  # noqa: S311 - jitter
 
+    def _fail(self, words: str) -> None:
+        self._version = ""
+        self._known.faults[self._namespace] = words
+        self._changed.set()
+
     async def _list(self) -> None:
-        items, version = await self._api.list(self._namespace)
-        found: Services = {place: item for item in items if (place := place_of(item)) is not None}
-        self._known[self._namespace], self._version = found, version
+        found: Services = {}
+
+        def keep(item: Mapping[str, Any]) -> None:
+            if (place := place_of(item)) is not None:
+                found[place] = slim(item, self._settings)
+
+        version = await self._api.list(self._namespace, keep)
+        self._known.services[self._namespace], self._version = found, version
         self._good = time.monotonic()
         self._changed.set()
 
@@ -165,15 +247,20 @@ class _Follower:
         seconds = int(self._seconds * random.uniform(1.0, 1.2))  # noqa: S311 - not all at the same time
         begun = time.monotonic()
         async for event in self._api.watch(self._namespace, self._version, seconds):
+            if event.kind == "OPENED":
+                # Not with the list already: who may list and not watch would be at fault by turns.
+                if self._known.faults.pop(self._namespace, ""):
+                    self._changed.set()
+                continue
             self._watched, self._good, self._version = True, time.monotonic(), event.version
             place = place_of(event.item)
             if event.kind == "BOOKMARK" or place is None:
                 continue
-            services = self._known[self._namespace]
+            services = self._known.services[self._namespace]
             if event.kind == "DELETED":
                 services.pop(place, None)
             elif event.kind in ("ADDED", "MODIFIED"):
-                services[place] = event.item
+                services[place] = slim(event.item, self._settings)
             self._changed.set()
         self._good = time.monotonic()
         self._watched = self._watched or self._good - begun > SHORTEST

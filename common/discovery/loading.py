@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 from common.discovery.file import FileSource
 from common.domain.egress import STRICT, EgressRules
 from common.domain.errors import ConfigurationError
+from common.domain.tool import Tool
 from common.plugins import UnknownPlugin, load_class
 from common.ports import Discovery
 from common.settings.kubernetes import KubernetesSettings
@@ -17,8 +21,15 @@ GROUP = "canalgate.discovery"
 BUILT_IN = ("file", "kubernetes")
 
 
-def make_source(settings: SourceSettings, rules: EgressRules = STRICT) -> Discovery:
+Present = Callable[[str], Mapping[str, Tool]]
+
+
+def make_source(
+    settings: SourceSettings, rules: EgressRules = STRICT, present: Present = lambda _source: {}
+) -> Discovery:
     """A new source, which connects only where ``rules`` let it, if it is one of ours.
+
+    ``present`` says which tools are registered as those of the source of that name.
 
     Raises :class:`ConfigurationError` if it cannot be made.
     """
@@ -28,7 +39,9 @@ def make_source(settings: SourceSettings, rules: EgressRules = STRICT) -> Discov
         # Imported where it is wanted: httpx takes its time.
         from common.discovery.kubernetes import KubernetesSource
 
-        return KubernetesSource(settings.kubernetes or KubernetesSettings(), rules)
+        return KubernetesSource(
+            settings.kubernetes or KubernetesSettings(), rules, partial(present, settings.name)
+        )
     try:
         source: Discovery = load_class(settings.type, GROUP, BUILT_IN)(dict(settings.options))
     except UnknownPlugin as error:

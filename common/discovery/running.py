@@ -15,8 +15,9 @@ import structlog
 
 from common.audit.journal import Journal
 from common.discovery.loading import make_source
-from common.discovery.tools import MOST_TOOLS, DiscoveredTools, actor_of
-from common.discovery.unfit import Unfit
+from common.discovery.partial import Partial
+from common.discovery.tools import DiscoveredTools, actor_of
+from common.discovery.unfit import MOST_TOOLS, Unfit
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import ConfigurationError, StoreUnavailable
 from common.ports import Discovery
@@ -68,7 +69,7 @@ class Watcher:
             try:
                 for found in self._make(self._settings).watch(self._wanted):
                     self.named = _checked(found)
-                    self.fault, delay = "", AGAIN_FIRST
+                    self.fault, delay = found.fault if isinstance(found, Partial) else "", AGAIN_FIRST
                     self._changed.set()
                     if not self._wanted():
                         return
@@ -94,7 +95,8 @@ def _checked(found: object) -> Entries:
     for name, entry in found.items():
         if not isinstance(name, str) or not isinstance(entry, Mapping):
             raise ConfigurationError("it named something that is no mapping of ids to entries")
-    return {name: entry if isinstance(entry, Unfit) else dict(entry) for name, entry in found.items()}
+    entries = {name: entry if isinstance(entry, Unfit) else dict(entry) for name, entry in found.items()}
+    return Partial(entries, found.fault, found.kept) if isinstance(found, Partial) else entries
 
 
 class Discoverer:

@@ -21,6 +21,8 @@ class Deadline:
         """``seconds`` for all that is watched together."""
         self.over = False
         self._watched: list[socket.socket] = []
+        self._lock = threading.Lock()
+        """Held while a connection is shut down and while it is closed: what is closed may be another's by then."""
         self._timer = threading.Timer(seconds, self._end)
         self._timer.daemon = True
 
@@ -32,20 +34,25 @@ class Deadline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._timer.cancel()
-        for sock in self._watched:
-            sock.close()
+        # The timer may be at work already, which cancelling does not stop.
+        with self._lock:
+            for sock in self._watched:
+                sock.close()
+            self._watched.clear()
 
     def watch(self, sock: socket.socket) -> None:
         """Let a connection end with it, also after TLS has taken it over: that makes a socket of its own of it."""
         copy = socket.socket(fileno=os.dup(sock.fileno()))
-        self._watched.append(copy)
-        if self.over:
-            _shut(copy)
+        with self._lock:
+            self._watched.append(copy)
+            if self.over:
+                _shut(copy)
 
     def _end(self) -> None:
-        self.over = True
-        for sock in list(self._watched):
-            _shut(sock)
+        with self._lock:
+            self.over = True
+            for sock in self._watched:
+                _shut(sock)
 
 
 def _shut(sock: socket.socket) -> None:

@@ -47,6 +47,17 @@ class KubernetesSettings(Section):
         default=(),
         description="Namespaces to look in, each with rights of its own; empty: all, with rights for all.",
     )
+    names_from: Annotated[tuple[str, ...], AsList, AfterValidator(_namespaces)] = Field(
+        default=(),
+        description="Namespaces whose services may choose an id by the annotation name; all others are "
+        "<namespace>.<service>.",
+    )
+    most_services: int = Field(
+        default=1000,
+        ge=1,
+        le=10_000,
+        description="Services of one namespace; with more of them its tools stay as they are, and it is told.",
+    )
     prefix: Domain = Field(
         default="canalgate.dev",
         description="Before the / of the annotations (or labels) name, path, port, transport, description, "

@@ -33,6 +33,11 @@ class SourceSettings(Section):
         le=3600,
         description="Seconds after which a source that has named nothing yet is told to be at fault.",
     )
+    allow_credentials: bool = Field(
+        default=False,
+        description="Whether its tools may carry `credentials`: whoever names them may have these secrets sent to "
+        "wherever discovered tools may lead.",
+    )
     kubernetes: KubernetesSettings | None = Field(
         default=None,
         description="For `kubernetes`: where to look for what; absent: as in a pod, in all namespaces.",

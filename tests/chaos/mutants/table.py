@@ -1060,8 +1060,8 @@ MUTANTS: tuple[Mutant, ...] = (
         edits=(
             Edit(
                 "common/discovery/kubernetes.py",
-                'if len(self._services) < len(self._settings.namespaces or ("",)):',
-                "if not self._services:",
+                "if any(namespace not in known and namespace not in faults for namespace in self._namespaces):",
+                "if not known and not faults:",
             ),
         ),
         tests=(
@@ -1088,12 +1088,64 @@ MUTANTS: tuple[Mutant, ...] = (
         edits=(
             Edit(
                 "common/discovery/kube_services.py",
-                'if "." in tool and tool != place.id:',
+                'if "." in tool:',
                 "if False:",
             ),
         ),
         tests=(
             "tests/common/discovery/test_kubernetes.py::test_what_is_wrong_with_a_service_is_told_of_it_alone",
+        ),
+    ),
+    Mutant(
+        name="kubernetes-older-takes",
+        breaks="who has an id keeps it from an older service that wants it later",
+        edits=(
+            Edit(
+                "common/discovery/kube_services.py",
+                "present.setdefault(tool, owner if owner in places else places[0])",
+                "present.setdefault(tool, places[0])",
+            ),
+        ),
+        tests=("tests/common/discovery/test_kubernetes.py::test_who_has_an_id_keeps_it",),
+    ),
+    Mutant(
+        name="kubernetes-anybody-chooses",
+        breaks="ids are chosen in the namespaces that the operator names, and nowhere else",
+        edits=(
+            Edit(
+                "common/discovery/kube_services.py",
+                "if place.namespace not in settings.names_from:",
+                "if False:",
+            ),
+        ),
+        tests=("tests/common/discovery/test_kubernetes.py::test_ids_are_chosen_where_the_operator_says_so",),
+    ),
+    Mutant(
+        name="kubernetes-one-stops-all",
+        breaks="a namespace that is refused stops no other one",
+        edits=(
+            Edit(
+                "common/discovery/kubernetes.py",
+                "            except ConfigurationError as error:\n                self._fail(error.message)",
+                "            except ConfigurationError:\n                raise",
+            ),
+        ),
+        tests=(
+            "tests/common/discovery/test_kubernetes.py::test_a_namespace_that_is_refused_stops_no_other[list]",
+        ),
+    ),
+    Mutant(
+        name="discovered-credentials",
+        breaks="tools of a source carry credentials only where the operator says so",
+        edits=(
+            Edit(
+                "common/discovery/tools.py",
+                "if wanted.credentials is not None and source not in self._with_credentials:",
+                "if False:",
+            ),
+        ),
+        tests=(
+            "tests/common/discovery/test_running.py::test_credentials_are_for_sources_that_may_ask_for_them",
         ),
     ),
     Mutant(

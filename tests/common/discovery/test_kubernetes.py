@@ -16,9 +16,17 @@ import yaml
 from common.contracts.discovery import DiscoveryContract
 from common.discovery import kube_api, kubernetes
 from common.discovery.loading import make_source
+from common.discovery.partial import Partial
 from common.domain.egress import EgressRules
 from common.domain.errors import ConfigurationError
+from common.domain.ids import ClientId, TenantId, ToolId
+from common.domain.invocation import Caller
+from common.domain.policy import Counters
+from common.domain.tool import Tool
+from common.policy.judge import Judge
 from common.ports import Discovery
+from common.settings import PolicySettings, RuntimeSettings
+from common.settings.definitions import tool_from_entry
 from common.settings.egress import EgressSettings
 from common.settings.kubernetes import KubernetesSettings
 from common.settings.sources import SourceSettings
@@ -44,10 +52,16 @@ def api() -> Iterator[KubernetesApi]:
         yield found
 
 
-def source_of(api: KubernetesApi, rules: EgressRules | None = None, **settings: Any) -> Discovery:
+def source_of(
+    api: KubernetesApi,
+    rules: EgressRules | None = None,
+    present: Mapping[str, Tool] | None = None,
+    **settings: Any,
+) -> Discovery:
     own = {"api_url": api.url, "token_file": None, "ca_file": None, "watch_timeout": 30, **settings}
     entry = {"name": "cluster", "type": "kubernetes", "kubernetes": own}
-    return make_source(SourceSettings.model_validate(entry), rules or EgressRules())
+    registered = {"cluster": present or {}}
+    return make_source(SourceSettings.model_validate(entry), rules or EgressRules(), registered.__getitem__)
 
 
 class Watching:
@@ -116,7 +130,7 @@ class TestContract(DiscoveryContract):
             yield
 
     def source(self) -> Discovery:
-        return source_of(self.api, token_file=str(self.token), ca_file=self.ca)
+        return source_of(self.api, token_file=str(self.token), ca_file=self.ca, names_from=["tools"])
 
     def expected(self, url: str) -> str:
         host = (urlsplit(url).hostname or "").partition(".")[0]
@@ -214,15 +228,173 @@ def test_what_is_wrong_with_a_service_is_told_of_it_alone(
         assert seen.last["tools.good"]["url"]
 
 
+OLD, NEW = "2020-01-01T00:00:00Z", "2024-01-01T00:00:00Z"
+
+
 def test_nobody_takes_anothers_name(api: KubernetesApi) -> None:
-    """Of two that want an id it is the older one's, whenever it is looked at."""
-    old, new = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"
-    api.put(service("b", "bad", born=new, name="search"), service("z", "good", born=old, name="search"))
-    with watching(source_of(api)) as seen:
+    """Of two that are there from the start and want an id it is the older one's."""
+    api.put(service("b", "bad", born=NEW, name="search"), service("z", "good", born=OLD, name="search"))
+    with watching(source_of(api, names_from=["good", "bad"])) as seen:
         seen.await_tools("search", "bad.b")
         assert seen.last is not None
         assert seen.last["search"]["url"] == "http://z.good.svc.cluster.local:8080/mcp"
         assert "is that of the service good.z" in seen.last["bad.b"].words  # type: ignore[attr-defined]
+
+
+def url_of(seen: Watching, tool: str) -> str:
+    assert seen.last is not None
+    return str(seen.last[tool]["url"])
+
+
+def test_who_has_an_id_keeps_it(api: KubernetesApi) -> None:
+    """Also from an older one that wants it later, and when it is made anew: until it wants it no more."""
+    api.put(service("s", "team-a", born=NEW, name="search"))
+    with watching(source_of(api, names_from=["team-a", "team-b"])) as seen:
+        seen.await_tools("search")
+        api.put(service("x", "team-b", born=OLD, name="search"))
+        seen.await_tools("search", "team-b.x")
+        assert url_of(seen, "search") == "http://s.team-a.svc.cluster.local:8080/mcp"
+        assert "is that of the service team-a.s" in seen.last["team-b.x"].words  # type: ignore[index,union-attr]
+        api.put(service("s", "team-a", born="2026-01-01T00:00:00Z", name="search", path="/new"))
+        wait_until(lambda: url_of(seen, "search").endswith("/new"), description="it is another")
+        assert url_of(seen, "search").startswith("http://s.team-a.")
+        api.remove("s", "team-a")
+        seen.await_tools("search")
+        assert url_of(seen, "search").startswith("http://x.team-b.")
+
+
+def test_who_had_an_id_before_this_source_began_keeps_it(api: KubernetesApi) -> None:
+    """Another worker goes on where one ended: the registry knows whose it is."""
+    api.put(service("s", "team-a", born=NEW, name="search"), service("x", "team-b", born=OLD, name="search"))
+    present = {"search": tool_at("search", "http://s.team-a.svc.cluster.local:8080/mcp")}
+    with watching(source_of(api, present=present, names_from=["team-a", "team-b"])) as seen:
+        seen.await_tools("search", "team-b.x")
+        assert url_of(seen, "search").startswith("http://s.team-a.")
+
+
+def test_ids_are_chosen_where_the_operator_says_so(api: KubernetesApi) -> None:
+    """And nowhere else: a namespace that is not listed cannot have an id without its name in it."""
+    api.put(service("s", "team-a", name="search"), service("x", "team-b", name="find"))
+    with watching(source_of(api, names_from=["team-a"])) as seen:
+        seen.await_tools("search", "team-b.x")
+        assert "kubernetes.names_from" in seen.last["team-b.x"].words  # type: ignore[index,union-attr]
+
+
+def tool_at(name: str, url: str) -> Tool:
+    return tool_from_entry(name, {"url": url}, RuntimeSettings())
+
+
+def fault_of(seen: Watching) -> str:
+    return seen.last.fault if isinstance(seen.last, Partial) else ""
+
+
+def keeps(seen: Watching, place: str) -> bool:
+    assert isinstance(seen.last, Partial)
+    return seen.last.kept(tool_at("x", f"http://{place}.svc.cluster.local:8080/mcp"))
+
+
+@pytest.mark.parametrize("what", ["list", "watch"])
+def test_a_namespace_that_is_refused_stops_no_other(api: KubernetesApi, what: str) -> None:
+    """Its tools stay as they are, and are told; what goes in others is seen; it comes back by itself."""
+    api.put(service("x", "a"), service("y", "b"), service("z", "b"))
+    with watching(source_of(api, namespaces=["a", "b"])) as seen:
+        seen.await_tools("a.x", "b.y", "b.z")
+        api.refused["a"] = ("list", "watch") if what == "list" else ("watch",)
+        wait_until(lambda: api.watching == 2, description="both are watched")
+        api.cut()
+        wait_until(lambda: "namespace a" in fault_of(seen), description="it is told")
+        api.remove("y", "b")
+        seen.await_tools("b.z")
+        assert "403" in fault_of(seen)
+        assert keeps(seen, "x.a")
+        assert not keeps(seen, "y.b")
+        del api.refused["a"]
+        seen.await_tools("a.x", "b.z")
+        wait_until(lambda: not fault_of(seen), description="it is mended")
+        assert seen.fault is None
+
+
+def test_a_namespace_that_is_refused_from_the_start_stops_no_other(api: KubernetesApi) -> None:
+    """Nor does anybody take an id of it meanwhile."""
+    api.put(service("s", "a", name="search"), service("y", "b", name="search"))
+    api.refused["a"] = ("list", "watch")
+    present = {"search": tool_at("search", "http://s.a.svc.cluster.local:8080/mcp")}
+    source = source_of(api, present=present, namespaces=["a", "b"], names_from=["a", "b"])
+    with watching(source) as seen:
+        seen.await_tools("b.y")
+        assert keeps(seen, "s.a")
+        assert "is that of the service a.s" in seen.last["b.y"].words  # type: ignore[index,union-attr]
+
+
+@pytest.mark.parametrize("namespaces", [[], ["a", "b"]])
+def test_a_namespace_with_too_many_services_stops_no_other(api: KubernetesApi, namespaces: list[str]) -> None:
+    """Its tools stay as they are, until it has fewer."""
+    api.put(service("y", "b"), *(service(f"s{number}", "a") for number in range(4)))
+    with watching(source_of(api, namespaces=namespaces, most_services=3)) as seen:
+        seen.await_tools("b.y")
+        assert fault_of(seen) == "namespace a has too many services"
+        assert keeps(seen, "s0.a")
+        api.put(service("z", "b"))
+        seen.await_tools("b.y", "b.z")
+        api.remove("s0", "a")
+        seen.await_tools("b.y", "b.z", "a.s1", "a.s2", "a.s3")
+        assert not fault_of(seen)
+
+
+def test_of_too_many_in_all_the_largest_namespace_waits(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes, "MOST_TOOLS", 4)
+    api.put(service("y", "b"), *(service(f"s{number}", "a") for number in range(4)))
+    with watching(source_of(api)) as seen:
+        seen.await_tools("b.y")
+        assert "namespace a has too many" in fault_of(seen)
+
+
+def test_pages_that_are_too_large_are_asked_for_in_smaller_ones(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By halves; what is large and nobody's business is not kept."""
+    monkeypatch.setattr(kube_api, "PAGE", 8)
+    monkeypatch.setattr(kube_api, "MOST_BYTES", 30_000)
+    large = [service(f"s{number}", path="/mcp") for number in range(8)]
+    for found in large:
+        found["metadata"]["annotations"]["other.example/blob"] = "x" * 8_000
+    api.put(*large)
+    with watching(source_of(api)) as seen:
+        seen.await_tools(*(f"tools.s{number}" for number in range(8)))
+        assert [asked["limit"] for _, asked in api.requests if "watch" not in asked] == ["8", "4", *["2"] * 4]
+
+
+def test_a_note_that_is_too_long_is_told(api: KubernetesApi) -> None:
+    words = entry_of(api, service("s", description="x" * 5_000)).words
+    assert "canalgate.dev/description has more than 4096 characters" in words
+
+
+def test_rules_speak_of_a_namespace(api: KubernetesApi) -> None:
+    """`team-a.*` is what is in that namespace, for its tenants alone, whatever others call theirs."""
+    rules = [
+        {"effect": "allow", "tenants": ["team-a"], "tools": ["team-a.*"]},
+        {"effect": "allow", "tools": ["tools.*"]},
+    ]
+    judge = Judge(PolicySettings.model_validate({"rules": rules}), EgressRules(), lambda *_: Counters())
+    api.put(
+        service("search", "team-a"),
+        service("search"),
+        service("thief", "team-b", name="team-a.search"),
+        service("other", "team-ab"),
+    )
+
+    def may(tenant: str, tool: str) -> bool:
+        who = Caller(tenant=TenantId(tenant), client=ClientId("c"))
+        return judge.judge(who, ToolId(tool), "tools/call", {"name": "x", "arguments": {}}).allowed
+
+    with watching(source_of(api)) as seen:
+        seen.await_tools("team-a.search", "tools.search", "team-b.thief", "team-ab.other")
+        assert seen.last is not None
+        assert url_of(seen, "team-a.search").startswith("http://search.team-a.svc.")
+        assert {tool for tool in seen.last if may("team-a", tool)} == {"team-a.search", "tools.search"}
+        assert {tool for tool in seen.last if may("team-b", tool)} == {"tools.search"}
 
 
 def test_changes_are_watched_and_not_listed(api: KubernetesApi) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from common.audit.journal import Journal
 from common.discovery import running
+from common.discovery.partial import Partial
 from common.discovery.running import Discoverer
 from common.discovery.tools import DiscoveredTools
 from common.discovery.unfit import Unfit
@@ -54,7 +55,14 @@ class Scripted:
 class Running:
     """A discoverer in a thread, on scripted sources."""
 
-    def __init__(self, client: Client, keys: Keys, rules: EgressRules, **sources: Scripted) -> None:
+    def __init__(
+        self,
+        client: Client,
+        keys: Keys,
+        rules: EgressRules,
+        trusted: Collection[str] = (),
+        **sources: Scripted,
+    ) -> None:
         self.wanted = True
         self.counts: list[tuple[str, str]] = []
         self.registry = Registry(client, keys, rules)
@@ -63,7 +71,8 @@ class Running:
         settings = [
             SourceSettings.model_validate({"name": name, "type": "m:C", "timeout": 0.2}) for name in sources
         ]
-        tools = DiscoveredTools(self.registry, Retirement(self.registry, self.lifecycle), RuntimeSettings())
+        retiring = Retirement(self.registry, self.lifecycle)
+        tools = DiscoveredTools(self.registry, retiring, RuntimeSettings(), trusted)
         self.discoverer = Discoverer(
             client,
             self.journal,
@@ -103,8 +112,12 @@ def start(client: Client, keys: Keys) -> Iterator[Callable[..., Running]]:
     """Starts discoverers; ends them."""
     started = []
 
-    def start_one(rules: EgressRules = EgressRules(), **sources: Scripted) -> Running:  # noqa: B008
-        found = Running(client, keys, rules, **sources)
+    def start_one(
+        rules: EgressRules = EgressRules(),  # noqa: B008
+        trusted: Collection[str] = (),
+        **sources: Scripted,
+    ) -> Running:
+        found = Running(client, keys, rules, trusted, **sources)
         started.append(found)
         return found
 
@@ -231,6 +244,45 @@ def test_a_source_that_breaks_leaves_its_tools(start: Callable[..., Running], fa
     assert running.tool("a") is not None
     source.now = {"b": A}
     wait_until(lambda: running.tool("b") and not running.tool("a"), description="it is mended")
+
+
+SECRET = {**A, "credentials": {"inject": {"headers": {"Authorization": "Bearer {token}"}}}}
+
+
+def test_credentials_are_for_sources_that_may_ask_for_them(start: Callable[..., Running]) -> None:
+    """Else whoever writes a watched file has the operator's secrets sent to where he likes."""
+    running = start(team=Scripted({"a": SECRET, "b": B}), own=Scripted({"o": SECRET}), trusted=["own"])
+    wait_until(lambda: running.tool("b") and running.tool("o"), description="the others are registered")
+    wait_until(lambda: running.told("discovery_refused"), description="it is told")
+    (told,) = running.told("discovery_refused")
+    assert told["tool"] == "a"
+    assert told["detail"].startswith("credentials: tools of the source 'team' may carry none")
+    assert "allow_credentials" in told["detail"]
+    assert running.tool("a") is None
+
+
+def test_a_tool_loses_credentials_that_its_source_may_ask_for_no_more(start: Callable[..., Running]) -> None:
+    """It is not kept as others that are refused are."""
+    running = start(team=Scripted({"a": SECRET}), trusted=["team"])
+    wait_until(lambda: running.tool("a"), description="it is registered")
+    running.end()
+    running = start(team=Scripted({"a": SECRET}))
+    wait_until(lambda: not running.tool("a"), description="it goes")
+
+
+def test_a_source_that_sees_a_part_keeps_the_rest(start: Callable[..., Running]) -> None:
+    """What is gone in the part that is seen goes; that there is more is told until it is over."""
+    source = Scripted({"a": A, "b": B, "c": A})
+    running = start(team=source)
+    wait_until(lambda: running.tool("c"), description="they are registered")
+    source.now = Partial({"c": A}, "half of it is dark", lambda tool: tool.id == "a")
+    wait_until(lambda: not running.tool("b"), description="what is gone goes")
+    wait_until(lambda: running.told("discovery_refused"), description="it is told")
+    assert running.told("discovery_refused")[0]["detail"] == "half of it is dark"
+    assert running.counts == [("team", "source_failed")]
+    assert running.tool("a") is not None
+    source.now = {"c": A}
+    wait_until(lambda: not running.tool("a"), description="it is seen again")
 
 
 def test_a_source_that_hangs_is_told(start: Callable[..., Running]) -> None:

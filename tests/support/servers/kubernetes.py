@@ -67,6 +67,8 @@ class KubernetesApi:
         """The same for watches alone."""
         self.bodies: list[bytes] = []
         """Bodies to answer the next lists with."""
+        self.refused: dict[str, tuple[str, ...]] = {}
+        """By namespace, which of ``list`` and ``watch`` its RBAC does not allow."""
         self.bookmarks = False
         """Whether a watch begins with one of the newest version."""
         self.requests: list[tuple[str, dict[str, str]]] = []
@@ -201,6 +203,8 @@ class _Handler(BaseHTTPRequestHandler):
         namespace = steps[3] if "namespaces" in steps else ""
         if api.token is not None and self.headers.get("Authorization") != f"Bearer {api.token}":
             self._send(401, {})
+        elif ("watch" if "watch" in asked else "list") in api.refused.get(namespace, ()):
+            self._send(403, {})
         elif "watch" in asked:
             self._watch(namespace, asked)
         elif api.statuses:
