@@ -20,7 +20,7 @@ from common.domain.errors import StoreUnavailable
 from common.interchange.exporters import to_client
 from common.policy.evaluation import PolicyCounts
 from common.policy.loading import evaluators_of
-from common.processes import ProcessGuard
+from common.processes import ProcessGuard, no_core_dumps
 from common.registry.registry import Registry
 from common.settings import Settings, find_file
 from common.store.client import Client, StoreAddress, address_of, connect, store_errors
@@ -105,6 +105,7 @@ def run_up(
     config: Path | None, *, host: str | None, port: int | None, verbose: bool, flower: bool = False
 ) -> None:
     """Start, serve until a signal, stop in reverse."""
+    no_core_dumps()
     try:
         with held_state_dir(state_dir_path(os.environ)) as state:
             plan = _plan(config, host=host, port=port, state=state, flower=flower)
