@@ -494,10 +494,10 @@ async def test_what_nobody_uses_is_forgotten(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(factories, "LOOK_FOR_IDLE", 0.01)
     kept = Factories()
     async with opened(kept=kept):
+        kept.forget_idle()
+        thread = kept._threads[ToolId("own")]
         looking = asyncio.create_task(kept.run())
-        await asyncio.sleep(0.05)
-        assert kept._threads
-    await until(lambda: not kept._threads and not kept._stuck, description="it is forgotten")
+    await until(lambda: not kept._threads and not thread.alive, description="it is forgotten")
     looking.cancel()
     kept.close()
 
