@@ -12,7 +12,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --gen
 	--custom-compile-command "make lock" --quiet
 CHAOS := $(if $(SEED),CHAOS_SEED=$(SEED) )$(PYTEST) -p no:randomly -q
 
-.PHONY: help demo up test unit e2e security interop containers chaos chaos-full upgrade storm twins mutants lint type format lock fuzz admin-fuzz scale audit-load conformance balanced bench bench-queue bench-smoke bench-docs schema clean
+.PHONY: help demo up test unit e2e security browser interop containers chaos chaos-full upgrade storm twins mutants lint type format lock fuzz admin-fuzz scale audit-load conformance balanced bench bench-queue bench-smoke bench-docs schema clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -43,6 +43,9 @@ e2e: $(READY) ## Real gateway processes, real backends, real clients, kill -9
 security: $(READY) ## The tables of attacks, a test for each published weakness of an MCP product; FULL=1: isolation at 10,000 calls
 	$(PYTEST) tests/security -q -n auto
 	$(if $(FULL),ISOLATION_CALLS=10000 $(PYTEST) tests/security/test_isolation.py -q -s)
+
+browser: $(READY) ## Flower in a real browser: pages whole, nothing that changes (needs chromium)
+	$(PYTEST) tests/e2e/test_flower.py -q -k browser
 
 interop: $(READY) ## Eleven clients, the reference servers and our own in each era, through one gateway (Node >= 22.19 is fetched from npm)
 	$(PYTEST) tests -m "interop and not chaos_fast and not chaos_full" -q

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,6 +107,15 @@ class Stack:
         self.ports.append(port)
         process.wait_for(lambda: _is_ready(port), f"`/readyz` answering 200 ({shlex.join(extra)})")
         return port
+
+    def start_flower(self, port: int) -> None:
+        """Start Flower at the port of the settings.
+
+        Raises:
+            StartError: it does not listen.
+        """
+        command = [sys.executable, "-m", "gateway_worker.monitor"]
+        self.desk.spawn_server("flower", command, port=port, env=self._environment)
 
     @property
     def port(self) -> int:

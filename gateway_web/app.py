@@ -72,6 +72,12 @@ def create_app(gateway: Gateway) -> Flask:
 
     @app.errorhandler(Exception)
     def failed(error: Exception) -> ResponseReturnValue:
+        if isinstance(error, HTTPException) and gateway.settings.admin.enabled:
+            from gateway_web.admin.api import PREFIX
+            from gateway_web.admin.problems import unserved
+
+            if request.path.startswith(f"{PREFIX}/"):  # without a route there is no blueprint to answer
+                return unserved(error)
         return _response(broken(error, request.path))
 
     handlers: tuple[tuple[str, str, Handler], ...] = (

@@ -12,6 +12,7 @@ from common.control.reload import Commit, Reload, checked
 from common.gateway import Gateway
 from common.logs import configure as configure_logs
 from common.logs import take_over as take_over_logs
+from common.processes import no_core_dumps
 from common.settings import load
 from common.settings.changes import SettingsChanges
 from common.store.client import address_of
@@ -26,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 def make() -> Flask:
     """This process's application, listening and with the file's tools registered."""
+    no_core_dumps()
     settings = load()
     configure_logs(settings.logging, process=f"web-{os.getpid()}")
     for problem in settings.tool_problems:

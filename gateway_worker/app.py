@@ -9,6 +9,7 @@ from celery import Celery
 from celery.signals import celeryd_init, setup_logging
 
 from common.logs import configure as configure_logs
+from common.processes import no_core_dumps
 from common.settings import Settings
 from common.store.client import StoreAddress
 from gateway_worker import tasks
@@ -20,7 +21,12 @@ WEEK = 7 * 24 * 3600
 
 def make_app(configured: Settings, redis: StoreAddress) -> Celery:
     """The app for these settings. It opens no connection."""
-    app = Celery("canalgate", broker=redis.celery_url, set_as_current=True)
+    app = Celery(
+        "canalgate",
+        broker=redis.celery_url,
+        set_as_current=True,
+        task_cls="gateway_worker.discreet:DiscreetTask",
+    )
     app.conf.update(
         result_backend=redis.celery_url,
         broker_use_ssl=redis.celery_tls,
@@ -65,6 +71,7 @@ def _prepare_worker(**_: Any) -> None:
     from gateway_worker import channel
     from gateway_worker.step import ControlNode, EngineStep
 
+    no_core_dumps()
     channel.install()
     app.control.mailbox.node_cls = ControlNode  # type: ignore[attr-defined]
     app.steps["consumer"].add(EngineStep)

@@ -13,12 +13,13 @@ from contextvars import ContextVar
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
-from celery import Task, signals
+from celery import signals
 from celery.app.task import Context
 
 from common.calls.contract import REDACTED
 from common.domain.errors import GatewayError
 from common.domain.invocation import ExecutionResult, error_of
+from gateway_worker.discreet import DiscreetTask
 from gateway_worker.message import TaskMessage
 
 _METHODS = frozenset(name for name in dir(Context) if callable(getattr(Context, name)))
@@ -26,7 +27,7 @@ _METHODS = frozenset(name for name in dir(Context) if callable(getattr(Context, 
 _request: ContextVar[Context | None] = ContextVar("request", default=None)
 
 
-class InvokeTask(Task):  # type: ignore[type-arg] # generic in its stubs only
+class InvokeTask(DiscreetTask):
     """A task of which many run at once in one thread: each call's asyncio task has its own ``request``."""
 
     resultrepr_maxsize = 0

@@ -46,8 +46,10 @@ class Refusals:
         self._span_ends = time.monotonic() + SPAN
 
     def note(self, event: AuditEvent) -> None:
-        """A call was refused."""
-        kind = replace(event, capability="", request_id="", trace_id="", reason="", actor="")
+        """A call was refused, or what an operator asked for."""
+        kind = replace(event, capability="", request_id="", trace_id="", reason="")
+        if event.kind is EventKind.POLICY_DECISION:
+            kind = replace(kind, actor="")  # a tenant may have any number of subjects
         with self._lock:
             first = kind not in self._seen
             if first and len(self._seen) >= MOST_KINDS:

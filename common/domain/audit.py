@@ -26,6 +26,8 @@ class EventKind(StrEnum):
     TOOL_REMOVED = "tool_removed"
     TOOL_REFUSED = "tool_refused"
     """A definition that somebody brought at run time was not taken: it is not good, or may not come from him."""
+    ADMIN_REFUSED = "admin_refused"
+    """An operator's request was refused, for his role or for what it says: ``method`` is its route."""
     TOOL_ENABLED = "tool_enabled"
     TOOL_DISABLED = "tool_disabled"
     TOOL_DRAINED = "tool_drained"

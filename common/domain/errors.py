@@ -166,6 +166,8 @@ class GatewayError(Exception):
     code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
     note: str = ""
     """What records say beside the message; the caller is not told."""
+    recorded: bool = False
+    """Whether the audit journal has been told of it already."""
 
     def __init__(self, message: str, **data: Any) -> None:
         super().__init__(message)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from common.domain.errors import PolicyDenied, ToolNotFound
+from common.domain.errors import GatewayError, PolicyDenied, ToolNotFound
 from common.domain.ids import ToolId
 from common.domain.invocation import Caller
 
@@ -93,9 +93,17 @@ class Decision:
 ALLOWED = Decision(allowed=True)
 
 
-def no_tool(tool: str) -> ToolNotFound:
-    """A tool that is not there, or not there for this caller: nobody can tell which."""
-    return ToolNotFound(f"no tool {tool!r} is registered")
+def no_tool(tool: str, *, hidden: bool = False) -> ToolNotFound:
+    """A tool that is not there, or (``hidden``) not there for this caller: only the records tell which."""
+    error = ToolNotFound(f"no tool {tool!r} is registered")
+    if hidden:
+        record_as_hidden(error)
+    return error
+
+
+def record_as_hidden(error: GatewayError) -> None:
+    """The error stands for what policy hides from the caller: records say so."""
+    error.note = "hidden from the caller by policy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,7 @@ class Entrance(Process):
         """
         entry = self.tools(caller, patience).get(tool)
         if entry is None:
-            raise no_tool(tool)
+            raise no_tool(tool, hidden=self.catalogue.get(tool) is not None)
         if not entry.enabled:
             raise ToolDisabled(f"tool {tool!r} is disabled")
         return entry

@@ -18,6 +18,24 @@ G = TypeVar("G", bound=Process)
 Begin = Callable[Concatenate[G, Caller, ToolId, str, Mapping[str, Any], P], Call]
 
 
+def note_refusal(
+    gateway: Process,
+    caller: Caller,
+    tool: str,
+    method: str,
+    params: Mapping[str, Any],
+    error: GatewayError,
+    *,
+    request_id: str | int | None,
+) -> None:
+    """Tell the journal and the figures of a call that is refused. ``tool`` is empty where none can be named."""
+    private = gateway.keys.seals is not None
+    event = refusal_event(caller, tool, method, params, error, request_id=request_id, private=private)
+    gateway.refusals.note(event)
+    if gateway.figures is not None:
+        gateway.figures.refused("" if gateway.catalogue.get(ToolId(tool)) is None else tool, error)
+
+
 def audited(begin: Begin[G, P]) -> Begin[G, P]:
     """Whatever refuses a call is told to the journal."""
 
@@ -37,11 +55,7 @@ def audited(begin: Begin[G, P]) -> Begin[G, P]:
         except GatewayError as error:
             request = options.get("request_id")
             name = request if isinstance(request, str | int) else None
-            private = gateway.keys.seals is not None
-            event = refusal_event(caller, tool, method, params, error, request_id=name, private=private)
-            gateway.refusals.note(event)
-            if gateway.figures is not None:
-                gateway.figures.refused("" if gateway.catalogue.get(tool) is None else tool, error)
+            note_refusal(gateway, caller, tool, method, params, error, request_id=name)
             raise
 
     return told

@@ -2,6 +2,7 @@
 
 from common.processes.family import MARK_NAME
 from common.processes.guard import ProcessGuard, ProcessGuardError
+from common.processes.limits import no_core_dumps
 from common.processes.tree import is_running, kill_tree, terminate_tree
 from common.processes.words import LastWords, LastWordsTls
 
@@ -13,5 +14,6 @@ __all__ = [
     "ProcessGuardError",
     "is_running",
     "kill_tree",
+    "no_core_dumps",
     "terminate_tree",
 ]

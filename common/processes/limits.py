@@ -65,6 +65,14 @@ def limit_started(pid: int, limits: ProcessLimits) -> None:
             raise LimitsUnsupported("the limits of a program that changes its user cannot be set") from error
 
 
+def no_core_dumps() -> None:
+    """Let neither this process nor what it starts leave a core file, in which every secret of its memory would stand.
+
+    It is still told to a program that the kernel's ``core_pattern`` names (``|...``): that one is the machine's own.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def _wanted(limits: ProcessLimits) -> dict[str, int]:
     """The limits that are below our own: nobody without privileges can raise one."""
     found: dict[str, int] = {}

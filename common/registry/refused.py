@@ -39,4 +39,5 @@ def refusals_noted(client: Client, keys: Keys, tool: str, actor: str) -> Iterato
             Journal(client, keys).record(event)
         except StoreUnavailable:
             log.warning("refusal_not_recorded", tool=tool, actor=actor, reason=error.message)
+        error.recorded = True
         raise

@@ -25,8 +25,9 @@ from gateway_web.admin.interchange import add_interchange
 from gateway_web.admin.live import add_calls, add_sessions
 from gateway_web.admin.plane import Plane
 from gateway_web.admin.policy import add_policy
-from gateway_web.admin.problems import PROBLEM_JSON, Problem, invalid, problem, problem_of
+from gateway_web.admin.problems import PROBLEM_JSON, Problem, invalid, problem, problem_of, unserved
 from gateway_web.admin.quarantine import add_quarantine
+from gateway_web.admin.refused import recorded_already, refusal_of
 from gateway_web.admin.session import remember
 from gateway_web.admin.tenants import add_tenants
 from gateway_web.admin.tool_changes import add_tool_changes
@@ -94,7 +95,15 @@ def add_admin(app: OpenAPI, gateway: Plane, *, actor_of: ActorOf | None = None) 
 
     @api.errorhandler(GatewayError)
     def refused(error: GatewayError) -> Response:
+        recorded_already(error)
         return problem_of(error)
+
+    @api.after_request
+    def recorded(answer: Response) -> Response:
+        event = refusal_of(request, answer, PREFIX)
+        if event is not None:
+            gateway.refusals.note(event)
+        return answer
 
     @api.errorhandler(ValidationError)
     def not_valid(error: ValidationError) -> Response:
@@ -102,9 +111,7 @@ def add_admin(app: OpenAPI, gateway: Plane, *, actor_of: ActorOf | None = None) 
 
     @api.errorhandler(HTTPException)
     def not_served(error: HTTPException) -> Response:
-        status = error.code or 500
-        code = ErrorCode.INVALID_REQUEST if status < 500 else ErrorCode.INTERNAL
-        return problem(status, code.value, error.description or error.name)
+        return unserved(error)
 
     @api.errorhandler(Exception)
     def broke(error: Exception) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from common.audit.refusals import Refusals
 from common.control.reload import Prepare
 from common.registry.registry import Registry
 from common.settings import Settings
@@ -29,6 +30,10 @@ class Plane(Protocol):
     @property
     def registry(self) -> Registry:
         """What is registered; its rules of egress are those of the settings."""
+
+    @property
+    def refusals(self) -> Refusals:
+        """Tells the journal of what is refused."""
 
     def reloading(self, prepare: Prepare) -> None:
         """Have ``prepare`` called when other settings are taken over."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from flask import Response
 from pydantic import BaseModel, Field, ValidationError
+from werkzeug.exceptions import HTTPException
 
 from common.domain.errors import ErrorCode, GatewayError, InvalidRequest
 from common.mcp.jsonrpc import dumps
@@ -76,6 +77,15 @@ def problem_of(error: GatewayError) -> Response:
         more["field"] = field
     status = error.status if isinstance(error, Precondition | NotThere) else error.meaning.http
     return problem(status, error.code.value, error.message, **more)
+
+
+def unserved(error: HTTPException) -> Response:
+    """The answer to what has no route, or none by this method."""
+    status = error.code or 500
+    code = ErrorCode.INVALID_REQUEST if status < 500 else ErrorCode.INTERNAL
+    answer = problem(status, code.value, error.description or error.name)
+    answer.headers.extend((name, value) for name, value in error.get_headers() if name == "Allow")
+    return answer
 
 
 def invalid(error: ValidationError) -> Response:

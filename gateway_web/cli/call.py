@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from common.domain.errors import ConfigurationError, GatewayError, ToolNotFound
+from common.domain.errors import ConfigurationError, GatewayError, ToolNotFound, Unauthenticated
 from common.mcp.naming import SEPARATOR
 from gateway_web.cli.client import GatewayClient, RefusedByGateway
 from gateway_web.cli.connection import chosen_timeout, chosen_url, client_token, warn_of_clear, warn_of_typed
@@ -49,6 +49,8 @@ def call(
         if error.data.get("code") == ToolNotFound.code:
             everywhere = GatewayClient(endpoint(url), headers, timeout=timeout, tls=trust(url))
             say_hint("tool", tool, _names(everywhere, of_tools=True))
+        elif error.data.get("code") == Unauthenticated.code:
+            remark("give a key with --token-file or in CANALGATE_TOKEN; `canalgate keys issue` makes one")
         else:
             say_hint("MCP tool", name.removeprefix(f"{tool}{SEPARATOR}"), _names(client), given=name)
         raise

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from common.audit.refusals import Refusals
 from common.control.reload import Prepare
 from common.identity.operators import Actor, Role
 from common.registry.registry import Registry
@@ -34,6 +35,7 @@ class Plane:
     client: Client
     keys: Keys
     registry: Registry
+    refusals: Refusals
 
     def reloading(self, prepare: Prepare) -> None:
         """Nothing is to be called: a command ends with the settings that it began with."""
@@ -55,6 +57,12 @@ def _as_wsgi_has_it(environ: Environ) -> Environ:
     return {**environ, "PATH_INFO": environ["PATH_INFO"].encode().decode("latin-1")}
 
 
+def plane_on(settings: Settings, client: Client, keys: Keys, registry: Registry) -> Plane:
+    """The plane of these parts."""
+    refusals = Refusals(lambda command: client.execute_command(*command), keys)  # type: ignore[no-untyped-call]
+    return Plane(settings=settings, client=client, keys=keys, registry=registry, refusals=refusals)
+
+
 def local_control(config: Path | None) -> HttpControl:
     """The control plane on the Redis of the settings, or of the gateway that runs here.
 
@@ -64,6 +72,6 @@ def local_control(config: Path | None) -> HttpControl:
     registry = Registry(where.client, where.keys, where.settings.egress.rules)
     actor = Actor(where.actor, Role.ADMIN)
     app = make_openapi_app("canalgate-cli")
-    plane = Plane(settings=where.settings, client=where.client, keys=where.keys, registry=registry)
+    plane = plane_on(where.settings, where.client, where.keys, registry)
     add_admin(app, plane, actor_of=lambda _: actor)
     return HttpControl("http://this-machine", None, timeout=_TIMEOUT, transport=_Here(app))

@@ -70,7 +70,7 @@ def set_quota(
     version: VersionOption = None,
 ) -> None:
     """Change what a tenant may use, for all processes, within a second. What is not named stays."""
-    sets = parse(bounds, name="bounds").tree
+    sets = parse(_braced(bounds), name="bounds").tree
     if not isinstance(sets, Mapping):
         raise InvalidRequest("the bounds must be a mapping of fields to values", field="bounds")
     if not sets and not unset:
@@ -87,6 +87,12 @@ def set_quota(
                 raise
         else:
             return
+
+
+def _braced(bounds: str) -> str:
+    """A line of fields without its braces is one all the same: they are what a shell makes one forget."""
+    bare = ":" in bounds and "\n" not in bounds and not bounds.lstrip().startswith("{")
+    return f"{{{bounds}}}" if bare else bounds
 
 
 def _changed(

@@ -20,7 +20,7 @@ from common.domain.errors import StoreUnavailable
 from common.interchange.exporters import to_client
 from common.policy.evaluation import PolicyCounts
 from common.policy.loading import evaluators_of
-from common.processes import ProcessGuard
+from common.processes import ProcessGuard, no_core_dumps
 from common.registry.registry import Registry
 from common.settings import Settings, find_file
 from common.store.client import Client, StoreAddress, address_of, connect, store_errors
@@ -105,6 +105,7 @@ def run_up(
     config: Path | None, *, host: str | None, port: int | None, verbose: bool, flower: bool = False
 ) -> None:
     """Start, serve until a signal, stop in reverse."""
+    no_core_dumps()
     try:
         with held_state_dir(state_dir_path(os.environ)) as state:
             plan = _plan(config, host=host, port=port, state=state, flower=flower)
@@ -257,11 +258,14 @@ def _announce(plan: Plan, supervisor: Supervisor, answers: FirstAnswers) -> None
     if plan.token is not None:
         remark(f"admin API: {plan.base_url}/admin/v1, its token is in {plan.token.file}")
     if plan.flower_port is not None:
-        remark(f"Flower: {plan.flower_url} (password: a token of admin.tokens)")
+        which = "a token of admin.tokens" if plan.token is None else f"the token in {plan.token.file}"
+        remark(f"Flower: {plan.flower_url} (any name; password: {which})")
     for line in answers.lines():
         remark(line)
     remark("add this to your MCP client:")
     remark_text(to_client("canalgate", plan.endpoint, {}, flavour="claude").rstrip())
+    if "api_key" in plan.settings.identity.resolver:
+        remark("with a key, which `canalgate keys issue` makes: `canalgate client-config` puts it in")
     # One line, unwrapped and unstyled, at once: scripts wait for it.
     sys.stdout.write(f"ready {plan.endpoint} tools={len(plan.settings.tools)}{answers.summary()}\n")
     sys.stdout.flush()

@@ -29,6 +29,7 @@ KEEPS_STATUS = frozenset(
         ErrorCode.RATE_LIMITED,
         ErrorCode.CONCURRENCY_LIMIT_REACHED,
         ErrorCode.QUEUE_FULL,
+        ErrorCode.AUDIT_UNAVAILABLE,
         ErrorCode.STORE_UNAVAILABLE,
         ErrorCode.INTERNAL,
     }

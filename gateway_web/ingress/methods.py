@@ -83,7 +83,9 @@ def call_tool(gateway: Gateway, mcp: McpRequest) -> Call:
     if not isinstance(params.get("arguments", {}), dict):
         raise InvalidRequest("params.arguments must be an object", field="params.arguments")
     if mcp.era is Era.MODERN:
-        _check_param_headers(gateway.find(mcp.caller, tool), params["name"], mcp)
+        entry = gateway.tools(mcp.caller).get(tool)
+        if entry is not None and entry.enabled:  # else it is refused below, where that is recorded
+            _check_param_headers(entry, params["name"], mcp)
     return _begin(gateway, mcp, (tool, params))
 
 

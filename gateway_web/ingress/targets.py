@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from common.domain.errors import InvalidRequest, ToolNotFound
+from common.domain.errors import GatewayError, InvalidRequest, ToolNotFound
 from common.domain.ids import ToolId
 from common.domain.invocation import Caller
+from common.domain.policy import record_as_hidden
 from common.gateway import Gateway
+from common.gateway.refused import note_refusal
 from common.mcp import naming, resource_uris
 from common.mcp.jsonrpc import INVALID_PARAMS, JsonRpcError
 from common.mcp.listings import RESOURCE_TEMPLATES, RESOURCES
@@ -65,11 +67,27 @@ def _named(gateway: Gateway, mcp: McpRequest, name: str) -> tuple[ToolId, str]:
         return mcp.tool, name
     found = naming.split(name, gateway.tools(mcp.caller).ids())
     if found is None:
-        raise ToolNotFound(
+        error = ToolNotFound(
             f"Unknown {_WORDS.get(mcp.request.method, 'tool')}: {name[:200]}; "
             f"names here are <tool>{naming.SEPARATOR}<name>"
         )
+        _note(gateway, mcp, naming.split(name, gateway.catalogue.ids()), name, error)
+        raise error
     return ToolId(found[0]), found[1]
+
+
+def _note(
+    gateway: Gateway, mcp: McpRequest, hidden: tuple[str, str] | None, name: str, error: GatewayError
+) -> None:
+    """Record a call that names nothing the caller has; ``hidden`` is what it names for others.
+
+    Both are recorded, in the same steps: else the time of an answer would tell them apart.
+    """
+    tool, own = hidden or ("", name)
+    params = {**mcp.params, **{member: own for member in ("name", "uri") if mcp.params.get(member) == name}}
+    if hidden is not None:
+        record_as_hidden(error)
+    note_refusal(gateway, mcp.caller, tool, mcp.request.method, params, error, request_id=mcp.request.id)
 
 
 def _located(gateway: Gateway, mcp: McpRequest, uri: str) -> tuple[ToolId, str]:
@@ -79,6 +97,8 @@ def _located(gateway: Gateway, mcp: McpRequest, uri: str) -> tuple[ToolId, str]:
     found = _owner(gateway, mcp.caller, uri)
     if found is not None:
         return found
+    hidden = _owner_among(_with_resources(gateway.catalogue.entries()), uri)
+    _note(gateway, mcp, hidden, uri, ToolNotFound("Resource not found: no tool here lists it"))
     code = INVALID_PARAMS if mcp.era is Era.MODERN else RESOURCE_NOT_FOUND
     raise JsonRpcError(code, "Resource not found: no tool here lists it", {"uri": uri[:2000]})
 
@@ -89,7 +109,10 @@ def uri_at_aggregate(gateway: Gateway, caller: Caller, tool: ToolId, uri: str) -
 
 
 def _owner(gateway: Gateway, caller: Caller, uri: str) -> tuple[ToolId, str] | None:
-    entries = [entry for entry in visible_entries(gateway, caller, None) if _has_resources(entry)]
+    return _owner_among(_with_resources(visible_entries(gateway, caller, None)), uri)
+
+
+def _owner_among(entries: Sequence[Entry], uri: str) -> tuple[ToolId, str] | None:
     if (found := resource_uris.split(uri)) is not None and any(entry.id == found[0] for entry in entries):
         return ToolId(found[0]), found[1]
     for entry in entries:
@@ -104,8 +127,14 @@ def _owner(gateway: Gateway, caller: Caller, uri: str) -> tuple[ToolId, str] | N
     return (entries[0].id, uri) if len(entries) == 1 else None
 
 
-def _has_resources(entry: Entry) -> bool:
-    return entry.known is not None and RESOURCES.capability in entry.known.server_capabilities
+def _with_resources(entries: Iterable[Entry]) -> list[Entry]:
+    return [
+        entry
+        for entry in entries
+        if entry.enabled
+        and entry.known is not None
+        and RESOURCES.capability in entry.known.server_capabilities
+    ]
 
 
 def _lists(entry: Entry, uri: str) -> bool:

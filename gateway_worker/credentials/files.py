@@ -20,9 +20,10 @@ _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 class FileProvider:
     """Knows ``<directory>/<tool>[/<tenant>[/<client>]]/<key>``, ids as :func:`safe_part` spells them.
 
-    A file holds one value as UTF-8; one line feed at its end is not part of it. What is no plain file is passed over,
-    and a link that leads out of its directory is a failure. Without the directory itself every request is a failure:
-    a mount that is gone must not read as a secret that never was.
+    Ids that differ in case alone are two, on a file system that takes them for one as well: there the second has no
+    credentials. A file holds one value as UTF-8; one line feed at its end is not part of it. What is no plain file is
+    passed over, and a link that leads out of its directory is a failure. Without the directory itself every request is
+    a failure: a mount that is gone must not read as a secret that never was.
     """
 
     def __init__(self, directory: str) -> None:
@@ -36,9 +37,11 @@ class FileProvider:
         if not self._directory.is_dir():
             raise FileNotFoundError("credentials.directory is no directory")
         ids = [part for part in (request.tool, request.tenant, request.client) if part is not None]
-        place = self._directory.joinpath(*map(safe_part, ids))
-        if not place.is_dir():
-            return None
+        place = self._directory
+        for part in map(safe_part, ids):
+            place = place / part
+            if not place.is_dir() or not _is_so_named(place):
+                return None
         if not place.resolve().is_relative_to(self._directory.resolve()):
             raise PermissionError("a directory of credentials leads out of credentials.directory")
         # Followed once: a version that is mounted meanwhile must not mix with this one.
@@ -50,6 +53,15 @@ class FileProvider:
             raise ValueError(f"a directory of credentials holds more than {MAX_VALUES} files")
         values = {name: value for name in names if (value := _value(data, name)) is not None}
         return Credentials.of(values, max_age=SEEN_WITHIN) if values else None
+
+
+def _is_so_named(place: Path) -> bool:
+    """Whether a directory that is there has this very name. Where case does not count, ``Acme`` would open ``acme``'s.
+
+    Only what the file system says of the other case tells that it may not: then the names themselves are read.
+    """
+    other = place.with_name(place.name.swapcase())
+    return other == place or not other.exists() or place.name in os.listdir(place.parent)
 
 
 def _value(directory: Path, name: str) -> str | None:

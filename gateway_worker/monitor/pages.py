@@ -6,7 +6,9 @@ are payloads, Flower's own metrics and its logins.
 
 from __future__ import annotations
 
+import base64
 import re
+from hashlib import sha256
 from typing import Any
 
 from flower.api import tasks as tasks_api
@@ -20,11 +22,15 @@ from tornado.web import RequestHandler, StaticFileHandler
 
 from gateway_worker.events import CALL_FIELDS
 
+_INLINE = "\nvar autorefresh = 1;\n"
+"""The one script that stands in a page of Flower's (workers) itself; by its digest no other is run."""
+_DIGEST = base64.b64encode(sha256(_INLINE.encode()).digest()).decode()
 SECURITY = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "Content-Security-Policy": f"default-src 'self'; script-src 'self' 'sha256-{_DIGEST}'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "frame-ancestors 'none'; form-action 'none'; base-uri 'none'",
 }
 COLUMNS = (
@@ -34,6 +40,10 @@ COLUMNS = (
     (CALL_FIELDS["request_id"], "Request id"),
     *(("uuid", "Invocation"), ("state", "State"), ("received", "Received"), ("runtime", "Runtime")),
     *(("routing_key", "Queue"), ("worker", "Worker")),
+)
+_LIMITS = re.compile(
+    rb'<li[^>]*><a[^>]* id="worker-tab-limits".*?</li>|<div[^>]* id="tab-limits".*?<!-- end limits tab -->',
+    re.DOTALL,
 )
 READS, SEARCHES = ("GET", "HEAD"), ("GET", "POST")
 
@@ -76,6 +86,15 @@ class Tasks(TasksView):  # type: ignore[misc]
         self.render("tasks.html", columns=COLUMNS, time="time")
 
 
+class Worker(WorkerView):  # type: ignore[misc]
+    """A worker's page without the tab of limits: empty fields to type into, of which none does anything here."""
+
+    def render_string(self, template_name: str, **values: Any) -> bytes:
+        """The page."""
+        page: bytes = super().render_string(template_name, **values)
+        return _LIMITS.sub(b"", page)
+
+
 class Refused(Shown, RequestHandler):
     """Says no, to every method."""
 
@@ -100,7 +119,7 @@ PAGES = tuple(
     for pattern, handler, methods in (
         (r"/", WorkersView, READS),
         (r"/workers", WorkersView, READS),
-        (r"/worker/([^/]+)", WorkerView, READS),
+        (r"/worker/([^/]+)", Worker, READS),
         (r"/tasks", Tasks, READS),
         (r"/tasks/datatable", TasksDataTable, SEARCHES),
         (r"/task/([^/]+)", TaskView, READS),

@@ -86,6 +86,14 @@ def test_traced_calls_are_compared_with_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.bench
+def test_task_events_and_flower_are_compared_with_none(tmp_path: Path) -> None:
+    """Beside each other; each was called."""
+    rows = smoke("events", tmp_path)["rows"]
+    assert [row["events"] for row in rows] == ["off", "on", "on, and Flower"]
+    assert min(row["rate"] for row in rows) > 0
+
+
+@pytest.mark.bench
 def test_web_classes_are_called_and_hold_streams(tmp_path: Path) -> None:
     """Each class answered, and held the streams asked for."""
     rows = smoke("web_classes", tmp_path)["rows"]

@@ -17,7 +17,7 @@ import pytest
 
 from common.domain.audit import CALL_ENDS
 from common.domain.audit_verify import Verifier
-from tests.support.mcp import modern
+from tests.support.mcp import RawClient, modern
 from tests.support.servers.gateway import RunningGateway, running_gateway
 from tests.support.servers.process import server_command
 from tests.support.wait import wait_until
@@ -96,3 +96,37 @@ def test_a_sink_that_fails_under_load_gets_everything(gateway: RunningGateway, r
 
 def _ended(receiver: Receiver) -> int:
     return sum(record.event["kind"] in ENDS for record in list(receiver.taken))
+
+
+def test_a_full_journal_refuses_calls_until_it_is_taken(receiver: Receiver, tmp_path: Path) -> None:
+    """Each client is told what docs/errors.md says, and when to come again; no tool is asked meanwhile."""
+    command, *args = server_command("echo")
+    hook = {"type": "webhook", "options": {"url": receiver.url, "secret": "s", "timeout": 2}}
+    settings = {"audit": {"max_backlog": 100, "overflow": "refuse", "sinks": [hook]}}
+    receiver.down = 503
+    tools = {"echo": {"command": command, "args": args}}
+    with running_gateway(tools, directory=tmp_path / "g", settings=settings) as gateway:
+        client = modern(gateway.tool_url("echo"))
+        old = RawClient(gateway.tool_url("echo"))
+        old.open()
+        ask = {"name": "echo", "arguments": {"text": "x"}}
+        answers = [client.post("tools/call", ask) for _ in range(60)]
+        statuses = [answer.status_code for answer in answers]
+        served = statuses.index(503)
+        assert set(statuses[:served]) == {200}
+        assert set(statuses[served:]) == {503}
+        for answer in (answers[served], old.post("tools/call", ask)):
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (503, -32019)
+            assert error["data"]["code"] == "AUDIT_UNAVAILABLE"
+            assert answer.headers["retry-after"] == "5"
+        assert client.post("tools/list", {}).status_code == 200
+        receiver.down = 0
+        wait_until(
+            lambda: client.post("tools/call", ask).status_code == 200,
+            timeout=30,
+            description="calls to be taken again",
+            interval=0.2,
+        )
+    kinds = Counter(record.event["kind"] for record in receiver.taken)
+    assert kinds["invocation_start"] >= served

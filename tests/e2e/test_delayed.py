@@ -57,6 +57,30 @@ def test_neither_arguments_nor_results_are_in_logs_or_events(bench: Bench) -> No
     assert SECRET not in (bench.home / "w1.log").read_text()
 
 
+@pytest.mark.usefixtures("worker")
+def test_what_waits_is_shown_without_what_it_was_given(bench: Bench) -> None:
+    """By each of Celery's ways to look; a task of Celery's own in a tool's queue is no exception."""
+    call = bench.send("echo", {"text": SECRET}, countdown=300)
+    own = bench.app.send_task(
+        "celery.accumulate", args=[SECRET], kwargs={"x": SECRET}, queue="tool.a", countdown=300
+    )
+    ids = {call.id, own.id}
+
+    def waiting() -> Any:
+        found = bench.inspect("scheduled") or []
+        return found if {entry["request"]["id"] for entry in found} == ids else None
+
+    shown = wait_until(waiting, timeout=20, description="both to wait")
+    assert {entry["request"]["name"] for entry in shown} == {"gateway.invoke", "celery.accumulate"}
+    asked = bench.app.control.inspect(destination=["w1@here"], timeout=2.0).query_task(*ids)
+    assert set(asked["w1@here"]) == ids
+    for answer in (shown, asked, bench.inspect("reserved"), bench.inspect("active")):
+        assert SECRET not in str(answer)
+    assert str(shown).count("<redacted>") == 2
+    bench.app.control.revoke([*ids])
+    assert SECRET not in (bench.home / "w1.log").read_text()
+
+
 def _decoded(message: dict[str, Any]) -> Any:
     """An event's body, which travels in base64."""
     body = message["body"]

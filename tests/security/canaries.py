@@ -100,6 +100,15 @@ def redis_dump(scene: Scene) -> bytes:
     return "\n".join(found).encode()
 
 
+def redis_files(scene: Scene) -> bytes:
+    """What Redis keeps on its disk: every write since the start, and a snapshot. Not compressed."""
+    scene.redis.save()
+    home = Path(scene.redis.config_get("dir")["dir"])
+    return b"\n".join(
+        path.read_bytes() for path in home.rglob("*") if path.is_file() and path.suffix in {".aof", ".rdb"}
+    )
+
+
 def files(scene: Scene) -> bytes:
     """Logs and state of the gateway, but for its :data:`OWN_FILES`."""
     return b"\n".join(
@@ -155,6 +164,7 @@ OWN_FILES = frozenset({"canalgate.yaml", "run.json"})
 PLACES: Mapping[str, Callable[[Scene], bytes]] = {
     "redis traffic": redis_traffic,
     "redis dump": redis_dump,
+    "redis files": redis_files,
     "files": files,
     "command lines": command_lines,
     "traces": traces,
@@ -167,6 +177,7 @@ PLACES: Mapping[str, Callable[[Scene], bytes]] = {
 ALLOWED: Mapping[str, frozenset[str]] = {
     # Its producer is a stock one, which seals nothing: it put it there itself.
     "redis traffic": frozenset({"dead_letter"}),
+    "redis files": frozenset({"dead_letter"}),
     # The programs are told where Redis is, and inherit what the provider environment reads.
     "environments": frozenset({"redis_password", "environment_credential"}),
     # Each holds what it was given, and what stands in the settings for it.

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import orjson
+import psutil
 import pytest
 from celery import Celery
 from mcp import Client
@@ -36,6 +37,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 BEARER = {"Authorization": f"Bearer {CANARIES['bearer']}", "Cookie": f"session={CANARIES['cookie']}"}
 
 
+KEEPS_FILES = {
+    "rdbcompression": "no",
+    "aof-use-rdb-preamble": "no",
+    "appendfsync": "always",
+    "appendonly": "yes",
+}
+"""Redis writes down all that it is told, in a form in which a text can be found."""
 PROVIDERS = ("static", "environment", "file", "vault", "client_credentials")
 
 
@@ -155,6 +163,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         running_http("echo_http", log=directory / "echo_http.log") as remote,
         around() as outside,
     ):
+        for name, value in KEEPS_FILES.items():
+            server.client().config_set(name, value)
         server.client().config_set("requirepass", password)
         redis = Redis(unix_socket_path=str(server.socket), password=password)
         scene_directory = directory / "gateway"
@@ -290,6 +300,7 @@ def test_each_place_was_looked_into(played: Scene) -> None:
     holds = {
         "redis traffic": b'\\"sealed\\":\\"cgs1.k1.',
         "redis dump": b"cgs1.k1.",
+        "redis files": b"cgs1.k1.",
         "files": b"capabilities_discovered",
         "command lines": b"echo.py",
         "traces": b"tools/call",
@@ -302,6 +313,20 @@ def test_each_place_was_looked_into(played: Scene) -> None:
     assert holds.keys() == PLACES.keys()
     for place, known in holds.items():
         assert known in played.place(place), place
+
+
+def test_both_files_of_redis_were_looked_into(played: Scene) -> None:
+    """The one that holds every write, and the snapshot; a text that Redis was told stands in both."""
+    assert any(magic in played.place("redis files") for magic in (b"REDIS00", b"VALKEY0"))
+    assert b"XADD" in played.place("redis files").upper()
+
+
+def test_no_process_of_the_gateway_leaves_its_memory_on_the_disk(played: Scene) -> None:
+    """A core file would hold every secret: the limit is 0 for all of them, and cannot be raised again."""
+    up = psutil.Process(played.pid)
+    seen = {process.pid: process.rlimit(psutil.RLIMIT_CORE) for process in [up, *up.children(recursive=True)]}
+    assert len(seen) >= 4
+    assert set(seen.values()) == {(0, 0)}
 
 
 def test_the_compose_file_holds_no_secret() -> None:

@@ -49,6 +49,48 @@ class Mutant:
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
+        name="delayed-calls-show-arguments",
+        breaks="nobody who looks at a worker sees what a call was given",
+        edits=(Edit("gateway_worker/discreet.py", '"args": REDACTED, "kwargs": {}', '"args": self._args'),),
+        tests=("tests/e2e/test_delayed.py::test_what_waits_is_shown_without_what_it_was_given",),
+    ),
+    Mutant(
+        name="metadata-by-range",
+        breaks="a cloud's metadata service is opened by its own address alone",
+        edits=(Edit("common/domain/egress.py", "if place is Place.METADATA:", "if not place:"),),
+        tests=(
+            "tests/common/domain/test_egress.py::test_a_metadata_service_is_opened_by_its_own_address_alone",
+        ),
+    ),
+    Mutant(
+        name="remote-text-is-obeyed",
+        breaks="what others wrote reaches the terminal as plain text",
+        edits=(
+            Edit("gateway_web/cli/output.py", "out.print(Text(printable_lines(text)))", "out.print(text)"),
+        ),
+        tests=("tests/web/cli/test_hostile_text.py::test_a_result_is_shown_and_not_obeyed",),
+    ),
+    Mutant(
+        name="hidden-tools-are-not-recorded",
+        breaks="a denial that its caller does not see is in the journal",
+        edits=(
+            Edit(
+                "gateway_web/ingress/targets.py",
+                "        _note(gateway, mcp, naming.split(name, gateway.catalogue.ids()), name, error)\n",
+                "",
+            ),
+        ),
+        tests=(f"{POLICY_DOORS}::test_a_denial_that_its_caller_does_not_see_is_recorded",),
+    ),
+    Mutant(
+        name="case-opens-another-s-secrets",
+        breaks="ids that differ in case have credentials of their own on every file system",
+        edits=(Edit("gateway_worker/credentials/files.py", " or not _is_so_named(place)", ""),),
+        tests=(
+            f"{CREDENTIALS}/test_providers.py::TestFiles::test_names_that_differ_in_case_are_two_wherever_they_lie",
+        ),
+    ),
+    Mutant(
         name="streams-never-close",
         breaks="a stream that its client has left is counted no more",
         edits=(

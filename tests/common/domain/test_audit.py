@@ -27,7 +27,7 @@ KINDS = {
     ),
     *("policy_decision", "invocation_start", "invocation_complete", "invocation_failed", "journal_gap"),
     *("credential_resolution", "credentials_flushed", "credentials_rotated"),
-    *("api_key_issued", "api_key_rotated", "api_key_revoked", "identity_failure"),
+    *("api_key_issued", "api_key_rotated", "api_key_revoked", "identity_failure", "admin_refused"),
 }
 
 

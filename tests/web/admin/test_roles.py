@@ -138,6 +138,17 @@ def test_a_refusal_says_what_would_do(ask: Ask) -> None:
     assert "needs the role operator" in answer.json["detail"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nothing", 404), ("POST", "/tools/a%0Ab/circuit/trip", 404), ("PATCH", "/status", 405)],
+)
+def test_what_has_no_route_is_a_problem_too(ask: Ask, method: str, path: str, status: int) -> None:
+    """A name with an end of line in it has none; a method that is not served names those that are."""
+    found = ask(method, path)
+    assert (found.status_code, found.content_type) == (status, "application/problem+json")
+    assert ("Allow" in found.headers) == (status == 405)
+
+
 def test_the_document_describes_every_route(admin_web: Web, ask: Ask) -> None:
     """OpenAPI names each of them, and nothing else."""
     assert isinstance(admin_web.app, OpenAPI)

@@ -17,7 +17,7 @@ from common.settings.admin import AdminSettings
 from common.store.client import StoreAddress, connect
 from common.store.keys import Keys
 from gateway_web.admin.api import add_admin, make_openapi_app
-from gateway_web.cli.local_control import Plane
+from gateway_web.cli.local_control import plane_on
 
 TOKENS = {role: f"the-token-of-the-{role}" for role in ("viewer", "operator", "admin")}
 Wsgi = Callable[..., Any]
@@ -49,7 +49,7 @@ def admin_app(redis_url: str, settings: Settings) -> Wsgi:
     client, keys = connect(StoreAddress(url=redis_url)), Keys("test")
     registry = Registry(client, keys, settings.egress.rules)
     app = make_openapi_app("test")
-    add_admin(app, Plane(settings=settings, client=client, keys=keys, registry=registry))
+    add_admin(app, plane_on(settings, client, keys, registry))
     return app
 
 

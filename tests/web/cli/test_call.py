@@ -76,6 +76,21 @@ def test_a_name_that_nobody_has_brings_the_nearest(
     assert "Unknown tool" in done.stdout or "is registered (TOOL_NOT_FOUND)" in done.stderr
 
 
+def test_who_is_not_known_is_told_how_to_give_a_key(serve: Serve) -> None:
+    """Not by the gateway, which cannot know how it is asked."""
+    keys = {"resolver": "api_key", "api_keys": [{"key": "k" * 20, "tenant": "a", "client": "c"}]}
+    found = make_server("127.0.0.1", 0, serve(identity=keys).app, threaded=True)
+    thread = threading.Thread(target=found.serve_forever)
+    thread.start()
+    try:
+        done = call(found, "echo", "add")
+    finally:
+        found.shutdown()
+        thread.join()
+        found.server_close()
+    assert (done.exit_code, "CANALGATE_TOKEN" in done.stderr) == (Exit.UNAUTHENTICATED, True), done.output
+
+
 def test_a_call_that_fails_for_another_reason_has_no_hint(server: BaseWSGIServer) -> None:
     """Its name is known; and where nothing is listed, nothing is known of names."""
     for words in (("echo", "add"), ("unasked", "add")):

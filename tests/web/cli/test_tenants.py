@@ -40,6 +40,15 @@ def test_bounds_are_set_shown_and_removed(canalgate: Canalgate, client: Client, 
     assert (shown["version"], shown["quota"]["burst"], shown["quota"]["max_calls"]) == (0, 5, None)
 
 
+def test_the_braces_may_be_left_out(canalgate: Canalgate, client: Client, keys: Keys) -> None:
+    """One line of fields is meant as one; what is no line of fields is refused as before."""
+    assert canalgate("tenants", "set", "acme", "max_calls: 3, burst: null").exit_code == Exit.OK
+    record = TenantRecords(client, keys).get(TenantId("acme"))
+    assert record is not None
+    assert record.layer == {"max_calls": 3, "burst": None}
+    assert canalgate("tenants", "set", "acme", "max_calls").exit_code == Exit.USAGE
+
+
 def test_a_field_is_the_file_s_again(canalgate: Canalgate, client: Client, keys: Keys) -> None:
     """``--unset``."""
     canalgate("tenants", "set", "acme", "{requests_per_minute: 6, max_calls: 2}")

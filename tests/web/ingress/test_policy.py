@@ -9,6 +9,7 @@ import orjson
 import pytest
 from werkzeug.test import TestResponse
 
+from common.audit.journal import Journal
 from common.domain.ids import ClientId, TenantId, ToolId
 from common.domain.invocation import Caller
 from common.mcp.revisions import Era
@@ -25,6 +26,7 @@ RULES = [
     {"effect": "deny", "tenants": ["small"], "mcp_tools": ["sub*"]},
     {"effect": "deny", "tenants": ["small"], "resources": ["note://a", "note://secret/*"]},
     {"effect": "deny", "tenants": ["noprompts"], "prompts": ["*"]},
+    {"effect": "deny", "tenants": ["blind"], "tools": ["echo", HIDDEN]},
     {"effect": "deny", "tenants": ["piecemeal"], "mcp_tools": ["wait"], "resources": ["*"]},
 ]
 POLICY = {
@@ -130,6 +132,57 @@ def test_a_tool_of_which_nothing_may_be_used_is_not_there(web: Web) -> None:
         assert code_of(answer) == "TOOL_NOT_FOUND"
     answer = web.modern("tools/call", {"name": "wait"}, path="/servers/slow/mcp", headers=BIG)
     assert "result" in body(answer)
+
+
+@pytest.mark.parametrize("era", ["modern", "legacy"])
+@pytest.mark.parametrize(
+    ("path", "method", "hidden", "absent", "capability"),
+    [
+        ("/servers/{}/mcp", "tools/call", {"name": "wait"}, {"name": "wait"}, "wait"),
+        ("/mcp", "tools/call", {"name": "slow__wait"}, {"name": "nope__wait"}, "wait"),
+        ("/mcp", "resources/read", {"uri": "slow://b"}, {"uri": "nope://b"}, "slow://b"),
+        (
+            "/mcp",
+            "completion/complete",
+            {"ref": {"type": "ref/prompt", "name": "slow__p"}, "argument": {"name": "a", "value": ""}},
+            {"ref": {"type": "ref/prompt", "name": "nope__p"}, "argument": {"name": "a", "value": ""}},
+            "slow__p",
+        ),
+    ],
+    ids=["own", "name", "uri", "reference"],
+)
+def test_a_denial_that_its_caller_does_not_see_is_recorded(
+    web: Web,
+    era: str,
+    path: str,
+    method: str,
+    hidden: dict[str, Any],
+    absent: dict[str, Any],
+    capability: str,
+) -> None:
+    """With his tenant and the tool; what is not there is recorded as well, in the same steps, and otherwise."""
+    web.gateway.refusals.tick(at_once=True)
+    journal = Journal(web.gateway.client, web.gateway.keys)
+    answers, told, who = [], [], {"x-tenant": "blind"}
+    for tool, params in ((HIDDEN, hidden), (ABSENT, absent)):
+        before, place = journal.newest_id(), path.format(tool)
+        if era == "modern":
+            answer = web.modern(method, params, path=place, headers=who)
+        else:
+            # A session is of one endpoint, and nobody gets one of a tool that is not there.
+            session = web.initialize("/mcp", headers=who)
+            named = params if path == "/mcp" else {"name": f"{tool}__wait"}
+            answer = web.legacy(session, method, named, headers=who)
+        answers.append((answer.status_code, answer.text.replace(HIDDEN, ABSENT)))
+        told.append([record.fields for record in journal.after(before) if record.kind == "policy_decision"])
+    assert answers[0] == answers[1]
+    assert [len(found) for found in told] == [1, 1]
+    ((denied,), (missed,)) = told
+    assert (denied["outcome"], denied["tenant"], denied["tool"]) == ("deny", "blind", HIDDEN)
+    assert (denied["error_code"], denied["capability"]) == ("TOOL_NOT_FOUND", capability)
+    assert "hidden from the caller by policy" in denied["reason"]
+    assert (missed["outcome"], missed["tenant"], missed["error_code"]) == ("deny", "blind", "TOOL_NOT_FOUND")
+    assert "policy" not in missed["reason"]
 
 
 def test_a_resource_that_is_hidden_leaves_its_uri_to_the_next_tool(web: Web) -> None:

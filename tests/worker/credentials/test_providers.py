@@ -132,6 +132,30 @@ class TestFiles(ProviderContract):
         os.replace(leaf / "..new", leaf / "..data")
         assert values_of(run(provider.resolve(asked("a", "t")))) == {"token": "two", "more": "x"}
 
+    def test_names_that_differ_in_case_are_two_wherever_they_lie(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A file system that takes them for one opens the other's directory, and lists the one name."""
+        place = tmp_path / "mount"
+        put(place / "Tool" / "acme" / "App", {"k": "acme's"})
+        put(place / "Tool" / "acme", {"k": "acme's"})
+        listed = os.listdir
+        for theirs, other in (
+            ("Tool", "tOOL"),
+            ("Tool/acme", "Tool/ACME"),
+            ("Tool/acme/App", "Tool/acme/aPP"),
+        ):
+            (place / other).symlink_to(place / theirs)
+        others = {"tOOL", "ACME", "aPP"}
+        monkeypatch.setattr(
+            os, "listdir", lambda where: [name for name in listed(where) if name not in others]
+        )
+        provider = FileProvider(str(place))
+        for ids in (("Tool", "acme"), ("Tool", "acme", "App")):
+            assert values_of(run(provider.resolve(asked(*ids)))) == {"k": "acme's"}
+        for ids in (("tOOL", "acme"), ("Tool", "ACME"), ("Tool", "acme", "aPP"), ("tOOL", "ACME", "aPP")):
+            assert run(provider.resolve(asked(*ids))) is None, ids
+
     def test_what_leads_out_is_a_failure(self, tmp_path: Path) -> None:
         """A link to a file, a directory or a version elsewhere is followed by nobody."""
         (tmp_path / "elsewhere").mkdir()
