@@ -80,7 +80,10 @@ class RemoteError(Exception):
 
 
 class NotSent(Exception):
-    """It is certain that nothing of a request has reached the backend: the call may be sent again."""
+    """It is certain that nothing of a request has reached the backend: the call may be sent again.
+
+    The session stands, and with it the other calls there: call ``lost()`` as well if its way is broken.
+    """
 
 
 class ExecutorSession(Protocol):
@@ -102,7 +105,7 @@ class ExecutorSession(Protocol):
 
     def tell(self, method: str, params: Mapping[str, Any]) -> None:
         """A notification of the backend that belongs to no request, such as ``notifications/tools/list_changed``.
-        Beyond 1000 that wait, it is dropped."""
+        Beyond 1000 that wait, or ``max_bytes`` in all, it is dropped."""
 
     async def ask(self, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """A request of the backend that belongs to no call of ours, and its result. Raises :class:`RemoteError` with
@@ -122,14 +125,15 @@ class ExecutorCall(Protocol):
 
     def tell(self, method: str, params: Mapping[str, Any]) -> None:
         """A notification that belongs to this request, as ``notifications/message``. Beyond 1000 that wait on the
-        session, it is dropped."""
+        session, or ``max_bytes`` in all, it is dropped."""
 
     def progress(self, progress: float, total: float | None = None, message: str = "") -> None:
         """Tell how far it is, if the caller wants to hear. ``progress`` only grows."""
 
     async def ask(self, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the backend asks the caller meanwhile (``sampling/createMessage``, ``elicitation/create``,
-        ``roots/list``), and the client's result. Raises :class:`RemoteError` with what the backend is to be told."""
+        ``roots/list``), and the client's result. Raises :class:`RemoteError` with what the backend is to be told, also
+        for a question above ``max_bytes``."""
 
 
 class ToolExecutor(Protocol):

@@ -50,7 +50,7 @@ class Connection:
 
     async def request(self, call: ExecutorCall) -> dict[str, Any]:
         """Many may be under way at once; the answers come in any order."""
-        number, token = next(self._ids), call.params.get("_meta", {}).get("progressToken")
+        number, token = next(self._ids), (call.params.get("_meta") or {}).get("progressToken")
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         self._calls[token] = call
         try:

@@ -175,6 +175,7 @@ class Worker:
             "guard": self.guarding.run(),
             "journal": self._journal.run(),
             "refused": self._refused.run(),
+            "transports": self._factories.run(),
         }
 
     def follow(self, queues: Collection[str]) -> None:

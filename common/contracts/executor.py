@@ -83,7 +83,7 @@ class Call:
 
     def progress(self, progress: float, total: float | None = None, message: str = "") -> None:
         """As the gateway would have it told."""
-        token = self.params.get("_meta", {}).get("progressToken")
+        token = (self.params.get("_meta") or {}).get("progressToken")
         more = {"total": total, "message": message}
         self.tell("notifications/progress", {"progressToken": token, "progress": progress, **more})
 

@@ -9,7 +9,7 @@ from common.domain.errors import InvalidRequest, ToolNotFound, VersionConflict
 from common.domain.ids import ToolId, checked_id
 from common.domain.tool import RegisteredTool, Tool, changed_fields
 from common.registry.registry import ABSENT, ANY_VERSION, Registry
-from common.settings.definitions import tool_from_entry, unmasked_entry
+from common.settings.definitions import check_kept_secrets, tool_from_entry, unmasked_entry
 from common.settings.entry_of import changed_entry
 from common.settings.model import RuntimeSettings
 
@@ -68,7 +68,9 @@ class ToolChanges:
 
         def changed(found: Tool) -> Tool:
             entry = changed_entry(found, unmasked_entry(patch, found))
-            return tool_from_entry(tool, entry, self._runtime)
+            wanted = tool_from_entry(tool, entry, self._runtime)
+            check_kept_secrets(found, patch)
+            return wanted
 
         return self._registry.update(
             tool, changed, actor=actor, change_transport=change_transport, expected=expected

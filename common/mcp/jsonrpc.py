@@ -148,8 +148,9 @@ def parse_message(raw: bytes) -> Message:
     """Parse exactly one JSON-RPC 2.0 message, as MCP narrows it (string or integer ids, object params and
     result).
 
-    Raises JsonRpcError: PARSE_ERROR as `strict_json`; INVALID_REQUEST for anything else that is not one
-    message. The error's `request_id` is set where the id could be read.
+    Raises JsonRpcError: PARSE_ERROR as `strict_json`; INVALID_PARAMS for a `_meta` that is no object (backends look
+    into it); INVALID_REQUEST for anything else that is not one message. The error's `request_id` is set where the
+    id could be read.
     """
     return _one_message(strict_json(raw))
 
@@ -254,6 +255,8 @@ def _call(body: dict[str, Any], message_id: Any) -> Request | Notification:
         raise JsonRpcError(INVALID_REQUEST, "Invalid request: method must be a string")
     params = _object(body, "params") if "params" in body else {}
     _refuse_look_alikes(params, _PARAMS)
+    if "_meta" in params and type(params["_meta"]) is not dict:
+        raise JsonRpcError(INVALID_PARAMS, "params._meta must be an object; leave it out to say nothing")
     if type(reference := params.get("ref")) is dict:
         _refuse_look_alikes(reference, _REFERENCE_MEMBERS)
     return Request(message_id, method, params) if "id" in body else Notification(method, params)

@@ -140,9 +140,9 @@ class Registry:
 
         ``change`` is given the present definition, once more each time somebody else was first. The id and whether the
         tool is enabled stay as they are, and so does what an operator said of it. The file's tool stays the file's;
-        but where it leads was not said there any more if that is what changes. That a command becomes a URL or the
-        other way round is refused unless ``change_transport`` asks for it. ``expected`` is the one version that may be
-        changed.
+        but where it leads was not said there any more if that is what changes. That one of command,
+        URL and factory becomes another is refused unless ``change_transport`` asks for it. ``expected`` is the one
+        version that may be changed.
 
         Raises :class:`ToolNotFound`, :class:`InvalidRequest`, or :class:`VersionConflict` if others are always first.
         """
@@ -157,7 +157,8 @@ class Registry:
                 wanted = replace(change(found.tool), id=found.tool.id, state=found.tool.state)
                 if type(wanted.transport) is not type(found.tool.transport) and not change_transport:
                     raise InvalidRequest(
-                        f"the update would change the transport of tool {tool!r} from one kind to the other; "
+                        f"the update would change the transport of tool {tool!r} to another kind "
+                        "(command, url, factory); "
                         "ask for that (--change-transport), or give what goes with its present kind",
                         field="transport",
                     )

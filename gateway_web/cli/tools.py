@@ -96,7 +96,8 @@ def update(
     ],
     config: ConfigOption = None,
     change_transport: Annotated[  # noqa: FBT002
-        bool, typer.Option("--change-transport", help="Let a command become a URL, or a URL a command.")
+        bool,
+        typer.Option("--change-transport", help="Let a command, a URL or a factory become another of them."),
     ] = False,
     version: VersionOption = None,
 ) -> None:

@@ -22,9 +22,14 @@ class AskingBack:
     """Of one session. Belongs to the worker's loop, but for :meth:`ask`."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, gate: Gate, of_session: Callable[[], OnRequest]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        gate: Gate,
+        of_session: Callable[[], OnRequest],
+        max_bytes: int,
     ) -> None:
-        """``of_session`` says who is asked what belongs to no call."""
+        """``of_session`` says who is asked what belongs to no call; a question has ``max_bytes`` at most."""
+        self._max_bytes = max_bytes
         self._loop = loop
         self._of_session = of_session
         self._numbers = itertools.count(1)
@@ -53,10 +58,12 @@ class AskingBack:
         number = next(self._numbers)
         answer: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
         try:
-            asked = orjson.loads(orjson.dumps(dict(params)))
+            method, raw = str(method), orjson.dumps(dict(params))
         except Exception:  # noqa: BLE001 - whatever it was given
             raise RemoteError(INTERNAL_ERROR, "params are to be what JSON can hold") from None
-        self._there(self._put, number, request_id, str(method), asked, answer)
+        if len(method) + len(raw) > self._max_bytes:
+            raise RemoteError(INTERNAL_ERROR, "the request is above the bound (runtime.max_result_bytes)")
+        self._there(self._put, number, request_id, method, orjson.loads(raw), answer)
         try:
             outcome = await answer
         except asyncio.CancelledError:

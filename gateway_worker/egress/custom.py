@@ -47,15 +47,35 @@ CLOSE_TIME = 2.0
 ANSWER_TIME = 1.0
 """Seconds after which a thread that does nothing of what it is asked to do is given up."""
 MOST_TOLD = 1000
-"""Notifications of one session that wait for the worker's loop; more are dropped."""
+"""Notifications of one session that wait for the worker's loop; more are dropped, also above ``max_bytes`` in all."""
 METHODS = ("request", "notify", "close")
 
 
 T = TypeVar("T")
 
 
-class NothingSent(LinkLost):
-    """The executor is certain of it."""
+class Room:
+    """For notifications that wait for the worker's loop: so many, and so many bytes in all. From any thread."""
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self._lock = threading.Lock()
+        self._left = most
+        self._left_bytes = most_bytes
+
+    def enter(self, size: int) -> bool:
+        """Whether there is room for one of ``size`` bytes; it is taken then."""
+        with self._lock:
+            if not self._left or size > self._left_bytes:
+                return False
+            self._left -= 1
+            self._left_bytes -= size
+            return True
+
+    def leave(self, size: int) -> None:
+        """It waits no longer."""
+        with self._lock:
+            self._left += 1
+            self._left_bytes += size
 
 
 def _ignore(_method: str, _params: dict[str, Any]) -> None:
@@ -91,8 +111,8 @@ class CustomLink:
         self._ids = itertools.count(1)
         self._jobs: dict[int, Job[dict[str, Any]]] = {}
         self._listeners: dict[int, OnNotification | None] = {}
-        self._room = threading.BoundedSemaphore(MOST_TOLD)
-        self.asking = AskingBack(self._loop, gate, lambda: self.on_request)
+        self._room = Room(MOST_TOLD, max_bytes)
+        self.asking = AskingBack(self._loop, gate, lambda: self.on_request, max_bytes)
         self._thread: PluginThread | None = None
         self._executor: ToolExecutor | None = None
         self._gone = False
@@ -103,7 +123,7 @@ class CustomLink:
         """Have the factory open a session. Raises :class:`LinkLost`."""
         if not self.gate():
             raise GateShut
-        self._thread = self._factories.enter(self.tool, self._transport)
+        self._thread = self._factories.enter(self.tool, self._transport, self)
         await self._waited(self._thread.begin(partial(self._open, self._thread)))
 
     async def request(
@@ -153,6 +173,8 @@ class CustomLink:
         self._gone = True
         job = thread.begin(self._close, in_any_case=True)
         try:
+            if thread.stopped:
+                return
             await asyncio.wait([job.answer], timeout=CLOSE_TIME)
             if job.answer.done():
                 fault = None if job.answer.cancelled() else job.answer.exception()
@@ -166,11 +188,18 @@ class CustomLink:
                 # When it comes back it closes what is open here.
                 self._factories.abandon(thread)
         finally:
-            self._factories.leave(thread)
+            self._factories.leave(thread, self)
+
+    def given_up(self, message: str) -> None:
+        """The thread does nothing more for it; what is open there is closed if it comes back."""
+        self._break(LinkLost(message))
+        self._gone = True
+        if self._thread is not None:
+            self._thread.begin(self._close, in_any_case=True)
 
     def _open_thread(self) -> PluginThread:
         if self._thread is None or self.closed.is_set():
-            raise self._lost(unsent=True)
+            raise LinkLost(self._lost_words(), unsent=True)
         if not self.gate():
             raise GateShut
         return self._thread
@@ -186,7 +215,7 @@ class CustomLink:
 
     def _settled(self, on_settled: OnSettled | None, fault: BaseException | None) -> None:
         """Only an answer says that the backend is not at it any more, also behind the end of the wait."""
-        if isinstance(fault, ExecutorBroke | NothingSent):
+        if isinstance(fault, ExecutorBroke):
             self._break(fault)
         if on_settled is not None and (fault is None or isinstance(fault, RpcError | AnswerTooLarge)):
             on_settled()
@@ -198,14 +227,14 @@ class CustomLink:
         self.closed.set()
         self.asking.close()
         for job in list(self._jobs.values()):
-            job.give_up(self._lost(unsent=False))
+            job.give_up(self._lost_words())
 
-    def _lost(self, *, unsent: bool) -> LinkLost:
+    def _lost_words(self) -> str:
         reason = "the tool's session was not opened" if self._error is None else self._error.message
-        return LinkLost(reason + noise_words(self.noise), unsent=unsent)
+        return reason + noise_words(self.noise)
 
-    def _told(self, request_id: int | None, method: str, params: dict[str, Any]) -> None:
-        self._room.release()
+    def _told(self, size: int, request_id: int | None, method: str, params: dict[str, Any]) -> None:
+        self._room.leave(size)
         if request_id is None:
             self.on_notification(method, params)
             return
@@ -223,17 +252,18 @@ class CustomLink:
 
     def tell(self, request_id: int | None, method: str, params: Mapping[str, Any]) -> None:
         """A notification; from any thread. What is none, and what there is no room for, is dropped and counted."""
-        if not self._room.acquire(blocking=False):
-            self.noise += 1
-            return
         try:
-            told = _detached(params, self.max_bytes)
             if not isinstance(method, str):
                 raise TypeError("no method")
-            self._loop.call_soon_threadsafe(self._told, request_id, method, told)
+            raw = _json(params, self.max_bytes)
+            size = len(raw) + len(method)
+            if not self._room.enter(size):
+                raise OverflowError("no room")
         except Exception:  # noqa: BLE001 - whatever it was given
-            self._room.release()
             self.noise += 1
+            return
+        with suppress(RuntimeError):  # the worker's loop has ended
+            self._loop.call_soon_threadsafe(self._told, size, request_id, method, orjson.loads(raw))
 
     def lost(self) -> None:
         """The executor says that its way is broken; from any thread."""
@@ -257,7 +287,7 @@ class CustomLink:
         except RemoteError as error:
             raise RpcError(_error_of(error, self.max_bytes)) from None
         except NotSent:
-            raise NothingSent("the tool's transport could not send", unsent=True) from None
+            raise LinkLost("the tool's transport could not send", unsent=True) from None
         except (GatewayError, RpcError) as error:
             # Ours are not its: one that it raised says nothing of this gateway.
             raise ExecutorBroke(error) from None
@@ -322,7 +352,13 @@ async def _its_own(work: Awaitable[T]) -> T:
 
 
 def _detached(value: object, max_bytes: int) -> dict[str, Any]:
-    """A copy that is nobody else's. Raises :class:`LinkLost` for what JSON cannot hold, :class:`AnswerTooLarge`."""
+    """A copy that is nobody else's. Raises as :func:`_json`."""
+    copy: dict[str, Any] = orjson.loads(_json(value, max_bytes))
+    return copy
+
+
+def _json(value: object, max_bytes: int) -> bytes:
+    """A mapping as JSON. Raises :class:`LinkLost` for what JSON cannot hold, :class:`AnswerTooLarge`."""
     if not isinstance(value, Mapping):
         words = f"the tool's transport answered with {type(value).__name__[:100]}, not with a mapping"
         raise LinkLost(words, answered=True)
@@ -332,8 +368,7 @@ def _detached(value: object, max_bytes: int) -> dict[str, Any]:
         raise LinkLost("the tool's transport answered with what JSON cannot hold", answered=True) from None
     if len(raw) > max_bytes:
         raise AnswerTooLarge("the tool sent an answer above the bound (runtime.max_result_bytes)")
-    copy: dict[str, Any] = orjson.loads(raw)
-    return copy
+    return raw
 
 
 def _error_of(error: RemoteError, max_bytes: int) -> dict[str, Any]:

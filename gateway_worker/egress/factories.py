@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
@@ -29,7 +29,11 @@ MOST_STUCK = 4
 """Threads of one tool that were given up and have not ended; while there are so many it has no new session."""
 KEPT_IDLE = 300.0
 """Seconds that a thread without sessions is kept, and the factory on it."""
+LOOK_FOR_IDLE = 30.0
+"""Seconds between two looks for such threads."""
 STOP_GRACE = 1.0
+BLOCKS = "the tool's transport blocks"
+ENDED = "the thread of the tool's transport has ended"
 
 
 class ExecutorBroke(LinkLost):
@@ -55,13 +59,18 @@ class Job(Generic[T]):
         self._work = work
         self._on_end = on_end
         self._task: asyncio.Task[None] | None = None
+        self._lock = threading.Lock()
+        self._begun = False
         self._unwanted = False
         self.answer: asyncio.Future[T] = self._here.create_future()
+
+    def start(self) -> None:
+        """Have it begun as soon as the thread comes to it."""
         self._call(self._begin)
 
-    def give_up(self, error: GatewayError) -> None:
-        """Whoever waits is told ``error``; the coroutine is cancelled."""
-        self._fail(error)
+    def give_up(self, message: str) -> None:
+        """Whoever waits is told so, with leave to send again if it never begins; the coroutine is cancelled."""
+        self._fail(LinkLost(message, unsent=self._taken_back()))
         self.cancel()
 
     def cancel(self) -> None:
@@ -71,14 +80,23 @@ class Job(Generic[T]):
     def _call(self, what: Callable[[], None]) -> None:
         try:
             self._there.call_soon_threadsafe(what)
-        except RuntimeError as error:  # a loop that was closed by the code on it
-            self._fail(ExecutorBroke(error))
+        except RuntimeError:  # the loop is closed
+            self._fail(LinkLost(ENDED, unsent=self._taken_back()))
+
+    def _taken_back(self) -> bool:
+        """Whether it has not begun, nor ever will. It may be about to: that is what the lock is for."""
+        with self._lock:
+            self._unwanted = self._unwanted or not self._begun
+            return not self._begun
 
     # -- on the thread ------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        if not self._unwanted:
-            self._task = self._there.create_task(self._run())
+        with self._lock:
+            if self._unwanted:
+                return
+            self._begun = True
+        self._task = self._there.create_task(self._run())
 
     def _cancel(self) -> None:
         self._unwanted = True
@@ -117,20 +135,31 @@ class Job(Generic[T]):
             self.answer.exception()
 
 
+class Tenant(Protocol):
+    """Who uses a thread: a link."""
+
+    def given_up(self, message: str) -> None:
+        """The thread does nothing more for it. Called on the worker's loop."""
+
+
 class PluginThread:
-    """The factory of one definition, and its sessions. Begun with the first of them."""
+    """The factory of one definition, and its sessions. Begun with the first of them, on the worker's loop."""
 
     def __init__(self, tool: ToolId, transport: CustomTransport) -> None:
         self.tool = tool
         self.transport = transport
-        self.users = 0
+        self.users: set[Tenant] = set()
         """Links that use it."""
         self.left = time.monotonic()
         """When the last of them left."""
+        self.stopped = False
+        """Whether it takes nothing new: it is to end, when it can."""
         self._jobs: set[Job[Any]] = set()
         """Those that somebody waits for."""
         self._factory: ExecutorFactory | None = None
         self._stopping = False
+        self._ending: asyncio.Task[None] | None = None
+        self._here = asyncio.get_running_loop()
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(self._unhandled)
         self._thread = threading.Thread(target=self._main, name=f"executor-{tool}", daemon=True)
@@ -157,30 +186,40 @@ class PluginThread:
         *,
         in_any_case: bool = False,
     ) -> Job[T]:
-        """Have something done here; called on the worker's loop. ``in_any_case``: also when it was given up."""
+        """Have something done here; called on the worker's loop. ``in_any_case``: also when it was given up.
+
+        Behind :meth:`stop` the job has failed already, and nothing of it was sent.
+        """
         job = Job(work, self.loop, on_end)
-        if not in_any_case:
+        if in_any_case:
+            job.start()
+        elif self.stopped:
+            job.give_up(ENDED)
+        else:
             self._jobs.add(job)
             job.answer.add_done_callback(lambda _: self._jobs.discard(job))
+            job.start()
         return job
 
-    def give_up(self) -> None:
+    def give_up(self, message: str) -> None:
         """It does not come back: nobody waits for it any more. What is open here is closed if it does."""
         for job in list(self._jobs):
-            job.give_up(LinkLost("the tool's transport blocks"))
+            job.give_up(message)
+        for user in list(self.users):
+            user.given_up(message)
         self.stop()
 
     async def answers(self, seconds: float) -> bool:
         """Whether code here gives way to others within that time."""
         job = self.begin(_nothing)
-        with suppress(GatewayError):
-            await asyncio.wait([job.answer], timeout=seconds)
+        await asyncio.wait([job.answer], timeout=seconds)
         return job.answer.done() and not job.answer.cancelled() and job.answer.exception() is None
 
     def stop(self) -> None:
         """End it when what runs on it has ended, or has been given a moment to. Does not wait."""
-        with suppress(RuntimeError):
-            asyncio.run_coroutine_threadsafe(self._wind_up(), self.loop)
+        self.stopped = True
+        with suppress(RuntimeError):  # it has ended
+            self.loop.call_soon_threadsafe(self._begin_to_end)
 
     def join(self, seconds: float) -> None:
         """Wait for its end; one that is blocked is left to the end of the process."""
@@ -194,6 +233,13 @@ class PluginThread:
                 log.error("executor_broke", tool=self.tool, error=type(error).__name__)
         with suppress(RuntimeError):
             self.loop.close()
+        # What was queued behind the end is dropped with the loop: whoever waits for it is told.
+        with suppress(RuntimeError):  # the worker's own loop has ended
+            self._here.call_soon_threadsafe(self.give_up, ENDED)
+
+    def _begin_to_end(self) -> None:
+        if self._ending is None:
+            self._ending = self.loop.create_task(self._wind_up())
 
     async def _wind_up(self) -> None:
         for ask_to_end in (False, True):
@@ -221,48 +267,63 @@ class Factories:
     def __init__(self) -> None:
         self._threads: dict[ToolId, PluginThread] = {}
         self._stuck: list[PluginThread] = []
+        """All that are to end and have not, whatever they were stopped for."""
 
-    def enter(self, tool: ToolId, transport: CustomTransport) -> PluginThread:
+    def enter(self, tool: ToolId, transport: CustomTransport, user: Tenant) -> PluginThread:
         """The thread of that definition, for one more link. Raises :class:`LinkLost` if too many are stuck."""
-        self._forget_idle()
-        self._stuck = [thread for thread in self._stuck if thread.alive]
+        self.forget_idle()
         found = self._threads.get(tool)
         if found is None or found.transport != transport or not found.alive:
             if sum(thread.tool == tool for thread in self._stuck) >= MOST_STUCK:
-                raise LinkLost(
-                    f"the tool's transport blocks: {MOST_STUCK} threads of it are stuck", unsent=True
-                )
+                raise LinkLost(f"{BLOCKS}: {MOST_STUCK} threads of it are stuck", unsent=True)
             if found is not None and not found.users:
-                found.stop()
+                self._stop(found)
             found = self._threads[tool] = PluginThread(tool, transport)
-        found.users += 1
+        found.users.add(user)
         return found
 
-    def leave(self, thread: PluginThread) -> None:
+    def leave(self, thread: PluginThread, user: Tenant) -> None:
         """A link uses it no longer."""
-        thread.users -= 1
+        thread.users.discard(user)
         thread.left = time.monotonic()
         if not thread.users and self._threads.get(thread.tool) is not thread:
-            thread.stop()
+            self._stop(thread)
 
     def abandon(self, thread: PluginThread) -> None:
-        """It does not come back: the tool's next session has another, and whoever waits for this one is told."""
-        thread.give_up()
+        """It does not come back: the tool's next session has another, and all links of this one are broken."""
+        if thread.stopped:
+            return
+        log.error("executor_stuck", tool=thread.tool, factory=thread.transport.factory)
         if self._threads.get(thread.tool) is thread:
             del self._threads[thread.tool]
-            self._stuck.append(thread)
-            log.error("executor_stuck", tool=thread.tool, factory=thread.transport.factory)
+        # Its sessions are closed before it ends, if it comes back.
+        thread.give_up(BLOCKS)
+        self._stop(thread)
 
     def close(self) -> None:
-        """Stop all of them."""
+        """Stop all of them. Blocks for two seconds at most, however many do not end."""
         for thread in self._threads.values():
             thread.stop()
+        until = time.monotonic() + 2 * STOP_GRACE
         for thread in self._threads.values():
-            thread.join(2 * STOP_GRACE)
+            thread.join(max(0.0, until - time.monotonic()))
         self._threads.clear()
 
-    def _forget_idle(self) -> None:
+    async def run(self) -> None:
+        """For ever, let go of what nobody uses: options of a tool that was removed are not kept."""
+        while True:
+            await asyncio.sleep(LOOK_FOR_IDLE)
+            self.forget_idle()
+
+    def forget_idle(self) -> None:
+        """Let go of threads that have had no session for :data:`KEPT_IDLE` seconds, and of those that have ended."""
         for tool, thread in list(self._threads.items()):
             if not thread.users and time.monotonic() - thread.left > KEPT_IDLE:
-                thread.stop()
                 del self._threads[tool]
+                self._stop(thread)
+        self._stuck = [thread for thread in self._stuck if thread.alive]
+
+    def _stop(self, thread: PluginThread) -> None:
+        thread.stop()
+        if thread not in self._stuck:
+            self._stuck.append(thread)

@@ -123,6 +123,9 @@ class Server:
             case "flood":
                 for number in range(5000):
                     call.tell("notifications/message", {"level": "info", "data": number})
+            case "big tells":
+                for _ in range(20):
+                    call.tell("notifications/message", {"data": "x" * (self.session.max_bytes // 10)})
             case "odd tells":
                 call.tell("notifications/message", {"data": object()})
                 call.tell("notifications/message", "no mapping")  # type: ignore[arg-type]

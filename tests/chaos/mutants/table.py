@@ -995,6 +995,42 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=("tests/common/test_plugins.py::test_a_name_that_two_packages_bring_is_nobodys",),
     ),
     Mutant(
+        name="executors-idle-on-a-lost-thread",
+        breaks="a session on a thread that was given up ends with it, idle or not",
+        edits=(
+            Edit(
+                "gateway_worker/egress/factories.py", "            user.given_up(message)", "            pass"
+            ),
+        ),
+        tests=(
+            "tests/worker/egress/test_custom.py::test_all_sessions_of_a_thread_that_was_given_up_are_broken",
+        ),
+    ),
+    Mutant(
+        name="executors-stuck-uncounted",
+        breaks="every thread that was stopped and has not ended counts, whatever its definition",
+        edits=(
+            Edit(
+                "gateway_worker/egress/factories.py",
+                "if thread not in self._stuck:",
+                "if thread not in self._stuck and thread.tool not in self._threads:",
+            ),
+        ),
+        tests=("tests/worker/egress/test_custom.py::test_other_definitions_are_no_way_around_the_bound",),
+    ),
+    Mutant(
+        name="masks-follow",
+        breaks="who may not read a tool's secrets cannot have them sent to a place of his own",
+        edits=(
+            Edit(
+                "common/settings/definitions.py",
+                "if item != MASK or moved or key",
+                "if item != MASK or key",
+            ),
+        ),
+        tests=("tests/common/settings/test_definitions.py::test_a_mask_does_not_follow_to_another_place",),
+    ),
+    Mutant(
         name="factories-of-anybody",
         breaks="code is loaded by the operator's word alone, also at run time",
         edits=(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from common.mcp.jsonrpc import (
     INTERNAL_ERROR,
+    INVALID_PARAMS,
     INVALID_REQUEST,
     PARSE_ERROR,
     ErrorResponse,
@@ -153,6 +154,16 @@ def test_what_is_called_may_have_any_names() -> None:
     assert message.params == params
 
 
+@pytest.mark.parametrize("meta", ["null", "[]", '"x"', "1", "false"])
+@pytest.mark.parametrize("more", ['"id":1,', ""])
+def test_a_meta_that_is_no_object_is_refused(meta: str, more: str) -> None:
+    """Backends look into it."""
+    raw = '{"jsonrpc":"2.0",%s"method":"tools/call","params":{"name":"x","_meta":%s}}' % (more, meta)  # noqa: UP031
+    with pytest.raises(JsonRpcError, match="_meta must be an object") as caught:
+        parse_message(raw.encode())
+    assert (caught.value.code, caught.value.request_id) == (INVALID_PARAMS, 1 if more else None)
+
+
 def test_an_unreadable_text_has_no_request_id() -> None:
     """A parse error comes before the id is known."""
     with pytest.raises(JsonRpcError) as caught:
@@ -184,7 +195,7 @@ def test_any_object_is_a_message_or_refused(body: dict[str, Any]) -> None:
         message = refused
     match message:
         case JsonRpcError() as error:
-            assert error.code == INVALID_REQUEST
+            assert error.code in {INVALID_REQUEST, INVALID_PARAMS}
         case Request(id=known, method=method, params=params):
             assert isinstance(known, str | int)
             assert (method, params) == (body["method"], body.get("params", {}))

@@ -227,7 +227,8 @@ def test_what_may_not_come_at_run_time_is_refused(
     canalgate: Canalgate, registry: Registry, definition: str, said: str
 ) -> None:
     """By adding and by changing, also a tool of the file, which keeps what it was."""
-    registry.put(stdio(), origin=Origin.FILE)
+    tool = Tool(id=T, transport=StdioTransport(command="cmd", args=("a",)))
+    registry.put(tool, origin=Origin.FILE)
     for verb in (("add", "other"), ("add", "demo"), ("update", "demo")):
         more = (
             ("--replace",)
@@ -240,7 +241,7 @@ def test_what_may_not_come_at_run_time_is_refused(
         assert done.exit_code == Exit.USAGE, done.output
         assert said in done.output.replace("\n", " ")
     (entry,) = registry.entries()
-    assert (entry.tool, entry.registered.origin) == (stdio(), Origin.FILE)
+    assert (entry.tool, entry.registered.origin) == (tool, Origin.FILE)
 
 
 def test_a_tool_of_the_file_whose_place_changes_is_the_operator_s_no_more(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -19,7 +21,7 @@ from common.mcp.revisions import Era
 from gateway_worker.egress import custom, factories
 from gateway_worker.egress.backend import Backend, connect, make_link, start
 from gateway_worker.egress.custom import CustomLink
-from gateway_worker.egress.factories import Factories
+from gateway_worker.egress.factories import Factories, PluginThread
 from gateway_worker.egress.link import AnswerTooLarge, GateShut, LinkLost, RpcError
 from tests.support import executors
 from tests.support.aio import on_loop, until
@@ -107,6 +109,11 @@ async def test_what_it_is_given() -> None:
         assert "canary" not in repr(executors.seen["server"].session)
 
 
+async def _slowly(_method: str, _params: dict[str, Any]) -> dict[str, Any]:
+    await asyncio.sleep(0.2)
+    return {"slow": True}
+
+
 @pytest.mark.parametrize("what", ["raise", "exit", "cancel"])
 @on_loop
 async def test_what_it_raises_closes_its_session(what: str) -> None:
@@ -124,12 +131,14 @@ async def test_what_it_raises_closes_its_session(what: str) -> None:
 
 @on_loop
 async def test_what_was_certainly_not_sent_may_be_sent_again() -> None:
-    """By a fresh session."""
+    """By a fresh session; other calls of this one go on."""
     async with opened() as (backend, link):
+        other = asyncio.create_task(do(backend, "ask", params={}, on_request=_slowly))
         with pytest.raises(LinkLost) as error:
             await do(backend, "unsent")
         assert error.value.unsent
-        assert link.closed.is_set()
+        assert not link.closed.is_set()
+        assert await other == {"slow": True}
 
 
 @pytest.mark.parametrize(
@@ -218,6 +227,35 @@ async def test_what_it_tells_is_bounded() -> None:
         before = link.noise
         assert await do(backend, "odd tells", on_notification=lambda *_: pytest.fail("told")) == "done"
         assert link.noise == before + 2
+
+
+@on_loop
+async def test_what_it_tells_is_bounded_in_sum() -> None:
+    """Many large ones are no more than one answer may be."""
+    async with opened() as (backend, link):
+        heard: list[Any] = []
+        assert await do(backend, "big tells", on_notification=lambda *told: heard.append(told)) == "done"
+        assert len(heard) + link.noise == 20
+        assert len(heard) >= 9
+        room = custom.Room(3, 10)
+        assert room.enter(6)
+        assert not room.enter(5)
+        assert room.enter(4)
+        room.leave(6)
+        assert room.enter(6)
+
+
+@on_loop
+async def test_what_it_asks_is_bounded() -> None:
+    """Nobody is asked what no answer could be."""
+    async with opened() as (backend, link):
+
+        async def answer(_method: str, _params: dict[str, Any]) -> dict[str, Any]:
+            pytest.fail("asked")
+
+        link.asking._max_bytes = 1000
+        with pytest.raises(RpcError, match="max_result_bytes"):
+            await do(backend, "ask", params={"x": "y" * 1000}, on_request=answer)
 
 
 @on_loop
@@ -368,6 +406,114 @@ async def test_nobody_waits_for_a_thread_that_was_given_up(monkeypatch: pytest.M
         lambda: not server.open, description="what was open there is closed when the thread comes back"
     )
     kept.close()
+
+
+@on_loop
+async def test_all_sessions_of_a_thread_that_was_given_up_are_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also an idle one: at once and for certain unsent, so that the next call has another; never for good."""
+    monkeypatch.setattr(custom, "CLOSE_TIME", 0.1)
+    monkeypatch.setattr(custom, "ANSWER_TIME", 0.1)
+    kept = Factories()
+    one, other = link_of(tool(), kept), link_of(tool(), kept)
+    backend = await connect(one, [Era.LEGACY])
+    idle = await connect(other, [Era.LEGACY])
+    server = executors.seen["server"]
+    with pytest.raises(TimeoutError):
+        await do(backend, "block", seconds=0.1)
+    behind = asyncio.create_task(do(idle, "say", seconds=30))
+    thread = kept._threads[ToolId("own")]
+    await until(lambda: len(thread._jobs) == 1, description="it waits")
+    await one.close()
+    assert other.closed.is_set()
+    with pytest.raises(LinkLost) as lost:
+        await behind
+    assert lost.value.unsent
+    with pytest.raises(LinkLost) as error:
+        await do(idle, "say")
+    assert error.value.unsent
+    executors.released.set()
+    await until(lambda: not thread.alive, description="it has ended")
+    assert not server.open
+    with pytest.raises(LinkLost) as error:
+        await do(idle, "say")
+    assert error.value.unsent
+    await other.close()
+    kept.close()
+
+
+@pytest.mark.filterwarnings("error")
+@on_loop
+async def test_a_thread_that_has_ended_begins_nothing() -> None:
+    """It says so at once, and that nothing was sent; stopping it again is no matter."""
+    kept = Factories()
+    link = link_of(tool(), kept)
+    await connect(link, [Era.LEGACY])
+    thread = kept._threads[ToolId("own")]
+    thread.stop()
+    job = thread.begin(lambda: asyncio.sleep(0))
+    with pytest.raises(LinkLost) as error:
+        await job.answer
+    assert error.value.unsent
+    await until(lambda: not thread.alive, description="it has ended")
+    await until(link.closed.is_set, description="its link is told")
+    thread.stop()
+    gc.collect()
+    await link.close()
+    kept.close()
+
+
+@on_loop
+async def test_other_definitions_are_no_way_around_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of earlier definitions that do not end count as well."""
+    monkeypatch.setattr(custom, "CLOSE_TIME", 0.1)
+    monkeypatch.setattr(custom, "ANSWER_TIME", 0.1)
+    kept = Factories()
+    earlier: list[CustomLink] = []
+    for number in range(factories.MOST_STUCK):
+        link = link_of(tool(number=number), kept)
+        backend = await connect(link, [Era.LEGACY])
+        with pytest.raises(TimeoutError):
+            await do(backend, "block", seconds=0.1)
+        earlier.append(link)
+    fresh = link_of(tool(number=-1), kept)
+    await connect(fresh, [Era.LEGACY])
+    for link in earlier:
+        await link.close()
+    with pytest.raises(LinkLost, match="are stuck"):
+        await connect(link_of(tool(number=-2), kept), [Era.LEGACY])
+    await fresh.close()
+    executors.released.set()
+    await until(lambda: not any(thread.alive for thread in kept._stuck), description="they have ended")
+    kept.close()
+
+
+@on_loop
+async def test_what_nobody_uses_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if no other session is ever opened: its options may hold secrets."""
+    monkeypatch.setattr(factories, "KEPT_IDLE", 0.0)
+    monkeypatch.setattr(factories, "LOOK_FOR_IDLE", 0.01)
+    kept = Factories()
+    async with opened(kept=kept):
+        kept.forget_idle()
+        thread = kept._threads[ToolId("own")]
+        looking = asyncio.create_task(kept.run())
+    await until(lambda: not kept._threads and not thread.alive, description="it is forgotten")
+    looking.cancel()
+    kept.close()
+
+
+@on_loop
+async def test_many_that_block_are_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factories, "STOP_GRACE", 0.2)
+    kept = Factories()
+    transport = CustomTransport(factory=OURS)
+    for number in range(5):
+        thread = PluginThread(ToolId(f"own-{number}"), transport)
+        kept._threads[thread.tool] = thread
+        thread.loop.call_soon_threadsafe(executors.released.wait, 60)
+    begun = time.monotonic()
+    kept.close()
+    assert time.monotonic() - begun < 1
 
 
 @on_loop
