@@ -90,7 +90,7 @@ def test_a_letter_is_dropped_once(letter: str) -> None:
 def test_who_saw_a_message_and_who_dropped_it_is_recorded(
     letter: str, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the id and the queue, and nothing of the message; a look at the list is not recorded."""
+    """With the id and the queue, and nothing of the message; a look at the list is not recorded, a refusal is."""
     monkeypatch.setenv("LOGNAME", "ann")
     for words in (
         ["list"],
@@ -100,8 +100,9 @@ def test_who_saw_a_message_and_who_dropped_it_is_recorded(
         ["drop", letter],
     ):
         dead_letters(*words)
-    dropped, read = Journal(client, keys).newest(10)
-    assert [dropped.kind, read.kind] == ["dead_letter_dropped", "dead_letter_read"]
+    refused, dropped, read = Journal(client, keys).newest(10)
+    kinds = [record.kind for record in (refused, dropped, read)]
+    assert kinds == ["admin_refused", "dead_letter_dropped", "dead_letter_read"]
     for record in (dropped, read):
         assert dict(record.fields) | {"kind": ""} == {
             "kind": "",

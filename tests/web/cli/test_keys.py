@@ -12,6 +12,7 @@ from common.identity.api_keys import ApiKeys
 from common.store.client import Client
 from common.store.keys import Keys
 from gateway_web.cli.output import Exit
+from tests.support.unchanged import assert_unchanged
 from tests.web.cli.conftest import USER, Canalgate
 
 ISSUE = ("keys", "issue", "--tenant", "acme", "--client", "bot")
@@ -101,7 +102,7 @@ def test_what_keeps_a_key_from_being_of_use_is_said(
     ],
 )
 def test_what_is_refused(
-    canalgate: Canalgate, client: Client, words: tuple[str, ...], code: Exit, said: str
+    canalgate: Canalgate, client: Client, keys: Keys, words: tuple[str, ...], code: Exit, said: str
 ) -> None:
     """In one line that names it; nothing is written."""
     done = canalgate(*words)
@@ -109,7 +110,7 @@ def test_what_is_refused(
     assert said in done.output
     assert "sss" not in done.output
     assert "Traceback" not in done.output
-    assert client.dbsize() == 0
+    assert_unchanged(client, keys)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from common.store.client import Client
 from common.store.keys import Keys
 from common.tenants.records import TenantRecords
 from gateway_web.cli.output import Exit
+from tests.support.unchanged import assert_unchanged
 from tests.web.cli.conftest import USER, Canalgate
 
 
@@ -72,13 +73,13 @@ def test_a_field_is_the_file_s_again(canalgate: Canalgate, client: Client, keys:
     ],
 )
 def test_what_makes_no_sense_is_refused(
-    words: list[str], said: str, canalgate: Canalgate, client: Client
+    words: list[str], said: str, canalgate: Canalgate, client: Client, keys: Keys
 ) -> None:
     """In one line, and nothing is written."""
     done = canalgate("tenants", "set", "acme", *words)
     assert done.exit_code in (Exit.CONFLICT, Exit.USAGE)
     assert said in done.stderr
-    assert client.dbsize() == 0
+    assert_unchanged(client, keys)
 
 
 def test_the_list_and_what_is_used(canalgate: Canalgate) -> None:

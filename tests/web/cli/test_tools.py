@@ -24,6 +24,7 @@ from common.store.keys import Keys
 from gateway_web.cli import doctor
 from gateway_web.cli.output import Exit
 from tests.support.egress import ANYTHING
+from tests.support.unchanged import assert_unchanged
 from tests.web.cli.conftest import USER, Canalgate
 
 T = ToolId("demo")
@@ -345,11 +346,11 @@ def test_enabled_is_no_matter_of_an_update(canalgate: Canalgate, registry: Regis
     "verb", [("update", "nobody", "{description: x}"), ("remove", "nobody"), ("refresh", "nobody")]
 )
 def test_a_tool_that_is_not_there_is_not_found(
-    canalgate: Canalgate, client: Client, verb: tuple[str, ...]
+    canalgate: Canalgate, client: Client, keys: Keys, verb: tuple[str, ...]
 ) -> None:
     """One line, with the code."""
     assert client.dbsize() == 0
     done = canalgate("tools", *verb)
     assert done.exit_code == Exit.NOT_FOUND
     assert "no tool 'nobody' is registered (TOOL_NOT_FOUND)" in done.output
-    assert client.dbsize() == 0
+    assert_unchanged(client, keys)
