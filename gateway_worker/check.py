@@ -1,11 +1,13 @@
 """``python -m gateway_worker.check``: whether workers could take over the settings as they are now.
 
-For whoever signals them and is no worker: it ends with 0, or with 1 and says on standard output what is wrong. Nothing
-is asked of any server.
+For whoever signals them and is no worker: it ends with 0, or with 1 and says on standard output what is wrong, and
+nothing else: what a class of somebody's own prints may hold secrets, and goes to standard error. Nothing is asked of
+any server.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 from common.control.reload import checked
@@ -17,11 +19,13 @@ from gateway_worker.credentials.providers import load_providers
 
 def main() -> int:
     """Make what a worker would make anew, and throw it away."""
+    answer = os.dup(1)
+    os.dup2(2, 1)
     try:
         settings = checked(load)
         Providers(load_providers(settings), timeout=settings.credentials.timeout).close()
     except ConfigurationError as error:
-        sys.stdout.write(error.message + "\n")
+        os.write(answer, f"{error.message}\n".encode())
         return 1
     return 0
 

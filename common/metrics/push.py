@@ -8,6 +8,7 @@ in the collector, however often the lease changes hands.
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -28,8 +29,6 @@ from common.telemetry.plan import CLOSE_TIMEOUT, TELL_EVERY
 
 log = structlog.get_logger(__name__)
 
-CLUSTER = "cluster"
-"""The ``service.instance.id`` of what Redis says."""
 LEASE_INTERVALS = 2.5
 """How long the lease lasts: who has it may miss one push, and is followed after two."""
 
@@ -51,9 +50,12 @@ class Cluster:
         self, client: Client, keys: Keys, owner: str, read: Callable[[], list[Sample]], interval: float
     ) -> None:
         """``owner`` names this process; ``read`` asks Redis and may raise :class:`StoreUnavailable`."""
+        self.instance = f"cluster:{keys.prefix}"
+        """The ``service.instance.id`` of what Redis says."""
         self._client = client
         self._lease = keys.figures_lease
-        self._owner = owner
+        # Containers that share the machine's network share its name, and each has the same process id.
+        self._owner = f"{owner}/{secrets.token_hex(4)}"
         self._read = read
         self._life = int(interval * LEASE_INTERVALS * 1000)
 
@@ -91,8 +93,9 @@ class Reading:
     ) -> None:
         """``resource_of`` an instance's name; ``now`` is the wall clock in ns."""
         self._figures = figures
-        self._own, self._shared = resource_of(figures.process), resource_of(CLUSTER)
+        self._own = resource_of(figures.process)
         self._cluster = cluster
+        self._shared = self._own if cluster is None else resource_of(cluster.instance)
         self._now = now
         self._since = now()
 

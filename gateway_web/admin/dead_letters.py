@@ -19,6 +19,8 @@ from gateway_web.admin.problems import NotThere
 from gateway_web.admin.session import acting_as
 
 TAG = Tag(name="dead letters", description="Messages of tool queues that no worker could run.")
+MOST_A_PAGE = 50
+"""Whatever limit is asked for: each is read and opened whole, up to 64 KiB, for the facts that are shown."""
 
 
 class LetterPath(Asked):
@@ -70,11 +72,12 @@ def add_dead_letters(api: APIBlueprint, gateway: Plane) -> None:
 
     @api.get("/dead-letters", tags=[TAG], responses={200: LetterPage})
     def list_letters(query: PageQuery) -> Response:
-        """List them without what is in them, the newest first."""
+        """List them without what is in them, the newest first, at most 50 a page."""
         acting_as(Role.VIEWER)
         before = None if query.cursor is None else decoded(query.cursor)
-        found = letters.newest(query.limit + 1, before=before)
-        items = found[: query.limit]
+        limit = min(query.limit, MOST_A_PAGE)
+        found = letters.newest(limit + 1, before=before)
+        items = found[:limit]
         cursor = encoded(items[-1].id) if len(found) > len(items) else None
         told = [_letter(letter) for letter in items]
         return answer(LetterPage(items=told, next_cursor=cursor, total=letters.count()))

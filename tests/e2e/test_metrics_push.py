@@ -55,7 +55,7 @@ def test_nothing_is_counted_twice_and_nothing_is_lost_at_the_end(tmp_path: Path,
         assert total(found, "canalgate_calls", tool="local", outcome="ok") == CALLS
         assert total(found, "canalgate_call_duration_seconds", tool="local") == CALLS
         (workers,) = found.latest("canalgate_workers")
-        assert (workers.instance, workers.attributes, workers.value) == ("cluster", {}, 1)
+        assert (workers.instance, workers.attributes, workers.value) == ("cluster:canalgate", {}, 1)
         (enabled,) = found.latest("canalgate_tool_state", tool="local", state="enabled")
-        assert enabled.instance == "cluster"
+        assert enabled.instance == "cluster:canalgate"
         assert {headers["x-org"] for headers in found.headers} == {"acme"}

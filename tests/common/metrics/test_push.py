@@ -19,7 +19,7 @@ from common.domain.invocation import answer
 from common.metrics.exporters import exporter_of, resources
 from common.metrics.figures import Figures, Sample
 from common.metrics.names import METRICS, OF_CLUSTER, OF_PROCESSES, SECONDS
-from common.metrics.push import CLUSTER, Cluster, Pusher, Reading
+from common.metrics.push import Cluster, Pusher, Reading
 from common.metrics.start import figures_of
 from common.settings import Settings
 from common.store.client import StoreAddress, connect
@@ -32,6 +32,7 @@ from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 
 KEYS = Keys("push")
+CLUSTER = f"cluster:{KEYS.prefix}"
 WORKERS: list[Sample] = [("canalgate_workers", (), 2)]
 
 
@@ -97,6 +98,7 @@ def test_every_metric_there_is_can_be_pushed() -> None:
         class Given(Cluster):
             def __init__(self) -> None:
                 """Without a Redis."""
+                self.instance = CLUSTER
 
             def samples(self) -> list[Sample]:
                 return list(samples)
@@ -142,6 +144,13 @@ def test_one_process_at_a_time_pushes_what_redis_says(redis: Redis) -> None:
     assert points(one.take(last=True)) == {"web-1": []}
     assert CLUSTER in points(two.take())
     assert CLUSTER not in points(one.take())
+
+
+def test_processes_of_one_name_do_not_both_push_it(redis: Redis) -> None:
+    """As of containers that share the network of their machine, and so its name."""
+    one, two = reading(redis, "web-7@host"), reading(redis, "web-7@host")
+    assert CLUSTER in points(one.take())
+    assert CLUSTER not in points(two.take())
 
 
 def test_a_process_that_died_is_followed_when_its_lease_runs_out(redis: Redis) -> None:

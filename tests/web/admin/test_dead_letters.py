@@ -8,6 +8,7 @@ import pytest
 
 from common.calls.dead_letters import DeadLetters, dead_letter_command
 from common.domain.ids import NodeId
+from gateway_web.admin.dead_letters import MOST_A_PAGE
 from tests.web.admin.conftest import Ask
 from tests.web.harness import Web
 
@@ -35,6 +36,18 @@ def test_pages_go_from_the_newest_to_the_oldest(ask: Ask, three: list[str]) -> N
         found += [item["id"] for item in body["items"]]
         cursor = body["next_cursor"]
     assert found == three
+
+
+def test_a_page_has_an_end_whatever_is_asked_for(ask: Ask, admin_web: Web) -> None:
+    """Each letter is opened for its facts; a reader must not be able to have megabytes of them opened at once."""
+    client, keys = admin_web.gateway.client, admin_web.gateway.keys
+    client.delete(keys.dead_letters)
+    for _ in range(MOST_A_PAGE + 1):
+        client.execute_command(*dead_letter_command(keys, NODE, {"reason": "not_json"}, message=SECRET))
+    body = ask("GET", "/dead-letters?limit=500", role="viewer").json
+    assert (len(body["items"]), body["total"]) == (MOST_A_PAGE, MOST_A_PAGE + 1)
+    (last,) = ask("GET", f"/dead-letters?limit=500&cursor={body['next_cursor']}", role="viewer").json["items"]
+    assert last["id"] not in {item["id"] for item in body["items"]}
 
 
 def test_a_cursor_of_something_else_is_refused(ask: Ask, three: list[str]) -> None:

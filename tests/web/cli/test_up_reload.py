@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -69,6 +70,24 @@ def test_providers_that_workers_could_not_make_are_told_to_nobody(
     told.write(**STATIC)
     assert reload(told.send)
     assert told.signals == ["web", "worker1"]
+
+
+def test_what_a_provider_prints_is_no_answer(
+    told: Told, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may hold a secret: neither who sent the signal nor the journal is told of it."""
+    (tmp_path / "talks.py").write_text(
+        "print('s3cret')\n\ndef make():\n    print('s3cret')\n    raise ValueError\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    reload = told.reload()
+    told.write(credentials={"providers": ["talks:make"]})
+    assert reload(told.send)
+    assert told.signals == []
+    assert "s3cret" not in capsys.readouterr().err
+    (event,) = told.events
+    assert event.detail
+    assert "s3cret" not in event.detail
 
 
 def test_workers_are_asked_only_where_it_matters(told: Told) -> None:
