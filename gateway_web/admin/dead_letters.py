@@ -10,7 +10,7 @@ from flask_openapi.models.tag import Tag
 from pydantic import Field
 
 from common.calls.dead_letters import ID_FORM, DeadLetter, DeadLetters
-from common.identity.operators import Role
+from common.identity.operators import Actor, Role
 from gateway_web.admin.answers import answer
 from gateway_web.admin.models import Answer, Asked
 from gateway_web.admin.paging import PageQuery, decoded, encoded
@@ -38,8 +38,10 @@ class Letter(Answer):
     detail: str
     queue: str
     node: str = Field(description="The worker that took it.")
-    task: str
-    task_id: str
+    task: str = Field(
+        description="Its task, as the message names it; empty for a viewer, since it may be anything."
+    )
+    task_id: str = Field(description="Likewise.")
     size: int = Field(description="Bytes of the whole message.")
     sha1: str = Field(description="Of the whole message.")
     truncated: bool = Field(description="Whether only its beginning and its end were kept.")
@@ -73,20 +75,20 @@ def add_dead_letters(api: APIBlueprint, gateway: Plane) -> None:
     @api.get("/dead-letters", tags=[TAG], responses={200: LetterPage})
     def list_letters(query: PageQuery) -> Response:
         """List them without what is in them, the newest first, at most 50 a page."""
-        acting_as(Role.VIEWER)
+        actor = acting_as(Role.VIEWER)
         before = None if query.cursor is None else decoded(query.cursor)
         limit = min(query.limit, MOST_A_PAGE)
         found = letters.newest(limit + 1, before=before)
         items = found[:limit]
         cursor = encoded(items[-1].id) if len(found) > len(items) else None
-        told = [_letter(letter) for letter in items]
+        told = [_letter(letter, actor) for letter in items]
         return answer(LetterPage(items=told, next_cursor=cursor, total=letters.count()))
 
     @api.get("/dead-letters/<letter>", tags=[TAG], responses={200: Letter})
     def get_letter(path: LetterPath) -> Response:
         """Get what is known of one."""
-        acting_as(Role.VIEWER)
-        return answer(_letter(_found(letters.get(path.letter), path)))
+        actor = acting_as(Role.VIEWER)
+        return answer(_letter(_found(letters.get(path.letter), path), actor))
 
     @api.get("/dead-letters/<letter>/message", tags=[TAG], responses={200: LetterMessage})
     def get_letter_message(path: LetterPath) -> Response:
@@ -113,6 +115,8 @@ def _found(letter: DeadLetter | None, path: LetterPath) -> DeadLetter:
     return letter
 
 
-def _letter(letter: DeadLetter) -> Letter:
+def _letter(letter: DeadLetter, actor: Actor) -> Letter:
     known = {name: getattr(letter, name) for name in Letter.model_fields if name != "at"}
+    if not actor.role.may_act_as(Role.OPERATOR):
+        known |= {"task": "", "task_id": ""}
     return Letter(**known, at=letter.at.isoformat(timespec="milliseconds"))

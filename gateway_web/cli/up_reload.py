@@ -26,6 +26,8 @@ PROCESS = "supervisor"
 
 CHECK_WITHIN = 20.0
 """Seconds that a look at what only workers can make may take."""
+MOST_SAID = 2000
+"""Characters of what it finds wrong."""
 
 
 class UpReload:
@@ -120,7 +122,8 @@ def workers_check(config: Path) -> None:
             f"the credential providers could not be made within {CHECK_WITHIN:g} s"
         ) from None
     if done.returncode:
-        raise ConfigurationError(done.stdout.strip() or "the credential providers could not be looked at")
+        said = done.stdout.strip()[:MOST_SAID]
+        raise ConfigurationError(said or "the credential providers could not be looked at")
 
 
 def reader(file: Path, host: str | None, port: int | None) -> Callable[[], Settings]:

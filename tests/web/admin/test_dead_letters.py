@@ -55,6 +55,17 @@ def test_a_cursor_of_something_else_is_refused(ask: Ask, three: list[str]) -> No
     assert ask("GET", "/dead-letters?cursor=eHl6").status_code == 400
 
 
+def test_what_a_message_calls_itself_is_not_for_a_viewer(ask: Ask, admin_web: Web) -> None:
+    """A producer that broke may have put anything there."""
+    client, keys = admin_web.gateway.client, admin_web.gateway.keys
+    client.delete(keys.dead_letters)
+    facts = {"reason": "unknown_task", "task": "login(hunter2)", "task_id": "hunter2"}
+    client.execute_command(*dead_letter_command(keys, NODE, facts, message=SECRET))
+    for path in ("/dead-letters", f"/dead-letters/{DeadLetters(client, keys).newest(1)[0].id}"):
+        assert "hunter2" not in ask("GET", path, role="viewer").text
+        assert "login(hunter2)" in ask("GET", path, role="operator").text
+
+
 def test_the_message_is_for_an_admin(ask: Ask, three: list[str]) -> None:
     """Byte for byte; nobody else sees it, with the facts neither."""
     assert "hunter2" not in ask("GET", f"/dead-letters/{three[0]}", role="viewer").text
