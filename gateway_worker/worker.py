@@ -10,57 +10,41 @@ from typing import Any
 
 from common.audit.journal import audit_command
 from common.control.reload import Commit, commit_all
-from common.domain.audit import AuditEvent, EventKind
-from common.domain.ids import InvocationId, NodeId, ToolId, queue_of
-from common.metrics.start import figures_of
-from common.processes.guard import ProcessGuard
-from common.registry.catalogue import Catalogue
+from common.domain.audit import AuditEvent
+from common.domain.ids import InvocationId, NodeId
 from common.settings import Settings
 from common.settings.changes import SettingsChanges
-from common.store.client import StoreAddress, connect, connect_async, store_errors
-from common.store.clock import RedisClock
-from common.store.key_ring import keys_of
-from common.store.pipelined import PipelinedConnection
+from common.store.client import StoreAddress, store_errors
 from common.telemetry.spans import Tracer
-from common.tenants.view import Tenants
-from gateway_worker.aftermath import Aftermath
-from gateway_worker.asking import Asking
 from gateway_worker.call_desk import CallDesk
 from gateway_worker.call_host import CallHost
-from gateway_worker.call_place import Place
-from gateway_worker.calls import Calls
-from gateway_worker.circuits import CircuitReports
 from gateway_worker.claims import Claims
 from gateway_worker.credentials.service import CredentialService
-from gateway_worker.dead_letters import DeadLetterBox
-from gateway_worker.discovery import Discovery
-from gateway_worker.egress.backend import make_link
-from gateway_worker.egress.factories import Factories
-from gateway_worker.execute import Executor
-from gateway_worker.fetcher import Fetcher
-from gateway_worker.figures import count_session, samples, telling
-from gateway_worker.guarding import GUARD_GRACE, Guarding
-from gateway_worker.health import Prober
+from gateway_worker.figures import samples, telling
+from gateway_worker.guarding import Guarding
 from gateway_worker.hearing import Hearing
 from gateway_worker.heartbeat import Heartbeat
 from gateway_worker.journal_keeping import JournalKeeping
-from gateway_worker.journey import Journey
 from gateway_worker.listener import Hearer
-from gateway_worker.message import largest_message
-from gateway_worker.node import Node
 from gateway_worker.nodes import Nodes
-from gateway_worker.outbox import Outbox
+from gateway_worker.parts import (
+    make_aftermath,
+    make_asking,
+    make_calls,
+    make_discovery,
+    make_fetcher,
+    make_ground,
+    make_prober,
+    make_sessions,
+    make_sweeper,
+)
 from gateway_worker.refused import RefusedCalls
 from gateway_worker.roots import RootsNews
 from gateway_worker.served import Served
 from gateway_worker.session_desk import SessionDesk
-from gateway_worker.session_news import session_event
-from gateway_worker.sessions import Keeping, Sessions
 from gateway_worker.sourcing import Sourcing
-from gateway_worker.sweep import GOODBYE, Sweeper
+from gateway_worker.sweep import GOODBYE
 from gateway_worker.telemetry import TaskSignals
-from gateway_worker.tool_session import ToolSession
-from gateway_worker.watches import WatchStore
 
 
 class Worker:
@@ -82,74 +66,38 @@ class Worker:
         queues: Callable[[], Collection[str]],
     ) -> None:
         """``limit`` is the most calls in flight, ``queues`` the tools' queues served now; both may change."""
-        self._settings = settings
-        self._address = address
-        self._hostname = hostname
-        self._queues = queues
-        self.node = Node(hostname)
-        self._keys = keys = keys_of(settings.redis)
-        self._client = connect_async(address)
-        self._blocking_client = connect(address, size=4)
-        self._clock = RedisClock()
-        self.guard = ProcessGuard(grace=GUARD_GRACE)
-        self.guarding = Guarding(self.guard, address, keys, self.node)
-        self._factories = Factories()
-        self._links = partial(
-            make_link,
-            guard=self.guard,
-            max_bytes=settings.runtime.max_result_bytes,
-            rules=settings.egress.rules,
-            factories=self._factories,
-        )
-        self.catalogue = Catalogue(self._blocking_client, keys)
-        self._tenants = Tenants(self._blocking_client, keys, settings)
-        self._redis = PipelinedConnection(address)
-        self.outbox = Outbox(self._redis, keys, result_ttl=settings.runtime.result_ttl)
-        self._dead_letters = DeadLetterBox(keys, self.outbox, result_ttl=settings.runtime.result_ttl)
-        self._refused = RefusedCalls(keys, self.outbox)
-        self._nodes = Nodes(self.node, self._redis, keys, self._clock, self)
-        self.claims = Claims(self.node, self._redis, keys)
-        self.asking = Asking(
-            self.node, self._redis, keys, self.outbox, session_idle=settings.web.session_idle_timeout
-        )
+        self._ground = ground = make_ground(settings, address, hostname, queues)
+        self._keys, self._redis = keys, redis = ground.keys, ground.redis
+        self.node, self.guard, self.outbox = ground.node, ground.guard, ground.outbox
+        self.catalogue, self._tenants = ground.catalogue, ground.tenants
+        self.guarding = Guarding(ground.guard, address, keys, ground.node)
         self.look_at_registry = asyncio.Event()
-        self.credentials = CredentialService(settings, self.node, self._redis, keys, self.outbox)
-        self.discovery = self._discovery()
-        self.sessions = self._make_sessions()
+        self._nodes = Nodes(ground.node, redis, keys, ground.clock, self)
+        self.claims = Claims(ground.node, redis, keys)
+        self.asking = make_asking(ground)
+        self.credentials = CredentialService(settings, ground.node, redis, keys, ground.outbox)
+        self.discovery = make_discovery(ground, self.credentials)
+        self.sessions = make_sessions(ground, self.claims, self.discovery, self.credentials)
         self.credentials.sessions = self.sessions.all
-        self._roots = RootsNews(self.sessions.all, self.asking, self._redis, keys)
-        self._session_desk = SessionDesk(self.node, self.sessions, self._redis, keys)
-        self.prober = self._make_prober()
-        self._figures = figures_of(settings, hostname, "worker")
-        self.calls = self._make_calls(hostname, host, signals, tracer)
-        desk = CallDesk(self.node, self.calls, self.claims, self.catalogue, self._nodes, limit)
-        self.outbox.bounded = desk.most_in_flight
-        self.fetcher = Fetcher(
-            self.node, self._redis, keys, desk, largest=largest_message(settings.web.max_body_bytes)
+        self._roots = RootsNews(self.sessions.all, self.asking, redis, keys)
+        self._session_desk = SessionDesk(ground.node, self.sessions, redis, keys)
+        self.prober = make_prober(ground, self.sessions, self.credentials)
+        self._refused = RefusedCalls(keys, ground.outbox)
+        self.calls = make_calls(
+            *(ground, self.sessions, self.claims, self.asking, self._refused),
+            host=host,
+            signals=signals,
+            tracer=tracer,
         )
+        desk = CallDesk(ground.node, self.calls, self.claims, ground.catalogue, self._nodes, limit)
+        ground.outbox.bounded = desk.most_in_flight
+        self.fetcher = make_fetcher(ground, desk)
         self.calls.on_freed = self.fetcher.freed
-        self._aftermath = Aftermath(
-            self.node,
-            self._redis,
-            keys,
-            self.outbox,
-            self.calls,
-            self.claims,
-            uncertain=self.fetcher.uncertain,
-            fetch_epoch=desk.fetch_epoch,
-        )
-        self._sweeper = Sweeper(
-            self.node,
-            self._nodes,
-            self._redis,
-            keys,
-            self._clock,
-            result_ttl=settings.runtime.result_ttl,
-            headless=self._take_over,
-        )
-        self._journal = JournalKeeping(settings, address, self._redis, keys)
-        self._hearing = Hearing(address, self.node, self._hearers, self._look_at_everything)
-        self._served = Served(self._redis, keys, self.catalogue, on_changed=self.fetcher.follow)
+        self._aftermath = make_aftermath(ground, self.calls, self.claims, self.fetcher, desk)
+        self._sweeper = make_sweeper(ground, self._nodes, headless=self._take_over)
+        self._journal = JournalKeeping(settings, address, redis, keys)
+        self._hearing = Hearing(address, ground.node, self._hearers, self._look_at_everything)
+        self._served = Served(redis, keys, ground.catalogue, on_changed=self.fetcher.follow)
 
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What runs as long as the worker lives, by name."""
@@ -175,7 +123,7 @@ class Worker:
             "guard": self.guarding.run(),
             "journal": self._journal.run(),
             "refused": self._refused.run(),
-            "transports": self._factories.run(),
+            "transports": self._ground.factories.run(),
         }
 
     def follow(self, queues: Collection[str]) -> None:
@@ -197,10 +145,7 @@ class Worker:
     async def close(self) -> None:
         """Close the connections."""
         self.credentials.close()
-        self._factories.close()
-        await self._redis.aclose()
-        await self._client.aclose()
-        self._blocking_client.close()
+        await self._ground.close()
 
     def take_over(self, changes: SettingsChanges) -> None:
         """Let what is live of other settings hold; calls under way end as they began.
@@ -218,8 +163,8 @@ class Worker:
 
     def count_reload(self, outcome: str) -> None:
         """Count it."""
-        if self._figures is not None:
-            self._figures.count("canalgate_reloads", outcome)
+        if self._ground.figures is not None:
+            self._ground.figures.count("canalgate_reloads", outcome)
 
     async def registry_changed(self) -> bool:
         """Whether the registry or the tenants are others than were read. Raises :class:`StoreUnavailable`."""
@@ -235,105 +180,23 @@ class Worker:
         return self.catalogue.refresh()
 
     def _heartbeat(self) -> dict[str, Coroutine[Any, Any, None]]:
-        file = self._settings.worker.heartbeat_file
+        file = self._ground.settings.worker.heartbeat_file
         if file is None:
             return {}
-        return {"heartbeat": Heartbeat(Path(file.replace("%n", self._hostname)), self.node).run()}
+        return {"heartbeat": Heartbeat(Path(file.replace("%n", self._ground.hostname)), self.node).run()}
 
     def _sourcing(self) -> dict[str, Coroutine[Any, Any, None]]:
-        if not self._settings.sources.listed:
+        if not self._ground.settings.sources.listed:
             return {}
-        asking = Sourcing(self._settings, self._address, self.node, self._redis, self._keys, self._figures)
+        ground = self._ground
+        asking = Sourcing(ground.settings, ground.address, self.node, self._redis, self._keys, ground.figures)
         return {"sources": asking.run()}
 
     def _telling(self) -> dict[str, Coroutine[Any, Any, None]]:
-        if self._figures is None:
+        if self._ground.figures is None:
             return {}
         looked_at = partial(samples, self.node, self.calls, self.sessions, self.credentials)
-        return telling(self._figures, looked_at, self._settings, self._redis, self._keys)
-
-    # -- putting together -------------------------------------------------------------------------------
-
-    def _discovery(self) -> Discovery:
-        return Discovery(
-            node=self.node.id,
-            client=self._client,
-            keys=self._keys,
-            clock=self._clock,
-            catalogue=self.catalogue,
-            serves=self._serves,
-            links=self._links,
-            settings=self._settings.discovery,
-            given_to=self.credentials.identities.of_gateway,
-        )
-
-    def _make_sessions(self) -> Sessions:
-        return Sessions(
-            self._links,
-            self.claims,
-            Keeping(
-                digest_of=self._digest_of,
-                settled=lambda: self.catalogue.settled,
-                serves=self._serves,
-            ),
-            max_sessions=self._settings.worker.max_sessions,
-            watch_store=WatchStore(
-                self._redis, self._keys, self.outbox, session_idle=self._settings.web.session_idle_timeout
-            ),
-            on_list_changed=self.discovery.announce,
-            tell=self._tell_of_session,
-            identity_of=self.credentials.identities.of_session,
-        )
-
-    def _tell_of_session(self, kind: EventKind, session: ToolSession) -> None:
-        """Put into the audit journal that a session was opened or closed, and count it."""
-        if self._figures is not None:
-            count_session(self._figures, kind, session)
-        self.outbox.put(audit_command(self._keys, session_event(kind, session, self.node.id)))
-
-    def _make_prober(self) -> Prober:
-        return Prober(
-            node=lambda: self.node.id,
-            client=self._client,
-            keys=self._keys,
-            clock=self._clock,
-            catalogue=self.catalogue,
-            serves=lambda tool: self.node.may_act and self._serves(tool),
-            links=self._links,
-            sessions=self.sessions,
-            given_to=self.credentials.identities.of_gateway,
-        )
-
-    def _make_calls(
-        self, hostname: str, host: CallHost, signals: TaskSignals | None, tracer: Tracer | None
-    ) -> Calls:
-        journey = Journey(self._redis, self._keys, self.outbox, most_events=self._settings.audit.bound)
-        place = Place(
-            hostname=hostname,
-            keys=self._keys,
-            clock=self._clock,
-            outbox=self.outbox,
-            journey=journey,
-            circuits=CircuitReports(self.node, self._redis, self._keys, self.outbox, self.catalogue.get),
-            entry=self.catalogue.get,
-            dead_letters=self._dead_letters,
-            tenants=self._tenants,
-            refused=self._refused,
-            signals=signals,
-            tracer=tracer,
-            figures=self._figures,
-        )
-        executor = Executor(
-            self.catalogue, self.sessions, self.claims, self.node, journey, self._clock, self.asking
-        )
-        return Calls(place, executor, host, self._settings)
-
-    def _digest_of(self, tool: ToolId) -> str | None:
-        entry = self.catalogue.get(tool)
-        return None if entry is None else entry.registered.digest
-
-    def _serves(self, tool: ToolId) -> bool:
-        return queue_of(tool) in self._queues()
+        return telling(self._ground.figures, looked_at, self._ground.settings, self._redis, self._keys)
 
     # -- hearing ----------------------------------------------------------------------------------------
 
