@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
+# A file stays with one process: what its tests share is started once.
+BESIDE := --dist loadfile -n
 EXTRAS := $(foreach e,vault aws gcp cedar postgres flower,--extra $(e))
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	--custom-compile-command "make lock" --quiet
@@ -34,14 +36,14 @@ up: $(READY) ## Run the gateway here, with canalgate.yaml if there is one
 test: lint type unit e2e interop ## Everything that must pass: checks, tests, end to end
 
 unit: $(READY) ## The tests beside the code, with a real Redis
-	$(PYTEST) tests -m "not e2e and not interop and not containers and not chaos_fast and not chaos_full" -q -n auto
+	$(PYTEST) tests -m "not e2e and not interop and not containers and not chaos_fast and not chaos_full" -q $(BESIDE) auto
 
 e2e: $(READY) ## Real gateway processes, real backends, real clients, kill -9
-	$(PYTEST) tests -m "e2e and not alone and not interop and not bench and not chaos_fast and not chaos_full" -q -n 2
+	$(PYTEST) tests -m "e2e and not alone and not interop and not bench and not chaos_fast and not chaos_full" -q $(BESIDE) 2
 	$(PYTEST) tests -m "e2e and alone and not interop and not bench" -q
 
 security: $(READY) ## The tables of attacks, a test for each published weakness of an MCP product; FULL=1: isolation at 10,000 calls
-	$(PYTEST) tests/security -q -n auto
+	$(PYTEST) tests/security -q $(BESIDE) auto
 	$(if $(FULL),ISOLATION_CALLS=10000 $(PYTEST) tests/security/test_isolation.py -q -s)
 
 browser: $(READY) ## Flower in a real browser: pages whole, nothing that changes (needs chromium)

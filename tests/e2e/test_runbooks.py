@@ -27,7 +27,13 @@ KEY = "k" * 20
 ECHO = {"command": COMMAND, "args": ARGS}
 TOOLS: dict[str, Any] = {
     "local": ECHO,
-    "broken": {"command": "/bin/false", "circuit_open_for": 300, "circuit_failures": 2},
+    # It reads before it ends: of one that does not, it is a race whether its end or its deaf ear is noticed first.
+    "broken": {
+        "command": "/bin/sh",
+        "args": ["-c", "read line; exit 1"],
+        "circuit_open_for": 300,
+        "circuit_failures": 2,
+    },
     "gone": {"command": "no-such-program"},
     "narrow": {**ECHO, "max_in_flight": 1},
 }
