@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -18,6 +20,8 @@ from gateway_web.cli.output import remark, say, say_text
 from gateway_web.cli.where import endpoint, tool_endpoint
 
 KINDS = ", ".join(ClientKind)
+PATIENCE = 1.0
+"""Seconds to wait for a gateway on this machine to take a connection."""
 _NAME = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
@@ -57,6 +61,7 @@ def client_config(
     key = Key(variable=key_env, literal=None if key_file is None else read_token(key_file, "--key-file"))
     endpoints = _endpoints(tool or [], name)
     _warn(endpoints, key)
+    _warn_of_silence(next(iter(endpoints.values())))
     if not write:
         say_text(rendered(kind, endpoints, key).rstrip())
         return
@@ -89,6 +94,26 @@ def _endpoints(tools: list[str], name: str) -> dict[str, str]:
 def _warn(endpoints: dict[str, str], key: Key) -> None:
     if key != Key():
         warn_of_clear("key", next(iter(endpoints.values())))
+
+
+def _warn_of_silence(url: str) -> None:
+    """Say that the address was guessed from the settings, if no gateway of this machine answers there."""
+    if chosen_url() or _listens(url):
+        return
+    remark(
+        f"warning: nothing runs at {url} now, which is the address of the settings: start it with `canalgate up`, or "
+        "name a gateway with --url"
+    )
+
+
+def _listens(url: str) -> bool:
+    parts = urlsplit(url)
+    usual = 443 if parts.scheme == "https" else 80
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or usual), PATIENCE).close()
+    except OSError:
+        return False
+    return True
 
 
 def _own_file(kind: ClientKind) -> Path:

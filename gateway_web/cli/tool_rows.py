@@ -16,8 +16,11 @@ Told = Mapping[str, Any]
 """A tool as the admin API tells it."""
 
 
-def cells(tool: Told) -> tuple[str, ...]:
-    """The tool as a line of the list, in the order of :data:`COLUMNS`."""
+def cells(tool: Told, *, whole: bool = False) -> tuple[str, ...]:
+    """The tool as a line of the list, in the order of :data:`COLUMNS`.
+
+    Of problems in several lines it has the first, unless the ``whole`` of them is wanted.
+    """
     return (
         tool["id"],
         tool["state"] + (", draining" if tool["draining"] else ""),
@@ -28,7 +31,7 @@ def cells(tool: Told) -> tuple[str, ...]:
         tool["transport"],
         "not known yet" if tool["offers"] is None else _offers(tool["lists"]),
         " ".join(tool["eras"]),
-        _problem(tool),
+        _problem(tool, whole=whole),
     )
 
 
@@ -57,7 +60,7 @@ def _circuit(circuit: Told) -> str:
     return str(circuit["state"]).replace("_", "-") + failures
 
 
-def _problem(tool: Told) -> str:
+def _problem(tool: Told, *, whole: bool) -> str:
     """All that a person has to look at, in one line."""
     health = tool["health"]
     found = [tool["problem"], tool["circuit"]["note"]]
@@ -68,7 +71,14 @@ def _problem(tool: Told) -> str:
         found.append(f"{len(unapproved)} not approved: see `canalgate tools quarantine list`")
     if health is not None and health["grade"] != ToolState.ENABLED:
         found.append(health["reason"])
-    return "; ".join(_once([" ".join(text.split()) for text in found if text]))
+    lines = (text if whole else _first_line(text) for text in found if text)
+    return "; ".join(_once([" ".join(line.split()) for line in lines]))
+
+
+def _first_line(text: str) -> str:
+    """The first line that says something, and that there is more than that."""
+    line, _, more = text.strip().partition("\n")
+    return f"{line.rstrip(' ;:')} …" if more else line
 
 
 def _once(texts: Sequence[str]) -> list[str]:

@@ -33,7 +33,7 @@ def show(
     if as_json:
         say_json({**found, "tools": [_told(offer) for offer in offers]})
         return
-    for name, value in zip(COLUMNS, cells(found), strict=True):
+    for name, value in zip(COLUMNS, cells(found, whole=True), strict=True):
         if value:
             say(f"{name:<10} {value}")
     for offer in offers:

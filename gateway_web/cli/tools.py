@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from common.domain.errors import ConfigurationError
-from common.domain.tool import Origin
+from common.domain.tool import Origin, ToolState
 from common.settings.interpolate import interpolate
 from gateway_web.cli import quarantine, tool_show, tool_state
 from gateway_web.cli.completion import ToolArgument
@@ -138,8 +138,15 @@ def remove(tool: ToolArgument, config: ConfigOption = None, version: VersionOpti
 @errors_as_exit_codes
 def refresh(tool: ToolArgument, config: ConfigOption = None) -> None:
     """Ask a tool again what it offers."""
-    control(config).ask("POST", at("tools", tool, "refresh"))
+    plane = control(config)
+    plane.ask("POST", at("tools", tool, "refresh"))
     say(f"{tool} will be asked again")
+    found = plane.ask("GET", at("tools", tool)).body
+    health, interval = found["health"], found["definition"].get("health_interval")
+    if health is not None and health["grade"] != ToolState.ENABLED and interval:
+        remark(
+            f"note: its health is looked at again within {interval:g} s; until then `tools` shows {health['grade']}"
+        )
 
 
 def _found(plane: ControlClient, tool: str) -> Reply | None:

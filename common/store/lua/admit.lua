@@ -76,6 +76,11 @@ local circuit_key, permits_key = prefix .. 'circuit:' .. head.tool, prefix .. 'c
 local verdict, generation, wait, change =
   circuit_admit(circuit_key, permits_key, now, decoded(head.id), ARGV[6], head.deadline + 12000)
 if verdict ~= 'admitted' then return {verdict, now, wait} end
+-- Told before the call is queued: where Redis' ACL refuses the journal the script ends here, and the caller, who is told
+-- that he may send again, has no call in the queue.
+circuit_told(head.tool, change)
+local call = told_of(ARGV[1], last)
+if call then tell('policy_decision', head, call, 'outcome', 'allow') end
 if counted then permits_take(head.permits, decoded(head.id)) end
 if levels then buckets_fill(10, levels) end
 local message = stamped(ARGV[1], now, generation)
@@ -92,7 +97,4 @@ if KEYS[5] then
   redis.call('ZADD', KEYS[5], now + ARGV[8], KEYS[4])
   redis.call('PEXPIRE', KEYS[5], ARGV[8])
 end
-circuit_told(head.tool, change)
-local call = told_of(ARGV[1], last)
-if call then tell('policy_decision', head, call, 'outcome', 'allow') end
 return {'admitted', now, length + 1}

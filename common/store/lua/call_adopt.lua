@@ -34,11 +34,12 @@ local circuit_key, permits_key = prefix .. 'circuit:' .. head.tool, prefix .. 'c
 local verdict, generation, wait, change =
   circuit_admit(circuit_key, permits_key, now, decoded(head.id), ARGV[5], head.deadline + 12000)
 if verdict ~= 'admitted' then return {verdict, now, wait} end
+-- First of all, as in admit.lua: where the journal is refused, the call stays as it was.
+circuit_told(head.tool, change)
+local call = told_of(ARGV[2], last)
+if call then tell('policy_decision', head, call, 'outcome', 'allow') end
 if counted then permits_take(head.permits, decoded(head.id)) end
 if levels then buckets_fill(7, levels) end
 redis.call('HDEL', KEYS[1], ARGV[1])
 put_back(KEYS[2], stamped(ARGV[2], now, generation))
-circuit_told(head.tool, change)
-local call = told_of(ARGV[2], last)
-if call then tell('policy_decision', head, call, 'outcome', 'allow') end
 return {'adopted'}

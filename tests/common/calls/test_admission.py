@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
+from redis import Redis
 
 from common.calls.admission import (
     RETRY_LEAST,
@@ -25,6 +27,7 @@ from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from common.store.shared import SharedConnection
 from tests.support.messages import unstamped
+from tests.support.redis import RedisServer
 
 QUEUE = "tool.a"
 WIDE = QueueBounds(max_length=1000, max_age=60)
@@ -111,3 +114,64 @@ def test_without_redis_nothing_is_admitted(keys: Keys) -> None:
     connection = SharedConnection(StoreAddress(url="unix:///nonexistent/redis.sock"))
     with pytest.raises(StoreUnavailable):
         Admission(connection, keys).admit(order())
+
+
+@contextmanager
+def full(raw: Redis) -> Iterator[None]:
+    """No memory for any write."""
+    raw.config_set("maxmemory-policy", "noeviction")
+    raw.config_set("maxmemory", 1)
+    try:
+        yield
+    finally:
+        raw.config_set("maxmemory", 0)
+
+
+@contextmanager
+def replica(raw: Redis) -> Iterator[None]:
+    """It became the replica of another."""
+    raw.replicaof("127.0.0.1", "1")
+    try:
+        yield
+    finally:
+        raw.replicaof("NO", "ONE")
+
+
+@pytest.mark.parametrize("state", [full, replica])
+def test_a_redis_that_takes_no_writes_refuses_calls(
+    state: Callable[[Redis], AbstractContextManager[None]], redis_server: RedisServer, client: Client
+) -> None:
+    """With an error after which a call may be sent again, for nothing is queued; the next one is admitted."""
+    connection = SharedConnection(StoreAddress(url=redis_server.url()))
+    admission = Admission(connection, Keys("test"))
+    with redis_server.client() as raw, state(raw):
+        refused(admission)
+        assert client.dbsize() == 0
+    assert isinstance(admission.admit(order()), Admitted)
+    connection.close()
+
+
+@pytest.mark.parametrize("may", ["%R~*", "~tool.*"], ids=["read", "nothing"])
+@pytest.mark.parametrize("most_events", [0, 100])
+def test_a_redis_that_refuses_the_journal_alone_refuses_audited_calls(
+    may: str, most_events: int, redis_server: RedisServer, client: Client, raw: Redis
+) -> None:
+    """None is in the queue of which its caller is told that he may send it again."""
+    apart = ("~tool.*", "~test:[!a]*", may)
+    raw.execute_command("ACL", "SETUSER", "apart", "reset", "on", ">p", "+@all", "&*", *apart)
+    connection = SharedConnection(StoreAddress(url=f"unix://apart:p@{redis_server.socket}"))
+    try:
+        audited = Order(queue=QUEUE, message=unstamped(audit="t"), bounds=WIDE, most_events=most_events)
+        refused(Admission(connection, Keys("test")), audited)
+        assert client.dbsize() == 0
+    finally:
+        connection.close()
+        raw.acl_deluser("apart")
+
+
+def refused(admission: Admission, what: Order | None = None) -> None:
+    """As docs/errors.md says, and known not to be queued."""
+    with pytest.raises(StoreUnavailable, match="refused a command") as caught:
+        admission.admit(what or order())
+    assert (caught.value.meaning.http, caught.value.meaning.retryable) == (503, True)
+    assert "outcome" not in caught.value.data

@@ -206,10 +206,21 @@ def standing(client: Client, keys: Keys) -> Callable[[], dict[str, str]]:
         TenantDesk(client, keys, load()).change(TenantId("set"), {"max_calls": 5}, (), actor="t")
         (waiting,) = desk.quarantine.waiting()
         facts = {"reason": "not_json", "queue": queue_of(DEMO), "node": NODE, "task_id": "i-1"}
-        letter = client.execute_command(*dead_letter_command(keys, NodeId(NODE), facts, message=b"x\xff"))
-        return {"key": record.id, "digest": waiting.digest, "letter": letter.decode()}
+        client.execute_command(*dead_letter_command(keys, NodeId(NODE), facts, message=b"x\xff"))
+        return {"key": record.id, "digest": waiting.digest, "letter": dated(client, keys)}
 
     return made
+
+
+LETTER = "1795922567208-0"
+
+
+def dated(client: Client, keys: Keys) -> str:
+    """Give the only dead letter the same id, and so the same time, whenever it was made."""
+    ((_, fields),) = client.xrange(keys.dead_letters)
+    client.delete(keys.dead_letters)
+    client.xadd(keys.dead_letters, fields, id=LETTER)
+    return LETTER
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tomllib
 from pathlib import Path
 
@@ -214,3 +215,19 @@ def test_a_key_on_an_open_way_is_warned_of(canalgate: Canalgate) -> None:
     for url, warned in (("http://gw.example", True), ("http://127.0.0.1:1", False)):
         done = canalgate("--url", url, "client-config", "--for", "cursor", "--key-env", "K")
         assert (done.exit_code, "warning" in done.stderr) == (Exit.OK, warned)
+
+
+def test_an_address_at_which_nothing_runs_is_told(
+    canalgate: Canalgate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry is the same, for a gateway that is started later; one that was named is not looked for."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        monkeypatch.setenv("CANALGATE_WEB__PORT", str(port))
+        there = canalgate("client-config", "--for", "cursor")
+    gone = canalgate("client-config", "--for", "cursor")
+    named = canalgate("--url", f"http://127.0.0.1:{port}", "client-config", "--for", "cursor")
+    assert there.exit_code == gone.exit_code == named.exit_code == Exit.OK
+    assert there.stdout == gone.stdout == named.stdout
+    assert f"nothing runs at http://127.0.0.1:{port}/mcp now" in gone.stderr
+    assert there.stderr == named.stderr == ""

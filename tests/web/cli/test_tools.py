@@ -98,15 +98,29 @@ def test_a_problem_that_was_found_twice_is_shown_once(
     probed: str,
     shown: str,
 ) -> None:
-    """By the discovery and by a probe, which may tell less of it."""
+    """By the discovery and by a probe, which may tell less of it. The list has the first line of several."""
     version = registry.put(stdio())
     asked = Capabilities(tool_version=version, discovered_at=1, error=found)
     client.hset(keys.registry_capabilities, T, capabilities_to_json(asked))
     health = Health(grade=ToolState.UNAVAILABLE, latency_ms=None, at=2, since=1, reason=probed)
     client.hset(keys.health, T, orjson.dumps(health_to_wire(health)))
     line = canalgate("tools").stdout.splitlines()[1]
-    assert line.endswith(f"  {shown}")
+    assert line.endswith(f"  {BROKEN} …" if found and "\n" in found else f"  {shown}")
     assert f"problem    {shown}" in canalgate("tools", "show", "demo").stdout.splitlines()
+
+
+@pytest.mark.parametrize(("grade", "noted"), [(ToolState.UNAVAILABLE, True), (ToolState.ENABLED, False)])
+def test_a_refresh_says_until_when_an_old_grade_is_shown(
+    *, canalgate: Canalgate, registry: Registry, client: Client, keys: Keys, grade: ToolState, noted: bool
+) -> None:
+    """It asks what the tool offers; how it is, only the next probe finds out."""
+    registry.put(stdio())
+    health = Health(grade=grade, latency_ms=None, at=2, since=1, reason=BROKEN)
+    client.hset(keys.health, T, orjson.dumps(health_to_wire(health)))
+    done = canalgate("tools", "refresh", "demo")
+    assert (done.exit_code, done.stdout) == (Exit.OK, "demo will be asked again\n")
+    said = f"looked at again within {stdio().health.interval:g} s; until then `tools` shows unavailable"
+    assert (said in done.stderr) == noted
 
 
 def test_a_tool_of_which_little_is_known(canalgate: Canalgate, registry: Registry) -> None:
