@@ -39,7 +39,7 @@ unit: $(READY) ## The tests beside the code, with a real Redis
 	$(PYTEST) tests -m "not e2e and not interop and not containers and not chaos_fast and not chaos_full" -q $(BESIDE) auto
 
 e2e: $(READY) ## Real gateway processes, real backends, real clients, kill -9
-	$(PYTEST) tests -m "e2e and not alone and not interop and not bench and not chaos_fast and not chaos_full" -q $(BESIDE) 2
+	$(PYTEST) tests -m "e2e and not alone and not interop and not bench and not chaos_fast and not chaos_full" -q $(BESIDE) 3
 	$(PYTEST) tests -m "e2e and alone and not interop and not bench" -q
 
 security: $(READY) ## The tables of attacks, a test for each published weakness of an MCP product; FULL=1: isolation at 10,000 calls

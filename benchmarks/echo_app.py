@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.tally import Tally
 from common.domain.invocation import ExecutionResult, Invocation, answer
-from gateway_worker import worker
+from gateway_worker import parts
 from gateway_worker.app import app
 
 
@@ -33,8 +33,8 @@ class EchoExecutor:
         return answer({"content": [{"type": "text", "text": text}], "isError": False})
 
 
-if not hasattr(worker, "Executor"):
+if not hasattr(parts, "Executor"):
     raise ImportError("the worker has no Executor to replace: this module must follow it")
-setattr(worker, "Executor", EchoExecutor)  # noqa: B010 - a name that the module imported, not one of its own
+setattr(parts, "Executor", EchoExecutor)  # noqa: B010 - a name that the module imported, not one of its own
 
 __all__ = ["app"]
