@@ -59,6 +59,7 @@ OPENERS = {
     "gateway_web/supervisor/ping.py": "Redis, before anything else is there",
     "gateway_web/supervisor/readiness.py": "our own listener",
     "gateway_web/wsgi_address.py": "binds, to see whether an address is free",
+    "gateway_web/cli/client_config.py": "the command line, to see whether a gateway on this machine is there",
     "gateway_web/cli/client.py": "the command line, to the gateway that its user names",
     "gateway_web/cli/http_control.py": "the command line, to the gateway that its user names",
     "gateway_web/cli/doctor.py": "the command line, to the gateway that its user names",
