@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ GIVEN_UP, UNUSABLE = 3, 4
 """Exit codes: another keeps the journal by now; a sink cannot be made."""
 FORCED_AFTER = 10.0
 """Seconds after which a process that was told to end does so whatever hangs."""
+ORPHANED_AFTER = 1.0
+"""The same where the worker has died. What was not sealed or delivered by then the next keeper does."""
+LOOK = 0.05
+"""Seconds between two looks at whether the worker still lives."""
 
 
 def keeper_of(order: Mapping[str, Any]) -> Keeper:
@@ -74,13 +79,18 @@ def main() -> int:
         forced.start()
 
     signal.signal(signal.SIGTERM, end)
-    threading.Thread(target=_until_input_ends, args=(end,), daemon=True, name="input").start()
+    threading.Thread(target=_until_input_ends, args=(end, os.getppid()), daemon=True, name="input").start()
     return 0 if keeper.run() else GIVEN_UP
 
 
-def _until_input_ends(end: Any) -> None:
+def _until_input_ends(end: Callable[[], object], worker: int) -> None:
+    """A worker that ends in order waits for this process; one that died leaves nothing behind that lives on."""
     sys.stdin.buffer.read()
+    ended = time.monotonic()
     end()
+    while os.getppid() == worker or time.monotonic() < ended + ORPHANED_AFTER:
+        time.sleep(LOOK)
+    os._exit(1)
 
 
 if __name__ == "__main__":

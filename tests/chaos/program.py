@@ -127,6 +127,13 @@ class Program:
         self._tell("exit", status=status)
         return status
 
+    def reload(self) -> None:
+        """SIGHUP to the program itself: it reads its settings anew."""
+        with self._lock:
+            if self._popen is not None and self.alive:
+                self._tell("hup")
+                self._popen.send_signal(signal.SIGHUP)
+
     def freeze(self) -> None:
         """SIGSTOP to the group."""
         with self._lock:

@@ -22,15 +22,24 @@ from redis import Redis
 from tests.security import shown
 from tests.support.otlp_collector import Collector
 from tests.support.servers.gateway import RunningGateway
+from tests.worker.credentials.issuing import pem
 
 NAMES = (
     *("bearer", "cookie", "argument", "result", "error", "child_env", "tool_header", "url_userinfo"),
     *("redis_password", "client_answer", "watched_uri", "progress_token", "sse_message", "dead_letter"),
     *("encryption_secret", "admin_token", "metrics_token", "chain_key", "telemetry_header"),
     *("static_credential", "environment_credential", "file_credential", "vault_credential"),
-    *("vault_token", "client_secret"),
+    *("aws_credential", "gcp_credential", "vault_token", "client_secret", "aws_secret_key"),
 )
-CANARIES: Mapping[str, str] = {name: f"canary-{name.replace('_', '-')}-{uuid4().hex}" for name in NAMES}
+SIGNING_KEY = pem("ES256", "canary")
+CANARIES: Mapping[str, str] = {
+    **{name: f"canary-{name.replace('_', '-')}-{uuid4().hex}" for name in NAMES},
+    "signing_key": SIGNING_KEY.splitlines()[2],
+    "account_key": pem("RS256", "gcp").splitlines()[2],
+    # How every token begins that a server of the tests gives out.
+    "issued_token": "canary-secret-issued-",
+    "gcp_token": "canary-google-",
+}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -182,7 +191,10 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "environments": frozenset({"redis_password", "environment_credential"}),
     # Each holds what it was given, and what stands in the settings for it.
     "environments of tools": frozenset(
-        {"child_env", "static_credential", "environment_credential", "file_credential", "vault_credential"}
+        {
+            *("child_env", "static_credential", "environment_credential", "file_credential"),
+            *("vault_credential", "aws_credential", "gcp_credential", "issued_token"),
+        }
     ),
 }
 """Canaries that may be found in a place."""

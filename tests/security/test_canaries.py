@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +19,20 @@ from mcp.types import ElicitResult
 from redis import Redis
 
 from tests.security.canaries import CANARIES, PLACES, Scene, leaks, overheard
+from tests.security.canary_credentials import (
+    Outside,
+    around,
+    put_secrets,
+    settings_of_providers,
+    tools_of_providers,
+    use_credentials,
+)
 from tests.security.shown import environments
 from tests.support.aio import on_loop
-from tests.support.backends import http_backend
 from tests.support.mcp import legacy, modern
-from tests.support.otlp_collector import Collector, collector
 from tests.support.redis import running_redis
-from tests.support.servers.authorization import AuthorizationServer, running_authorization
 from tests.support.servers.gateway import RunningGateway, running_gateway
 from tests.support.servers.process import REPOSITORY, running_http, server_command
-from tests.support.servers.vault import Token, VaultServer
 from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -44,13 +46,12 @@ KEEPS_FILES = {
     "appendonly": "yes",
 }
 """Redis writes down all that it is told, in a form in which a text can be found."""
-PROVIDERS = ("static", "environment", "file", "vault", "client_credentials")
 
 
 def settings(redis_url: str, home: Path, outside: Outside) -> dict[str, Any]:
     """Payloads are sealed, whoever calls has a key, and every part that has a secret is on."""
     return {
-        **credentials(home, outside),
+        **settings_of_providers(home, outside),
         "admin": {
             "enabled": True,
             "tokens": [{"name": "a", "token": CANARIES["admin_token"], "role": "admin"}],
@@ -73,84 +74,23 @@ def settings(redis_url: str, home: Path, outside: Outside) -> dict[str, Any]:
         },
         "identity": {
             "resolver": "api_key",
-            "api_keys": [{"key": CANARIES["bearer"], "tenant": "t", "client": "c"}],
+            "api_keys": [{"key": CANARIES["bearer"], "tenant": "t", "client": "c", "subject": "s"}],
         },
         "tenants": {"listed": ["t"]},
         "logging": {"level": "debug"},
     }
 
 
-def credentials(home: Path, outside: Outside) -> dict[str, Any]:
-    """One secret by each provider."""
-    mounted = home / "secrets" / "file"
-    mounted.mkdir(parents=True)
-    (mounted / "token").write_text(CANARIES["file_credential"])
-    outside.vault.tokens[CANARIES["vault_token"]] = Token(ends=None, renewable=False)
-    outside.vault.put("canalgate/vault", token=CANARIES["vault_credential"])
-    outside.authorization.clients["gateway"] = CANARIES["client_secret"]
-    known = {"tool": "static", "values": {"token": CANARIES["static_credential"]}}
-    client = {
-        "tool": "client_credentials",
-        "token_url": outside.authorization.url,
-        "client_id": "gateway",
-        "client_secret": CANARIES["client_secret"],
-    }
-    return {
-        "credentials": {
-            "providers": list(PROVIDERS),
-            "static": [known],
-            "directory": str(home / "secrets"),
-            "environment_prefix": "GIVEN",
-        },
-        "vault": {"url": outside.vault_url, "token": CANARIES["vault_token"]},
-        "client_credentials": {"clients": [client]},
-    }
-
-
 def tools(remote: str) -> dict[str, Any]:
     """Backends that tell what they were given, ask, and tell of changes."""
     echo, ask = server_command("echo"), server_command("inquirer", "legacy")
-    given = {
-        name: {
-            "command": echo[0],
-            "args": echo[1:],
-            "credentials": {
-                "scope": "tool",
-                "providers": name,
-                "inject": {"env": {"GIVEN": "access_token" if name == "client_credentials" else "token"}},
-            },
-        }
-        for name in PROVIDERS
-    }
     return {
-        **given,
+        **tools_of_providers(),
         "local": {"command": echo[0], "args": echo[1:], "env": {"SECRET_TOKEN": CANARIES["child_env"]}},
         "remote": {"url": remote, "headers": {"X-Api-Key": CANARIES["tool_header"]}},
         "asks": {"command": ask[0], "args": ask[1:]},
         "idle": {"url": f"http://user:{CANARIES['url_userinfo']}@127.0.0.1:9/mcp", "enabled": False},
     }
-
-
-@dataclass
-class Outside:
-    """Servers that a gateway asks or tells."""
-
-    vault: VaultServer
-    vault_url: str
-    authorization: AuthorizationServer
-    collector: Collector
-
-
-@contextmanager
-def around() -> Iterator[Outside]:
-    """All of them."""
-    vault = VaultServer()
-    with (
-        http_backend(vault.handle) as backend,
-        running_authorization() as authorization,
-        collector() as found,
-    ):
-        yield Outside(vault, backend.url.removesuffix("/mcp"), authorization, found)
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +109,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         redis = Redis(unix_socket_path=str(server.socket), password=password)
         scene_directory = directory / "gateway"
         heard = bytearray()
+        put_secrets(directory, outside)
         url = f"unix://{server.socket}?db=0&password={password}"
         with (
             overheard(str(server.socket), password, heard),
@@ -187,7 +128,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
                 collector=outside.collector,
             )
             call_tools(gateway)
-            use_credentials(gateway, outside)
+            use_credentials(gateway, outside, **BEARER)
             watch(gateway)
             be_asked(gateway)
             speak_sse(gateway)
@@ -212,16 +153,6 @@ def call_tools(gateway: RunningGateway) -> None:
             assert answer.text.count(CANARIES["progress_token"]) >= 2
     assert CANARIES["child_env"] in legacy(gateway.tool_url("local"), **BEARER).text("env")
     assert CANARIES["tool_header"] in legacy(gateway.tool_url("remote"), **BEARER).text("headers")
-
-
-def use_credentials(gateway: RunningGateway, outside: Outside) -> None:
-    """Each tool has its own, and tells so to its caller."""
-    for name in PROVIDERS:
-        seen = orjson.loads(legacy(gateway.tool_url(name), **BEARER).text("env"))["GIVEN"]
-        if name == "client_credentials":
-            assert seen in outside.authorization.tokens
-        else:
-            assert seen == CANARIES[f"{name}_credential"], name
 
 
 def watch(gateway: RunningGateway) -> None:

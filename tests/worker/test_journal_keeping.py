@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -27,6 +30,7 @@ from gateway_worker.keeper_order import order_of
 from gateway_worker.keeper_program import UNUSABLE, keeper_of
 from tests.common.audit.chains import write_events
 from tests.support.aio import on_loop, until
+from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -113,6 +117,46 @@ async def test_it_ends_with_its_worker(
     assert lines(path) == [str(number) for number in range(10)]
     assert not client.exists(keys.audit_lease)
     assert not psutil.pid_exists(worker.pids[-1])
+
+
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-m", "gateway_worker.keeper_program"], stdin=subprocess.PIPE)
+child.stdin.write(sys.stdin.buffer.readline())
+child.stdin.flush()
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_it_does_not_outlive_a_worker_that_was_killed_though_redis_is_silent(tmp_path: Path) -> None:
+    """It hangs in a question to Redis when the worker dies, and is gone two seconds later."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        order = order_of(settings(tmp_path / "a.ndjson"), StoreAddress(url=url, socket_timeout=60.0), "o")
+        with subprocess.Popen(
+            [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as parent:
+            assert parent.stdin is not None
+            assert parent.stdout is not None
+            parent.stdin.write(order)
+            parent.stdin.flush()
+            keeper = psutil.Process(int(parent.stdout.readline()))
+            silent.settimeout(30)
+            connection, _ = silent.accept()
+            with connection:
+                connection.recv(1)
+                parent.kill()
+                try:
+                    wait_until(lambda: ended(keeper), timeout=2.0, description="the keeper's end")
+                finally:
+                    with suppress(psutil.NoSuchProcess):
+                        keeper.kill()
+
+
+def ended(process: psutil.Process) -> bool:
+    """Whether it runs no more, also if nobody has asked for its status yet."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 @on_loop

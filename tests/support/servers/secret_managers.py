@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -22,6 +23,8 @@ import orjson
 
 from tests.support.backends import http_backend
 from tests.support.servers.http_wire import Connection, Request
+from tests.support.servers.issuer import private_key
+from tests.worker.credentials.issuing import pem
 
 GOOGLE = "https://oauth2.googleapis.com/token"
 """For whom service accounts sign, wherever their token endpoint is."""
@@ -207,7 +210,7 @@ class GcpServer(SecretManager):
             connection.respond("400 Bad Request", b'{"error": "invalid_grant"}')
             return
         self.logins += 1
-        token = f"canary-gcp-{uuid.uuid4().hex}"
+        token = f"canary-google-{uuid.uuid4().hex}"
         self.tokens.add(token)
         body = {"access_token": token, "expires_in": 3599, "token_type": "Bearer"}
         connection.respond("200 OK", orjson.dumps(body))
@@ -222,3 +225,19 @@ def running_manager(server: SecretManager) -> Iterator[None]:
             yield
         finally:
             server.go_on.set()
+
+
+def account_file(server: GcpServer, directory: Path) -> str:
+    """The key file of a service account that the server knows."""
+    server.key = private_key("RS256", "gcp").public_key()
+    held = {
+        "type": "service_account",
+        "project_id": server.project,
+        "private_key_id": "k1",
+        "private_key": pem("RS256", "gcp"),
+        "client_email": server.account,
+        "token_uri": f"{server.url}/token",
+    }
+    file = directory / "account.json"
+    file.write_bytes(orjson.dumps(held))
+    return str(file)

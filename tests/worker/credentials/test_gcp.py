@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from common.domain.credentials import Credentials
@@ -21,11 +20,9 @@ from gateway_worker.credentials.failure import ProviderFailed
 from gateway_worker.credentials.gcp import GcpProvider
 from gateway_worker.credentials.providers import load_providers
 from tests.support.aio import run
-from tests.support.servers.issuer import private_key
-from tests.support.servers.secret_managers import GcpServer, running_manager
+from tests.support.servers.secret_managers import GcpServer, account_file, running_manager
 from tests.worker.credentials.contract import Known, ProviderContract, asked, values_of
 from tests.worker.credentials.documented import documented
-from tests.worker.credentials.issuing import pem
 
 WANT = asked("github", "acme")
 NAME = "canalgate-github-acme"
@@ -46,22 +43,6 @@ def settings_of(server: GcpServer, *, timeout: float = 5.0, egress: Any = None, 
 def resolved(server: GcpServer, **more: Any) -> Credentials | None:
     """What a provider of these settings knows."""
     return run(GcpProvider(settings_of(server, **more)).resolve(WANT))
-
-
-def account_file(server: GcpServer, directory: Path) -> str:
-    """The key file of a service account that the server knows."""
-    server.key = private_key("RS256", "gcp").public_key()
-    held = {
-        "type": "service_account",
-        "project_id": server.project,
-        "private_key_id": "k1",
-        "private_key": pem("RS256", "gcp"),
-        "client_email": server.account,
-        "token_uri": f"{server.url}/token",
-    }
-    file = directory / "account.json"
-    file.write_bytes(orjson.dumps(held))
-    return str(file)
 
 
 @pytest.fixture
