@@ -36,6 +36,7 @@ from gateway_web.client_socket import ClientSocket, bounded
 from gateway_web.http import RELOAD, WEB_SETTINGS, Environ, HttpAnswer, status_line
 from gateway_web.ingress.short_way import ShortWay
 from gateway_web.listener_tls import HANDSHAKE_WITHIN, listener_context
+from gateway_web.request_heads import remember_heads
 from gateway_web.tls_client_socket import TlsClientSocket
 
 log = structlog.get_logger(__name__)
@@ -141,6 +142,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         way = getattr(self.wsgi, "wsgi_app", None)
         if isinstance(way, ShortWay) and self.cfg.keepalive and not self._watched():
             self._short_way = way
+            remember_heads()
 
     def _watched(self) -> bool:
         """Whether gunicorn has more to do with a request than to answer it."""
