@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import orjson
 import psutil
+import yaml
 
 from benchmarks import report
 from benchmarks.cells import Cell, Served, measure_round
@@ -53,6 +54,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--against", type=_checkout, help="another checkout of the gateway, in the same rounds"
     )
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        help="of the gateway itself, e.g. audit.calls=false",
+    )
     parser.add_argument("--smoke", action="store_true", help="one round of 1 s at 1 and 16, no peers")
     parser.add_argument(
         "--markdown", action="store_true", help="print the documentation's table from the last run"
@@ -81,6 +89,24 @@ def _transports(text: str) -> list[Transport]:
     return [Transport(part) for part in text.split(",")]
 
 
+def _setting(text: str) -> tuple[list[str], Any]:
+    name, equals, value = text.partition("=")
+    if not equals or "." not in name:
+        raise argparse.ArgumentTypeError(f"{text} is no section.key=value")
+    return name.split("."), yaml.safe_load(value)
+
+
+def nested(given: Iterable[tuple[Sequence[str], Any]]) -> dict[str, Any]:
+    """Settings by their dotted names, as the file of settings has them."""
+    found: dict[str, Any] = {}
+    for (*sections, key), value in given:
+        section = found
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[key] = value
+    return found
+
+
 def _checkout(text: str) -> Path:
     tree = Path(text).resolve()
     if not (tree / "gateway_web").is_dir():
@@ -97,7 +123,7 @@ def chosen_targets(options: argparse.Namespace) -> list[Target]:
     peers = [] if options.no_peers else peer_targets()
     before = [] if options.against is None else [earlier(options.against)]
     return [
-        *own_targets(),
+        *own_targets(nested(options.set)),
         *before,
         *(it for it in peers if options.peers is None or it.name in options.peers),
     ]

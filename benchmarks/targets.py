@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import orjson
 import yaml
 
 from benchmarks.desk import Desk, Transport
@@ -19,6 +21,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 GATEWAY = "canalgate"
 EARLIER = "earlier"
 """The gateway from another checkout: see :func:`earlier`."""
+NOTHING_SET: Mapping[str, Any] = {}
 BOTH_ERAS = frozenset(Era)
 LEGACY_ONLY = frozenset({Era.LEGACY})
 
@@ -58,13 +61,16 @@ def _start_direct(desk: Desk) -> Mapping[Transport, Access]:
     }
 
 
-def _start_gateway(desk: Desk, tree: Path = REPOSITORY) -> Mapping[Transport, Access]:
+def _start_gateway(
+    desk: Desk, tree: Path = REPOSITORY, settings: Mapping[str, Any] = NOTHING_SET
+) -> Mapping[Transport, Access]:
     command, *args = desk.stdio_command()
     config = {
+        **settings,
         "tools": {
             "stdio": {"command": command, "args": args},
             "http": {"url": desk.start_http_backend(free_port())},
-        }
+        },
     }
     file = desk.folder / "canalgate.yaml"
     file.write_text(yaml.safe_dump(config))
@@ -85,9 +91,11 @@ def _gateway_command() -> list[str]:
     return [sys.executable, "-c", "from gateway_web.cli import main; main()"]
 
 
-def own_targets() -> list[Target]:
-    """Return the backend itself and the gateway."""
+def own_targets(settings: Mapping[str, Any] = NOTHING_SET) -> list[Target]:
+    """Return the backend itself and the gateway, with these settings beside its tools."""
     from common import __version__
+
+    told = f", {orjson.dumps(settings).decode()}" if settings else ""
 
     return [
         Target(
@@ -100,8 +108,8 @@ def own_targets() -> list[Target]:
         Target(
             name=GATEWAY,
             version=__version__,
-            setup="`canalgate up`, one web process, one worker process, embedded server, no identity",
-            start=_start_gateway,
+            setup="`canalgate up`, one web process, one worker process, embedded server, no identity" + told,
+            start=partial(_start_gateway, settings=settings),
         ),
     ]
 

@@ -48,3 +48,14 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path, capsys: pytest.
         run.parse(["--against", str(tmp_path)])
     assert "no checkout of canalgate" in capsys.readouterr().err
     assert run.parse(["--against", str(REPOSITORY)]).against == REPOSITORY
+
+
+def test_settings_are_given_by_their_dotted_names(capsys: pytest.CaptureFixture[str]) -> None:
+    """Several of a section are one section; what names no key is refused."""
+    options = run.parse(["--set", "audit.calls=false", "--set", "audit.max_backlog=5", "--set", "web.a.b=x"])
+    assert run.nested(options.set) == {"audit": {"calls": False, "max_backlog": 5}, "web": {"a": {"b": "x"}}}
+    own = next(target for target in run.chosen_targets(options) if target.name == GATEWAY)
+    assert '"calls":false' in own.setup
+    with pytest.raises(SystemExit):
+        run.parse(["--set", "audit=1"])
+    assert "no section.key=value" in capsys.readouterr().err
