@@ -36,6 +36,7 @@ TOOLS: dict[str, Any] = {
     },
     "gone": {"command": "no-such-program"},
     "narrow": {**ECHO, "max_in_flight": 1},
+    "often": {**ECHO, "retry": "safe"},
 }
 SETTINGS = {
     "metrics": {"allowed": ["127.0.0.1"]},
@@ -62,6 +63,8 @@ def boxes(alert: str) -> Iterator[tuple[str, list[str]]]:
 def form(line: str) -> str:
     """A line without what differs from one time to the next."""
     line = re.sub(r"@[\w.-]+:[0-9a-f]{8}", "@host:id", line)
+    line = re.sub(r"worker=worker1@[\w.-]+", "worker=worker1@host", line)
+    line = re.sub(r"invocation=[0-9a-f-]{36}", "invocation=id", line)
     line = re.sub(r"not probed|healthy(, \d+ ms)?", "healthy", line)
     line = re.sub(r"; \d+ dead letters", "", line)
     line = re.sub(r"\d+", "0", line)
@@ -164,6 +167,7 @@ def test_the_boxes_are_what_the_screen_shows(rig: Rig) -> None:
         rig.follow("CanalgateQueueOld")
     rig.follow("CanalgateAuditBehind")
     rig.follow("CanalgateDeadLetters")
+    rig.follow("CanalgateCallsFail")
     rig.follow("CanalgateIdentityFailures")
     rig.follow("CanalgateCallsRefused")
     wait_until(
@@ -188,3 +192,25 @@ def test_without_workers_or_redis(rig: Rig) -> None:
         rig.follow("CanalgateNoWorker")
     with rig.frozen("valkey-server"):
         rig.follow("CanalgateRedisAway")
+
+
+def test_a_worker_that_dies_with_a_call_in_hand(rig: Rig) -> None:
+    """The call is repeated, since it may be, and the journal has the worker's end."""
+    with ThreadPoolExecutor(1) as callers:
+        called = callers.submit(rig.call, "often", "sleep", seconds=8)
+        wait_until(
+            lambda: rig.figure('canalgate_calls_in_flight{tool="often"}') == 1,
+            timeout=30,
+            interval=0.5,
+            description="the call to be taken",
+        )
+        (worker,) = (it for it in rig.gateway.process.descendants() if is_worker(it))
+        worker.kill()
+        assert '"result"' in called.result(60).text
+    rig.follow("CanalgateCallsRepeated")
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it is the worker itself, not what it started."""
+    words = process.cmdline()
+    return "gateway_worker.app" in words and "worker" in words
