@@ -12,8 +12,9 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any, ClassVar
 
@@ -86,6 +87,17 @@ class Listener(StreamServer):  # type: ignore[misc]
             return self.handle(client, address)
 
 
+@dataclass(frozen=True, slots=True)
+class ListeningAt:
+    """What a connection is told of its listener. That may be closed when the connection's greenlet begins."""
+
+    name: object
+
+    def getsockname(self) -> object:
+        """As the socket had it."""
+        return self.name
+
+
 class Worker(GeventWorker):  # type: ignore[misc]
     """Named by ``--worker-class gateway_web.gunicorn_worker.Worker``."""
 
@@ -93,6 +105,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     _web: WebSettings | None = None
     _reload: Callable[[], object] | None = None
     _asked_to_reload = False
+    _listening: Mapping[Any, ListeningAt] = {}
 
     @classmethod
     def setup(cls) -> None:
@@ -161,11 +174,13 @@ class Worker(GeventWorker):  # type: ignore[misc]
         web = self._web
         if web is not None and web.tls_cert_file is not None:
             ggevent.ssl_context = lambda _cfg: listener_context(web)
+        self._listening = {listener: ListeningAt(listener.getsockname()) for listener in self.sockets}
         super().run()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection, which may not be slower than the settings say."""
-        super().handle(listener, client if self._web is None else bounded(client, self._web), addr)
+        at = self._listening.get(listener, listener)
+        super().handle(at, client if self._web is None else bounded(client, self._web), addr)
 
     def handle_request(self, listener_name: object, req: Any, sock: Any, addr: Any) -> object:
         """Answer one request; True keeps the connection."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import subprocess
 import sys
@@ -85,7 +86,7 @@ class JournalKeeping:
             _let_end(process)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-m", "gateway_worker.keeper_program"]
+        argv = [sys.executable, "-m", "gateway_worker.keeper_program", str(os.getpid())]
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - ours
         assert process.stdin is not None  # noqa: S101 - it is a pipe
         process.stdin.write(order_of(self._settings, self._address, self._owner))

@@ -261,6 +261,41 @@ def test_whoever_has_connected_is_served_though_the_listener_closes() -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60)
 
 
+def test_a_worker_that_ends_answers_whoever_has_connected() -> None:
+    """Their requests are read when the listener is closed already, and has no name any more."""
+    program = """
+    import os, socket
+    from gevent import socket as cooperative
+    from gunicorn.config import Config
+    from gunicorn.glogging import Logger
+    from gateway_web.gunicorn_worker import Listener, Worker
+
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Length", "6")])
+        return [b"served"]
+
+    bound, clients, close = cooperative.socket(), [], Listener.close
+    bound.bind(("127.0.0.1", 0))
+    bound.listen(100)
+    address = bound.getsockname()
+
+    def close_behind_them(listener):
+        if not clients:
+            clients.extend(socket.create_connection(address) for _ in range(5))
+            for client in clients:
+                client.sendall(b"GET / HTTP/1.1\\r\\nHost: h\\r\\nConnection: close\\r\\n\\r\\n")
+        close(listener)
+
+    Listener.close = close_behind_them
+    config = Config()
+    worker = Worker(1, os.getppid(), [], None, 30, config, Logger(config))
+    worker.sockets, worker.wsgi, worker.alive = [bound], application, False
+    worker.run()
+    assert all(client.recv(1000).endswith(b"served") for client in clients)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60)
+
+
 def test_a_listener_that_closes_takes_no_more_than_it_may_serve() -> None:
     """The end must not wait for those that are served, nor take more than ``web.connections`` of them."""
     program = """

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from common.store.pipelined import PipelinedConnection
 from gateway_worker import journal_keeping
 from gateway_worker.journal_keeping import JournalKeeping
 from gateway_worker.keeper_order import order_of
-from gateway_worker.keeper_program import UNUSABLE, keeper_of
+from gateway_worker.keeper_run import UNUSABLE, keeper_of
 from tests.common.audit.chains import write_events
 from tests.support.aio import on_loop, until
 from tests.support.wait import wait_until
@@ -120,8 +120,9 @@ async def test_it_ends_with_its_worker(
 
 
 PARENT = """
-import subprocess, sys
-child = subprocess.Popen([sys.executable, "-m", "gateway_worker.keeper_program"], stdin=subprocess.PIPE)
+import os, subprocess, sys
+argv = [sys.executable, "-m", "gateway_worker.keeper_program", str(os.getpid())]
+child = subprocess.Popen(argv, stdin=subprocess.PIPE)
 child.stdin.write(sys.stdin.buffer.readline())
 child.stdin.flush()
 print(child.pid, flush=True)
@@ -129,8 +130,9 @@ child.wait()
 """
 
 
-def test_it_does_not_outlive_a_worker_that_was_killed_though_redis_is_silent(tmp_path: Path) -> None:
-    """It hangs in a question to Redis when the worker dies, and is gone two seconds later."""
+@pytest.mark.parametrize("when", ["as it starts", "while Redis is silent"])
+def test_it_does_not_outlive_a_worker_that_was_killed(when: str, tmp_path: Path) -> None:
+    """Whatever it is at, also if it hangs in a question to Redis, it is gone two seconds later."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         order = order_of(settings(tmp_path / "a.ndjson"), StoreAddress(url=url, socket_timeout=60.0), "o")
@@ -142,10 +144,11 @@ def test_it_does_not_outlive_a_worker_that_was_killed_though_redis_is_silent(tmp
             parent.stdin.write(order)
             parent.stdin.flush()
             keeper = psutil.Process(int(parent.stdout.readline()))
-            silent.settimeout(30)
-            connection, _ = silent.accept()
-            with connection:
-                connection.recv(1)
+            with ExitStack() as connected:
+                if when != "as it starts":
+                    silent.settimeout(30)
+                    connection = connected.enter_context(silent.accept()[0])
+                    connection.recv(1)
                 parent.kill()
                 try:
                     wait_until(lambda: ended(keeper), timeout=2.0, description="the keeper's end")

@@ -47,7 +47,7 @@ def test_memory_does_not_grow_with_the_number_of_events(
             "audit": {"max_backlog": BACKLOG, "sinks": [{"type": "file", "name": "f", "options": options}]},
         }
     )
-    program = [sys.executable, "-m", "gateway_worker.keeper_program"]
+    program = [sys.executable, "-m", "gateway_worker.keeper_program", str(os.getpid())]
     with subprocess.Popen(program, stdin=subprocess.PIPE, start_new_session=True) as keeper:
         assert keeper.stdin is not None
         keeper.stdin.write(order_of(settings, address, "me"))
