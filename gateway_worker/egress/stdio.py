@@ -41,7 +41,8 @@ STDERR_SHOWN = 5
 """Lines of standard error that an operator is shown beside a failure."""
 
 EXIT_GRACE = 0.5
-"""Seconds for reading what a child wrote before its end, when a descendant of it holds the pipe open."""
+"""Seconds for reading what a child wrote before its end, when a descendant of it holds the pipe open; and for hearing
+how one ended that reads no more."""
 MOST_LATE = 1000
 """Requests that were given up of whose answers somebody is told; the oldest are forgotten."""
 ASIDE_LIMIT = 16 << 20
@@ -66,6 +67,8 @@ class StdioLink:
         self._pending: dict[int, tuple[asyncio.Future[dict[str, Any]], OnNotification | None]] = {}
         self._late: dict[int, OnSettled] = {}
         """Who wants to know of an answer that comes behind the end of its wait."""
+        self._given: set[asyncio.Future[Any]] = set()
+        """Who waits to be told why the child took nothing of their line."""
         self._meta = RequestMeta(meta)
         self._parties = Parties()
         self._asked = Asked(self._respond, gate)
@@ -125,7 +128,7 @@ class StdioLink:
             return await future
         except asyncio.CancelledError:
             self._hangs = self._hangs or heard == self._heard
-            at_work = not self._out.take_back(line)
+            at_work = future not in self._given and not self._out.take_back(line)
             if at_work:
                 self._cancel(method, request_id)
             raise
@@ -177,6 +180,7 @@ class StdioLink:
         """End the child: within a second if it hangs, else with the patience that an orderly end may need."""
         self._error = self._error or LinkLost("the tool's session was closed")
         self.closed.set()
+        self._tell_given()
         self._asked.close()
         if self._outgoing is not None:
             self._outgoing.close()
@@ -208,13 +212,30 @@ class StdioLink:
         """A line's end; only one that was given back ends the wait for its answer."""
         if error is None or waiting.done():
             return
-        # Whoever waits is told of the link's own error, if it has one.
-        waiting.set_exception(error if isinstance(error, GateShut) else self._lost(unsent=True))
+        if isinstance(error, GateShut):
+            waiting.set_exception(error)
+            return
+        self._given.add(waiting)
+        if self._error is not None:
+            self._tell_given()
 
     def _input_broke(self) -> None:
-        """The child reads no more. What it was sent before it may still answer."""
+        """The child reads no more. Mostly that is its end, of which nothing has told yet, and its words are better."""
+        asyncio.get_running_loop().call_later(EXIT_GRACE, self._reads_no_more)
+
+    def _reads_no_more(self) -> None:
+        """What it was sent before it may still answer. Of one that has ended the watcher tells."""
+        if self.closed.is_set() or self.child.exited.is_set():
+            return
+        self._tell_given()
         if all(future.done() for future, _ in self._pending.values()):
             self._end_output(LinkLost("the tool's process does not read its input"))
+
+    def _tell_given(self) -> None:
+        given, self._given = self._given, set()
+        for waiting in given:
+            if not waiting.done():
+                waiting.set_exception(self._lost(unsent=True))
 
     def _cancel(self, method: str, request_id: int) -> None:
         """Tell the backend that nobody waits; ``initialize`` must not be cancelled (lifecycle rules)."""
@@ -244,6 +265,7 @@ class StdioLink:
             self.closed.set()
             self._asked.close()
             self._out.close(dead=True)
+            self._tell_given()
             for future, _ in self._pending.values():
                 if not future.done():
                     future.set_exception(self._lost(unsent=False))

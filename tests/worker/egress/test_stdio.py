@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from common.domain.tool import StdioTransport, Tool
 from common.mcp.revisions import Era
 from common.processes import ProcessGuard, is_running
 from gateway_worker.egress import stdio as stdio_module
@@ -291,6 +293,36 @@ async def test_a_child_that_exits_at_the_start(guard: ProcessGuard) -> None:
     with pytest.raises(LinkLost, match="exit status 3"):
         await connect(link, [Era.LEGACY, Era.MODERN])
     assert link.child.stderr_tail() == ["fatal: no configuration found"]
+
+
+@pytest.mark.parametrize(
+    ("then", "words"),
+    [("os._exit(3)", "ended with exit status 3"), ("time.sleep(60)", "does not read its input")],
+    ids=["and ends", "and lives"],
+)
+@on_loop
+async def test_a_child_that_closes_its_input(then: str, words: str, guard: ProcessGuard) -> None:
+    """A write may break before anything else tells of a child's end: its end is what is told, if it has one."""
+    code = f"import os, sys, time; os.close(0); print('deaf', file=sys.stderr, flush=True); time.sleep(0.2); {then}"
+    tool = Tool(id="deaf", transport=StdioTransport(command=sys.executable, args=("-c", code)))  # type: ignore[arg-type]
+    link = link_to(tool, guard)
+    await link.open()
+    await until(link.child.stderr_tail, description="its input is closed")
+    asked = asyncio.create_task(link.request("ping", {}))
+    gone = asyncio.create_task(link.notify("notifications/x", {}))
+    settled = asyncio.Event()
+    given_up = asyncio.create_task(link.request("ping", {}, on_settled=settled.set))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.wait([given_up])
+    assert settled.is_set(), "it was never sent"
+    for waiting in (asked, gone):
+        with pytest.raises(LinkLost, match=words) as lost:
+            await waiting
+        assert lost.value.unsent
+    await until(link.closed.is_set, description="the link's end")
+    await link.close()
 
 
 # -- the end --------------------------------------------------------------------------------------------
