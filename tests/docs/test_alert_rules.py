@@ -21,7 +21,7 @@ def test_the_configuration_and_the_rules_are_prometheus_own(tmp_path: Path) -> N
     shutil.copy(MONITORING / "alerts.yml", tmp_path)
     (tmp_path / "prometheus.yml").write_text(text.replace(secret, str(tmp_path / "token")))
     checked("check", "config", tmp_path / "prometheus.yml")
-    assert "13 rules found" in checked("check", "rules", MONITORING / "alerts.yml")
+    assert "14 rules found" in checked("check", "rules", MONITORING / "alerts.yml")
 
 
 def test_each_alert_fires_in_its_condition_and_is_silent_beside_it(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ VALUES = {
     "canalgate_tool_circuit_state": {state.value for state in CircuitState},
     "canalgate_calls_total": {"ok", "tool_error", "rpc_error", *(code.value for code in ErrorCode)},
     "canalgate_credential_cache_total": {"hit", "miss"},
+    "canalgate_credential_answers_total": {"found", "missing", "failed", "refused"},
     "canalgate_refusals_total": {code.value for code in ErrorCode},
 }
 

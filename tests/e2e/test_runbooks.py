@@ -27,21 +27,39 @@ KEY = "k" * 20
 ECHO = {"command": COMMAND, "args": ARGS}
 TOOLS: dict[str, Any] = {
     "local": ECHO,
-    # It reads before it ends: of one that does not, it is a race whether its end or its deaf ear is noticed first.
     "broken": {
         "command": "/bin/sh",
-        "args": ["-c", "read line; exit 1"],
+        "args": ["-c", "exit 1"],
         "circuit_open_for": 300,
         "circuit_failures": 2,
     },
     "gone": {"command": "no-such-program"},
     "narrow": {**ECHO, "max_in_flight": 1},
     "often": {**ECHO, "retry": "safe"},
+    "issued": {
+        "url": "http://127.0.0.1:9/mcp",
+        "credentials": {
+            "scope": "tool",
+            "providers": ["client_credentials"],
+            "inject": {"headers": {"Authorization": "Bearer {access_token}"}},
+        },
+    },
 }
 SETTINGS = {
     "metrics": {"allowed": ["127.0.0.1"]},
     "tenants": {"requests_per_minute": 12, "listed": ["acme"]},
     "identity": {"resolver": "api_key", "api_keys": [{"key": KEY, "tenant": "acme", "client": "c"}]},
+    "credentials": {"providers": ["client_credentials"]},
+    "client_credentials": {
+        "clients": [
+            {
+                "tool": "issued",
+                "token_url": "http://127.0.0.1:9/token",
+                "client_id": "canalgate",
+                "client_secret": "c" * 20,
+            }
+        ]
+    },
     "audit": {
         "sinks": [
             {"type": "webhook", "name": "hook", "options": {"url": "http://127.0.0.1:9/", "timeout": 1}}
@@ -157,6 +175,7 @@ def test_the_boxes_are_what_the_screen_shows(rig: Rig) -> None:
         for _ in range(3):
             rig.call("broken")
         rig.call("local", key="no-key-of-ours-at-all")
+        rig.call("issued")
         rig.redis().lpush("tool.local", "garbage")
         wait_until(
             lambda: rig.figure('canalgate_queue_age_seconds{tool="narrow"}') > 10,
@@ -168,6 +187,7 @@ def test_the_boxes_are_what_the_screen_shows(rig: Rig) -> None:
     rig.follow("CanalgateAuditBehind")
     rig.follow("CanalgateDeadLetters")
     rig.follow("CanalgateCallsFail")
+    rig.follow("CanalgateCredentialsFail")
     rig.follow("CanalgateIdentityFailures")
     rig.follow("CanalgateCallsRefused")
     wait_until(
