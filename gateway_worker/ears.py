@@ -76,14 +76,15 @@ class Ears:
         return self._backend.negotiated.era is Era.MODERN
 
     async def open(self, uris: Collection[str]) -> None:
-        """Hear what the backend says, of these resources as well; of those it refuses, never."""
+        """Hear what the backend says, of these resources as well; of those it refuses, or is silent about, never."""
         if uris and self._modern:
             async with self._changing:
                 with contextlib.suppress(RpcError):
                     await self._relisten(dict.fromkeys(uris))
         for uri in uris:
-            with contextlib.suppress(RpcError, GatewayError):
-                await self.also(uri, Stay())
+            with contextlib.suppress(RpcError, GatewayError, TimeoutError):
+                async with asyncio.timeout(SORTED_WITHIN):
+                    await self.also(uri, Stay())
         async with self._changing:
             if not self._uris:
                 with contextlib.suppress(RpcError):

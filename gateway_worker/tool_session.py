@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 
 PRUNE_TIME = 5.0
 """Seconds that a backend has to take note of what nobody watches any more."""
+RESTORED_WITHIN = 5.0
+"""Seconds that calls wait for a new backend to take up what is watched; then that goes on beside them."""
 MOST_ROOTED = 1000
 """MCP sessions whose roots a backend was given that are remembered; of more the earliest are told of no change."""
 LOST = "lost"
@@ -79,6 +81,7 @@ class ToolSession:
         self.identity = identity
         self.watches = watches
         self._ears: Ears | None = None
+        self._restoring: asyncio.Task[None] | None = None
         self._watching = asyncio.Lock()
         """Held while it changes what is watched: two changes at once would undo each other at the backend."""
         self._tell = tell
@@ -314,7 +317,8 @@ class ToolSession:
             backend.link.on_request = self._asked
             self._ears = ears = Ears(backend, partial(self._heard, on_event), self.watches.drop)
             await self.watches.restore()
-            await ears.open(self.watches.uris)
+            self._restoring = asyncio.create_task(self._restore(ears), name="watches")
+            await asyncio.wait([self._restoring], timeout=RESTORED_WITHIN)
             self._ready.set_result(backend)
             log.debug("session_opened", **self._facts(backend))
             self._tell(EventKind.SESSION_CREATED, self)
@@ -325,10 +329,21 @@ class ToolSession:
             lost.cancel()
             ears.close()
         finally:
+            if self._restoring is not None:
+                self._restoring.cancel()
             await backend.link.close()
             self.why = self.why or LOST
             log.debug("session_closed", **self._facts(backend), reason=self.why)
             self._tell(EventKind.SESSION_CLOSED, self)
+
+    async def _restore(self, ears: Ears) -> None:
+        """Have the backend told of what is watched. Degrades: what it does not take up is not heard."""
+        try:
+            await ears.open(list(self.watches.uris))
+        except GatewayError as error:
+            log.debug("watches_not_restored", tool=self.key.tool, reason=error.message)
+        except Exception:
+            log.exception("watches_not_restored", tool=self.key.tool)
 
     def last_words(self) -> str:
         """The end of the standard error of a child that died, masked, for operators; empty for all others."""

@@ -450,6 +450,35 @@ async def test_the_next_incarnation_hears_what_there_is_though_it_is_refused_lat
         await until(lambda: here.link.watched == {A, B}, description="those that there are")
 
 
+@on_loop
+async def test_a_backend_that_is_silent_about_what_is_watched_serves_calls_all_the_same(
+    address: StoreAddress, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait for a moment; it is asked for each resource alone, and what it takes up later it tells of."""
+    monkeypatch.setattr(session_module, "RESTORED_WITHIN", 0.1)
+    monkeypatch.setattr(ears_module, "SORTED_WITHIN", 0.5)
+    async with place(Era.LEGACY, address, keys, client) as here:
+        for uri in (A, B):
+            await here.watch(ONE, uri)
+        await here.outbox.flushed(5)
+        link = Resources()
+        link.silent = {"resources/subscribe"}
+
+        async def opened() -> Backend:
+            return Backend(link, negotiated(Era.LEGACY, {"resources": {"subscribe": True}}))
+
+        before = here.session
+        watches = Watches(before.watches._store, before.key.tool, "s")
+        session = ToolSession(before.key, before.tool, before.claim, lambda *_: None, watches)
+        session._owner = asyncio.create_task(session._own(opened, lambda *_: None))
+        async with asyncio.timeout(5):
+            assert (await session.backend()).link is link
+        assert not link.watched
+        link.silent.clear()
+        await until(lambda: link.watched == {B}, description="the one that it was asked for last")
+        await session.close()
+
+
 @pytest.mark.parametrize(
     ("watched", "updated", "told"),
     [
