@@ -274,6 +274,9 @@ class Engine:
                     self._host.tools_changed()
             except StoreUnavailable as error:
                 log.debug("registry_not_read", cause=repr(error.__cause__))
+            except RuntimeError as error:
+                # There is no thread to be had now: the tools stay as they are known.
+                log.warning("registry_not_read", cause=repr(error))
             try:
                 async with asyncio.timeout(FOLLOW_INTERVAL):
                     await worker.look_at_registry.wait()

@@ -55,8 +55,12 @@ class JournalKeeping:
             except StoreUnavailable:
                 wanted = False
             if wanted:
-                code = await self._kept()
-                log.warning("journal_keeper_ended", code=code, again_in=delay)
+                try:
+                    code = await self._kept()
+                    log.warning("journal_keeper_ended", code=code, again_in=delay)
+                except (OSError, RuntimeError) as error:
+                    # There is no process or thread to be had; another worker may have more luck meanwhile.
+                    log.warning("journal_keeper_not_started", cause=repr(error), again_in=delay)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, AGAIN_MAX)
             else:
@@ -89,8 +93,12 @@ class JournalKeeping:
         argv = [sys.executable, "-m", "gateway_worker.keeper_program", str(os.getpid())]
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - ours
         assert process.stdin is not None  # noqa: S101 - it is a pipe
-        process.stdin.write(order_of(self._settings, self._address, self._owner))
-        process.stdin.flush()
+        try:
+            process.stdin.write(order_of(self._settings, self._address, self._owner))
+            process.stdin.flush()
+        except OSError:
+            # It ended before it read its order; its exit code tells more than this.
+            process.kill()
         return process
 
 

@@ -119,6 +119,32 @@ async def test_it_ends_with_its_worker(
     assert not psutil.pid_exists(worker.pids[-1])
 
 
+@pytest.mark.parametrize("error", [BlockingIOError("no process"), RuntimeError("can't start new thread")])
+@on_loop
+async def test_where_no_process_can_be_started_it_is_tried_again(
+    error: Exception,
+    client: Client,
+    keys: Keys,
+    address: StoreAddress,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker goes on meanwhile."""
+    worker, tries = Worker(settings(tmp_path / "audit.ndjson"), address, monkeypatch), []
+    start = worker._keeping._start
+
+    def scarce() -> Any:
+        tries.append(1)
+        if len(tries) < 3:
+            raise error
+        return start()
+
+    monkeypatch.setattr(worker._keeping, "_start", scarce)
+    async with worker.running():
+        await until(lambda: client.hexists(keys.audit_chain, "added"), description="it runs", timeout=20)
+    assert len(tries) == 3
+
+
 PARENT = """
 import os, subprocess, sys
 argv = [sys.executable, "-m", "gateway_worker.keeper_program", str(os.getpid())]
