@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import copy_context
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import structlog
+
 from common.calls.admission import QueueBounds, refusal_of
 from common.calls.contract import result_frame
 from common.calls.dead_letters import Reason
-from common.domain.errors import GatewayError
+from common.domain.errors import GatewayError, InvalidRequest
 from common.domain.invocation import ExecutionResult, failed
 from common.registry.records import Entry
 from common.store.keys import Keys
@@ -29,6 +31,8 @@ from gateway_worker.outbox import Outbox
 from gateway_worker.producer import Producer
 from gateway_worker.requests import RunningRequest
 from gateway_worker.telemetry import TaskSignals
+
+log = structlog.get_logger(__name__)
 
 
 class Aside:
@@ -49,6 +53,8 @@ class Aside:
         result_ttl: float,
     ) -> None:
         """``result_ttl`` is in seconds."""
+        self.on_freed: Callable[[], None] = lambda: None
+        """Called whenever there is one message less that is :attr:`adopting`."""
         self._keys = keys
         self._outbox = outbox
         self._dead_letters = dead_letters
@@ -59,6 +65,8 @@ class Aside:
         self._hostname = hostname
         self._signals = signals
         self._result_ttl = result_ttl
+        self.adopting = 0
+        """Messages that are being given a head; each takes the place of a call, or a whole queue would be taken up."""
         self._loop = asyncio.get_running_loop()
         self._under_way: set[asyncio.Task[None]] = set()
 
@@ -115,29 +123,51 @@ class Aside:
             self._end_headless(taken, message, ends.unstarted())
             return
         try:
-            entry, adopted, buckets = self._producer.adopted(message, message.first_argument())
+            payload = message.first_argument()
+        except PoisonMessage as poison:
+            self._dead_letters.put(taken, poison)
+            return
+        except InvalidRequest as error:
+            self._end_headless(taken, message, failed(error))
+            return
+        try:
+            entry, adopted, buckets = self._producer.adopted(message, payload)
         except PoisonMessage as poison:
             self._dead_letters.put(taken, poison)
         except GatewayError as error:
-            self._refuse_headless(taken, message, error)
+            self._refuse_headless(taken, message, payload, error)
         else:
-            self.keep(self._put_back(taken, message, entry, adopted, buckets))
+            self.adopting += 1
+            self.keep(self._put_back(taken, message, payload, entry, adopted, buckets))
 
     async def _put_back(
-        self, taken: Taken, message: TaskMessage, entry: Entry, adopted: bytes, buckets: Buckets
+        self,
+        taken: Taken,
+        message: TaskMessage,
+        payload: Mapping[str, Any],
+        entry: Entry,
+        adopted: bytes,
+        buckets: Buckets,
     ) -> None:
         try:
-            await self._producer.judged(message.first_argument(), message.id, message.queue)
+            await self._producer.judged(payload, message.id, message.queue)
+            refused = await self._journey.adopted(taken, message.queue, entry, adopted, buckets)
+            if refused is not None:
+                bounds = QueueBounds(max_length=0, max_age=0)
+                raise refusal_of(refused, entry.id, bounds, buckets)
         except GatewayError as error:
-            self._refuse_headless(taken, message, error)
-            return
-        refused = await self._journey.adopted(taken, message.queue, entry, adopted, buckets)
-        if refused is not None:
-            bounds = QueueBounds(max_length=0, max_age=0)
-            self._refuse_headless(taken, message, refusal_of(refused, entry.id, bounds, buckets))
+            self._refuse_headless(taken, message, payload, error)
+        except Exception:
+            log.exception("call_not_adopted", invocation=message.id)
+            self._end_headless(taken, message, ends.broken())
+        finally:
+            self.adopting -= 1
+            self.on_freed()
 
-    def _refuse_headless(self, taken: Taken, message: TaskMessage, error: GatewayError) -> None:
-        self._producer.refused(message.first_argument(), message.id, error, message.queue)
+    def _refuse_headless(
+        self, taken: Taken, message: TaskMessage, payload: Mapping[str, Any], error: GatewayError
+    ) -> None:
+        self._producer.refused(payload, message.id, error, message.queue)
         self._end_headless(taken, message, failed(error))
 
     def _end_headless(self, taken: Taken, message: TaskMessage, result: ExecutionResult) -> None:

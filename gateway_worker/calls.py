@@ -100,11 +100,15 @@ class Calls:
             signals=place.signals,
             result_ttl=settings.runtime.result_ttl,
         )
+        self.aside.on_freed = self._freed
         self._outbox.on_finished = self._finished
 
     def prepare(self, changes: SettingsChanges) -> Commit:
         """What lets other settings hold for calls that begin from then on. Raises :class:`ConfigurationError`."""
         return self._producer.prepare(changes)
+
+    def _freed(self) -> None:
+        self.on_freed()
 
     def __len__(self) -> int:
         return len(self._running)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
+from contextvars import copy_context
+from functools import partial
 
 from common.control.reload import Commit
 from common.domain.egress import EgressRules
@@ -16,6 +19,8 @@ from common.settings import PolicySettings
 from common.settings.changes import SettingsChanges
 from gateway_worker.journey import Journey
 
+THREADS = 16
+"""Calls about which evaluators are asked at a time."""
 COUNTERS_WITHIN = 5.0
 """Seconds in which Redis has to say how much is going on."""
 
@@ -27,6 +32,8 @@ class Judging:
         """Raises :class:`ConfigurationError` for an evaluator that cannot be made."""
         self._loop = asyncio.get_running_loop()
         self._journey = journey
+        # Of its own: names are resolved and processes looked for in the loop's, which slow evaluators would fill.
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="policy")
         self._judge = Judge(settings, egress, self._counters)
 
     def prepare(self, changes: SettingsChanges) -> Commit | None:
@@ -52,7 +59,8 @@ class Judging:
 
         Raises :class:`StoreUnavailable` if the evaluator wants counters, and there are none.
         """
-        await asyncio.to_thread(
+        asked = partial(
+            copy_context().run,
             self._judge.authorise,
             invocation.caller,
             invocation.tool,
@@ -61,6 +69,7 @@ class Judging:
             request_id=invocation.request_id,
             left=left,
         )
+        await self._loop.run_in_executor(self._threads, asked)
 
     def _counters(self, tenant: TenantId, tool: ToolId) -> Counters:
         """Called in another thread."""

@@ -18,6 +18,7 @@ from common.domain.errors import GatewayError, InvalidRequest, ToolNotFound
 from common.domain.ids import ToolId, queue_of
 from common.domain.invocation import Invocation, invocation_from_wire
 from common.domain.quota import Quota
+from common.domain.rules import MAX_SECONDS
 from common.mcp.revisions import LATEST_LEGACY
 from common.registry.records import Entry
 from common.settings import Settings
@@ -163,10 +164,11 @@ class Producer:
 
     def _read(self, payload: object, task_id: str, reply_to: str) -> tuple[Entry, Invocation, Head, Quota]:
         invocation = self._invocation(payload, task_id)
-        if invocation.deadline < 0:
-            # No script reads such a head, so the call would be tried for ever.
+        if not 0 <= invocation.deadline <= self._clock.now() + MAX_SECONDS * 1000:
+            # Of a head with another one scripts can make no time to live, so the call would be tried for ever.
             raise InvalidRequest(
-                "deadline must be milliseconds of Redis time, not negative", field="deadline"
+                f"deadline must be milliseconds of Redis time, at most {MAX_SECONDS:.0f} seconds from now",
+                field="deadline",
             )
         entry = self._entry(invocation.tool)
         if entry is None:

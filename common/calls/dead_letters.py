@@ -54,6 +54,8 @@ class Reason(StrEnum):
     """A newer release wrote it than the worker that took it; whoever waited was told FORMAT_TOO_NEW."""
     REFUSED = "refused"
     """Celery's own path, which takes delayed and foreign tasks, could not read it."""
+    NOT_BEGUN = "not_begun"
+    """The worker that took it failed over it, by a fault of its own; its log says how."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -152,7 +152,8 @@ WRONG_MEMBERS: list[dict[str, Any]] = [
 ]
 
 
-def test_calls_of_the_wrong_shape_are_answered(bench: Bench, echo_log: EchoLog) -> None:
+@pytest.mark.parametrize("made", ["by us", "by a stock producer"])
+def test_calls_of_the_wrong_shape_are_answered(made: str, bench: Bench, echo_log: EchoLog) -> None:
     """They have an id, so their producers are told what is wrong; those beside them are served."""
     bodies = [
         *WRONG_BODIES,
@@ -161,7 +162,8 @@ def test_calls_of_the_wrong_shape_are_answered(bench: Bench, echo_log: EchoLog) 
     newer = orjson.dumps([[{**GOOD, "v": 99}], {}, {}]).decode()
     sent = {body: invocation("echo") for body in (*bodies, newer)}
     for body, call in sent.items():
-        bench.push(orjson.dumps({**bench.message(call), "body": body}))
+        message = bench.message(call) if made == "by us" else bench.stock_message(call)
+        bench.push(orjson.dumps({**message, "body": body}))
     codes = {body: bench.ended(call) for body, call in sent.items()}
     assert codes.pop(newer) is ErrorCode.FORMAT_TOO_NEW
     assert {body: code for body, code in codes.items() if code is not ErrorCode.INVALID_REQUEST} == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -39,11 +40,14 @@ SETTINGS = Settings(
 )
 
 
+NOW = int(time.time() * 1000)
+
+
 class FixedClock(RedisClock):
     """Redis' time stands still."""
 
     def now(self) -> int:
-        return 1_000_000
+        return NOW
 
 
 def producer(*entries: Entry) -> Producer:
@@ -143,7 +147,7 @@ def test_without_a_deadline_it_is_the_longest_time_of_a_request() -> None:
     wire = payload(call)
     del wire["deadline"]
     _, made, _ = producer(entry_of(stdio_tool())).adopted(stock(call), wire)
-    assert adopted_head(made).deadline == 1_010_000
+    assert adopted_head(made).deadline == NOW + 10_000
 
 
 def test_a_head_that_it_brings_is_worth_nothing() -> None:
@@ -174,7 +178,7 @@ def test_a_call_of_an_unknown_tool_is_refused() -> None:
         producer().adopted(stock(call), payload(call))
 
 
-@pytest.mark.parametrize("deadline", [-1, -(2**62), 1.5, "soon", True, None])
+@pytest.mark.parametrize("deadline", [-1, -(2**62), 2**63 - 1, 90_000_000_000_000, 1.5, "soon", True, None])
 def test_what_is_no_moment_is_no_deadline(deadline: Any) -> None:
     """No script could read the head, and the call would never end."""
     call, one = invocation("echo"), producer(entry_of(stdio_tool()))
@@ -198,12 +202,13 @@ def test_a_message_that_cannot_be_written_again_is_refused() -> None:
         producer(entry_of(stdio_tool())).adopted(nested, payload(call))
 
 
-def test_a_stock_call_with_a_negative_deadline_is_answered(bench: Bench) -> None:
+@pytest.mark.parametrize("deadline", [-5, 2**63 - 1])
+def test_a_stock_call_with_an_impossible_deadline_is_answered(deadline: int, bench: Bench) -> None:
     """Through the whole worker: it gets its refusal, and is not tried for ever."""
     call = invocation("echo", {"text": "x"})
     message = bench.stock_message(call)
     body = orjson.loads(message["body"])
-    body[0][0]["deadline"] = -5
+    body[0][0]["deadline"] = deadline
     bench.push(orjson.dumps({**message, "body": orjson.dumps(body).decode()}))
     failure = bench.result(call.id).failure
     assert failure is not None
