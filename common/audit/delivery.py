@@ -139,9 +139,13 @@ class Delivery:
         records = seal_all(
             handed, self._store.entries(handed.id, min(BATCH, head.seq - handed.seq)), self._key
         )
+        last = records[-1].seq if records else handed.seq
+        marks = {mark.seq: mark for mark in self._store.marks(handed.seq, last)} | {head.seq: head}
+        if self._store.state().anchor.seq > handed.seq:
+            # Race: the keeper spilled and trimmed meanwhile, so what was read is not what follows. The spill has it.
+            return [], handed
         if not records:
             return self._behind(handed, head)
-        marks = {mark.seq: mark for mark in self._store.marks(handed.seq, records[-1].seq)} | {head.seq: head}
         for index, record in enumerate(records):
             mark = marks.get(record.seq)
             if mark is not None and mark != record.position:

@@ -293,8 +293,14 @@ class Keeper:
             thread.join(max(0.0, until - time.monotonic()))
         for name, thread in zip(self._sinks, threads, strict=False):
             if not thread.is_alive():
-                self._sinks[name].close()
+                self._close(name)
         try:
             self._store.let_go()
         except StoreUnavailable as error:
             log.debug("journal_lease_left", cause=repr(error.__cause__))
+
+    def _close(self, name: str) -> None:
+        try:
+            self._sinks[name].close()
+        except Exception as error:  # noqa: BLE001 - whatever a sink raises, the others end and the lease goes
+            log.error("audit_sink_not_closed", sink=name, error=repr(error))

@@ -49,15 +49,19 @@ class Spill:
             self._file.write(records)
 
     def after(self, place: Position) -> list[SealedRecord] | None:
-        """Some records behind a place, in their order; None if what follows it is not here."""
+        """Some records behind a place, in their order; None if what follows it is not here.
+
+        A line without its end is none: the disk was full, and it comes again whole.
+        """
         with self._lock:
             last = self._file.last
             if last is None or last.seq <= place.seq:
                 return None
             for file in (*rotated(self._path), self._path):
                 with file.open("rb") as lines:
+                    whole = (line for line in lines if line.endswith(b"\n"))
                     found = [
-                        record for record in map(SealedRecord.from_line, lines) if record.seq > place.seq
+                        record for record in map(SealedRecord.from_line, whole) if record.seq > place.seq
                     ]
                 if found:
                     follows = found[0].seq == place.seq + 1 and found[0].prev == place.hash
@@ -79,6 +83,22 @@ class Spill:
             for file in rotated(self._path):
                 if int(file.name.removeprefix(f"{self._path.name}.").partition(".")[0]) <= seq:
                     file.unlink()
+
+    def set_aside(self) -> Path:
+        """Put the files into a directory beside, whose path it returns, and begin anew. Raises :class:`OSError`.
+
+        They keep their names, so that they can be verified there, and nothing here reads or removes them.
+        """
+        with self._lock:
+            last = self._file.last
+            told = "none" if last is None else f"{last.seq:015d}.{last.hash[:16]}"
+            other = self._path.with_name(f"other.{told}")
+            other.mkdir(exist_ok=True)
+            self._file.close()
+            for file in self._path.parent.glob(f"{self._path.name}*"):
+                file.replace(other / file.name)
+            self._file = self._opened()
+        return other
 
     def close(self) -> None:
         """Close the file; what is in it stays."""

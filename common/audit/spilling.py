@@ -10,6 +10,7 @@ from common.audit.chain_store import ChainState, ChainStore, Spilled
 from common.audit.rules import Rules
 from common.audit.spill import Spill
 from common.domain.audit_chain import Position, seal_all
+from common.domain.errors import ConfigurationError
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +32,12 @@ class Spilling:
         A disk that takes nothing is logged, and nothing is trimmed then: the journal fills, and calls are refused.
         """
         least = least_of(state, self._sinks)
-        self._spill.forget(least)
+        try:
+            self._set_other_aside(state)
+            self._spill.forget(least)
+        except (OSError, ConfigurationError) as error:
+            log.error("journal_spill_not_tidied", error=_told(error))
+            return state
         if self._spill.last is None and state.spill is not None:
             self._store.set_spill(state.spill, None)
             state = self._store.state()
@@ -44,13 +50,43 @@ class Spilling:
             return state
         try:
             self._spill_upto(state, marks[-1])
-        except OSError as error:
-            log.error("journal_not_spilled", error=error.strerror)
+        except (OSError, ConfigurationError) as error:
+            log.error("journal_not_spilled", error=_told(error))
         return self._store.state()
 
+    def _set_other_aside(self, state: ChainState) -> None:
+        """Set aside what is here of another chain, or Redis would be trimmed for it. Raises :class:`OSError`."""
+        last = self._spill.last
+        if last is None or (state.spill is not None and state.spill.directory == self._spill.name):
+            return
+        # A keeper that ended before it put on record what it spilled leaves what is of this chain.
+        if not self._fits(last, state):
+            log.error("journal_spill_of_another_chain", last=last.seq, aside=self._spill.set_aside().name)
+
+    def _fits(self, place: Position, state: ChainState) -> bool:
+        """Whether the chain goes through a place, as far as Redis holds it."""
+        if not state.anchor.seq <= place.seq <= state.head.seq:
+            return False
+        known = [state.anchor, *self._store.marks(state.anchor.seq + 1, place.seq)][-1]
+        while known.seq < place.seq:
+            entries = self._store.entries(known.id, min(BATCH, place.seq - known.seq))
+            if not entries:
+                return False
+            known = seal_all(known, entries, self._rules.key)[-1].position
+        return known == place
+
     def _spill_upto(self, state: ChainState, mark: Position) -> None:
-        """Put the records up to a mark on the disk, and then on record. Raises :class:`OSError`."""
+        """Put the records up to a mark on the disk, and then on record.
+
+        Raises :class:`OSError`, and :class:`ConfigurationError` if the file is found to be something else.
+        """
         place = self._spill.last or self._first_missing(state)
+        if not state.anchor.seq <= place.seq <= state.head.seq:
+            # Redis forgot, or the disk did: what Redis holds does not follow, and stays there until sinks have it.
+            log.error(
+                "journal_not_spilled", error=f"the spill ends at {place.seq}, which Redis does not hold"
+            )
+            return
         while place.seq < mark.seq:
             entries = self._store.entries(place.id, min(BATCH, mark.seq - place.seq))
             if not entries:
@@ -68,6 +104,10 @@ class Spilling:
         places = [state.sinks.get(name) or state.anchor for name in self._sinks]
         least = min(places, key=lambda place: place.seq)
         return least if least.seq >= state.anchor.seq else state.anchor
+
+
+def _told(error: OSError | ConfigurationError) -> str | None:
+    return error.strerror if isinstance(error, OSError) else error.message
 
 
 def least_of(state: ChainState, sinks: Collection[str]) -> int:

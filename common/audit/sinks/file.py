@@ -2,6 +2,8 @@
 
 The last line of a file whose writer was killed may be torn: it is cut off at the start, and comes again, since Redis
 was never told that it is safe. What Redis was not told of although it is here is recognised by its number.
+
+When writing or forcing fails, the file goes back to what was last forced, and all behind that must be given again.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,6 +41,9 @@ class FileSink:
         self._begun_at = 0
         self._safe = 0
         self._synced_at = time.monotonic()
+        self._synced_last: SealedRecord | None = None
+        self._synced_size: int | None = None
+        """Last record and size at the last good sync; None before the first, when all that is there is left alone."""
         try:
             self._open()
         except OSError as error:
@@ -46,7 +52,10 @@ class FileSink:
             ) from error
 
     def write(self, records: Sequence[SealedRecord]) -> int:
-        """Append them and make them safe as the policy says. Raises :class:`OSError`; what was torn is cut off then."""
+        """Append them and make them safe as the policy says.
+
+        Raises :class:`OSError`: none but those that were called safe are in the file then.
+        """
         if self._fd < 0:
             self._open()
         fresh = [record for record in records if self.last is None or record.seq > self.last.seq]
@@ -60,8 +69,7 @@ class FileSink:
         """Force what is written to the disk, and close."""
         if self._fd >= 0:
             self._sync()
-            os.close(self._fd)
-            self._fd = -1
+            self._let_go()
 
     # -- writing ----------------------------------------------------------------------------------------
 
@@ -76,9 +84,8 @@ class FileSink:
             while data:
                 data = data[os.write(self._fd, data) :]
         except OSError:
-            # A full disk, say: half a line must not stand before the next one, so the end is mended at the next write.
-            os.close(self._fd)
-            self._fd = -1
+            # A full disk, say: half a line must not stand before the next one. Cutting needs no room.
+            self._fall_back()
             raise
         self._size = os.fstat(self._fd).st_size
         self._begun_at = self._begun_at or records[0].at
@@ -93,9 +100,33 @@ class FileSink:
 
     def _sync(self) -> None:
         if self._options.fsync != "never":
-            _force(self._fd)
+            try:
+                _force(self._fd)
+            except OSError:
+                self._fall_back()
+                raise
         self._synced_at = time.monotonic()
+        self._synced_last, self._synced_size = self.last, self._size
         self._safe = 0 if self.last is None else self.last.seq
+
+    def _fall_back(self) -> None:
+        """Go back to the last good sync, and have the file opened anew.
+
+        Linux tells a descriptor once that writing back failed, and calls the pages clean: forced again all would seem
+        well. So what was written since is taken out, now or when the file is opened, and is written again.
+        """
+        self.last = self._synced_last
+        if self._synced_size is not None:
+            with suppress(OSError):
+                os.ftruncate(self._fd, self._synced_size)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the descriptor. An error of closing tells nothing that the last sync did not."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with suppress(OSError):
+                os.close(fd)
 
     # -- rotation ---------------------------------------------------------------------------------------
 
@@ -109,11 +140,11 @@ class FileSink:
     def _rotate(self) -> None:
         """Set the file aside under the time and number of its last record, and begin a new one."""
         self._sync()
-        os.close(self._fd)
-        self._fd = -1
+        self._let_go()
         if self.last is not None:
             stamp = datetime.fromtimestamp(self.last.at / 1000, UTC).strftime("%Y%m%dT%H%M%S")
             os.replace(self._path, self._path.with_name(f"{self._path.name}.{self.last.seq:015d}.{stamp}"))
+            self._synced_size = 0
         self._begin_file()
         self._forget_old()
 
@@ -131,27 +162,39 @@ class FileSink:
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._begin_file()
-        self._mend()
-        if self.last is None:
-            older = rotated(self._path)
-            self.last = last_record(older[-1]) if older else None
-        # What is in the file is in the system's hands, and forced to the disk with the next sync.
-        self._safe = 0
-        if self.last is not None:
-            self._sync()
+        try:
+            self._cut_unsynced()
+            self._mend()
+            if self.last is None:
+                older = rotated(self._path)
+                self.last = last_record(older[-1]) if older else None
+            # What is in the file is in the system's hands, and called safe only when it is forced to the disk.
+            self._safe = 0
+            if self.last is None:
+                self._synced_size = 0
+            else:
+                self._sync()
+        except (OSError, ConfigurationError):
+            # A descriptor that is kept counts as mended.
+            self._let_go()
+            raise
+
+    def _cut_unsynced(self) -> None:
+        """Take out what a failed sync left here, if that could not be done then."""
+        if self._synced_size is not None and self._size > self._synced_size:
+            os.ftruncate(self._fd, self._synced_size)
+            self._size = self._synced_size
 
     def _begin_file(self) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         self._fd = os.open(self._path, flags, 0o640)
         self._size = os.fstat(self._fd).st_size
         self._begun_at = 0
-        if hasattr(os, "O_DIRECTORY"):
-            # The name of a new file is safe only with its directory.
-            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        try:
+            _force_folder(self._path.parent)
+        except OSError:
+            self._let_go()
+            raise
 
     def _mend(self) -> None:
         """Cut off a torn last line, and learn what stands before it."""
@@ -168,6 +211,16 @@ class FileSink:
 
 _force = getattr(os, "fdatasync", os.fsync)
 """Data and size; the times of the file may wait."""
+
+
+def _force_folder(path: Path) -> None:
+    """The name of a new file is safe only with its directory."""
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def rotated(path: Path) -> list[Path]:

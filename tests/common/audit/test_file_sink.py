@@ -169,6 +169,120 @@ def test_a_full_disk_leaves_no_half_line(path: Path, monkeypatch: pytest.MonkeyP
     file.close()
 
 
+class Disk:
+    """Tells a failure of writing back once, and calls the pages clean then, as Linux does."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.failing = False
+        self.cuts = True
+        self._dirty = self._safe = b""
+        self._write, self._cut = os.write, os.ftruncate
+        patch.setattr(os, "write", self.write)
+        patch.setattr(os, "ftruncate", self.ftruncate)
+        patch.setattr("common.audit.sinks.file._force", self.force)
+
+    def write(self, fd: int, data: Any) -> int:
+        self._dirty += bytes(data)
+        return self._write(fd, data)
+
+    def ftruncate(self, fd: int, size: int) -> None:
+        if not self.cuts:
+            raise OSError(errno.EIO, "not cut")
+        self._cut(fd, size)
+
+    def force(self, fd: int) -> None:
+        dirty, self._dirty = self._dirty, b""
+        if self.failing:
+            raise OSError(errno.EIO, "not written back")
+        self._safe += dirty
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of the records that are on it."""
+        return [SealedRecord.from_line(line).seq for line in self._safe.splitlines(keepends=True)]
+
+
+@pytest.mark.parametrize("cuts", [True, False])
+@pytest.mark.parametrize("policy", ["batch", "interval"])
+def test_what_was_not_forced_to_the_disk_is_written_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, cuts: bool
+) -> None:
+    """Asked again, the disk would find nothing wrong. What cannot be taken out at once is when the file is opened."""
+    disk = Disk(monkeypatch)
+    all_ = records(6)
+    file = sink(path)
+    file.write(all_[:2])
+    file.close()
+    file = sink(path, fsync=policy, fsync_interval=3600)
+    if policy == "interval":
+        assert file.write(all_[:4]) == 2
+    disk.failing, disk.cuts = True, cuts
+    file._synced_at -= 3600
+    with pytest.raises(OSError, match="not written back"):
+        file.write(all_)
+    assert file.last == all_[1]
+    disk.failing = False
+    if not cuts:
+        with pytest.raises(OSError, match="not cut"):
+            file.write([])
+        disk.cuts = True
+    assert file.write([]) == 2
+    assert held(path) == [1, 2]
+    file.write(all_[2:4])
+    file._synced_at -= 3600
+    assert file.write(all_[2:]) == 6
+    assert held(path) == disk.numbers == [1, 2, 3, 4, 5, 6]
+    file.close()
+
+
+def test_a_file_that_cannot_be_forced_is_not_set_aside(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two syncs as well it is full; and the new file begins with nothing to go back to."""
+    disk = Disk(monkeypatch)
+    all_ = records(16)
+    file = sink(path, fsync="interval", fsync_interval=3600, rotate_bytes=1024)
+    assert file.write(all_[:8]) == 0
+    disk.failing = True
+    with pytest.raises(OSError, match="not written back"):
+        file.write(all_[8:])
+    assert (rotated(path), file.last) == ([], None)
+    disk.failing = False
+    file.write(all_[:8])
+    assert file.write(all_[8:12]) == 8
+    disk.failing = True
+    with pytest.raises(OSError, match="not written back"):
+        file.close()
+    disk.failing = False
+    file.write(all_[8:12])
+    file.close()
+    assert disk.numbers == list(range(1, 13))
+    assert held(path) == [9, 10, 11, 12]
+    assert verify_file(path).sound
+
+
+def test_a_directory_that_cannot_be_forced_is_forced_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the name of a new file would count as safe."""
+    file = sink(path, rotate_bytes=1024)
+    all_ = records(16)
+    file.write(all_[:8])
+    real, forced = os.fsync, []
+
+    def fails_once(fd: int) -> None:
+        forced.append(fd)
+        if len(forced) == 1:
+            raise OSError(errno.EIO, "not written back")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fails_once)
+    with pytest.raises(OSError, match="not written back"):
+        file.write(all_[8:])
+    assert file.write(all_[8:]) == 16
+    assert len(forced) == 2
+    assert held(path) == list(range(9, 17))
+    file.close()
+
+
 @pytest.mark.parametrize(("policy", "forced"), [("batch", 3), ("interval", 1), ("never", 0)])
 def test_the_policy_says_when_it_is_forced_to_the_disk(
     path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, forced: int

@@ -54,6 +54,18 @@ def test_what_comes_last_is_delivered_before_it_ends(
     assert not client.exists(keys.audit_lease)
 
 
+def test_a_sink_that_cannot_be_closed_keeps_nobody_from_ending(
+    client: Client, keys: Keys, address: StoreAddress
+) -> None:
+    """The other is closed, and the lease is free at once."""
+    bad, good = Unclosable(), Collector()
+    keeper = keeper_of(address, keys, {"bad": bad, "good": good})
+    with kept(keeper):
+        wait_until(lambda: client.exists(keys.audit_lease), description="the keeper")
+    assert (bad.closed, good.closed) == (True, True)
+    assert not client.exists(keys.audit_lease)
+
+
 def test_another_keeper_goes_on_where_the_last_one_stopped(
     client: Client, keys: Keys, address: StoreAddress
 ) -> None:
@@ -278,3 +290,11 @@ class Remembering(Collector):
 
             self.got = records(1, before=Position("1-0", 99, "a" * 64))
         return self.got[-1] if self.got else None
+
+
+class Unclosable(Collector):
+    """A sink whose disk fails at the last."""
+
+    def close(self) -> None:
+        super().close()
+        raise OSError("not written back")

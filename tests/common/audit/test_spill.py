@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ from typing import Any
 import pytest
 
 from common.audit import keeper
-from common.audit.chain_store import ChainStore
+from common.audit.chain_store import ChainStore, Spilled
+from common.audit.rules import Rules
 from common.audit.spill import SEGMENT, Spill
-from common.audit.verify import verify_redis
-from common.domain.audit_chain import START
+from common.audit.spilling import Spilling
+from common.audit.verify import verify_file, verify_redis
+from common.domain.audit_chain import START, seal_all
 from common.domain.errors import ConfigurationError
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from tests.common.audit.chains import Collector, keeper_of, kept, records, write_events
+from tests.common.audit.test_file_sink import Disk
 from tests.common.audit.test_keeper import whole
 from tests.support.wait import wait_until
 
@@ -55,6 +59,53 @@ def test_what_does_not_follow_is_not_handed_out(tmp_path: Path) -> None:
     spill.append(all_[10:])
     assert spill.after(START) is None
     assert spill.after(all_[9].position) == all_[10:]
+    spill.close()
+
+
+def test_what_is_not_on_the_disk_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis is trimmed behind the last one here: one that was not forced is not that."""
+    disk = Disk(monkeypatch)
+    spill = Spill(tmp_path)
+    all_ = records(20)
+    spill.append(all_[:10])
+    disk.failing = True
+    with pytest.raises(OSError, match="not written back"):
+        spill.append(all_[10:])
+    assert spill.last == all_[9].position
+    disk.failing = False
+    spill.append(all_[10:])
+    assert disk.numbers == list(range(1, 21))
+    assert spill.after(START) == all_
+    spill.close()
+
+
+@pytest.mark.parametrize("cuts", [True, False])
+def test_a_torn_line_keeps_no_other_from_its_sink(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuts: bool
+) -> None:
+    """A full disk took half of it, and it may be that not even that can be undone."""
+    disk = Disk(monkeypatch)
+    disk.cuts = cuts
+    spill = Spill(tmp_path)
+    all_ = records(20)
+    spill.append(all_[:10])
+    file, room = tmp_path / "spill.ndjson", iter([True])
+    size = file.stat().st_size
+
+    def full(fd: int, data: Any) -> int:
+        if next(room, False):
+            return disk.write(fd, data[:30])
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(OSError, match="no space"):
+            spill.append(all_[10:])
+    assert file.stat().st_size == (size if cuts else size + 30)
+    assert spill.after(START) == all_[:10]
+    disk.cuts = True
+    spill.append(all_[10:])
+    assert spill.after(START) == all_
     spill.close()
 
 
@@ -131,6 +182,39 @@ def test_a_disk_that_is_full_loses_nothing(
     assert whole(away).problems == []
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EROFS, "read-only"), ConfigurationError("something else", field="audit.sinks")]
+)
+@pytest.mark.parametrize("method", ["forget", "append"])
+def test_a_disk_that_fails_ends_no_keeper(
+    client: Client,
+    keys: Keys,
+    address: StoreAddress,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    error: Exception,
+) -> None:
+    """Whatever it is asked for: sealing and delivering go on."""
+    monkeypatch.setattr(keeper, "TIDY", 0.1)
+    good, away = Collector(), Collector()
+    away.failing = True
+    spill = Spill(tmp_path)
+    tried = []
+
+    def fails(_: object) -> None:
+        tried.append(method)
+        raise error
+
+    monkeypatch.setattr(spill, method, fails)
+    with kept(keeper_of(address, keys, {"good": good, "away": away}, most=200, spill=spill)):
+        write_events(client, keys, 500)
+        wait_until(lambda: len(tried) > 1, description="it is tried again")
+        write_events(client, keys, 500, first=500)
+        wait_until(lambda: len(good.got) == 1000, description="the good one has all")
+        assert client.xlen(keys.audit) == 1000
+
+
 def test_a_directory_that_was_removed_shows(
     client: Client, keys: Keys, address: StoreAddress, tmp_path: Path
 ) -> None:
@@ -142,3 +226,60 @@ def test_a_directory_that_was_removed_shows(
         wait_until(lambda: client.xlen(keys.audit) < 200, description="it is spilled")
     shutil.rmtree(tmp_path / "s")
     assert keeper_of(address, keys, {"a": away}, most=200, spill=Spill(tmp_path / "s")).run() is False
+
+
+@pytest.mark.parametrize("count", [5, 500, 5000])
+def test_what_is_left_of_another_chain_is_set_aside(
+    client: Client, keys: Keys, address: StoreAddress, tmp_path: Path, count: int
+) -> None:
+    """Shorter than this one or longer: Redis is not trimmed for it, and it can be looked at."""
+    spill = Spill(tmp_path)
+    spill.append(records(count))
+    away = Collector()
+    away.failing = True
+    with kept(keeper_of(address, keys, {"a": away}, most=200, spill=spill)):
+        write_events(client, keys, 1000)
+        wait_until(lambda: client.xlen(keys.audit) < 200, description="it is spilled")
+        away.failing = False
+        wait_until(lambda: len(away.got) == 1000, description="all of it")
+    assert whole(away).problems == []
+    (other,) = tmp_path.glob("other.*")
+    found = verify_file(other / "spill.ndjson")
+    assert (found.sound, found.last) == (True, count)
+
+
+@pytest.mark.parametrize("count", [37, 40])
+def test_what_was_spilled_and_not_put_on_record_is_gone_on_from(
+    client: Client, keys: Keys, address: StoreAddress, tmp_path: Path, count: int
+) -> None:
+    """At a mark or between two: the keeper before ended just then."""
+    away = Collector()
+    away.failing = True
+    with kept(keeper_of(address, keys, {"a": away}, most=200)):
+        write_events(client, keys, 1000)
+        wait_until(lambda: ChainStore(client, keys).state().head.seq == 1000, description="it is sealed")
+    spill = Spill(tmp_path)
+    spill.append(seal_all(START, ChainStore(client, keys).entries("0", count)))
+    with kept(keeper_of(address, keys, {"a": away}, most=200, spill=spill)):
+        wait_until(lambda: client.xlen(keys.audit) < 200, description="it is spilled")
+        away.failing = False
+        wait_until(lambda: len(away.got) == 1000, description="all of it")
+    assert whole(away).problems == []
+    assert list(tmp_path.glob("other.*")) == []
+
+
+def test_a_spill_that_is_further_than_redis_trims_nothing(client: Client, keys: Keys, tmp_path: Path) -> None:
+    """Redis forgot: what it took since is not what was spilled under these numbers."""
+    spill, store = Spill(tmp_path), ChainStore(client, keys, "me")
+    all_ = records(200)
+    spill.append(all_)
+    store.keep()
+    write_events(client, keys, 100)
+    sealed = seal_all(START, store.entries("0", 100))
+    store.move_head(START, sealed[-1].position, sealed)
+    store.move_sink("a", None, START)
+    store.set_spill(None, Spilled(START, spill.name))
+    state = store.state()
+    assert Spilling(spill, store, ["a"], Rules(most=100)).tidy(state, state.head) == state
+    assert spill.last == all_[-1].position
+    spill.close()
