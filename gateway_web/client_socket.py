@@ -63,9 +63,9 @@ class ClientSocket(GeventSocket):  # type: ignore[misc]
         if self.read_timeout is None or self.timeout is not None or flags:
             return bytes(super().recv(size, flags))
         if self._until is None:
-            data = super().recv(size)
-            self._until = time.monotonic() + self.read_timeout
-            return bytes(data)
+            data = bytes(super().recv(size))
+            self.begin_request()
+            return data
         while (left := self._until - time.monotonic()) > 0:
             try:
                 return bytes(self._sock.recv(size))
@@ -78,6 +78,11 @@ class ClientSocket(GeventSocket):  # type: ignore[misc]
         copy: ClientSocket = super().dup()
         copy.write_timeout = self.write_timeout
         return copy
+
+    def begin_request(self) -> None:
+        """A request has begun, if only with bytes that had come together with the one before."""
+        if self._until is None and self.read_timeout is not None:
+            self._until = time.monotonic() + self.read_timeout
 
     def next_request(self) -> None:
         """A request was answered: the next one has its own time, from its first bytes on."""

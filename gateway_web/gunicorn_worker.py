@@ -36,6 +36,7 @@ from common.telemetry import about
 from gateway_web.client_socket import ClientSocket, bounded
 from gateway_web.http import RELOAD, WEB_SETTINGS, Environ, HttpAnswer, status_line
 from gateway_web.ingress.short_way import ShortWay
+from gateway_web.leftovers import bound_leftovers
 from gateway_web.listener_tls import HANDSHAKE_WITHIN, listener_context
 from gateway_web.request_heads import remember_heads
 from gateway_web.tls_client_socket import TlsClientSocket
@@ -152,6 +153,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
             # However gunicorn was started: what the settings say is what is spoken.
             self.cfg.set("certfile", self._web.tls_cert_file)
         settle(self.cfg)
+        if self._web is not None:
+            bound_leftovers(2 * self._web.max_body_bytes)
         way = getattr(self.wsgi, "wsgi_app", None)
         if isinstance(way, ShortWay) and self.cfg.keepalive and not self._watched():
             self._short_way = way
@@ -184,6 +187,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle_request(self, listener_name: object, req: Any, sock: Any, addr: Any) -> object:
         """Answer one request; True keeps the connection."""
+        if isinstance(sock, ClientSocket | TlsClientSocket):
+            sock.begin_request()
         try:
             keeps = self._handle_request(listener_name, req, sock, addr)
         finally:

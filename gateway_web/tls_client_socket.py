@@ -80,7 +80,7 @@ class TlsClientSocket:
             data = self._step(lambda: bytes(self._sock.read(size)), self._timeout, "timed out")
         elif self._until is None:
             data = self._step(lambda: bytes(self._sock.read(size)), None, "")
-            self._until = time.monotonic() + self._read_timeout
+            self.begin_request()
         else:
             left = self._until - time.monotonic()
             data = self._step(
@@ -106,6 +106,11 @@ class TlsClientSocket:
         """The same connection, for whoever takes it over: without the bound on requests. It cannot be two."""
         self._read_timeout = None
         return self
+
+    def begin_request(self) -> None:
+        """A request has begun, if only with bytes that had come together with the one before."""
+        if self._until is None and self._read_timeout is not None:
+            self._until = time.monotonic() + self._read_timeout
 
     def next_request(self) -> None:
         """A request was answered: the next one has its own time, from its first bytes on."""

@@ -93,3 +93,17 @@ def test_it_has_one_status(gateway: RunningGateway, raw: bytes, status: int) -> 
     assert heard.count(b"HTTP/1.1 ") == 1
     assert b"Traceback" not in heard
     assert "Traceback" not in (gateway.config.parent / "state" / "logs" / "web.log").read_text()
+
+
+def test_an_upload_without_end_that_was_refused_is_cut_off(gateway: RunningGateway) -> None:
+    """What its client goes on sending is taken up to some bound; others are served meanwhile."""
+    piece, sent = b"x" * (1 << 20), 0
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as sock:
+        sock.sendall(post(b"Content-Length: 999999999999", b""))
+        with contextlib.suppress(ConnectionError):
+            while sent < 64:
+                sock.sendall(piece)
+                sent += 1
+                if sent % 8 == 0:
+                    assert modern(gateway.url + "/mcp").post("tools/list", {}).status_code == 200
+    assert sent < 32

@@ -207,6 +207,15 @@ def test_a_body_that_comes_later_than_its_head_is_bounded_too() -> None:
         assert client.ended.wait(20)
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_so_is_that_of_a_request_whose_head_came_with_the_one_before(verb: bytes) -> None:
+    """Nothing is read from the connection before its body."""
+    with served(lambda http: http.body(1000)) as client:
+        client.sock.sendall(HEAD % (verb, 2) + b"{}" + HEAD % (verb, 500))
+        client.read_until(b"\r\n\r\n{}")
+        assert client.ended.wait(20)
+
+
 def test_a_copy_takes_the_bound_of_writing_along_but_not_that_of_reading() -> None:
     """WebSockets are served on a copy, whose client may be silent."""
     ours, theirs = socket.socketpair()

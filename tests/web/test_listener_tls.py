@@ -224,6 +224,20 @@ def test_a_request_that_drips_in_is_cut_off(start: Start) -> None:
         sock.close()
 
 
+def test_so_is_one_whose_head_came_with_the_request_before(start: Start) -> None:
+    """Nothing is read from the connection before its body."""
+    head = b"POST /say HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
+    with start(read_timeout=0.5) as listener:
+        sock = listener.connect()
+        sock.sendall(head % 2 + b"{}" + head % 500)
+        sock.settimeout(10)
+        begun = time.monotonic()
+        while sock.recv(65536):
+            pass
+        assert time.monotonic() - begun < 5
+        sock.close()
+
+
 def test_a_client_that_leaves_is_noticed(start: Start) -> None:
     """By the end of its TLS, which is a byte of something to whoever looks from outside."""
     with start() as listener:
