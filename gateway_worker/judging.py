@@ -32,7 +32,7 @@ class Judging:
         """Raises :class:`ConfigurationError` for an evaluator that cannot be made."""
         self._loop = asyncio.get_running_loop()
         self._journey = journey
-        # Of its own: names are resolved and processes looked for in the loop's, which slow evaluators would fill.
+        # Of its own: the registry is read and processes looked for in the loop's, which slow evaluators would fill.
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="policy")
         self._judge = Judge(settings, egress, self._counters)
 

@@ -117,7 +117,7 @@ class KubeApi:
                 timeout=timeout,
             ) as answer:
                 if answer.status_code != 200:
-                    await answer.aread()
+                    # Its body is left where it is: nothing bounds it.
                     raise self._fault(answer, namespace)
                 yield Event("OPENED", {}, version)
                 async for line in _lines(answer):

@@ -115,7 +115,7 @@ class _Network(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: an empty label, or one that is too long
             raise httpcore.ConnectError(str(error)) from error
         failure: Exception = httpcore.ConnectError("the name has no address")
         for address in _judged(self._judge, host, found):
@@ -146,7 +146,7 @@ class _AsyncNetwork(httpcore.AsyncNetworkBackend):
         try:
             async with asyncio.timeout(timeout):
                 found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:  # a TimeoutError too
+        except (OSError, ValueError) as error:  # a TimeoutError too; ValueError as above
             raise httpcore.ConnectError(str(error)) from error
         failure: Exception = httpcore.ConnectError("the name has no address")
         for address in _judged(self._judge, host, found):

@@ -139,7 +139,7 @@ def _dialled(connection: HTTPConnection, judge: Judge) -> socket.socket:
     try:
         found = socket.getaddrinfo(connection.host, connection.port, type=socket.SOCK_STREAM)
         addresses = good_addresses(judge, connection.host, found)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: an empty label, or one that is too long
         raise NewConnectionError(connection, str(error)) from error
     for address in addresses:
         try:

@@ -55,7 +55,12 @@ class Bounded:
             log.error("identity_resolver_broke", problem=f"{MOST_UNDER_WAY} questions have no answer")
             raise InternalError("the caller could not be recognised")
         answer: SimpleQueue[tuple[Caller | None, Exception | None]] = SimpleQueue()
-        threading.Thread(target=self._ask, args=(request, answer), name="identity", daemon=True).start()
+        try:
+            threading.Thread(target=self._ask, args=(request, answer), name="identity", daemon=True).start()
+        except RuntimeError as fault:
+            self._slots.release()
+            log.error("identity_resolver_broke", problem=str(fault))
+            raise InternalError("the caller could not be recognised") from fault
         try:
             found, error = answer.get(timeout=self._timeout)
         except Empty:

@@ -134,7 +134,11 @@ class Jwks:
         if self._in_background:
             return
         self._in_background = True
-        threading.Thread(target=self._refresh, name="jwks", daemon=True).start()
+        try:
+            threading.Thread(target=self._refresh, name="jwks", daemon=True).start()
+        except RuntimeError as error:  # no thread to be had; whoever needs the keys next tries again
+            self._in_background = False
+            log.warning("jwks_not_fetched", reason=str(error))
 
     def _current(self) -> KeySet:
         found, age = self._set, self._clock() - self._got_at

@@ -46,13 +46,22 @@ class Watches:
         return len(self._all)
 
     def add(self, facts: RequestFacts, caller: Caller, end: Callable[[], None]) -> Callable[[], None]:
-        """Watch a stream, whose ``end`` may be called from another thread; returns what ends the watch."""
+        """Watch a stream, whose ``end`` may be called from another thread; returns what ends the watch.
+
+        Where there is no thread to be had, the stream ends and RuntimeError is raised (fails closed).
+        """
         watch = Watch(facts, caller.principal, end)
-        with self._lock:
-            self._all.add(watch)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="credentials", daemon=True)
-                self._thread.start()
+        try:
+            with self._lock:
+                if self._thread is None:
+                    # Noted when it runs: after one that the system did not give, the next stream asks again.
+                    thread = threading.Thread(target=self._run, name="credentials", daemon=True)
+                    thread.start()
+                    self._thread = thread
+                self._all.add(watch)
+        except RuntimeError:
+            end()
+            raise
         return lambda: self._forget(watch)
 
     def call(self) -> None:

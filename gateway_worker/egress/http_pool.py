@@ -18,6 +18,7 @@ from common.tls import TlsFileError, http_context
 from gateway_worker.egress.http1 import Connection, ConnectionLost, Response
 from gateway_worker.egress.http_request import Fields, Origin, request_bytes
 from gateway_worker.egress.link import Gate, GateShut, always_open
+from gateway_worker.egress.resolving import resolver
 
 MAX_IDLE = 256
 IDLE_EXPIRY = 4.0
@@ -159,7 +160,8 @@ class HttpClient:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 await self._open(connection)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ValueError) as error:
+            # ValueError is for a host, or server_name, that can be no name: an empty label, or one that is too long.
             reason = next(
                 (words for kind, words in _REASONS.items() if isinstance(error, kind)), "connection failed"
             )
@@ -176,12 +178,18 @@ class HttpClient:
         origin, loop = self._origin, asyncio.get_running_loop()
         try:
             context = await tls_context(self._tls) if origin.secure else None
-            await loop.create_connection(
-                lambda: connection,
-                sock=await dial(origin.host, origin.port, self._judge),
-                ssl=context,
-                server_hostname=(self._tls.server_name or origin.host) if origin.secure else None,
-            )
+            sock = await dial(origin.host, origin.port, self._judge)
+            try:
+                await loop.create_connection(
+                    lambda: connection,
+                    sock=sock,
+                    ssl=context,
+                    server_hostname=(self._tls.server_name or origin.host) if origin.secure else None,
+                )
+            except UnicodeError:
+                # A server_name that can be no name: it is found out before there is a transport that would close this.
+                sock.close()
+                raise
         except BaseException:
             connection.abort("")
             raise
@@ -202,7 +210,8 @@ async def dial(host: str, port: int, judge: Judge) -> socket.socket:
     """A connected socket: the addresses are tried in turn, each a moment after the one before (RFC 8305).
 
     The name is resolved once, and what was judged is what is dialled: an answer that changes in between changes
-    nothing. Raises :class:`AddressRefused`, or OSError, that of the last address to fail.
+    nothing. Raises :class:`AddressRefused`, or OSError, that of the last address to fail, and UnicodeError for what can
+    be no name.
     """
     loop = asyncio.get_running_loop()
     found = await _addresses(host, port)
@@ -236,7 +245,7 @@ async def _addresses(host: str, port: int) -> list[Any]:
         # An address needs no thread to be looked up in.
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
-        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return await resolver.addresses(host, port)
 
 
 def _interleaved(addresses: list[Any]) -> list[Any]:

@@ -216,7 +216,7 @@ def by_session(url: str, rules: EgressRules) -> None:
 
 
 WAYS = [by_link, by_httpx, by_async_httpx, by_session]
-REFUSALS = (LinkLost, httpx.HTTPError, httpx.InvalidURL, requests.RequestException, UnicodeError)
+REFUSALS = (LinkLost, httpx.HTTPError, httpx.InvalidURL, requests.RequestException)
 
 
 def test_the_table_is_long_enough() -> None:

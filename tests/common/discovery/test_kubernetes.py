@@ -414,6 +414,17 @@ def test_changes_are_watched_and_not_listed(api: KubernetesApi) -> None:
         assert asked["labelSelector"] == "canalgate.dev/mcp=true"
 
 
+@pytest.mark.parametrize("status", [410, 503])
+def test_a_refusal_of_a_watch_is_not_read_to_its_end(api: KubernetesApi, status: int) -> None:
+    """It may have none."""
+    api.put(service("a"))
+    api.endless = True
+    api.watch_statuses.append(status)
+    with watching(source_of(api)) as seen:
+        seen.await_tools("tools.a")
+        wait_until(lambda: api.watching == 1, description="it is watched all the same")
+
+
 def _watches(api: KubernetesApi) -> int:
     return sum("watch" in asked for _, asked in api.requests)
 

@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -65,6 +65,8 @@ class KubernetesApi:
         """Answers to give in the place of the next ones: status and headers."""
         self.watch_statuses: list[int] = []
         """The same for watches alone."""
+        self.endless = False
+        """Whether the bodies of those have no end: the server waits for the client to leave."""
         self.bodies: list[bytes] = []
         """Bodies to answer the next lists with."""
         self.refused: dict[str, tuple[str, ...]] = {}
@@ -221,10 +223,23 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def _send_without_end(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(1 << 40))
+        self.end_headers()
+        self.wfile.write(b'{"kind": ')
+        self.close_connection = True
+        with suppress(OSError):
+            self.rfile.read(1)
+
     def _watch(self, namespace: str, asked: Mapping[str, str]) -> None:
         api = self.api
         if api.watch_statuses:
-            self._send(api.watch_statuses.pop(0), {})
+            status = api.watch_statuses.pop(0)
+            if api.endless:
+                self._send_without_end(status)
+            else:
+                self._send(status, {})
             return
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
 from typing import Any, cast
+
+import pytest
 
 from common.domain.api_key import ApiKeyRecord
 from common.domain.egress import STRICT
@@ -29,6 +33,20 @@ def facts(headers: Mapping[str, str], **changes: Any) -> RequestFacts:
 def settings(*resolver: str, **changes: Any) -> IdentitySettings:
     """The section of a file."""
     return IdentitySettings.model_validate({"resolver": list(resolver), **changes})
+
+
+def no_thread_once(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+    """Let the next thread that a module starts be one that the system does not give, and those after it be given."""
+    refusals = [RuntimeError("can't start new thread")]
+
+    class Thread(threading.Thread):
+        def start(self) -> None:
+            if refusals:
+                raise refusals.pop()
+            super().start()
+
+    # In the module's own name alone: the whole process's is the test runner's, too.
+    monkeypatch.setattr(module, "threading", SimpleNamespace(**{**vars(threading), "Thread": Thread}))
 
 
 @dataclass

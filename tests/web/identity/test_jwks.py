@@ -16,11 +16,13 @@ import pytest
 from common.domain.egress import STRICT
 from common.domain.errors import IdentityUnavailable
 from common.settings import JwtSettings
+from gateway_web.identity import jwks
 from gateway_web.identity.fetching import NotFetched, read_document
 from gateway_web.identity.jwks import Jwks, parsed
 from gateway_web.identity.refusals import Unrecognised
 from tests.support.servers.issuer import Issuer, jwk, running_issuer
 from tests.support.wait import wait_until
+from tests.web.identity.support import no_thread_once
 
 TTL, STALE, COOLDOWN = 100, 1000, 10
 
@@ -89,6 +91,19 @@ def test_old_keys_are_fetched_in_the_background(issuer: Issuer) -> None:
     wait_until(lambda: keys._set is not None and keys._set.keys[0]["kid"] == "k2", description="the new keys")
     with pytest.raises(Unrecognised):
         keys.find("k1", "ES256")
+
+
+def test_a_fetch_without_a_thread_is_tried_again(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whoever needs the keys next; meanwhile the old ones are used."""
+    clock = Clock()
+    keys = keys_of(issuer, clock)
+    keys.find("k1", "ES256")
+    clock.now += TTL + 1
+    no_thread_once(monkeypatch, jwks)
+    assert keys.find("k1", "ES256").key_id == "k1"
+    assert issuer.asked == 1
+    assert keys.find("k1", "ES256").key_id == "k1"
+    wait_until(lambda: issuer.asked == 2 and not keys._in_background, description="the fetch")
 
 
 @pytest.mark.parametrize("behave", ["fails", "rubbish", "redirects", "floods"])

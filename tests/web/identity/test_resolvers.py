@@ -26,7 +26,16 @@ from common.domain.invocation import Caller
 from common.ports import RequestFacts
 from gateway_web.identity import custom
 from gateway_web.identity.loading import load_resolvers
-from tests.web.identity.support import Issued, Noted, facts, identity_of, named, settings, who
+from tests.web.identity.support import (
+    Issued,
+    Noted,
+    facts,
+    identity_of,
+    named,
+    no_thread_once,
+    settings,
+    who,
+)
 
 KEY, OTHER_KEY = "key-0123456789", "key-abcdefghij"
 
@@ -336,6 +345,16 @@ def test_a_resolver_that_hangs_refuses_the_request_in_time(monkeypatch: pytest.M
     assert bounded._slots.acquire(timeout=10)
     bounded._slots.release()
     assert asked(custom.Bounded(slow, 10)) == caller()
+
+
+def test_a_question_without_a_thread_counts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request is refused, and the next one is asked about."""
+    monkeypatch.setattr(custom, "MOST_UNDER_WAY", 1)
+    no_thread_once(monkeypatch, custom)
+    bounded = custom.Bounded(Says(caller()), 10)
+    with pytest.raises(InternalError, match="could not be recognised"):
+        asked(bounded)
+    assert asked(bounded) == caller()
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("secret"), SystemExit(1)])

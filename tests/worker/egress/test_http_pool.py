@@ -279,6 +279,21 @@ async def test_a_connection_given_up() -> None:
     await until(lambda: open_sockets() <= before, description="sockets back", shown=open_sockets)
 
 
+@pytest.mark.parametrize("host", ["a..b", ".example.com", "x" * 64])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_host_that_can_be_no_name(scheme: str, host: str) -> None:
+    """Not reached, like one that nobody knows; nothing was sent."""
+
+    @on_loop
+    async def scenario() -> None:
+        async with client_to(f"{scheme}://{host}/") as client:
+            with pytest.raises(ConnectionLost, match="cannot be reached") as lost:
+                await fetched(client)
+            assert lost.value.unsent
+
+    scenario()
+
+
 @on_loop
 async def test_an_address_in_brackets() -> None:
     """IPv6, with the brackets in Host."""

@@ -14,10 +14,10 @@ from common.settings import RuntimeSettings
 from common.settings.tools import read_tool
 from gateway_worker.egress.http1 import ConnectionLost
 from gateway_worker.egress.http_pool import HttpClient
-from tests.support.aio import on_loop
+from tests.support.aio import on_loop, until
 from tests.support.certificates import Authority, Certificate, server_context
 from tests.support.servers.raw_http import RawConnection, ok, raw_server
-from tests.worker.egress.http_clients import fetched
+from tests.worker.egress.http_clients import fetched, open_sockets
 
 
 @pytest.fixture
@@ -139,6 +139,26 @@ def test_what_is_not_met_is_not_spoken_to(ca: Authority, mine: Certificate, why:
             assert "tls_* keys" in lost.value.message
             assert "gone.pem" in lost.value.detail
             assert "gone.pem" not in lost.value.message
+
+    scenario()
+
+
+@pytest.mark.parametrize("name", [".example.com", "a..b", "x" * 64])
+def test_a_name_to_prove_that_can_be_none(ca: Authority, name: str) -> None:
+    """Not reached; the connection that was there by then is closed."""
+
+    @on_loop
+    async def scenario() -> None:
+        before = open_sockets()
+        async with raw_server(peer([]), tls=server_context(ca.issue("127.0.0.1"))) as there:
+            client = HttpClient(there.url, {}, connect_timeout=2, tls=TlsRules(server_name=name))
+            # Kept, with all that it refers to: what is closed by chance is not closed.
+            with pytest.raises(ConnectionLost, match="cannot be reached") as lost:
+                await fetched(client)
+            assert lost.value.unsent
+            client.close()
+            await until(lambda: not there.live, description="the connection to be closed")
+        await until(lambda: open_sockets() <= before, description="sockets back", shown=open_sockets)
 
     scenario()
 
