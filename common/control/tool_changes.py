@@ -9,7 +9,12 @@ from common.domain.errors import InvalidRequest, ToolNotFound, VersionConflict
 from common.domain.ids import ToolId, checked_id
 from common.domain.tool import RegisteredTool, Tool, changed_fields
 from common.registry.registry import ABSENT, ANY_VERSION, Registry
-from common.settings.definitions import check_kept_secrets, tool_from_entry, unmasked_entry
+from common.settings.definitions import (
+    check_credentials_stay,
+    check_kept_secrets,
+    tool_from_entry,
+    unmasked_entry,
+)
 from common.settings.entry_of import changed_entry
 from common.settings.model import RuntimeSettings
 
@@ -17,8 +22,11 @@ from common.settings.model import RuntimeSettings
 class ToolChanges:
     """Fails closed: without Redis each method raises ``StoreUnavailable``. No change of somebody else is lost."""
 
-    def __init__(self, registry: Registry, runtime: RuntimeSettings) -> None:
-        """``runtime`` gives what an entry leaves out."""
+    def __init__(
+        self, registry: Registry, runtime: RuntimeSettings, *, allow_credentials: bool = True
+    ) -> None:
+        """``runtime`` gives what an entry leaves out. Without ``allow_credentials`` those of tools stay as they are."""
+        self._allow_credentials = allow_credentials
         self._registry = registry
         self._runtime = runtime
 
@@ -42,7 +50,7 @@ class ToolChanges:
             raise VersionConflict(f"tool {tool!r} is at version {version}, not {expected}", version=version)
         with self._registry.refusals_noted(tool, actor):
             known = unmasked_entry(entry, found.tool if found else None)
-            wanted = tool_from_entry(tool, known, self._runtime)
+            wanted = self._read(tool, known, found.tool if found else None)
         if found is None or wanted != found.tool:
             changed = () if found is None else changed_fields(found.tool, wanted)
             self._registry.put(wanted, expected=expected, actor=actor, changed=changed)
@@ -68,10 +76,16 @@ class ToolChanges:
 
         def changed(found: Tool) -> Tool:
             entry = changed_entry(found, unmasked_entry(patch, found))
-            wanted = tool_from_entry(tool, entry, self._runtime)
+            wanted = self._read(tool, entry, found)
             check_kept_secrets(found, patch)
             return wanted
 
         return self._registry.update(
             tool, changed, actor=actor, change_transport=change_transport, expected=expected
         )
+
+    def _read(self, tool: ToolId, entry: Mapping[str, Any], present: Tool | None) -> Tool:
+        wanted = tool_from_entry(tool, entry, self._runtime)
+        if not self._allow_credentials:
+            check_credentials_stay(present, wanted)
+        return wanted

@@ -13,7 +13,7 @@ from common.domain.tool import RegisteredTool, Tool, changed_fields
 from common.mcp.naming import clash
 from common.registry.registry import ABSENT, Registry
 from common.settings import Settings
-from common.settings.definitions import tool_from_entry, unmasked_entry
+from common.settings.definitions import check_credentials_stay, tool_from_entry, unmasked_entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,9 @@ class Plan:
 class ToolImport:
     """Fails closed: without Redis each method raises ``StoreUnavailable``."""
 
-    def __init__(self, registry: Registry, settings: Settings) -> None:
+    def __init__(self, registry: Registry, settings: Settings, *, allow_credentials: bool = True) -> None:
+        """Without ``allow_credentials`` those of tools stay as they are."""
+        self._allow_credentials = allow_credentials
         self._registry = registry
         self._settings = settings
 
@@ -97,6 +99,8 @@ class ToolImport:
             tool_id = ToolId(checked_id(name, field="id"))
             found = present[tool_id].tool if tool_id in present else None
             tool = tool_from_entry(tool_id, unmasked_entry(entry, found), self._settings.runtime)
+            if not self._allow_credentials:
+                check_credentials_stay(found, tool)
             if tool != found:
                 self._settings.egress.rules.check_runtime(tool)
         except InvalidRequest as error:

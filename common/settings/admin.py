@@ -29,6 +29,12 @@ class AdminSettings(Section):
     """The admin API under `/admin/v1`."""
 
     enabled: bool = Field(default=False, description="Whether the web processes serve the admin API.")
+    allow_credentials: bool = Field(
+        default=False,
+        description="Whether definitions that come over the admin API may name credentials, or send those that a "
+        "tool has elsewhere (another command, arguments, host or factory). Whoever may change tools can then have "
+        "secrets of providers sent to himself.",
+    )
     tokens: Annotated[tuple[AdminToken, ...], AsList] = Field(
         default=(), description="Tokens of the admin API, each with name, token and role."
     )

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from common.domain.errors import InvalidRequest
-from common.domain.tool import MASK, Tool
+from common.domain.tool import MASK, HttpTransport, Tool
 from common.settings.entry_of import entry_of
 from common.settings.masking import masked_tool
 from common.settings.model import RuntimeSettings
@@ -45,6 +45,28 @@ def check_kept_secrets(present: Tool, patch: Mapping[str, Any]) -> None:
                 "or null for none",
                 field=name,
             )
+
+
+def check_credentials_stay(present: Tool | None, wanted: Tool) -> None:
+    """Raise :class:`InvalidRequest` if ``wanted`` would have secrets of providers go where they do not go by now.
+
+    Over HTTP only a host counts; of a process all that says what runs. Who may change a tool over the network and reads
+    no secret could have them sent to himself.
+    """
+    if wanted.credentials is None:
+        return
+    if present is None or present.credentials != wanted.credentials or _whose(present) != _whose(wanted):
+        raise InvalidRequest(
+            "credentials of tools, and who is given them, are said in the settings file; "
+            "admin.allow_credentials lets the admin API say it as well",
+            field="credentials",
+        )
+
+
+def _whose(tool: Tool) -> object:
+    if isinstance(tool.transport, HttpTransport):
+        return _place("url", tool.transport.url)
+    return tool.transport
 
 
 def _unmasked(name: str, entry: Mapping[str, Any], held: Mapping[str, Any], shown: Any) -> Any:

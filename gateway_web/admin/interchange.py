@@ -65,7 +65,8 @@ def add_interchange(api: APIBlueprint, gateway: Plane) -> None:
         by the answer, which is 409 then.
         """
         actor = acting_as(Role.ADMIN)
-        service = ToolImport(gateway.registry, gateway.settings)
+        settings = gateway.settings
+        service = ToolImport(gateway.registry, settings, allow_credentials=settings.admin.allow_credentials)
         if query.dry_run:
             plan = service.plan(body.tools, prune=query.prune)
         else:

@@ -38,7 +38,10 @@ class VersionedChanges:
 
     @property
     def _changes(self) -> ToolChanges:
-        return ToolChanges(self._registry, self._gateway.settings.runtime)  # a reload changes them
+        settings = self._gateway.settings  # a reload changes them
+        return ToolChanges(
+            self._registry, settings.runtime, allow_credentials=settings.admin.allow_credentials
+        )
 
     def put(self, tool: ToolId, header: DefinitionHeaders, entry: Mapping[str, Any], actor: str) -> bool:
         """Register or replace; the same definition again changes nothing. Returns whether it is a new one."""

@@ -85,6 +85,16 @@ def metadata(web: Web) -> object:
     return web.http.get("/.well-known/oauth-protected-resource").json
 
 
+ADMIN = {"enabled": True, "tokens": [{"name": "a", "token": TOKEN, "role": "admin"}]}
+
+
+def sends_secrets(web: Web) -> object:
+    """Whether a tool with credentials may be registered over the admin API."""
+    entry = {"url": "https://tools.example/mcp", "credentials": {"inject": {"headers": {"X-Key": "{key}"}}}}
+    headers = {"Authorization": f"Bearer {TOKEN}", "If-None-Match": "*"}
+    return web.http.put("/admin/v1/tools/secretive", json=entry, headers=headers).status_code
+
+
 def admin(web: Web) -> object:
     return web.http.get("/admin/v1/tools", headers={"Authorization": f"Bearer {TOKEN}"}).status_code
 
@@ -204,6 +214,11 @@ PROBES: dict[str, tuple[Sections, Sections, Look]] = {
     "identity.jwt": (jwt(), jwt(audience=["somebody-else"]), bearer()),
     "identity.mtls": (mtls("acme"), mtls("other"), caller(XFCC)),
     "identity.oauth": (oauth("one"), oauth("two"), metadata),
+    "admin.allow_credentials": (
+        {"admin": ADMIN},
+        {"admin": {**ADMIN, "allow_credentials": True}},
+        sends_secrets,
+    ),
     "admin.tokens": (
         {"admin": {"enabled": True, "tokens": [{"name": "a", "token": TOKEN}]}},
         {"admin": {"enabled": True, "tokens": [{"name": "a", "token": TOKEN[::-1] + "y"}]}},

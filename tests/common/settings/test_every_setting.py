@@ -146,6 +146,7 @@ CASES: dict[str, tuple[Any, str, Any, list[Any]]] = {
     "identity.default_tenant": ("acme", "acme", "acme", IDS),
     "identity.default_client": ("cli", "cli", "cli", IDS),
     "admin.enabled": (False, "false", None, FLAG),
+    "admin.allow_credentials": (True, "true", True, FLAG),
     "admin.tokens": (
         [{"name": "n", "token": "t" * 16}],
         '[{"name": "n", "token": "tttttttttttttttt"}]',
