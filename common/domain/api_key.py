@@ -178,7 +178,23 @@ def record_to_wire(record: ApiKeyRecord) -> dict[str, Any]:
 
 
 def record_from_wire(wire: Mapping[str, Any]) -> ApiKeyRecord:
-    """Inverse of :func:`record_to_wire`. What a newer writer has added is left out."""
+    """Inverse of :func:`record_to_wire`. What a newer writer has added is left out.
+
+    Raises GatewayError, LookupError, TypeError or ValueError for what cannot be read.
+    """
     check_format(wire, what="what is kept of an API key")
     known = {field.name: wire[field.name] for field in fields(ApiKeyRecord) if field.name in wire}
-    return ApiKeyRecord(**{**known, "scopes": tuple(wire["scopes"])})
+    record = ApiKeyRecord(**{**known, "scopes": tuple(wire["scopes"])})
+    _check_types(record)
+    return record
+
+
+def _check_types(record: ApiKeyRecord) -> None:
+    texts = (record.id, record.tenant, record.client, record.subject, record.note, record.created_by)
+    digests = (record.digest, record.previous)
+    times = (record.created_at, record.previous_until)
+    maybe = [time for time in (record.rotated_at, record.expires_at) if time is not None]
+    if not all(isinstance(text, str) for text in (*texts, *digests, *record.scopes)):
+        raise TypeError("a text in what is kept of an API key is none")
+    if not all(isinstance(time, int) for time in (*times, *maybe)):
+        raise TypeError("a time in what is kept of an API key is none")

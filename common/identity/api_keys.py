@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
+import structlog
 
 from common.audit.journal import audit_command
 from common.domain import api_key
 from common.domain.api_key import ApiKeyRecord
 from common.domain.audit import AuditEvent, EventKind
-from common.domain.errors import InvalidRequest, VersionConflict
+from common.domain.errors import GatewayError, InvalidRequest, VersionConflict
 from common.store.client import Client, WatchError, store_errors
 from common.store.keys import Keys
 from common.store.shared import SharedConnection
 
-T = TypeVar("T", bound=ApiKeyRecord | None)
+log = structlog.get_logger(__name__)
+
 _TRIES = 5
 _CHANGED_BY_OTHERS = "the keys are being changed by others; try again"
 
@@ -57,11 +59,11 @@ class ApiKeys:
         return record, key
 
     def list(self) -> list[ApiKeyRecord]:
-        """All that were issued and not revoked, the oldest first."""
+        """All that were issued and not revoked, the oldest first. The log names those that cannot be read."""
         with store_errors("reading the API keys"):
             found: Any = self._client.hgetall(self._keys.api_keys)
-        records = [_record(raw) for raw in found.values()]
-        return sorted(records, key=lambda record: (record.created_at, record.id))
+        records = [_readable(name.decode(errors="replace"), raw) for name, raw in found.items()]
+        return sorted(filter(None, records), key=lambda record: (record.created_at, record.id))
 
     def get(self, key_id: str) -> ApiKeyRecord:
         """One of them. Raises :class:`InvalidRequest` if there is none of that id."""
@@ -72,31 +74,35 @@ class ApiKeys:
             raise _unknown(key_id)
         return _record(raw)
 
+    def is_there(self, key_id: str) -> bool:
+        """Whether there is one of that id, be it one that cannot be read."""
+        with store_errors("reading the API keys"):
+            return bool(self._client.hexists(self._keys.api_keys, key_id))
+
     def rotate(self, key_id: str, *, grace: float, actor: str) -> tuple[ApiKeyRecord, str]:
         """Give a key another secret; the old one is good for ``grace`` seconds more. Raises :class:`InvalidRequest`."""
-        made: list[str] = []
+        made: list[tuple[ApiKeyRecord, str]] = []
 
-        def change(before: ApiKeyRecord | None) -> ApiKeyRecord:
-            if before is None:
+        def change(raw: bytes | None) -> ApiKeyRecord:
+            if raw is None:
                 raise _unknown(key_id)
-            record, key = api_key.rotate(before, grace=grace, now=self.now())
-            made[:] = [key]
-            return record
+            made[:] = [api_key.rotate(_record(raw), grace=grace, now=self.now())]
+            return made[0][0]
 
-        record = self._write(key_id, change, EventKind.API_KEY_ROTATED, actor, reason=f"grace {grace:g} s")
-        return record, made[0]
+        self._write(key_id, change, EventKind.API_KEY_ROTATED, actor, reason=f"grace {grace:g} s")
+        return made[0]
 
-    def revoke(self, key_id: str, *, actor: str, reason: str = "") -> ApiKeyRecord:
-        """Let a key be good no more, and forget it; what it was. Raises :class:`InvalidRequest`."""
-        found: list[ApiKeyRecord] = []
+    def revoke(self, key_id: str, *, actor: str, reason: str = "") -> ApiKeyRecord | None:
+        """Let a key be good no more, and forget it; what it was, None if that cannot be read.
 
-        def change(before: ApiKeyRecord | None) -> None:
-            if before is None:
+        Raises :class:`InvalidRequest`.
+        """
+
+        def change(raw: bytes | None) -> None:
+            if raw is None:
                 raise _unknown(key_id)
-            found[:] = [before]
 
-        self._write(key_id, change, EventKind.API_KEY_REVOKED, actor, reason=reason)
-        return found[0]
+        return self._write(key_id, change, EventKind.API_KEY_REVOKED, actor, reason=reason)
 
     def now(self) -> int:
         """Redis' time, in milliseconds."""
@@ -107,22 +113,24 @@ class ApiKeys:
     def _write(
         self,
         key_id: str,
-        change: Callable[[ApiKeyRecord | None], T],
+        change: Callable[[bytes | None], ApiKeyRecord | None],
         kind: EventKind,
         actor: str,
         *,
         reason: str = "",
-    ) -> T:
-        """Put ``change`` of the record in its place, unless somebody else changes one at the same time: then again."""
+    ) -> ApiKeyRecord | None:
+        """Put ``change`` of the record in its place, unless somebody else changes one at the same time: then again.
+
+        Returns what is there now, or what was if nothing is.
+        """
         api_key.checked_key_id(key_id)
         keys = self._keys
         for _ in range(_TRIES):
             with store_errors("writing an API key"), self._client.pipeline(transaction=True) as pipe:
                 pipe.watch(keys.api_keys)  # type: ignore[no-untyped-call]
                 raw: Any = pipe.hget(keys.api_keys, key_id)
-                before = None if raw is None else _record(raw)
-                after = change(before)
-                told = after or before
+                after = change(raw)
+                told = after or _readable(key_id, raw)
                 pipe.multi()
                 if after is None:
                     pipe.hdel(keys.api_keys, key_id)
@@ -135,7 +143,7 @@ class ApiKeys:
                     pipe.execute()
                 except WatchError:
                     continue
-                return after
+                return told
         raise VersionConflict(_CHANGED_BY_OTHERS)
 
 
@@ -165,6 +173,15 @@ class IssuedKeys:
 
 def _record(raw: bytes) -> ApiKeyRecord:
     return api_key.record_from_wire(orjson.loads(raw))
+
+
+def _readable(key_id: str, raw: bytes) -> ApiKeyRecord | None:
+    """The same, or None for what this reader cannot read: it must hide no other key, nor be kept from revocation."""
+    try:
+        return _record(raw)
+    except (GatewayError, LookupError, TypeError, ValueError, AttributeError) as error:
+        log.error("api_key_unreadable", id=key_id, error=repr(error))
+        return None
 
 
 def _event(kind: EventKind, key_id: str, record: ApiKeyRecord | None, actor: str, reason: str) -> AuditEvent:

@@ -11,11 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
+import structlog
 
 from common.metrics.figures import Figures
+from common.metrics.names import OF_PROCESSES, SECONDS
 from common.store.client import Client, store_errors
 from common.store.keys import Keys
 from common.store.scripts import Arg, run
+
+log = structlog.get_logger(__name__)
 
 EVERY = 5.0
 """Seconds between two accounts: so old are the figures of other processes."""
@@ -32,12 +36,44 @@ def account(keys: Keys, figures: Figures) -> tuple[list[str], list[Arg]]:
 
 
 def told(client: Client, keys: Keys) -> list[dict[str, Any]]:
-    """The figures of all processes that told lately. Raises :class:`StoreUnavailable`."""
+    """The figures of all processes that told lately, as far as they can be read. Raises :class:`StoreUnavailable`."""
     with store_errors("reading the figures of the processes"):
         listed: Any = client.zrange(keys.told_figures, 0, -1)
-        names = [name.decode() for name in listed]
+        names = [name.decode(errors="replace") for name in listed]
         texts: Any = client.mget([keys.figures(name) for name in names]) if names else []
-    return [orjson.loads(text) for text in texts if text is not None]
+    found = [readable(name, text) for name, text in zip(names, texts, strict=True) if text is not None]
+    return [wire for wire in found if wire is not None]
+
+
+def readable(process: str, text: bytes) -> dict[str, Any] | None:
+    """What a process told (:meth:`Figures.wire`), or None for what cannot be read: it must not hide the others.
+
+    Histograms of other bounds, which another release may have, are left out.
+    """
+    try:
+        wire = orjson.loads(text)
+        counts = [(str(name), list(labels), float(value)) for name, labels, value in wire["counts"]]
+        times = [(str(name), list(labels), list(map(float, kept))) for name, labels, kept in wire["times"]]
+    except (LookupError, TypeError, ValueError) as error:
+        log.warning("figures_unreadable", process=process, error=repr(error))
+        return None
+    shown = [entry for entry in counts if _kind(entry[0]) != "histogram"]
+    timed = [entry for entry in times if _can_be_shown(entry[0], entry[2])]
+    if left := len(counts) + len(times) - len(shown) - len(timed):
+        log.warning("figures_left_out", process=process, count=left)
+    return {"process": process, "counts": shown, "times": timed}
+
+
+def _can_be_shown(name: str, kept: list[float]) -> bool:
+    """Whether the page can show these times, or leaves them out by itself since it does not know the metric."""
+    kind = _kind(name)
+    return not kind or (kind == "histogram" and len(kept) == len(SECONDS) + 2)
+
+
+def _kind(name: str) -> str:
+    """Of a metric; empty for one that only another release has."""
+    metric = OF_PROCESSES.get(name)
+    return "" if metric is None else metric.kind
 
 
 class Teller:

@@ -27,13 +27,15 @@ SHOWN_NAME = 100
 
 
 def pins_from_redis(raw: Mapping[bytes, bytes]) -> Pins:
-    """The pins in a hash as it was read whole."""
+    """The pins in a hash as it was read whole. Raises TypeError or ValueError for what cannot be read."""
     approved: dict[Place, Pin] = {}
     waiting: dict[Place, Pin] = {}
     for field, value in raw.items():
         if field == _VERSION:
             continue
         member, key = orjson.loads(field[1:])
+        if not isinstance(member, str) or not isinstance(key, str):
+            raise TypeError("the place of a pin is none")
         (approved if field[:1] == _APPROVED else waiting)[member, key] = _pin(value)
     return Pins(version=int(raw.get(_VERSION, b"0")), approved=approved, waiting=waiting)
 
@@ -181,4 +183,6 @@ def _value(pin: Pin) -> bytes:
 def _pin(raw: bytes) -> Pin:
     head, _, text = raw.partition(b"\n")
     digest, at, word = orjson.loads(head)
+    if not isinstance(digest, str) or not isinstance(at, int) or not isinstance(word, str):
+        raise TypeError("what is kept of a pin is none")
     return replace(Pin(digest=digest, at=at, word=word), text=text)

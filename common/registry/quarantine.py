@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import orjson
+import structlog
 
 from common.domain.audit import EventKind
 from common.domain.errors import InvalidRequest
@@ -20,6 +21,8 @@ from common.registry.registry import Registry
 from common.registry.withheld import SERVER
 from common.store.client import Client
 from common.store.keys import Keys
+
+log = structlog.get_logger(__name__)
 
 KINDS = (*(listing.member for listing in LISTINGS), SERVER)
 """Lists whose definitions are pinned; the server's instructions have an empty name."""
@@ -54,9 +57,18 @@ class Quarantine:
         self._registry = Registry(client, keys)
 
     def waiting(self, tool: ToolId | None = None) -> list[Waiting]:
-        """All that is not approved, of one tool or of all. Raises :class:`ToolNotFound`."""
-        entries = self._registry.entries() if tool is None else [self._registry.get(tool)]
-        return [found for entry in entries for found in self._waiting_of(entry)]
+        """All that is not approved, of one tool or of all whose pins can be read. Raises :class:`ToolNotFound`."""
+        if tool is not None:
+            return list(self._waiting_of(self._registry.get(tool)))
+        return [found for entry in self._registry.entries() for found in self._readable_of(entry)]
+
+    def _readable_of(self, entry: Entry) -> list[Waiting]:
+        """The same of one tool, or nothing if its pins cannot be read: they must not hide those of all others."""
+        try:
+            return list(self._waiting_of(entry))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            log.error("pins_unreadable", tool=entry.id, error=repr(error))
+            return []
 
     def _waiting_of(self, entry: Entry) -> Iterator[Waiting]:
         pins = self._pins.read(entry.id)

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from common.domain.ids import TenantId
 from common.domain.limits import Bucket, Rate
 from common.domain.quota import Quota
 from common.store.client import Client, store_errors
 from common.store.keys import Keys
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,13 +29,13 @@ class RateUsage:
 class TenantUsage:
     """``requests``, ``calls`` and ``mcp_sessions`` are None where no bound of the tenant has them counted.
 
-    ``capabilities`` are in the order of the quota.
+    ``capabilities`` are in the order of the quota. A rate is None as well if what was counted for it cannot be read.
     """
 
     tenant: TenantId
     quota: Quota
     requests: RateUsage | None
-    capabilities: tuple[RateUsage, ...]
+    capabilities: tuple[RateUsage | None, ...]
     calls: int | None
     sessions: int
     mcp_sessions: int | None
@@ -55,17 +59,14 @@ def usage_of(client: Client, keys: Keys, quotas: Mapping[TenantId, Quota]) -> li
 
 
 def _usage(tenant: TenantId, quota: Quota, found: Any, now: int) -> TenantUsage:
-    bucket = _bucket(next(found))
-    capabilities = tuple(
-        RateUsage(left=_bucket(next(found)).left(now, limit.rate), rate=limit.rate)
-        for limit in quota.capabilities
-    )
+    raw, rate = next(found), quota.rate
+    requests = None if rate is None else _rate_usage(tenant, raw, now, rate)
+    capabilities = tuple(_rate_usage(tenant, next(found), now, limit.rate) for limit in quota.capabilities)
     calls, sessions, mcp_sessions = next(found), next(found), next(found)
-    rate = quota.rate
     return TenantUsage(
         tenant=tenant,
         quota=quota,
-        requests=None if rate is None else RateUsage(left=bucket.left(now, rate), rate=rate),
+        requests=requests,
         capabilities=capabilities,
         calls=None if quota.max_calls is None else calls,
         sessions=sessions,
@@ -73,5 +74,11 @@ def _usage(tenant: TenantId, quota: Quota, found: Any, now: int) -> TenantUsage:
     )
 
 
-def _bucket(raw: bytes | None) -> Bucket:
-    return Bucket() if raw is None else Bucket(*map(int, raw.split()))
+def _rate_usage(tenant: TenantId, raw: bytes | None, now: int, rate: Rate) -> RateUsage | None:
+    """What is left of a rate, or None if that cannot be read: it must not hide what all others use."""
+    try:
+        bucket = Bucket() if raw is None else Bucket(*map(int, raw.split()))
+    except (TypeError, ValueError) as error:
+        log.error("rate_unreadable", tenant=tenant, error=repr(error))
+        return None
+    return RateUsage(left=bucket.left(now, rate), rate=rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -87,7 +88,7 @@ def add_admin(app: OpenAPI, gateway: Plane, *, actor_of: ActorOf | None = None) 
     @api.before_request
     def authenticated() -> Response | None:
         try:
-            remember(recognised(request.headers.get("Authorization")))
+            remember(partial(recognised, request.headers.get("Authorization")))
         except GatewayError as error:
             log.warning("admin_refused", path=request.path, remote=request.remote_addr, reason=error.message)
             return problem_of(error)

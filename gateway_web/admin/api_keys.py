@@ -10,7 +10,6 @@ from flask_openapi.models.tag import Tag
 from pydantic import Field
 
 from common.domain.api_key import MAX_NOTE, MOST_SCOPES, ApiKeyRecord
-from common.domain.errors import InvalidRequest
 from common.domain.ids import MAX_ID_LENGTH
 from common.identity.api_keys import ApiKeys
 from common.identity.operators import Role
@@ -133,10 +132,8 @@ def add_api_keys(api: APIBlueprint, gateway: Plane) -> None:
 
 
 def _there(service: ApiKeys, key_id: str) -> None:
-    try:
-        service.get(key_id)
-    except InvalidRequest as error:
-        raise NotThere(f"there is no key {key_id}; take the id from the list", field="path.key") from error
+    if not service.is_there(key_id):
+        raise NotThere(f"there is no key {key_id}; take the id from the list", field="path.key")
 
 
 def _shown(record: ApiKeyRecord, now: int) -> dict[str, Any]:

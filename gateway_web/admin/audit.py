@@ -25,7 +25,7 @@ from gateway_web.admin.answers import answer
 from gateway_web.admin.models import AuditEntry, AuditFilter, AuditPage, AuditQuery, StreamHeaders
 from gateway_web.admin.paging import decoded, encoded
 from gateway_web.admin.plane import Plane
-from gateway_web.admin.session import acting_as
+from gateway_web.admin.session import acting_as, still_acting_as
 from gateway_web.ingress.disconnect import hung_up
 from gateway_web.ingress.events import PING, RETRY_MS, STREAM_HEADERS, event
 
@@ -72,6 +72,7 @@ def add_audit(api: APIBlueprint, gateway: Plane) -> None:
             chain=chain,
             chosen=chosen_by(query),
             gone=partial(hung_up, request.environ),
+            allowed=still_acting_as(Role.VIEWER),
             ping=gateway.settings.web.ping_interval,
         )
         at = journal.newest_id() if last is None else _place(last, "header.Last-Event-ID")
@@ -82,21 +83,26 @@ def add_audit(api: APIBlueprint, gateway: Plane) -> None:
 class LiveAudit:
     """The journal for one client that listens. Whoever is slow waits by himself: the journal is only read.
 
-    ``gone`` tells whether the client has hung up; ``ping`` is the longest silence, in seconds.
+    ``gone`` tells whether the client has hung up, ``allowed`` whether he may still listen; ``ping`` is the longest
+    silence, in seconds.
     """
 
     journal: Journal
     chain: ChainStore
     chosen: Callable[[AuditRecord], bool]
     gone: Callable[[], bool]
+    allowed: Callable[[], bool]
     ping: float
 
     def events(self, at: str) -> Iterator[bytes]:
-        """Everything behind the id ``at`` that is chosen. Without Redis it ends: the client comes back."""
+        """Everything behind the id ``at`` that is chosen.
+
+        It ends when the client may not listen any more, and without Redis: then he comes back.
+        """
         yield event(None, name=at, retry=RETRY_MS)
         told, silent_at = at, time.monotonic() + self.ping
         try:
-            while not self.gone():
+            while not self.gone() and self.allowed():
                 records = self.journal.after(at)
                 if records and (gap := self._gap(at, records[0].id)):
                     yield gap

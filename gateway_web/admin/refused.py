@@ -11,13 +11,17 @@ from http import HTTPStatus
 
 import orjson
 from flask import Request, Response, g
+from pydantic import ValidationError
 
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import GatewayError
 from common.identity.operators import Actor
+from gateway_web.admin.interchange import ImportQuery
 
 ASKS = frozenset({"POST /policy/test"})
 """What changes nothing, although its method does not say so."""
+IMPORT = "POST /config/import"
+"""The one route that can be asked for a dry run: any other does what it is asked, whatever its query says."""
 
 
 def recorded_already(error: GatewayError) -> None:
@@ -36,7 +40,7 @@ def refusal_of(request: Request, answer: Response, prefix: str) -> AuditEvent | 
         return None
     rule = "" if request.url_rule is None else request.url_rule.rule.removeprefix(prefix)
     route = f"{request.method} {rule}"
-    asks = request.method in {"GET", "HEAD"} or route in ASKS or "dry_run" in request.args
+    asks = request.method in {"GET", "HEAD"} or route in ASKS or (route == IMPORT and _is_dry(request))
     if asks and status != HTTPStatus.FORBIDDEN:
         return None
     told = orjson.loads(answer.get_data())
@@ -53,3 +57,11 @@ def refusal_of(request: Request, answer: Response, prefix: str) -> AuditEvent | 
         reason=str(told.get("detail", "")),
         detail=f"HTTP {status}" + (f", field: {field}" if field else ""),
     )
+
+
+def _is_dry(request: Request) -> bool:
+    """Whether an import would only say what it would do, as its route reads the query."""
+    try:
+        return ImportQuery.model_validate(request.args.to_dict()).dry_run
+    except ValidationError:
+        return False

@@ -160,7 +160,11 @@ def _usage(one: TenantUsage) -> Usage:
     return Usage(
         tenant=one.tenant,
         requests=None if one.requests is None else Rate(**_rate(one.requests)),
-        capabilities=[CapabilityUse(tool=at.tool, name=at.name, **_rate(used)) for at, used in limits],
+        capabilities=[
+            CapabilityUse(tool=at.tool, name=at.name, **_rate(used))
+            for at, used in limits
+            if used is not None
+        ],
         calls=one.calls,
         max_calls=quota.max_calls,
         sessions=one.sessions,

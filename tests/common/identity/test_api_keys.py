@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+import structlog
 
 from common.audit.journal import Journal
 from common.domain.errors import InvalidRequest, StoreUnavailable, VersionConflict
@@ -26,7 +27,7 @@ def service(client: Client, keys: Keys) -> ApiKeys:
 def events(client: Client, keys: Keys) -> list[tuple[str, str, str, str]]:
     """Kind, actor, tenant and detail of each, the oldest first."""
     found = reversed(Journal(client, keys).newest(100))
-    return [(r.kind, r.fields["actor"], r.fields["tenant"], r.fields["detail"]) for r in found]
+    return [(r.kind, r.fields["actor"], r.fields.get("tenant", ""), r.fields["detail"]) for r in found]
 
 
 def test_a_key_lives_from_its_issue_to_its_revocation(
@@ -74,6 +75,35 @@ def test_what_changes_nothing_is_no_event(service: ApiKeys, client: Client, keys
     with pytest.raises(InvalidRequest):
         service.issue(**{**WHO, "tenant": ""})
     assert client.dbsize() == 0
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"v":2,"who":"knows"}',
+        b"nonsense",
+        b"[]",
+        b"5",
+        b'{"scopes":[]}',
+        b'{"id":"0","tenant":"t","client":"c","digest":"d","created_at":"x","created_by":"a","scopes":[]}',
+        b'{"id":"0","tenant":5,"client":"c","digest":"d","created_at":1,"created_by":"a","scopes":[]}',
+    ],
+)
+def test_a_key_that_cannot_be_read_hides_no_other_and_can_be_revoked(
+    service: ApiKeys, client: Client, keys: Keys, raw: bytes
+) -> None:
+    """A newer release wrote it, or it is garbage; the log names its id, which is all that its revocation needs."""
+    unreadable = "0" * 16
+    record, _ = service.issue(**WHO)
+    client.hset(keys.api_keys, unreadable, raw)
+    with structlog.testing.capture_logs() as lines:
+        assert service.list() == [record]
+    assert [(line["event"], line["id"]) for line in lines] == [("api_key_unreadable", unreadable)]
+    assert service.is_there(unreadable)
+    assert service.revoke(unreadable, actor="cli:bob") is None
+    assert not service.is_there(unreadable)
+    assert service.list() == [record]
+    assert events(client, keys)[-1] == ("api_key_revoked", "cli:bob", "", f"key {unreadable}")
 
 
 def test_changes_at_the_same_time_all_happen(service: ApiKeys, client: Client, keys: Keys) -> None:

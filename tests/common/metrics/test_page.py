@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import orjson
 import pytest
+import structlog
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
@@ -233,6 +234,71 @@ def test_figures_of_another_version_are_left_out(redis: Redis) -> None:
     redis.set(KEYS.figures("w"), orjson.dumps(other), px=5000)
     redis.zadd(KEYS.told_figures, {"w": 1})
     assert b'process="w"' not in Page(redis, KEYS, Figures("p")).text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"nonsense",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"process":"w","counts":5,"times":[]}',
+        b'{"process":"w","counts":[["canalgate_calls"]],"times":[]}',
+        b'{"process":"w","counts":[["canalgate_calls",["a","ok"],null]],"times":[]}',
+        b'{"process":"w","counts":[],"times":[["canalgate_call_wait_seconds",["a"],["x"]]]}',
+        b'{"process":"w","counts":[["canalgate_call_wait_seconds",["a"],1]],"times":[]}',
+        b'{"process":"w","counts":[],"times":[["canalgate_calls",["a","ok"],[1]]]}',
+        b"\xff",
+    ],
+)
+def test_figures_that_cannot_be_read_hide_no_others(redis: Redis, text: bytes) -> None:
+    """Those of a process of another release, or garbage; the log names whose they are."""
+    other = Figures("worker1@host")
+    call(other)
+    Teller(redis, KEYS, other).tick()
+    redis.set(KEYS.figures("w"), text, px=5000)
+    redis.zadd(KEYS.told_figures, {"w": 1})
+    with structlog.testing.capture_logs() as lines:
+        samples = read(Page(redis, KEYS, Figures("p")).text())
+    assert (
+        value(samples, "canalgate_calls_total", process="worker1@host", tool="a", outcome="ok"),
+        [line["process"] for line in lines],
+    ) == (1, ["w"])
+
+
+def test_a_name_that_cannot_be_read_hides_no_figures(redis: Redis) -> None:
+    """It is nobody's."""
+    Teller(redis, KEYS, Figures("worker1@host")).tick()
+    redis.zadd(KEYS.told_figures, {b"\xff": 1})
+    assert b"canalgate_redis_up 1.0" in Page(redis, KEYS, Figures("p")).text()
+
+
+def test_histograms_of_other_bounds_are_left_out(redis: Redis) -> None:
+    """What else their process told is shown; the log tells it of those, and not of metrics that are unknown here."""
+    wire = {
+        "process": "w",
+        "counts": [["canalgate_calls", ["a", "ok"], 4]],
+        "times": [[f"canalgate_{name}_seconds", ["a"], [1, 2, 3.5]] for name in ("call_wait", "unheard_of")],
+    }
+    redis.set(KEYS.figures("w"), orjson.dumps(wire), px=5000)
+    redis.zadd(KEYS.told_figures, {"w": 1})
+    with structlog.testing.capture_logs() as lines:
+        samples = read(Page(redis, KEYS, Figures("p")).text())
+    assert [(line["process"], line["count"]) for line in lines] == [("w", 1)]
+    assert value(samples, "canalgate_calls_total", process="w", tool="a", outcome="ok") == 4
+    assert value(samples, "canalgate_call_wait_seconds_count", process="w", tool="a") is None
+
+
+@pytest.mark.parametrize("raw", ["nonsense", "1 2 3", "{}"])
+def test_a_rate_that_cannot_be_read_hides_no_other(redis: Redis, raw: str) -> None:
+    """Of that tenant there is none, and the page stands."""
+    quotas = {TenantId(name): Quota(requests_per_minute=60, burst=9, max_calls=5) for name in "ab"}
+    redis.set(KEYS.tenant_rate(TenantId("a")), raw, px=5000)
+    samples = read(Page(redis, KEYS, Figures("p"), quotas=lambda: quotas).text())
+    assert value(samples, "canalgate_tenant_requests_left", tenant="a") is None
+    assert value(samples, "canalgate_tenant_calls", tenant="a") == 0
+    assert value(samples, "canalgate_tenant_requests_left", tenant="b") == 9
 
 
 def test_no_label_names_a_caller_and_a_tenant_only_where_its_bounds_are_shown() -> None:

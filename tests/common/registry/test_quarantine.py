@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+import structlog
 
 from common.audit.journal import Journal
 from common.domain.capabilities import Capabilities, Quarantined
@@ -292,6 +293,30 @@ def test_pins_that_cannot_be_read_withhold_everything(desk: Desk) -> None:
     desk.find(mcp_tool("a", "good"))
     desk.client.hset(desk.keys.registry_unapproved, T, "nonsense")
     assert desk.registry.get(T).known.tools == ()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ('w["tools","x"]', "nonsense"),
+        ('w["tools","x"]', '["d"]\n{}'),
+        ('w["tools","x"]', '[5,"x",null]\n{}'),
+        ("wnonsense", '["d",1,"changed"]\n{}'),
+        ('w["tools",5]', '["d",1,"changed"]\n{}'),
+    ],
+)
+def test_pins_of_one_tool_that_cannot_be_read_hide_no_others(desk: Desk, field: str, text: str) -> None:
+    """The log names the tool; whoever asks for it alone is not told that nothing waits."""
+    desk.find(mcp_tool("a", "good"))
+    desk.find(mcp_tool("a", "evil"))
+    other = ToolId("other")
+    desk.registry.put(Tool(id=other, transport=StdioTransport(command="x")))
+    desk.client.hset(desk.keys.pins(other), field, text)
+    with structlog.testing.capture_logs() as lines:
+        assert [waiting.tool for waiting in desk.quarantine.waiting()] == [T]
+    assert [(line["event"], line["tool"]) for line in lines] == [("pins_unreadable", other)]
+    with pytest.raises((TypeError, ValueError)):
+        desk.quarantine.waiting(other)
 
 
 def test_pins_go_with_the_tool(desk: Desk) -> None:

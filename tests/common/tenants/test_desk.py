@@ -132,5 +132,7 @@ def test_usage_is_what_is_used_now(
     assert (found.requests.left, found.requests.rate) == (3, Rate(60, 5))
     assert [(one.left, one.rate.burst) for one in found.capabilities] == [(3, 3)]
     assert (found.calls, found.sessions, found.mcp_sessions) == (1, 1, 1)
+    client.set(keys.capability_rate(ACME, "git", "x"), "nonsense", px=5000)
+    assert desk.usage([ACME])[0].capabilities == (None,)  # and the rest is told
     of_default = {one.tenant: one for one in desk.usage()}[TenantId("default")]
     assert (of_default.requests, of_default.calls, of_default.mcp_sessions) == (None, None, None)

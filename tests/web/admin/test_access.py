@@ -9,6 +9,7 @@ import pytest
 from common.audit.journal import Journal
 from common.credentials.orders import Order, Verb, order_of
 from common.domain.content_rules import ContentRules, Pinning
+from common.domain.ids import ToolId
 from common.registry.quarantine import KINDS
 from gateway_web.admin.quarantine import Kind
 from tests.common.registry.test_quarantine import Desk, T, mcp_tool
@@ -51,6 +52,18 @@ def test_a_key_is_rotated_and_revoked(ask: Ask, admin_web: Web) -> None:
     for gone in (ask("DELETE", f"/keys/{made['id']}"), ask("POST", f"/keys/{made['id']}/rotate", json={})):
         assert gone.status_code == 404
         assert gone.json["field"] == "path.key"
+
+
+@pytest.mark.parametrize("raw", [b'{"v":2}', b'{"v":0}', b"nonsense"])
+def test_a_key_that_cannot_be_read_is_not_in_the_way(ask: Ask, admin_web: Web, raw: bytes) -> None:
+    """The others are listed, and it is revoked by its id."""
+    made, unreadable = ask("POST", "/keys", json=NEW).json, "0" * 16
+    admin_web.gateway.client.hset(admin_web.gateway.keys.api_keys, unreadable, raw)
+    listed = ask("GET", "/keys", role="viewer")
+    assert listed.status_code == 200, listed.text
+    assert made["id"] in {row["id"] for row in listed.json["items"]}
+    assert ask("DELETE", f"/keys/{unreadable}").status_code == 204
+    assert ask("DELETE", f"/keys/{unreadable}").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -127,3 +140,13 @@ def test_a_definition_is_seen_and_decided_on(ask: Ask, desk: Desk) -> None:
         assert (done.status_code, done.json["standing"]) == (200, standing), done.text
     assert desk.offers() == ["a"]
     assert ask("GET", f"/tools/{T}/quarantine").json["items"] == []
+
+
+def test_pins_of_one_tool_that_cannot_be_read_hide_no_others(ask: Ask, desk: Desk) -> None:
+    """What waits of the other tools is listed."""
+    desk.find(mcp_tool("a", "worse"))
+    desk.client.hset(desk.keys.pins(ToolId("echo")), 'w["tools","x"]', "nonsense")
+    listed = ask("GET", "/quarantine", role="viewer")
+    assert listed.status_code == 200, listed.text
+    assert [item["tool"] for item in listed.json["items"]] == [T]
+    desk.client.delete(desk.keys.pins(ToolId("echo")))

@@ -12,9 +12,11 @@ from common.audit.chain_store import ChainStore
 from common.audit.journal import Journal
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.audit_chain import START, seal_all
+from common.settings import Settings
+from common.settings.changes import changes_between
 from gateway_web.admin.audit import MOST_READ
-from tests.web.admin.conftest import Ask
-from tests.web.harness import Web
+from tests.web.admin.conftest import PREFIX, SETTINGS, TOKENS, Ask
+from tests.web.harness import Serve, Web
 
 CREATED, CLOSED = EventKind.SESSION_CREATED, EventKind.SESSION_CLOSED
 
@@ -105,9 +107,9 @@ def test_a_bad_question_is_refused_by_name(ask: Ask, query: str) -> None:
 class Stream:
     """The events of one client."""
 
-    def __init__(self, ask: Ask, query: str = "", last: str | None = None) -> None:
+    def __init__(self, ask: Ask, query: str = "", last: str | None = None, role: str = "viewer") -> None:
         headers = {} if last is None else {"Last-Event-ID": last}
-        self._answer = ask("GET", f"/audit/stream{query}", role="viewer", headers=headers, buffered=False)
+        self._answer = ask("GET", f"/audit/stream{query}", role=role, headers=headers, buffered=False)
         assert self._answer.status_code == 200
         assert self._answer.content_type.startswith("text/event-stream")
         self._parts: Iterator[bytes] = iter(self._answer.iter_encoded())
@@ -124,6 +126,10 @@ class Stream:
 
     def told(self) -> str:
         return str(orjson.loads(self.next()["data"])["event"]["detail"])
+
+    def rest(self) -> bytes:
+        """The next part; nothing at the end."""
+        return next(self._parts, b"")
 
     def close(self) -> None:
         self._answer.close()
@@ -181,3 +187,30 @@ def test_an_id_that_is_none_is_refused(ask: Ask, last: str) -> None:
     answer = ask("GET", "/audit/stream", headers={"Last-Event-ID": last.encode().decode("latin-1")})
     assert answer.status_code == 400
     assert answer.json["field"] == "header.Last-Event-ID"
+
+
+ROTATED = {"name": "viewer-1", "token": "another-token-of-the-viewer", "role": "viewer"}
+
+
+@pytest.mark.parametrize("instead", [[], [ROTATED]])
+def test_the_stream_of_a_token_that_was_taken_out_ends(serve: Serve, instead: list[dict[str, str]]) -> None:
+    """What happens from then on is not told to it, and it goes on for the tokens that are left."""
+    web = serve(admin=SETTINGS)
+    gateway = web.gateway
+
+    def ask(method: str, path: str, *, role: str, headers: dict[str, str], **more: Any) -> Any:
+        token = {"Authorization": f"Bearer {TOKENS[role]}"}
+        return web.http.open(PREFIX + path, method=method, headers={**token, **headers}, **more)
+
+    out, left = Stream(ask), Stream(ask, role="admin")
+    kept = [entry for entry in SETTINGS["tokens"] if entry["role"] != "viewer"]
+    wanted = {
+        "redis": {"key_prefix": gateway.settings.redis.key_prefix},
+        "admin": {**SETTINGS, "tokens": kept + instead},
+    }
+    gateway.take_over(changes_between(gateway.settings, Settings.model_validate(wanted)))
+    write(Journal(gateway.client, gateway.keys), 1)
+    assert left.told() == "0"
+    assert out.rest() == b""
+    for stream in (out, left):
+        stream.close()

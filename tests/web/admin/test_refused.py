@@ -35,6 +35,10 @@ def journal(admin_web: Web) -> Journal:
         ("admin", "DELETE", "/keys/none", {}, None, "DELETE /keys/<key>"),
         ("admin", "POST", "/tools/no-such/enable", {}, 404, "POST /tools/<path:tool>/enable"),
         ("admin", "PUT", "/tools/t", {"json": {"command": "cmd"}}, 428, "PUT /tools/<path:tool>"),
+        ("admin", "DELETE", "/tools/x?dry_run=1", {}, None, "DELETE /tools/<path:tool>"),
+        ("operator", "DELETE", "/calls/no-such?dry_run", {}, None, "DELETE /calls/<call>"),
+        ("admin", "POST", "/config/import?dry_run=no", {"json": {"tolls": {}}}, 422, "POST /config/import"),
+        ("admin", "POST", "/config/import?dry_run=perhaps", {"json": {"tools": {}}}, 422, "POST /config/import"),
     ],
 )  # fmt: skip
 def test_what_is_refused_is_recorded(
@@ -58,7 +62,7 @@ def test_what_is_refused_is_recorded(
     assert (event["method"], event["error_code"]) == (route, answer.json["code"])
     assert event["reason"] == answer.json["detail"][:500]
     assert event["detail"].startswith(f"HTTP {answer.status_code}")
-    named = path.split("/")[2] if path.startswith(("/tools/", "/tenants/")) else ""
+    named = path.partition("?")[0].split("/")[2] if path.startswith(("/tools/", "/tenants/")) else ""
     assert named in {event.get("tool", ""), event.get("tenant", "")}
     assert SECRET not in repr(event)
 
@@ -70,6 +74,7 @@ def test_what_is_refused_is_recorded(
         ("admin", "GET", "/tools?limit=x", {}),
         ("admin", "POST", "/policy/test", {"json": {}}),
         ("admin", "POST", "/config/import?dry_run=true", {"json": {"tools": {"evil": {"command": "sh"}}}}),
+        ("admin", "POST", "/config/import?dry_run=1&prune=1", {"json": {"tolls": {}}}),
         (None, "POST", "/tools/t/enable", {}),
     ],
 )
