@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -134,6 +134,12 @@ def say_text(text: str) -> None:
 def remark(line: str) -> None:
     """One line on standard error, as :func:`say`."""
     err.print(Text(printable(line)))
+
+
+def remark_if_heard(line: str) -> None:
+    """The same of a program that goes on where nobody reads it: its terminal, or the end of its pipe, is gone."""
+    with suppress(OSError, SystemExit):
+        remark(line)
 
 
 def remark_text(text: str) -> None:

@@ -27,7 +27,7 @@ from common.store.client import Client, StoreAddress, address_of, connect, store
 from common.store.key_ring import keys_of
 from common.store.keys import Keys
 from gateway_web.cli.first_answers import FirstAnswers
-from gateway_web.cli.output import Exit, remark, remark_text, stop
+from gateway_web.cli.output import Exit, remark, remark_if_heard, remark_text, stop
 from gateway_web.cli.programs import environment, flower_command, web_command, worker_command
 from gateway_web.cli.up_reload import UpReload, reader, workers_check
 from gateway_web.cli.up_token import OwnToken, own_token
@@ -276,8 +276,8 @@ def _report(event: Event) -> None:
     if event.kind in {EventKind.STARTED, EventKind.STOPPING}:
         return
     seconds = "" if event.seconds is None else f" {event.seconds:.1f} s"
-    remark(f"{event.child}: {event.kind.value}{seconds} {event.detail}".rstrip())
+    remark_if_heard(f"{event.child}: {event.kind.value}{seconds} {event.detail}".rstrip())
 
 
 def _echo(name: str, line: str) -> None:
-    remark(f"{name} | {line}")
+    remark_if_heard(f"{name} | {line}")

@@ -16,7 +16,7 @@ from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import ConfigurationError, GatewayError
 from common.settings import Settings, load
 from common.settings.changes import PROVIDER_SECTIONS, SettingsChanges
-from gateway_web.cli.output import remark
+from gateway_web.cli.output import remark_if_heard
 from gateway_web.cli.programs import environment, worker_check_command
 from gateway_web.identity import identity_problems
 from gateway_web.listener_tls import listener_context
@@ -66,20 +66,21 @@ class UpReload:
             return False
         try:
             changes = self._changes()
-        except ConfigurationError as error:
-            remark(f"settings not reloaded: {error.message}")
-            event = AuditEvent(
-                kind=EventKind.SETTINGS_REFUSED, actor=FILE, node=PROCESS, detail=error.message
-            )
-            with contextlib.suppress(GatewayError):  # who sent the signal reads it here
-                self._journal.record(event)
+        except Exception as error:  # noqa: BLE001 - what nobody foresaw must not end the children: nothing is reloaded
+            self._refused(error if isinstance(error, ConfigurationError) else unforeseen(error))
             return True
         self._settings = changes.settings
         names = send(self._children, signal.SIGHUP)
         what = told(changes) or "no change"
-        remark(f"settings read; {', '.join(names)} told to take them over: {what}")
+        remark_if_heard(f"settings read; {', '.join(names)} told to take them over: {what}")
         self._look_at_certificate()
         return True
+
+    def _refused(self, error: ConfigurationError) -> None:
+        remark_if_heard(f"settings not reloaded: {error.message}")
+        event = AuditEvent(kind=EventKind.SETTINGS_REFUSED, actor=FILE, node=PROCESS, detail=error.message)
+        with contextlib.suppress(GatewayError):  # who sent the signal reads it here
+            self._journal.record(event)
 
     def _look_at_certificate(self) -> None:
         """The web processes read it at the same signal, and keep the old one if they cannot."""
@@ -87,7 +88,7 @@ class UpReload:
             try:
                 listener_context(self._settings.web)
             except ConfigurationError as error:
-                remark(f"the listener keeps the certificate that it has: {error.message}")
+                remark_if_heard(f"the listener keeps the certificate that it has: {error.message}")
 
     def _changes(self) -> SettingsChanges:
         wanted = checked(self._read, identity_problems)
@@ -110,13 +111,28 @@ def without_admin(changes: SettingsChanges, now: Settings) -> SettingsChanges:
     )
 
 
+def unforeseen(error: Exception) -> ConfigurationError:
+    """Its kind only: its words may hold what the file says."""
+    return ConfigurationError(f"the settings could not be looked at: {type(error).__name__}")
+
+
 def workers_check(config: Path) -> None:
     """Have a process of its own look, as workers would. Raises :class:`ConfigurationError`."""
     env = {**os.environ, **environment(config)}
     try:
         done = subprocess.run(  # noqa: S603 - our own program
-            worker_check_command(), env=env, capture_output=True, text=True, timeout=CHECK_WITHIN, check=False
+            worker_check_command(),
+            env=env,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=CHECK_WITHIN,
+            check=False,
         )
+    except OSError as error:
+        raise ConfigurationError(
+            f"the credential providers could not be looked at: {error.strerror}"
+        ) from None
     except subprocess.TimeoutExpired:
         raise ConfigurationError(
             f"the credential providers could not be made within {CHECK_WITHIN:g} s"

@@ -14,7 +14,10 @@ import yaml
 from common.audit.journal import Journal
 from common.domain.audit import AuditEvent, EventKind
 from common.domain.errors import ConfigurationError
+from gateway_web.cli import output, up, up_reload
 from gateway_web.cli.up_reload import UpReload, reader, workers_check
+from gateway_web.supervisor import Event
+from gateway_web.supervisor import EventKind as ChildEvent
 from tests.support.certificates import Authority
 
 STATIC = {"credentials": {"providers": ["static"]}}
@@ -136,3 +139,49 @@ def test_it_says_no_more_than_it_did(told: Told, capsys: pytest.CaptureFixture[s
     """The children were told; what they do is theirs to tell."""
     assert told.reload()(told.send)
     assert "web, worker1 told to take them over: no change" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(11, "no process"), UnicodeDecodeError("utf-8", b"x", 0, 1, "s3cret")]
+)
+def test_what_nobody_foresaw_changes_nothing(
+    error: Exception, told: Told, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And does not end the supervisor, whose children would end with it."""
+
+    def check() -> None:
+        raise error
+
+    reload = told.reload(check=check)
+    told.write(**STATIC)
+    assert reload(told.send)
+    assert told.signals == []
+    assert [event.kind for event in told.events] == [EventKind.SETTINGS_REFUSED]
+    assert "s3cret" not in capsys.readouterr().err
+
+
+def test_a_look_for_which_there_is_no_process_is_a_refusal(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same signal may be sent again later."""
+
+    def scarce(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(up_reload.subprocess, "run", scarce)
+    with pytest.raises(ConfigurationError, match="Resource temporarily unavailable"):
+        workers_check(told.file)
+
+
+@pytest.mark.parametrize("fault", [OSError(5, "the terminal is gone"), BrokenPipeError(), SystemExit(1)])
+def test_a_reader_that_is_gone_does_not_end_what_goes_on(
+    fault: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor keeps it from stopping its children one after the other."""
+
+    def breaks(_line: str) -> None:
+        raise fault
+
+    monkeypatch.setattr(output, "remark", breaks)
+    up._report(Event(kind=ChildEvent.EXITED, child="web", pid=1))
+    up._echo("web", "a line")
