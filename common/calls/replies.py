@@ -276,11 +276,15 @@ class ReplyHub:
             try:
                 self._listen()
                 delay = RETRY_FIRST
-            except StoreUnavailable as error:
+            except Exception as error:
                 if self._subscribed.is_set():
                     delay = RETRY_FIRST
                 self._subscribed.clear()
-                log.warning("replies_disconnected", error=str(error), cause=str(error.__cause__))
+                if isinstance(error, StoreUnavailable):
+                    log.warning("replies_disconnected", error=str(error), cause=str(error.__cause__))
+                else:
+                    # Nobody foresaw it, and without this thread the process would hear no reply any more.
+                    log.exception("replies_disconnected")
                 self._stop.wait(delay)
                 delay = min(delay * 2, RETRY_MAX)
         self._subscribed.clear()

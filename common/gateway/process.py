@@ -181,19 +181,33 @@ class Process:
         return commit
 
     def _hint(self) -> None:
-        for look in self._followers:
-            look()
-        self._refresh_catalogue()
+        self._each(*self._followers, self._refresh_catalogue)
 
     def _tick(self) -> None:
         """About once a second: keep connections, catch up with the registry, take back what may be queued in vain."""
-        self.connections.keep()
-        self._hint()
+        self._each(
+            self.connections.keep,
+            self._hint,
+            self._retire,
+            lambda: self.cancellations.expire(lambda deadline: self.clock.left(deadline) <= 0),
+            self._queueing.take_back,
+            self.refusals.tick,
+        )
+
+    @staticmethod
+    def _each(*steps: Callable[[], object]) -> None:
+        """What one of them breaks over must not keep the others from being done. A Redis that is away ends it."""
+        for step in steps:
+            try:
+                step()
+            except StoreUnavailable:
+                raise
+            except Exception:
+                log.exception("upkeep_broke", step=getattr(step, "__qualname__", ""))
+
+    def _retire(self) -> None:
         if self._publish_tools:
             self._retirement.look(self.catalogue.entries(), self.clock.now())
-        self.cancellations.expire(lambda deadline: self.clock.left(deadline) <= 0)
-        self._queueing.take_back()
-        self.refusals.tick()
 
     def _refresh_catalogue(self) -> None:
         if not self.clock.synchronised:

@@ -61,7 +61,8 @@ def _shaken(sock: socket.socket, tls: KeptContext, host: str) -> TlsSocket:
 def _greet(sock: StoreSocket, endpoint: Endpoint) -> None:
     if not endpoint.greeting:
         return
-    reader = hiredis.Reader(replyError=CommandRefused)
+    # What is no RESP at all (a TLS alert, a proxy's page) breaks the connection, as anywhere else.
+    reader = hiredis.Reader(protocolError=ConnectionError, replyError=CommandRefused)
     sock.sendall(endpoint.opening())
     for _ in endpoint.greeting:
         while (reply := reader.gets()) is False:

@@ -103,7 +103,11 @@ class SseStream:
         self._tool = tool
         self._duplex = Duplex(gateway, digests, caller, tool)
         # A client whose connection Redis has lost opens another one; what it POSTs would get lost.
-        self._name = self._connections.open(caller.principal, tool, self._duplex.close)
+        try:
+            self._name = self._connections.open(caller.principal, tool, self._duplex.close)
+        except BaseException:
+            self._duplex.close()
+            raise
         place = "" if tool is None else f"/servers/{quote(tool, safe='')}"
         self._address = f"{prefix}{place}/messages?session_id={self._name}"
         self._listener = gateway.listeners.listen(self._name)

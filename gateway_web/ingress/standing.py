@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -230,7 +230,13 @@ class Subscription:
         try:
             known, place = self._digests.of(self._mcp.caller, self._mcp.tool), BEGINNING
             honoured: dict[str, Any] = {f"{kind}ListChanged": True for kind in self._kinds}
-            if watched := [uri for uri in self._uris if self._watch(uri)]:
+            watched: list[str] = []
+            for uri in self._uris:
+                if (yield from self._watch(uri)):
+                    watched.append(uri)
+                if self._closed:
+                    return
+            if watched:
                 honoured["resourceSubscriptions"] = watched
             yield self._told("notifications/subscriptions/acknowledged", {"notifications": honoured})
             while not self._closed:
@@ -257,8 +263,11 @@ class Subscription:
         self._gateway.mcp_sessions.use(session.id, principal=self._mcp.caller.principal, tool=self._mcp.tool)
         return self._gateway.session_streams.read(session.id, place)
 
-    def _watch(self, uri: str) -> bool:
-        """Have the tool of a resource tell of its updates; False if it does not."""
+    def _watch(self, uri: str) -> Generator[None, None, bool]:
+        """Have the tool of a resource tell of its updates; False if it does not. Yields while the tool is silent.
+
+        Where nobody reads any more it is taken back.
+        """
         request = replace(self._mcp.request, method="resources/subscribe", params={"uri": uri})
         try:
             tool, params = targets.of_uri(self._gateway, replace(self._mcp, request=request))
@@ -274,8 +283,15 @@ class Subscription:
             log.debug("resource_not_watched", error=str(error))
             return False
         with call:
-            while not isinstance(frame := call.next(self._ping), ExecutionResult):
-                pass
+            try:
+                while not isinstance(frame := call.next(self._ping), ExecutionResult):
+                    if self._closed:
+                        call.cancel()
+                        return False
+                    yield None
+            except GeneratorExit:
+                call.cancel()
+                raise
             return frame.failure is None
 
     def _told(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:

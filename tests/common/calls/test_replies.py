@@ -543,3 +543,21 @@ def test_several_who_wait_for_one_call_all_hear_of_it(start: Start, client: Clie
     assert hub.is_alone(second)
     hub.forget(second)
     assert hub.waiting == 0
+
+
+def test_what_nobody_foresaw_does_not_end_the_listening(
+    shared: SharedConnection, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it the process would hear no reply until it is restarted."""
+    tries, listen = [], shared.listen
+
+    def odd(*channels: str) -> Any:
+        tries.append(channels)
+        if len(tries) == 1:
+            raise ZeroDivisionError
+        return listen(*channels)
+
+    monkeypatch.setattr(shared, "listen", odd)
+    hub = start(wait=False)
+    assert hub.wait_listening(5)
+    assert len(tries) == 2

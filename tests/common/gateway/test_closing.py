@@ -8,8 +8,9 @@ import threading
 import psutil
 import pytest
 
-from common.domain.errors import InternalError, InvocationCancelled
+from common.domain.errors import InternalError, InvocationCancelled, StoreUnavailable
 from common.gateway import ExecutionResult, Gateway
+from common.gateway.process import Process
 from common.store.client import Client, StoreAddress
 from tests.common.gateway.conftest import ECHO, ME, made
 from tests.common.gateway.test_streams import CALL
@@ -88,3 +89,20 @@ def test_a_closed_gateway_stays_closed(client: Client, address: StoreAddress) ->
         with pytest.raises(InternalError, match="closed"):
             work()
     assert open_sockets() <= sockets
+
+
+def test_what_upkeep_breaks_over_keeps_nothing_else_from_being_done() -> None:
+    """Only a Redis that is away ends it, until the next time."""
+    done: list[str] = []
+
+    def breaks() -> None:
+        raise ZeroDivisionError
+
+    def away() -> None:
+        raise StoreUnavailable("away")
+
+    Process._each(breaks, lambda: done.append("next"))
+    assert done == ["next"]
+    with pytest.raises(StoreUnavailable):
+        Process._each(away, lambda: done.append("never"))
+    assert done == ["next"]

@@ -269,3 +269,22 @@ def test_it_works_with_greenlets(redis_url: str) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["all answered"]), done.stderr
+
+
+def test_what_answers_without_speaking_redis_is_no_redis() -> None:
+    """A proxy's page, or a server that has another protocol by now: away, as for the commands behind the greeting."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answers() -> None:
+            sock, _ = server.accept()
+            with sock:
+                sock.recv(4096)
+                sock.sendall(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+
+        thread = threading.Thread(target=answers)
+        thread.start()
+        connection = SharedConnection(StoreAddress(url=f"redis://:x@127.0.0.1:{server.getsockname()[1]}/0"))
+        with pytest.raises(StoreUnavailable):
+            connection.listen("channel")
+        thread.join(10)
+        connection.close()

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 
+import httpx
 import orjson
 import pytest
 
@@ -225,13 +226,20 @@ def test_a_redis_that_is_away_is_waited_for(
     """The POST is refused meanwhile; the connection and its session go on afterwards."""
     monkeypatch.setattr("gateway_web.ingress.duplex.AGAIN", 0.05)
     monkeypatch.setattr("gateway_web.ingress.http_sse.AGAIN", 0.05)
-    web = serve(f"redis://127.0.0.1:{proxy.port}/{OWN}", web={"ping_interval": 0.1})
+    web = serve(
+        f"redis://127.0.0.1:{proxy.port}/{OWN}",
+        web={"ping_interval": 0.1},
+        metrics={"allowed": ["127.0.0.1"]},
+    )
     with listening(web) as place, closing(SsePeer(place)) as peer:
         talk = Talk(peer)
         talk.initialize()
         proxy.refuse()
         proxy.cut()
         assert peer.post(PING).status_code == 503
+        assert httpx.get(f"http://{place}/sse", timeout=10).status_code == 503
+        assert web.gateway.figures is not None
+        assert sum(web.gateway.figures._counts["canalgate_streams"].values()) == 1
         proxy.refuse(False)
         wait_until(lambda: peer.post(PING).status_code == 202, description="Redis is back")
         assert peer.next()["id"] == 1

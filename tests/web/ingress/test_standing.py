@@ -272,6 +272,21 @@ def test_a_subscription_to_nothing_is_refused(serve: Serve, wanted: object) -> N
     assert error(web.modern("subscriptions/listen", {"notifications": wanted})) == (400, -32602)
 
 
+def test_a_subscription_whose_tool_is_silent_shows_life_and_is_taken_back(serve: Serve) -> None:
+    """Nothing is honoured yet, but its client hears that somebody is there; nobody waits on for one that hung up."""
+    web = serve(web=QUICK)
+    web.worker.behaviour = lambda _call: None
+    wanted = {"notifications": {"resourceSubscriptions": ["note://a", "note://b"]}}
+    pieces = web.modern(
+        "subscriptions/listen", wanted, buffered=False, path="/servers/echo/mcp"
+    ).iter_encoded()
+    assert next(pieces).startswith(b":")
+    pieces.close()  # type: ignore[attr-defined]
+    (call,) = web.worker.taken
+    wait_until(lambda: web.worker.cancelled == [call.invocation.id], description="it is taken back")
+    wait_until(lambda: len(web.gateway.listeners) == 0, description="nobody listens")
+
+
 def test_streams_of_sessions_are_bounded(serve: Serve) -> None:
     """A session that nobody reads keeps its last messages, and all its keys end with it."""
     web = serve(web=QUICK)
