@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import structlog
-
-from common.calls.dead_letters import Reason
-from common.domain.errors import InternalError
 from common.domain.ids import tool_of
 from common.registry.catalogue import CatalogueReader
 from gateway_worker.calls import Calls
 from gateway_worker.claims import Claims
 from gateway_worker.delivery import Taken
-from gateway_worker.message import PoisonMessage
 from gateway_worker.node import Node
 from gateway_worker.nodes import Nodes
-
-log = structlog.get_logger(__name__)
 
 
 class CallDesk:
@@ -46,17 +39,8 @@ class CallDesk:
 
     def start(self, taken: Taken) -> None:
         """Begin with a message; one that was fetched for a former incarnation is another's by now."""
-        if taken.node != self._node.id:
-            return
-        try:
+        if taken.node == self._node.id:
             self._calls.begin(taken)
-        except Exception:
-            # Whoever fetches serves all queues, and a message that ended one worker would end the next as well.
-            log.exception("message_not_begun", queue=taken.queue)
-            words = "the worker that took it could not begin it"
-            poison = PoisonMessage(Reason.NOT_BEGUN, words, field="message")
-            poison.told = InternalError(words)
-            self._calls.aside.poisoned(taken, poison)
 
     def most_in_flight(self, queue: str) -> int:
         """The most calls of a queue's tool in flight in the whole cluster; 0: any number."""

@@ -21,6 +21,7 @@ from common.calls.admission import (
     session_limit,
 )
 from common.calls.contract import INVOKE_TASK, ORIGIN, opened_argument
+from common.calls.dead_letters import Reason
 from common.calls.head import MEMBER, Head, head_from_text
 from common.control.reload import Commit
 from common.domain.errors import (
@@ -119,6 +120,17 @@ class Calls:
 
     def begin(self, taken: Taken) -> None:
         """Start what was fetched. Called on the loop, right after the message was recorded as ours."""
+        try:
+            self._take_up(taken)
+        except Exception:
+            # Whoever fetches serves all queues, and a message that ended one worker would end the next as well.
+            log.exception("message_not_begun", queue=taken.queue)
+            words = "the worker that took it could not begin it"
+            poison = PoisonMessage(Reason.NOT_BEGUN, words, field="message")
+            poison.told = InternalError(words)
+            self.aside.poisoned(taken, poison)
+
+    def _take_up(self, taken: Taken) -> None:
         try:
             message = read_message(taken.raw, taken.queue)
             head = self._head(message)

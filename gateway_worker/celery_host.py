@@ -29,6 +29,7 @@ DELIVER_AGAIN = 1.0
 """Seconds until a message is handed over again to a Celery whose connection had just broken."""
 SHOW_INTERVAL = 1.0
 """Seconds; for Celery's heartbeat and autoscaler, which look without a word."""
+MOST_TICKS = 2**63 - 1
 
 Tools = Callable[[], list[ToolId]]
 
@@ -206,7 +207,8 @@ def event_sink(consumer: Any) -> EventSink:
         topic=channel.fanout_topic(dispatcher.exchange.name, ROUTING_KEY),
         exchange=dispatcher.exchange.name,
         hostname=dispatcher.hostname,
-        tick=consumer.app.clock.forward,
+        # Any control message may set the clock, to any number: a larger one could not be written as JSON.
+        tick=lambda: consumer.app.clock.forward() & MOST_TICKS,
         wanted=_Wanted(dispatcher),
     )
 

@@ -49,7 +49,13 @@ log = structlog.get_logger(__name__)
 LOOK_INTERVAL = 0.5
 MAX_PAGES = 1000
 MAX_AT_ONCE = 8
+CALM = 2.0
+"""Seconds without another announcement after which a backend's next one is looked at at once again."""
+PAUSE_FIRST, PAUSE_MAX = 1.0, 60.0
+"""Seconds between two looks at one that announces changes all the time."""
 LEASE_MARGIN = 10.0
+MOST_DIGITS = 15
+"""Of a time in milliseconds: thirty thousand years."""
 
 
 class Discovery:
@@ -80,6 +86,12 @@ class Discovery:
         self._settings = settings
         self._changed: dict[ToolId, set[str]] = {}
         self._running: dict[ToolId, asyncio.Task[None]] = {}
+        self._begun: dict[ToolId, float] = {}
+        """When this worker last looked at a tool (monotonic seconds)."""
+        self._answered: dict[ToolId, float] = {}
+        """When it was last asked for what it had announced."""
+        self._pauses: dict[ToolId, float] = {}
+        """Seconds for which what it announces waits."""
         self._closed = False
         self._store = CapabilityStore(client, keys, node)
 
@@ -94,6 +106,8 @@ class Discovery:
                 await self._look()
             except StoreUnavailable as error:
                 log.debug("discovery_paused", error=str(error))
+            except Exception:
+                log.exception("discovery_paused")
             await asyncio.sleep(LOOK_INTERVAL)
 
     async def close(self) -> None:
@@ -107,20 +121,27 @@ class Discovery:
     async def _look(self) -> None:
         with store_errors("reading wanted discoveries"):
             raw: dict[Any, Any] = await self._client.hgetall(self._keys.registry_refresh)
-        wanted = {ToolId(name.decode()): int(at) for name, at in raw.items()}
-        for entry in self._catalogue.entries():
-            if self._closed or len(self._running) >= MAX_AT_ONCE:
+        wanted = {ToolId(name.decode(errors="replace")): _moment(at) for name, at in raw.items()}
+        due = [
+            entry
+            for entry in self._catalogue.entries()
+            if entry.id not in self._running and self._serves(entry.id) and self._due(entry, wanted)
+        ]
+        # Whose turn was longest ago: some that are due all the time must not keep others from theirs.
+        due.sort(key=lambda entry: self._begun.get(entry.id, 0.0))
+        for entry in due[: MAX_AT_ONCE - len(self._running)]:
+            if self._closed:
                 return
-            if entry.id not in self._running and self._serves(entry.id) and self._due(entry, wanted):
-                task = asyncio.create_task(self._guarded(entry), name=f"discovery-{entry.id}")
-                self._running[entry.id] = task
-                task.add_done_callback(lambda _, tool=entry.id: self._running.pop(tool, None))  # type: ignore[misc]
+            self._begun[entry.id] = time.monotonic()
+            task = asyncio.create_task(self._guarded(entry), name=f"discovery-{entry.id}")
+            self._running[entry.id] = task
+            task.add_done_callback(lambda _, tool=entry.id: self._running.pop(tool, None))  # type: ignore[misc]
 
     def _due(self, entry: Entry, wanted: Mapping[ToolId, int]) -> bool:
         if not entry.enabled:
             return False
         known = entry.known
-        if known is None or entry.id in self._changed:
+        if known is None or (entry.id in self._changed and self._calm(entry.id)):
             return True
         now = self._clock.now()
         if wanted.get(entry.id, 0) > known.discovered_at:
@@ -128,6 +149,18 @@ class Discovery:
         if known.error is not None:
             return now >= known.retry_at
         return now - known.discovered_at > self._settings.ttl * 1000
+
+    def _calm(self, tool: ToolId) -> bool:
+        """Whether it may be asked again because it announced a change: one that does so all the time is not."""
+        since = time.monotonic() - self._answered.get(tool, float("-inf"))
+        return since >= self._pauses.get(tool, 0.0)
+
+    def _note_announced(self, tool: ToolId) -> None:
+        """It is asked because of that: the pause until the next time grows while it keeps on."""
+        now, pause = time.monotonic(), self._pauses.get(tool, 0.0)
+        often = now - self._answered.get(tool, float("-inf")) < 2 * pause + CALM
+        self._pauses[tool] = min(max(2 * pause, PAUSE_FIRST), PAUSE_MAX) if often else 0.0
+        self._answered[tool] = now
 
     async def _guarded(self, entry: Entry) -> None:
         """One discovery, if no other worker is at it."""
@@ -157,7 +190,7 @@ class Discovery:
             known: Any = await self._client.hget(self._keys.registry_capabilities, entry.id)
             wanted: Any = await self._client.hget(self._keys.registry_refresh, entry.id)
         found = None if known is None else capabilities_from_wire(orjson.loads(known))
-        return replace(entry, capabilities=found), {entry.id: int(wanted or 0)}
+        return replace(entry, capabilities=found), {entry.id: _moment(wanted)}
 
     def _patience(self, entry: Entry) -> float:
         return entry.tool.startup_timeout + self._settings.timeout + self._settings.era_probe_timeout
@@ -165,6 +198,8 @@ class Discovery:
     async def _discover(self, entry: Entry) -> None:
         begun = self._clock.now()
         announced = self._changed.pop(entry.id, set())
+        if announced:
+            self._note_announced(entry.id)
         try:
             async with asyncio.timeout(self._patience(entry)):
                 found = await self._ask(entry, begun)
@@ -327,3 +362,8 @@ async def list_all(backend: Backend, method: str, member: str) -> list[Any]:
             return items
         cursor = following
     raise TransportFailure(f"the tool's {method} has more than {MAX_PAGES} pages")
+
+
+def _moment(raw: bytes | None) -> int:
+    """Milliseconds of Redis time; 0 for what is none."""
+    return int(raw) if raw is not None and raw.isdigit() and len(raw) <= MOST_DIGITS else 0

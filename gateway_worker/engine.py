@@ -257,7 +257,10 @@ class Engine:
     async def _tell_events(self, worker: Worker) -> None:
         while True:
             await asyncio.sleep(EVENTS_INTERVAL)
-            await self._publish_events(worker)
+            try:
+                await self._publish_events(worker)
+            except Exception:
+                log.exception("events_not_told")  # monitors miss some; no call depends on them
 
     async def _publish_events(self, worker: Worker) -> None:
         """Publish Celery's events of the calls; between two messages others get their turn."""
@@ -274,9 +277,9 @@ class Engine:
                     self._host.tools_changed()
             except StoreUnavailable as error:
                 log.debug("registry_not_read", cause=repr(error.__cause__))
-            except RuntimeError as error:
-                # There is no thread to be had now: the tools stay as they are known.
-                log.warning("registry_not_read", cause=repr(error))
+            except Exception:
+                # A record that nobody foresaw, or no thread to be had: the tools stay as they are known.
+                log.exception("registry_not_read")
             try:
                 async with asyncio.timeout(FOLLOW_INTERVAL):
                     await worker.look_at_registry.wait()

@@ -32,10 +32,16 @@ class Guarding:
         self._node = node
 
     def guard_node(self) -> None:
-        """Have the reaper end the node's lease if this process dies: it is certain then, and known at once."""
+        """Have the reaper end the node's lease if this process dies: it is certain then, and known at once.
+
+        Degrades: a reaper that died is told when it is replaced.
+        """
         keys, args = fence_script(self._keys, self._node.id, PROCESS_GONE, actor="reaper")
         command = ("EVAL", script("node_fence").source, len(keys), *keys, *args)
-        self._guard.last_words(last_words_of(self._address, command))
+        try:
+            self._guard.last_words(last_words_of(self._address, command))
+        except ProcessGuardError as error:
+            log.error("children_unguarded", error=str(error))
 
     async def run(self) -> None:
         """Replace a reaper that died, for ever. Degrades: until it can be, children of a dead worker may be left."""

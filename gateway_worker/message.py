@@ -213,7 +213,7 @@ def read_message(raw: bytes, queue: str) -> TaskMessage:
             headers=headers,
             envelope=envelope,
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PoisonMessage(
             Reason.NOT_CELERY,
             f"not a Celery message of protocol 2 ({_fault(error)})",

@@ -20,6 +20,8 @@ from gateway_worker.settings import address, settings
 from gateway_worker.telemetry import TaskSignals
 
 HOUSEKEEPING_THREADS = 4
+MOST_AT_ONCE = 10_000
+"""By how much the calls in flight may be changed at a time."""
 COLLECT_AT = (20_000, 20, 50)
 """Garbage collection: new objects that start the first generation's, and rounds of one generation to the next."""
 
@@ -63,13 +65,13 @@ class EnginePool(TaskPool):
         self.engine.stop(drain_timeout=0)
 
     def grow(self, n: int = 1) -> None:
-        """``pool_grow``: more calls in flight."""
-        self.engine.limit += n
+        """``pool_grow``: more calls in flight. Raises :class:`ValueError` for what is no number of them."""
+        self.engine.limit += _number(n)
         self.limit = self.engine.limit
 
     def shrink(self, n: int = 1) -> None:
-        """``pool_shrink``: fewer; those that run end first."""
-        self.engine.limit = max(1, self.engine.limit - n)
+        """``pool_shrink``: fewer; those that run end first. Raises :class:`ValueError` as :meth:`grow` does."""
+        self.engine.limit = max(1, self.engine.limit - _number(n))
         self.limit = self.engine.limit
 
     def _get_info(self) -> dict[str, Any]:
@@ -78,6 +80,13 @@ class EnginePool(TaskPool):
             {"max-concurrency": self.limit, "in-flight": self.engine.in_flight, "node": self.engine.node}
         )
         return info
+
+
+def _number(n: object) -> int:
+    """Celery passes on whatever it was sent."""
+    if type(n) is not int or not 1 <= n <= MOST_AT_ONCE:
+        raise ValueError(f"n must be a whole number from 1 to {MOST_AT_ONCE}")
+    return n
 
 
 def _set_aside_what_was_loaded() -> None:

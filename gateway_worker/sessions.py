@@ -198,7 +198,11 @@ class Sessions:
         while True:
             await asyncio.sleep(PRUNE_INTERVAL)
             for session in self.all():
-                await session.prune_watches()
+                try:
+                    await session.prune_watches()
+                except Exception:
+                    # What one backend answers must not keep the others' watches.
+                    log.exception("watches_not_pruned", tool=session.key.tool)
 
     async def end_when_cut_off(self, node: Node) -> None:
         """Close everything, for ever, each time the node was cut off from Redis for :data:`CUT_OFF` seconds.

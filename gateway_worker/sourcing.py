@@ -68,7 +68,10 @@ class Sourcing:
                     await self._renew()
                 if self.holds and (thread is None or not thread.is_alive()):
                     thread = threading.Thread(target=self._discover, name="discovery", daemon=True)
-                    thread.start()
+                    try:
+                        thread.start()
+                    except RuntimeError as error:
+                        log.warning("sources_not_asked", cause=repr(error))  # no thread is to be had now
                 await asyncio.sleep(RENEW)
         finally:
             self._until = 0.0

@@ -33,6 +33,8 @@ MOST_WATCHES = 1000
 """Of one principal at one tool session, over all its MCP sessions: who uses up its own leaves the others theirs."""
 MOST_OF_ALL = 5000
 """Of one tool session."""
+LONGEST_URI = 8192
+"""Characters of a resource's URI of which updates are told."""
 RECORDED_WITHIN = 5.0
 """Seconds that Redis has to take the record of a watch."""
 _WITH_PARTS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/*[^/]")
@@ -187,22 +189,18 @@ class Watches:
     def heard(self, params: Mapping[str, Any]) -> None:
         """A resource was updated, or a part of one (2025-11-25, "Resources": the URI may be a sub-resource's).
 
-        An update that is heard twice is told twice: whoever watches reads the resource once more.
+        An update that is heard twice is told twice: whoever watches reads the resource once more. Its URI is told and
+        nothing else, and of a flood as much as of other notifications: it goes to each who watches.
         """
         uri = params.get("uri")
-        if not isinstance(uri, str):
+        if not isinstance(uri, str) or len(uri) > LONGEST_URI:
             return
-        message = {
-            "jsonrpc": "2.0",
-            "method": UPDATED,
-            "params": {k: v for k, v in params.items() if k != "_meta"},
-        }
+        message = {"jsonrpc": "2.0", "method": UPDATED, "params": {"uri": uri}}
         watchers = {
             watcher for watched, found in self._by_uri.items() if _is_of(uri, watched) for watcher in found
         }
         for watcher in sorted(watchers):
-            self._store.outbox.put(
-                *told(
-                    self._store.keys, watcher, message, idle_ms=self._store.session_idle_ms, tool=self._tool
-                )
-            )
+            for command in told(
+                self._store.keys, watcher, message, idle_ms=self._store.session_idle_ms, tool=self._tool
+            ):
+                self._store.outbox.put_notification(command)

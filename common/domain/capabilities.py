@@ -92,9 +92,17 @@ def capabilities_to_wire(capabilities: Capabilities) -> dict[str, Any]:
     }
 
 
+_NUMBERS = ("tool_version", "discovered_at", "attempts", "retry_at")
+
+
 def capabilities_from_wire(wire: Mapping[str, Any]) -> Capabilities:
-    """Inverse of :func:`capabilities_to_wire`. What a newer writer has added is left out."""
+    """Inverse of :func:`capabilities_to_wire`. What a newer writer has added is left out.
+
+    Raises :class:`TypeError`, :class:`FormatTooNew` or :class:`InvalidRequest` for what cannot be read.
+    """
     check_format(wire, what="what a tool offers")
+    if not isinstance(wire, Mapping) or any(type(wire.get(name, 0)) is not int for name in _NUMBERS):
+        raise TypeError("what a tool offers must be an object, and its times and counts whole numbers")
     known = {field.name: wire[field.name] for field in fields(Capabilities) if field.name in wire}
     lists = {field: tuple(wire.get(field, ())) for field in LISTS.values()}
     quarantined = tuple(Quarantined(**item) for item in wire.get("quarantined", ()))

@@ -175,7 +175,7 @@ def readable_entry(name: bytes, raw: RawEntry, keys: Keys) -> Entry | None:
     """The same, or None if this reader cannot read it: one tool's record must not hide all the others."""
     try:
         return entry_from_redis(raw, keys, name.decode())
-    except (GatewayError, LookupError, TypeError, ValueError) as error:
+    except (GatewayError, LookupError, TypeError, ValueError, AttributeError) as error:
         log.error("tool_unreadable", tool=name.decode(errors="replace"), error=repr(error))
         return None
 

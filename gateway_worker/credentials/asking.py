@@ -48,7 +48,12 @@ class ProviderThread:
 
     async def ask(self, request: CredentialRequest, seconds: float) -> Outcome:
         """Ask it, and wait at most so long. Never raises but for being cancelled."""
-        given = asyncio.run_coroutine_threadsafe(self._asked(request), self._running())
+        try:
+            loop = self._running()
+        except (RuntimeError, OSError) as error:
+            log.warning("credentials_not_asked", provider=self._name, cause=repr(error))
+            return Outcome(provider=self._name, failure="the worker has no thread for it now")
+        given = asyncio.run_coroutine_threadsafe(self._asked(request), loop)
         waiting = asyncio.wrap_future(given)
         try:
             await asyncio.wait([waiting], timeout=seconds)
@@ -88,12 +93,16 @@ class ProviderThread:
         self._loop = self._thread = None
 
     def _running(self) -> asyncio.AbstractEventLoop:
+        """Its loop. Raises :class:`RuntimeError` or :class:`OSError` if there is no thread or descriptor to be had."""
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(
-                target=self._loop.run_forever, name=f"credentials-{self._name}", daemon=True
-            )
-            self._thread.start()
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=loop.run_forever, name=f"credentials-{self._name}", daemon=True)
+            try:
+                thread.start()
+            except BaseException:
+                loop.close()
+                raise
+            self._loop, self._thread = loop, thread
         return self._loop
 
 

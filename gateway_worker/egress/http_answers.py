@@ -15,6 +15,8 @@ from gateway_worker.egress.sse import ServerSentEvent
 RESUME_DELAY, RESUME_DELAY_LEAST = 1.0, 0.05
 AN_ANSWER = re.compile(r'\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*|"id"\s*:\s*\d+\s*,\s*)*"(?:result|error)"\s*:')
 """How a message begins that is certainly no notification and no request."""
+_SECONDS = re.compile(r"[0-9]{1,9}")
+"""More digits are no time, and Python refuses to read thousands of them."""
 
 
 @dataclass(slots=True)
@@ -49,8 +51,9 @@ def refuse_encoded(response: Response) -> None:
 
 
 def seconds_of(retry_after: str | None) -> int | None:
-    """The header's value if it is a number of seconds; a date is not worth the trouble."""
-    return int(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else None
+    """The header's value if it is a number of seconds, of no more digits than a time has; a date is no such number."""
+    found = _SECONDS.fullmatch(retry_after or "")
+    return int(found[0]) if found else None
 
 
 def parsed(raw: bytes, *, answered: bool = False) -> dict[str, Any]:

@@ -27,14 +27,14 @@ def test_a_message_that_the_worker_fails_over_is_a_dead_letter(
 ) -> None:
     """Its caller is told, and those behind it are served."""
     call = invocation("echo", {"text": "x"})
-    begin = Calls.begin
+    take_up = Calls._take_up
 
     def fails(self: Calls, taken: object) -> None:
         if call.id.encode() in taken.raw:  # type: ignore[attr-defined]
             raise ZeroDivisionError
-        begin(self, taken)  # type: ignore[arg-type]
+        take_up(self, taken)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Calls, "begin", fails)
+    monkeypatch.setattr(Calls, "_take_up", fails)
     message = bench.message(call) if made == "by us" else bench.stock_message(call)
     bench.push(orjson.dumps(message))
     assert bench.ended(call) is ErrorCode.INTERNAL

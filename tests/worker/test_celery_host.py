@@ -5,14 +5,18 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import orjson
 import pytest
 from celery.worker import state
+from kombu.clocks import LamportClock
 
 from common.domain.invocation import answer
 from gateway_worker import celery_host
 from gateway_worker.celery_host import CeleryHost
+from gateway_worker.channel import Channel
+from gateway_worker.pool import EnginePool
 from tests.worker.test_events import request, sink
 
 GOOD = answer({})
@@ -176,3 +180,33 @@ def test_what_is_wanted_outlives_the_dispatcher() -> None:
     never_asked = celery_host._Wanted(SimpleNamespace(enabled=True, groups=set()))
     never_asked._dispatcher.enabled = False
     assert never_asked()
+
+
+@pytest.mark.parametrize("clock", [1, 2**63, 2**64, 10**30])
+def test_the_clock_of_events_can_always_be_written(clock: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any control message sets it, to whatever number it holds."""
+    monkeypatch.setattr(Channel, "fanout_topic", lambda *_: "topic")
+    connection = SimpleNamespace(default_channel=object.__new__(Channel))
+    exchange = SimpleNamespace(name="celeryev")
+    dispatcher = SimpleNamespace(
+        connection=connection,
+        exchange=exchange,
+        hostname="h",
+        enabled=False,
+    )
+    app = SimpleNamespace(clock=LamportClock(clock))
+    found = celery_host.event_sink(SimpleNamespace(event_dispatcher=dispatcher, app=app))
+    orjson.dumps(found.tick())
+
+
+@pytest.mark.parametrize("n", [0.5, -1, 0, True, None, "2", 10**9, float("nan")])
+def test_what_is_no_number_of_calls_changes_no_limit(n: Any) -> None:
+    """Celery passes on whatever ``pool_grow`` was sent."""
+    pool = object.__new__(EnginePool)
+    pool.engine = cast("Any", SimpleNamespace(limit=5))
+    for change in (pool.grow, pool.shrink):
+        with pytest.raises(ValueError, match="whole number"):
+            change(n)
+    assert pool.engine.limit == 5
+    pool.grow(2)
+    assert pool.engine.limit == 7

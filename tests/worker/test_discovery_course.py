@@ -16,6 +16,7 @@ from common.mcp.revisions import Era
 from common.processes import is_running
 from common.store.client import Client
 from common.store.keys import Keys
+from gateway_worker import discovery as discovery_module
 from tests.support.aio import on_loop, until
 from tests.support.backends import (
     EchoLog,
@@ -209,6 +210,32 @@ async def test_a_changed_list_is_read(cluster: Cluster) -> None:
             again = await cluster.settled(lambda k: "prompts" in k.announced, "remote", what="two more")
     assert names(known)[-1] == "added_1"
     assert again.announced == {"tools": 2, "prompts": 1}
+
+
+@on_loop
+async def test_one_that_announces_changes_all_the_time_is_asked_less_and_less(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first time at once, then after pauses that grow; what it announces meanwhile is not forgotten."""
+    monkeypatch.setattr(discovery_module, "CALM", 3600.0)
+    monkeypatch.setattr(discovery_module, "PAUSE_FIRST", 3600.0)
+    with echo_backend("modern") as server:
+        cluster.registry.put(http_tool(server.url))
+        async with cluster.running():
+            await cluster.good("remote")
+            worker = cluster.workers[0]
+            for time in (1, 2):
+                worker.announce(ToolId("remote"), "tools")
+                known = await cluster.settled(
+                    lambda k, time=time: k.announced == {"tools": time}, "remote", what="another look"
+                )
+            worker.announce(ToolId("remote"), "tools")
+            (entry,) = (entry for entry in worker._catalogue.entries() if entry.id == "remote")
+            assert not worker._due(entry, {})
+            monkeypatch.setattr(discovery_module, "PAUSE_MAX", 0.0)
+            worker._pauses.clear()
+            await cluster.settled(lambda k: k.announced == {"tools": 3}, "remote", what="the third")
+    assert known.error is None
 
 
 @on_loop

@@ -11,11 +11,14 @@ import orjson
 import pytest
 from redis import Redis
 
+from common.calls.head import MEMBER
 from common.domain.errors import ErrorCode
 from common.domain.ids import ToolId
+from common.domain.tool import MAX_POOL_SIZE
 from common.processes import is_running
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
+from common.store.scripts import script
 from tests.support.backends import (
     EchoLog,
     echo_backend,
@@ -217,3 +220,39 @@ def test_tools_come_and_go(bench: Bench) -> None:
     wait_until(lambda: bench.engine.tools() == [], description="the removal")
     assert bench.ended(bench.send(invocation("echo"))) is ErrorCode.TOOL_NOT_FOUND
     assert bench.host.changes > changes
+
+
+# -- what others have written ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "record", [b"[]", b"null", b'"x"', b'{"tool_version":1,"discovered_at":null}', b'{"tool_version":"1"}']
+)
+def test_a_record_of_the_wrong_form_costs_its_own_tool_alone(record: bytes, bench: Bench) -> None:
+    """Whoever wrote it: the others are served, and new ones are found."""
+    bench.raw.hset(bench.keys.registry_capabilities, "local", record)
+    bench.raw.hset(bench.keys.registry_refresh, "other", "soon")
+    bench.register(stdio_tool(id=ToolId("other")))
+    bench.engine.follow([QUEUE, "tool.other"])
+    call = invocation("echo", {"text": "x"}, tool="other")
+    bench.raw.lpush("tool.other", orjson.dumps(bench.stock_message(call)))
+    bench.raw.publish(bench.keys.wake_channel, "tool.other")
+    assert bench.ended(call) == "x"
+
+
+@pytest.mark.parametrize("size", [0, 257, 10**10])
+def test_a_head_with_an_impossible_pool_gets_another_one(size: int, bench: Bench) -> None:
+    """Whoever can write a queue can write such a head; what is fetched together with it is served."""
+    odd, good = invocation("echo", {"text": "odd"}), invocation("echo", {"text": "good"})
+    made = bench.message(odd)
+    parts = made[MEMBER].split("|")
+    assert parts[9] == "0"
+    parts[4], parts[9] = "*", str(size)
+    bench.raw.lpush(QUEUE, orjson.dumps({**made, MEMBER: "|".join(parts)}), orjson.dumps(bench.message(good)))
+    bench.raw.publish(bench.keys.wake_channel, QUEUE)
+    assert [bench.ended(odd), bench.ended(good)] == ["odd", "good"]
+
+
+def test_the_largest_pool_is_the_same_everywhere() -> None:
+    """The script cannot import it."""
+    assert f"MOST_OF_POOL = {MAX_POOL_SIZE}\n" in script("fetch").source

@@ -17,6 +17,7 @@ from common.mcp.revisions import Era
 from common.processes import ProcessGuard, is_running
 from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
+from gateway_worker import sessions as sessions_module
 from gateway_worker.conversation import Conversation
 from gateway_worker.egress.link import RpcError
 from gateway_worker.egress.stdio import StdioLink
@@ -467,3 +468,26 @@ async def test_a_changed_list_is_announced(desks: Desks) -> None:
                 lambda: announced == [("local", "tools"), ("remote", "tools")],
                 description="the HTTP announcement",
             )
+
+
+@on_loop
+async def test_a_session_whose_watches_cannot_be_pruned_keeps_no_other_from_it(
+    desks: Desks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its backend answered."""
+    monkeypatch.setattr(sessions_module, "PRUNE_INTERVAL", 0.01)
+    pruned: list[str] = []
+
+    async def prune(session: ToolSession) -> None:
+        pruned.append(session.key.session)
+        if session.key.session == "acme:alice":
+            raise RecursionError
+
+    monkeypatch.setattr(ToolSession, "prune_watches", prune)
+    async with desks() as desk:
+        for client in ("alice", "bob"):
+            await desk.ask(entry_of(stdio_tool()), invocation("pid", client=client))
+        task = asyncio.create_task(desk.sessions.prune_watches())
+        await until(lambda: pruned.count("acme:alice") > 1 and "acme:bob" in pruned, description="two rounds")
+        assert not task.done()
+        task.cancel()

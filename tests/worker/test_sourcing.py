@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -88,3 +90,24 @@ async def test_a_lease_that_ran_out_is_another_s(
         client.set(KEYS.sources_lease, "another", px=5000)
         await until(lambda: not one.holds, description="it knows")
     assert client.get(KEYS.sources_lease) == b"another"
+
+
+@on_loop
+async def test_where_there_is_no_thread_to_be_had_it_is_tried_again(
+    client: Client, address: StoreAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker goes on meanwhile."""
+    tries: list[int] = []
+
+    class Scarce(threading.Thread):
+        def start(self) -> None:
+            tries.append(1)
+            if len(tries) == 1:
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    monkeypatch.setattr(sourcing, "threading", SimpleNamespace(Thread=Scarce))
+    path = tmp_path / "mcp.json"
+    named(path, "a")
+    async with working(settings(path), address):
+        await until(Registry(client, KEYS).entries, description="the tool is registered")

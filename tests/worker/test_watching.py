@@ -16,6 +16,7 @@ from common.store.client import Client, StoreAddress
 from common.store.keys import Keys
 from common.store.pipelined import PipelinedConnection
 from gateway_worker import ears as ears_module
+from gateway_worker import outbox as outbox_module
 from gateway_worker import tool_session as session_module
 from gateway_worker import watches as watches_module
 from gateway_worker.claims import Claim
@@ -448,6 +449,28 @@ async def test_the_next_incarnation_hears_what_there_is_though_it_is_refused_lat
         here.link.patience = slow_refusals
         await here.session._ears.open([A, BAD, B])
         await until(lambda: here.link.watched == {A, B}, description="those that there are")
+
+
+@on_loop
+async def test_a_flood_of_updates_is_bounded_and_told_by_its_uris_alone(
+    address: StoreAddress, client: Client, keys: Keys
+) -> None:
+    """Whatever else a backend sends with them, and however many there are, they do not fill the worker."""
+    async with place(Era.LEGACY, address, keys, client) as here:
+        await here.watch(ONE, A)
+        await here.outbox.flushed(5)
+        before = here.told(keys, ONE)
+        here.watches.heard({"uri": A, "more": "x" * 1_000_000})
+        here.watches.heard({"uri": A + "/" + "x" * 1_000_000})
+        await here.outbox.flushed(5)
+        ((_, told),) = client.xrevrange(keys.session_stream(ONE), count=1)
+        assert here.told(keys, ONE) == before + 1
+        assert b"more" not in b"".join(told.values())
+        await here.hold_writes()
+        for _ in range(outbox_module.MAX_NOTIFICATIONS + 100):
+            here.watches.heard({"uri": A})
+        assert len(here.outbox._commands) <= outbox_module.MAX_NOTIFICATIONS
+        here.write()
 
 
 @on_loop

@@ -44,7 +44,11 @@ local function decide(i, queue, message)
   end
   local chosen, call = head.session, told_of(message, last)
   if chosen == '*' then
-    chosen = of_pool(whole(head))
+    if not has_pool(whole(head)) then
+      record(i, message, 'headless', '0')
+      return
+    end
+    chosen = of_pool(head)
     head.session = chosen
     message = with_head(message, first, last, head)
     redis.call('HINCRBY', prefix .. 'session-calls:' .. head.tool, chosen, 1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,14 +19,17 @@ from common import plugins
 from common.credentials.brought import GROUP
 from common.domain.credentials import CredentialRequest, Credentials, safe_part
 from common.domain.errors import ConfigurationError
+from common.domain.ids import ToolId
 from common.ports import CredentialsProvider
 from common.settings import Settings
 from common.settings.credentials import CredentialsSettings, StaticCredential
+from gateway_worker.credentials import asking
+from gateway_worker.credentials.asking import ProviderThread
 from gateway_worker.credentials.environment import EnvironmentProvider
 from gateway_worker.credentials.files import FileProvider
 from gateway_worker.credentials.providers import load_providers
 from gateway_worker.credentials.static import StaticProvider
-from tests.support.aio import run
+from tests.support.aio import on_loop, run
 from tests.worker.credentials.contract import Known, ProviderContract, asked, values_of
 
 
@@ -276,3 +280,20 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
         load_providers(settings)
     with pytest.raises(ConfigurationError, match=r"vault\.url"):
         load_providers(of("vault"))
+
+
+@on_loop
+async def test_a_thread_that_cannot_be_had_now_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker goes on, and the provider answers as soon as there is one."""
+    request = CredentialRequest(tool=ToolId("t"), tenant=None, client=None)
+    one = ProviderThread("custom", Custom(CredentialsSettings()))
+
+    class Scarce(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as scarce:
+        scarce.setattr(asking, "threading", SimpleNamespace(Thread=Scarce))
+        assert (await one.ask(request, 5)).failure == "the worker has no thread for it now"
+    assert not (await one.ask(request, 5)).failure
+    one.close()

@@ -6,6 +6,7 @@ import base64
 
 import pytest
 
+from gateway_worker.egress.http_answers import seconds_of
 from gateway_worker.egress.http_request import Fields, Origin, request_bytes
 from gateway_worker.egress.link import LinkLost
 from tests.support.aio import on_loop
@@ -169,3 +170,21 @@ async def test_a_definition_may_name_host_agent_and_credentials() -> None:
     mine = {"Host": "inner.example", "User-Agent": "me", "Authorization": "Bearer t"}
     head = await head_of("/", mine, user="u:p@")
     assert (head["host"], head["user-agent"], head["authorization"]) == ("inner.example", "me", "Bearer t")
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("7", 7),
+        ("0", 0),
+        (None, None),
+        ("", None),
+        ("-1", None),
+        ("soon", None),
+        ("9" * 5000, None),
+        ("\u0663", None),
+    ],
+)
+def test_only_a_number_of_seconds_is_waited_for(said: str | None, seconds: int | None) -> None:
+    """Python refuses to read thousands of digits."""
+    assert seconds_of(said) == seconds

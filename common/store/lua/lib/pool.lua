@@ -1,5 +1,14 @@
 -- Which session of a pool gets the next call. Uses of the script around it: prefix, now, me, owners.
 
+-- As MAX_POOL_SIZE in common/domain/tool.py.
+local MOST_OF_POOL = 256
+
+-- Whether a (whole) head has a pool that can be chosen from. Whoever can write a queue can write any number.
+local function has_pool(head)
+  local size = tonumber(head.pool)
+  return size >= 1 and size <= MOST_OF_POOL
+end
+
 -- Whether this node may claim one more session of a pool, of which it has so many: up to its share at once, beyond it a
 -- second after the last one was claimed. So a burst that one node fetches whole is not all its own, and a pool that
 -- nobody else serves is full all the same.
