@@ -77,10 +77,10 @@ class UpReload:
         return True
 
     def _refused(self, error: ConfigurationError) -> None:
-        remark_if_heard(f"settings not reloaded: {error.message}")
         event = AuditEvent(kind=EventKind.SETTINGS_REFUSED, actor=FILE, node=PROCESS, detail=error.message)
         with contextlib.suppress(GatewayError):  # who sent the signal reads it here
             self._journal.record(event)
+        remark_if_heard(f"settings not reloaded: {error.message}")
 
     def _look_at_certificate(self) -> None:
         """The web processes read it at the same signal, and keep the old one if they cannot."""

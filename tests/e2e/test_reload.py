@@ -187,7 +187,7 @@ def test_a_broken_file_changes_nothing_and_is_told(running: Running) -> None:
     wait_until(lambda: "not reloaded" in running.printed()[printed:], description="the refusal")
     line = good.count("\n") + 1
     assert f"canalgate.yaml:{line}: unknown key 'wbe'" in running.printed()[printed:]
-    (event, *_) = running.events("settings_refused")
+    (event, *_) = wait_until(lambda: running.events("settings_refused"), description="its record")
     assert "wbe" in event.fields["detail"]
     assert outcome(running.client("kept").call("echo", {"text": "x"})) == "ok"
     assert running.redis.get(Keys().registry_version) == before

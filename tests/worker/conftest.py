@@ -49,3 +49,12 @@ def bench(
 def cluster(client: Client, keys: Keys, address: StoreAddress, guard: ProcessGuard) -> Cluster:
     """No tool registered yet."""
     return Cluster(client, keys, address, guard)
+
+
+@pytest.fixture
+def the_engine_never_breaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An engine that breaks ends its process; here the test fails instead."""
+    broken: list[int] = []
+    monkeypatch.setattr("gateway_worker.engine.os._exit", broken.append)
+    yield
+    assert broken == []

@@ -20,6 +20,8 @@ from tests.support.backends import invocation, stdio_tool
 from tests.support.wait import wait_until
 from tests.worker.engine_bench import QUEUE, Bench, running
 
+pytestmark = pytest.mark.usefixtures("the_engine_never_breaks")
+
 
 @pytest.mark.parametrize("made", ["by us", "by a stock producer"])
 def test_a_message_that_the_worker_fails_over_is_a_dead_letter(

@@ -20,6 +20,9 @@ from tests.support.wait import wait_until
 from tests.worker.egress.stdio_links import scripted
 from tests.worker.engine_bench import Bench, running
 
+pytestmark = pytest.mark.usefixtures("the_engine_never_breaks")
+
+
 SCRIPT = """
 deep = json.loads('{"a":' * 300 + '1' + '}' * 300)
 if m.get('method') == 'initialize':
@@ -49,15 +52,6 @@ def deep(client: Client, keys: Keys, raw: Redis, address: StoreAddress) -> Itera
     with running(client, keys, raw, address) as bench:
         bench.register(replace(scripted(SCRIPT), id=stdio_tool().id))
         yield bench
-
-
-@pytest.fixture(autouse=True)
-def the_engine_never_breaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An engine that breaks ends its process; here the test fails instead."""
-    broken: list[int] = []
-    monkeypatch.setattr("gateway_worker.engine.os._exit", broken.append)
-    yield
-    assert broken == []
 
 
 def all_over(bench: Bench, *calls: Invocation) -> None:

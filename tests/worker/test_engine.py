@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -22,14 +21,7 @@ from tests.support.backends import (
 from tests.support.wait import wait_until
 from tests.worker.engine_bench import QUEUE, Bench, running
 
-
-@pytest.fixture(autouse=True)
-def the_engine_never_breaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An engine that breaks ends its process; here the test fails instead."""
-    broken: list[int] = []
-    monkeypatch.setattr("gateway_worker.engine.os._exit", broken.append)
-    yield
-    assert broken == []
+pytestmark = pytest.mark.usefixtures("the_engine_never_breaks")
 
 
 def texts(log: EchoLog) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
 
 import orjson
 import pytest
@@ -31,14 +30,7 @@ from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait import wait_until
 from tests.worker.engine_bench import QUEUE, Bench, running
 
-
-@pytest.fixture(autouse=True)
-def the_engine_never_breaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An engine that breaks ends its process; here the test fails instead."""
-    broken: list[int] = []
-    monkeypatch.setattr("gateway_worker.engine.os._exit", broken.append)
-    yield
-    assert broken == []
+pytestmark = pytest.mark.usefixtures("the_engine_never_breaks")
 
 
 # -- faults ---------------------------------------------------------------------------------------------

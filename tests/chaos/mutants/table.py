@@ -1813,4 +1813,80 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         tests=("tests/web/cli/test_status.py::test_a_gateway_that_cannot_serve_has_an_exit_code_of_its_own",),
     ),
+    Mutant(
+        name="endless-leftovers",
+        breaks="what is left of a refused request is taken up to a bound",
+        edits=(
+            Edit(
+                "gateway_web/leftovers.py",
+                "left, until = most, time.monotonic() + WITHIN",
+                "left, until = 10**15, time.monotonic() + 3600",
+            ),
+        ),
+        tests=("tests/e2e/test_raw_requests.py::test_an_upload_without_end_that_was_refused_is_cut_off",),
+    ),
+    Mutant(
+        name="one-message-ends-all",
+        breaks="a message over which a worker fails ends no service",
+        edits=(
+            Edit(
+                "gateway_worker/calls.py",
+                "            self._take_up(taken)\n        except Exception:",
+                "            self._take_up(taken)\n        except GatewayError:",
+            ),
+        ),
+        tests=("tests/worker/test_call_desk.py::test_a_message_that_the_worker_fails_over_is_a_dead_letter",),
+    ),
+    Mutant(
+        name="any-pool",
+        breaks="a head with an impossible pool is given another",
+        edits=(
+            Edit(
+                "common/store/lua/lib/pool.lua",
+                "return size >= 1 and size <= MOST_OF_POOL",
+                "return size <= MOST_OF_POOL",
+            ),
+        ),
+        tests=("tests/worker/test_engine_faults.py::test_a_head_with_an_impossible_pool_gets_another_one",),
+    ),
+    Mutant(
+        name="credentials-follow",
+        breaks="secrets of providers do not follow a tool elsewhere",
+        edits=(
+            Edit(
+                "common/settings/definitions.py",
+                "or _whose(present) != _whose(wanted)",
+                "or False",
+            ),
+        ),
+        tests=("tests/web/admin/test_tool_secrets.py::test_they_are_not_sent_elsewhere",),
+    ),
+    Mutant(
+        name="adopted-without-a-place",
+        breaks="stock messages that wait for policy take the places of calls",
+        edits=(
+            Edit(
+                "gateway_worker/call_desk.py",
+                " - self._calls.aside.adopting",
+                "",
+            ),
+        ),
+        tests=(
+            "tests/worker/test_call_desk.py::test_stock_messages_that_wait_for_policy_take_the_places_of_calls",
+        ),
+    ),
+    Mutant(
+        name="synced-is-synced",
+        breaks="what could not be forced to the disk is written again",
+        edits=(
+            Edit(
+                "common/audit/sinks/file.py",
+                "        self.last = self._synced_last\n",
+                "        pass\n",
+            ),
+        ),
+        tests=(
+            "tests/common/audit/test_file_sink.py::test_what_was_not_forced_to_the_disk_is_written_again",
+        ),
+    ),
 )
