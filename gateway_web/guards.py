@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import IO, Any
 
 from gunicorn.http.errors import ParseException
@@ -72,7 +73,7 @@ def check_content_type(value: str | None) -> None:
 
 def check_accept(value: str | None) -> None:
     """A client must take both forms of an answer (MCP, "Sending Messages to the Server"). Raises :class:`Refused`."""
-    if not all(_accepted(kind, value) for kind in (JSON, EVENT_STREAM)):
+    if not (_accepted(JSON, value) and _accepted(EVENT_STREAM, value)):
         raise Refused(406, "Accept must list both application/json and text/event-stream")
 
 
@@ -82,7 +83,9 @@ def check_accepts_stream(value: str | None) -> None:
         raise Refused(406, "Accept must list text/event-stream")
 
 
+@lru_cache(maxsize=64)
 def _accepted(wanted: str, value: str | None) -> bool:
+    """Remembered: there are about as many texts as kinds of clients."""
     kinds = {part.partition(";")[0].strip().lower() for part in (value or "").split(",")}
     return not kinds.isdisjoint({"*/*", wanted, f"{wanted.partition('/')[0]}/*"})
 

@@ -38,7 +38,7 @@ from gateway_web.http import RELOAD, WEB_SETTINGS, Environ, HttpAnswer, status_l
 from gateway_web.ingress.short_way import ShortWay
 from gateway_web.leftovers import bound_leftovers
 from gateway_web.listener_tls import HANDSHAKE_WITHIN, listener_context
-from gateway_web.request_heads import remember_heads
+from gateway_web.request_heads import Head, remember_heads
 from gateway_web.tls_client_socket import TlsClientSocket
 
 log = structlog.get_logger(__name__)
@@ -237,6 +237,22 @@ def settle(cfg: Config) -> None:
 
 def environ_of(req: Any, sock: Any, addr: Any) -> Environ | None:
     """The environment of a request, as far as the short way looks at it; None for one that needs gunicorn's own."""
+    head: Head | None = getattr(req, "head", None)
+    known = None if head is None else head.environ
+    if head is None or known is None:
+        known = _environ_of_head(req, sock, addr)
+        if known is None:
+            return None
+        if head is not None:
+            head.environ = known
+    environ = {**known, "wsgi.input": req.body}
+    if head is not None:
+        environ["CONTENT_LENGTH"] = req.headers[head.place][1]
+    return environ
+
+
+def _environ_of_head(req: Any, sock: Any, addr: Any) -> Environ | None:
+    """Without the body, which alone is not the same where the head comes again."""
     plain = req.method == "POST" and req.version == (1, 1) and isinstance(addr, tuple)
     if not plain or req.proxy_protocol_info or req._expected_100_continue or req.should_close():  # noqa: SLF001
         return None
@@ -245,7 +261,6 @@ def environ_of(req: Any, sock: Any, addr: Any) -> Environ | None:
         "PATH_INFO": util.unquote_to_wsgi_str(req.path),
         "QUERY_STRING": req.query or "",
         "REMOTE_ADDR": addr[0],
-        "wsgi.input": req.body,
         "wsgi.input_terminated": True,
         "gunicorn.socket": sock,
     }

@@ -89,8 +89,12 @@ class HttpRequest:
 
     def body(self, limit: int) -> bytes:
         """The body. Raises what the guards of bodies raise."""
-        check_transfer(self.header("transfer-encoding"))
-        return read_body(get_input_stream(self.environ), self.header("content-length"), limit)
+        environ = self.environ
+        check_transfer(environ.get("HTTP_TRANSFER_ENCODING"))
+        # A stream that ends with its body needs none of werkzeug's care.
+        ends = environ.get("wsgi.input_terminated", False)
+        stream = environ["wsgi.input"] if ends else get_input_stream(environ)
+        return read_body(stream, environ.get("CONTENT_LENGTH"), limit)
 
     @property
     def peer(self) -> str:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from gunicorn.config import Config
-from gunicorn.http.errors import InvalidHeaderName
 from gunicorn.http.message import Request
 from gunicorn.http.unreader import IterUnreader
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway_web.gunicorn_worker import environ_of
 from gateway_web.request_heads import RememberingRequest
 
 TRUSTED, STRANGER = ("127.0.0.1", 5), ("10.1.1.1", 5)
@@ -98,6 +98,9 @@ def told(kind: type[Request], reader: IterUnreader, peer: tuple[str, int], numbe
     config.set("forwarded_allow_ips", "127.0.0.1")
     try:
         request = kind(config, reader, peer, number)
+        environ = environ_of(request, None, peer)
+        if environ is not None:
+            assert environ.pop("wsgi.input") is request.body
         parts = [request.method, request.uri, request.path, request.query, request.fragment, request.version]
         body = request.body.read()
         return (
@@ -106,6 +109,7 @@ def told(kind: type[Request], reader: IterUnreader, peer: tuple[str, int], numbe
             request.scheme,
             request.should_close(),
             vars(request)["_expected_100_continue"],
+            environ,
             body,
         )
     except Exception as error:
@@ -147,16 +151,6 @@ def test_a_byte_that_differs_is_seen(second: bytes) -> None:
     assert seen == told(Request, IterUnreader([line + second + end]), STRANGER, 2)
 
 
-def test_trailers_are_no_head() -> None:
-    """What a head may say, a trailer that is the same must not."""
-    fields = b"Host: h\r\nContent-Length: 2"
-    reader = IterUnreader([b"POST /mcp HTTP/1.1\r\n" + fields + b"\r\n\r\n{}"])
-    request = RememberingRequest(Config(), reader, STRANGER, 1)
-    assert request.parse_headers(fields) == request.headers
-    with pytest.raises(InvalidHeaderName):
-        request.parse_headers(fields, from_trailer=True)
-
-
 def test_what_comes_again_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though its body is of another length."""
     read: list[bytes] = []
@@ -169,9 +163,61 @@ def test_what_comes_again_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Request, "parse_headers", counted)
     reader = IterUnreader([])
     for body in (b"{}", b"[1234567890]", b"{}"):
-        raw = b"POST /mcp HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\nX-A: 1\r\n\r\n%b" % (len(body), body)
-        reader.iter = iter([raw])
+        reader.iter = iter([sent(body)])
         request = RememberingRequest(Config(), reader, STRANGER, 1)
         assert request.headers == [("HOST", "h"), ("CONTENT-LENGTH", str(len(body))), ("X-A", "1")]
         assert request.body.read() == body
     assert len(read) == 1
+
+
+def sent(body: bytes) -> bytes:
+    """A request with a body."""
+    return b"POST /mcp HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\nX-A: 1\r\n\r\n%b" % (len(body), body)
+
+
+@given(st.lists(st.binary(max_size=30), min_size=2, max_size=4), st.data())
+def test_however_the_bytes_come(bodies: list[bytes], data: st.DataObject) -> None:
+    """Several requests in one piece, or one in several: each ends where its length says."""
+    whole = b"".join(map(sent, bodies))
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=6)))
+    pieces = [whole[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    reader = IterUnreader(pieces)
+    for number, body in enumerate(bodies, start=1):
+        request = RememberingRequest(Config(), reader, STRANGER, number)
+        assert request.headers == [("HOST", "h"), ("CONTENT-LENGTH", str(len(body))), ("X-A", "1")]
+        assert request.req_number == number
+        assert request.body.read() == body
+    with pytest.raises(StopIteration):
+        RememberingRequest(Config(), reader, STRANGER, len(bodies) + 1)
+
+
+def test_what_an_application_does_to_a_request_is_not_remembered() -> None:
+    """Neither in its environment nor in itself."""
+    reader = IterUnreader([sent(b"1"), sent(b"2")])
+    first = RememberingRequest(Config(), reader, STRANGER, 1)
+    environ = environ_of(first, None, STRANGER)
+    assert environ is not None
+    environ["HTTP_X_A"] = "other"
+    first.headers.clear()
+    first.force_close()
+    assert first.should_close()
+    first.body.read()
+    second = RememberingRequest(Config(), reader, STRANGER, 2)
+    again = environ_of(second, None, STRANGER)
+    assert again is not None
+    assert (again["HTTP_X_A"], again["CONTENT_LENGTH"]) == ("1", "1")
+    assert len(second.headers) == 3
+    assert not second.should_close()
+
+
+def test_behind_a_proxy_that_names_the_client_nothing_is_remembered() -> None:
+    """What it says is not in the head."""
+    config = Config()
+    config.set("proxy_protocol", "v1")
+    config.set("proxy_allow_ips", "*")
+    reader = IterUnreader([b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + sent(b"1"), sent(b"2")])
+    for number in (1, 2):
+        request = RememberingRequest(config, reader, STRANGER, number)
+        assert request.head is None
+        assert bool(request.proxy_protocol_info) == (number == 1)
+        request.body.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -45,6 +46,9 @@ class FakeHost:
         self.refusals: list[Callable[[], None]] = []
         self.tasks = {INVOKE_TASK, "somebody.elses"}
         self.changes = 0
+        self.waiting_events: deque[Command] = deque()
+        self.unheard: list[int] = []
+        """How many were left each time that nobody heard the first."""
         self.on_look: Callable[[str], None] = lambda _: None
 
     def began(self, request: RunningRequest) -> None:
@@ -55,9 +59,15 @@ class FakeHost:
         """A call ended."""
         self.ended_ids.append(request.id)
 
-    def events(self) -> list[Command]:
+    def events(self) -> Iterator[Command]:
         """What is to be published."""
-        return []
+        while self.waiting_events:
+            yield self.waiting_events.popleft()
+
+    def nobody_hears(self) -> None:
+        """Forget it."""
+        self.unheard.append(len(self.waiting_events))
+        self.waiting_events.clear()
 
     def revoked(self, task_id: str) -> bool:
         """Whether a call was taken back."""

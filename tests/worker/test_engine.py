@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -242,3 +244,48 @@ def test_a_session_that_no_call_came_to_use_is_free_again(bench: Bench) -> None:
     ]
     assert all(isinstance(bench.ended(call), ErrorCode) for call in ends)
     wait_until(lambda: bench.raw.hlen(sessions) == 0, description="the claims to be given back")
+
+
+# -- Celery's events ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def monitor(bench: Bench) -> Iterator[Callable[[], bytes]]:
+    """Listens to events as a monitor does; each call waits for one."""
+    with bench.raw.pubsub() as listener:
+        listener.psubscribe(bench.keys.prefix + "event*")
+        assert listener.get_message(timeout=5.0)["type"] == "psubscribe"
+        yield lambda: listener.get_message(timeout=5.0)["data"]
+
+
+def happen(bench: Bench, *numbers: int) -> None:
+    """Give the host events to publish."""
+    topic = bench.keys.prefix + "events"
+    bench.host.waiting_events.extend(("PUBLISH", topic, b"%d" % number) for number in numbers)
+
+
+def test_events_that_somebody_hears_are_told_in_their_order(bench: Bench) -> None:
+    """All of them."""
+    with monitor(bench) as heard:
+        happen(bench, 1, 2, 3)
+        assert [heard() for _ in range(3)] == [b"1", b"2", b"3"]
+    assert not bench.host.unheard
+
+
+def test_events_that_nobody_hears_are_not_made(bench: Bench) -> None:
+    """The first tells that nobody does. Whoever comes later is told of what happens then."""
+    happen(bench, 1, 2, 3)
+    wait_until(lambda: bench.host.unheard, description="word that nobody listens")
+    assert bench.host.unheard == [2]
+    with monitor(bench) as heard:
+        happen(bench, 4, 5)
+        assert [heard() for _ in range(2)] == [b"4", b"5"]
+
+
+def test_where_redis_does_not_say_who_hears_all_events_are_told(bench: Bench) -> None:
+    """Here for it refuses the first."""
+    with monitor(bench) as heard:
+        bench.host.waiting_events.append(("PUBLISH",))
+        happen(bench, 2, 3)
+        assert [heard() for _ in range(2)] == [b"2", b"3"]
+    assert not bench.host.unheard

@@ -50,6 +50,11 @@ def bodies(collected: TaskEvents) -> Iterator[list[dict[str, Any]]]:
         yield orjson.loads(envelope["body"])
 
 
+def all_told(collected: TaskEvents) -> list[dict[str, Any]]:
+    """All that is published, in whatever messages."""
+    return [event for body in bodies(collected) for event in body]
+
+
 def test_the_course_of_a_call() -> None:
     """Received, started, succeeded, in that order by Celery's clock, with no word of what was said."""
     collected = TaskEvents()
@@ -57,7 +62,7 @@ def test_the_course_of_a_call() -> None:
     call = request()
     collected.began(call)
     collected.ended(call, GOOD)
-    (told,) = bodies(collected)
+    told = all_told(collected)
     assert [event["type"] for event in told] == ["task-received", "task-started", "task-succeeded"]
     assert [event["clock"] for event in told] == [1, 2, 3]
     assert {event["uuid"] for event in told} == {"1"}
@@ -88,7 +93,7 @@ def test_whose_call_it_is_is_told_under_names_of_ours() -> None:
         version="2025-11-25",
         deadline=1,
     )
-    (told,) = bodies(collected)
+    told = all_told(collected)
     assert {name: value for name, value in told[0].items() if name.startswith("canalgate_")} == {
         "canalgate_tool": "a",
         "canalgate_method": "tools/call",
@@ -106,7 +111,7 @@ def test_how_calls_fail() -> None:
     collected.attach(sink())
     collected.ended(request("late"), failed(InvocationTimeout("the s3cret took too long")))
     collected.ended(request("denied"), failed(ToolDisabled("tool 'a' is disabled")))
-    (told,) = bodies(collected)
+    told = all_told(collected)
     assert [(event["uuid"], event["type"]) for event in told] == [
         ("late", "task-failed"),
         ("denied", "task-rejected"),
@@ -124,7 +129,7 @@ def test_nothing_is_told_or_kept_while_nobody_wants_it() -> None:
     assert list(bodies(collected)) == []
     switch[0] = True
     collected.began(request("seen"))
-    assert {event["uuid"] for body in bodies(collected) for event in body} == {"seen"}
+    assert {event["uuid"] for event in all_told(collected)} == {"seen"}
 
 
 def test_what_happens_before_the_first_connection_is_told_with_it() -> None:
@@ -144,7 +149,7 @@ def test_many_are_told_in_several_messages(monkeypatch: pytest.MonkeyPatch) -> N
     for number in range(25):
         collected.ended(request(str(number)), GOOD)
     found = list(bodies(collected))
-    assert [len(body) for body in found] == [10, 10, 5]
+    assert [len(body) for body in found] == [1, 10, 10, 4]
     assert [event["uuid"] for body in found for event in body] == [str(number) for number in range(25)]
 
 
@@ -158,6 +163,19 @@ def test_beyond_the_bound_they_are_dropped_and_that_is_said(
         collected.ended(request(str(number)), GOOD)
     assert collected.dropped == 5
     collected.attach(sink())
-    assert [len(body) for body in bodies(collected)] == [10]
+    assert [len(body) for body in bodies(collected)] == [1, 9]
     assert "task_events_dropped" in capsys.readouterr().out
     assert collected.dropped == 0
+
+
+def test_the_first_message_tells_little_and_the_others_need_not_be_made() -> None:
+    """Of a thousand ends one is told; nobody hears it, so the others are forgotten, and what comes later is told."""
+    collected = TaskEvents()
+    collected.attach(sink())
+    for number in range(1000):
+        collected.ended(request(str(number)), GOOD)
+    first = next(iter(bodies(collected)))
+    assert [event["uuid"] for event in first] == ["0"]
+    collected.nobody_hears()
+    collected.ended(request("later"), GOOD)
+    assert [event["uuid"] for event in all_told(collected)] == ["later"]
