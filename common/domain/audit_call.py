@@ -120,14 +120,13 @@ REFUSED_AS: Mapping[Status, str] = {Status.DENIED: "deny", Status.THROTTLED: "th
 
 def unpacked(fields: Mapping[str, str]) -> dict[str, str]:
     """The fields of an event as they are read: its texts taken apart, and the worker of its node."""
-    found = {name: value for name, value in fields.items() if name not in ("call", "end")}
+    found = dict(fields)
     for name, names in (("call", CALL), ("end", END)):
-        if text := fields.get(name):
-            for part, value in _parts(text, names):
-                found.setdefault(part, value)
-    node = _NODE.fullmatch(found.get("node", ""))
-    if node:
-        found.setdefault("worker", node[1])
+        if text := found.pop(name, ""):
+            # What stands in a field of its own counts, and has its place.
+            found = {**found, **_parts(text, names), **found}
+    if (node := found.get("node")) and (named := _NODE.fullmatch(node)):
+        found.setdefault("worker", named[1])
     return found
 
 
@@ -140,10 +139,10 @@ def _part(value: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _parts(text: str, names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def _parts(text: str, names: tuple[str, ...]) -> Mapping[str, str]:
     """Remembered, since the three events of a call hold the same text."""
     pairs = zip(names, text.split("|"), strict=False)
-    return tuple((name, _decoded(value)) for name, value in pairs if value)
+    return {name: _decoded(value) for name, value in pairs if value}
 
 
 def _decoded(part: str) -> str:

@@ -1826,6 +1826,30 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=("tests/e2e/test_raw_requests.py::test_an_upload_without_end_that_was_refused_is_cut_off",),
     ),
     Mutant(
+        name="half-a-head",
+        breaks="a head is taken as remembered only if all of it is the same",
+        edits=(
+            Edit(
+                "gateway_web/request_heads.py",
+                "end = data.find(self.behind, begin, begin + MOST_DIGITS + len(self.behind))",
+                'end = data.find(b"\\r\\n", begin, begin + MOST_DIGITS + len(self.behind))',
+            ),
+        ),
+        tests=("tests/web/test_request_heads.py::test_a_byte_that_differs_is_seen",),
+    ),
+    Mutant(
+        name="deaf-monitor",
+        breaks="task events are told to whoever listens",
+        edits=(
+            Edit(
+                "gateway_worker/worker.py",
+                "                return bool(await self._redis.command(*publication))\n",
+                "                return not await self._redis.command(*publication)\n",
+            ),
+        ),
+        tests=("tests/worker/test_engine.py::test_events_that_somebody_hears_are_told_in_their_order",),
+    ),
+    Mutant(
         name="one-message-ends-all",
         breaks="a message over which a worker fails ends no service",
         edits=(
