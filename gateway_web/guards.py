@@ -18,6 +18,8 @@ from common.settings import WebSettings
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 WILDCARDS = frozenset({"0.0.0.0", "[::]"})  # noqa: S104 - compared with, not bound
 JSON, EVENT_STREAM = "application/json", "text/event-stream"
+LONGEST_REMEMBERED = 200
+"""Characters of an Accept header whose meaning is remembered."""
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 
 
@@ -83,11 +85,18 @@ def check_accepts_stream(value: str | None) -> None:
         raise Refused(406, "Accept must list text/event-stream")
 
 
-@lru_cache(maxsize=64)
 def _accepted(wanted: str, value: str | None) -> bool:
-    """Remembered: there are about as many texts as kinds of clients."""
-    kinds = {part.partition(";")[0].strip().lower() for part in (value or "").split(",")}
+    text = value or ""
+    # There are about as many short texts as kinds of clients; a long one is nobody's habit.
+    return (_listed_before if len(text) <= LONGEST_REMEMBERED else _listed)(wanted, text)
+
+
+def _listed(wanted: str, text: str) -> bool:
+    kinds = {part.partition(";")[0].strip().lower() for part in text.split(",")}
     return not kinds.isdisjoint({"*/*", wanted, f"{wanted.partition('/')[0]}/*"})
+
+
+_listed_before = lru_cache(maxsize=64)(_listed)
 
 
 def check_transfer(coding: str | None) -> None:

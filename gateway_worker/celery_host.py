@@ -90,10 +90,6 @@ class CeleryHost:
         """Commands that publish the events so far."""
         return self._events.take()
 
-    def nobody_hears(self) -> None:
-        """Events so far need not be told."""
-        self._events.nobody_hears()
-
     def show(self) -> None:
         """Bring Celery's state up to date. Runs in Celery's main thread."""
         calls = self._calls.copy()

@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 import structlog
@@ -45,11 +45,11 @@ EVENTS_INTERVAL = 0.25
 class Host(CallHost, Protocol):
     """What the engine needs of the Celery worker it lives in. Called from the engine's thread."""
 
-    def events(self) -> Iterable[Command]:
-        """Commands that publish what happened since the last time, little with the first; losing one is no fault."""
+    def events(self) -> Iterator[Command]:
+        """Commands that publish what happened since the last time, little with the first; losing one is no fault.
 
-    def nobody_hears(self) -> None:
-        """What happened since the last time need not be published."""
+        What is not asked for need not be made.
+        """
 
     def tools_changed(self) -> None:
         """The catalogue changed: queues may have to be taken up or dropped."""
@@ -86,6 +86,7 @@ class Engine:
         self._thread = threading.Thread(target=self._main, name="engine")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._telling = asyncio.Lock()
         self._drain_timeout = settings.worker.drain_timeout
         self._failure: BaseException | None = None
 
@@ -268,18 +269,16 @@ class Engine:
     async def _publish_events(self, worker: Worker) -> None:
         """Publish Celery's events of the calls; between two messages others get their turn.
 
-        Where nobody hears the first, the others are not even written: they are a twentieth of what a call costs here.
+        Where nobody hears the first, the others are not even made: they are a twentieth of what a call costs here.
         """
-        commands = iter(self._host.events())
-        first = next(commands, None)
-        if first is None:
-            return
-        if not await worker.heard(first, EVENTS_INTERVAL):
-            self._host.nobody_hears()
-            return
-        for command in commands:
-            worker.outbox.put_notification(command)
-            await asyncio.sleep(0)
+        async with self._telling:  # the last are told while these may still wait for an answer
+            commands = self._host.events()
+            first = next(commands, None)
+            if first is None or not await _heard(worker.outbox.put_question(first)):
+                return
+            for command in commands:
+                worker.outbox.put_notification(command)
+                await asyncio.sleep(0)
 
     async def _follow_registry(self, worker: Worker) -> None:
         """Keep the catalogue fresh: by version once a second, at once when told to."""
@@ -298,6 +297,12 @@ class Engine:
                     await worker.look_at_registry.wait()
             except TimeoutError:
                 pass
+
+
+async def _heard(receivers: asyncio.Future[int | None]) -> bool:
+    """Whether anybody may have heard a publication: Redis says so, or does not say in time that nobody did."""
+    await asyncio.wait([receivers], timeout=EVENTS_INTERVAL)
+    return not receivers.done() or receivers.result() != 0
 
 
 async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:

@@ -83,10 +83,10 @@ class TaskEvents:
             self._add("task-failed", request, now, facts)
 
     def take(self) -> Iterator[Command]:
-        """The commands that publish what has been collected, a bounded part of it in each.
+        """The commands that publish what has been collected by now, each made when it is asked for.
 
-        The first is of one begin or end only: where nobody hears it, the others need not be made
-        (:meth:`nobody_hears`).
+        The first is of one begin or end only, any other of a bounded part: where nobody hears the first, the others
+        need not be made. What is not asked for is forgotten.
         """
         sink = self._sink
         if sink is None:
@@ -94,15 +94,12 @@ class TaskEvents:
         if self.dropped:
             log.warning("task_events_dropped", count=self.dropped)
             self.dropped = 0
+        moments, self._moments = self._moments, deque()
         most = 1
-        while self._moments:
-            part = [self._moments.popleft() for _ in range(min(len(self._moments), most))]
+        while moments:
+            part = [moments.popleft() for _ in range(min(len(moments), most))]
             yield ("PUBLISH", sink.topic, _message(part, sink))
             most = MAX_MESSAGE
-
-    def nobody_hears(self) -> None:
-        """Forget what has been collected: Redis knows of nobody whom it could be told."""
-        self._moments.clear()
 
     def _add(self, kind: str, request: RunningRequest, moment: float, facts: dict[str, Any]) -> None:
         if self._sink is not None and not self._sink.wanted():

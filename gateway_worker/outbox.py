@@ -57,6 +57,12 @@ class _Notification(tuple[str | bytes | int, ...]):
     __slots__ = ()
 
 
+class _Question(_Notification):
+    """A publication whose number of receivers somebody waits for."""
+
+    receivers: asyncio.Future[int | None]
+
+
 class InPlace(tuple[str | bytes | int, ...]):  # noqa: SLOT001 - a tuple of any length has no slots
     """A command that keeps its place among those about its key, also if it looks like an acknowledgement."""
 
@@ -119,15 +125,26 @@ class Outbox:
 
     def put_notification(self, command: Command) -> None:
         """Queue a notification frame; beyond the bounds it is dropped and counted: a result never is."""
+        self._notify(_Notification(command))
+
+    def put_question(self, publication: Command) -> asyncio.Future[int | None]:
+        """Queue a publication as a notification; how many received it, None if nobody knows."""
+        question = _Question(publication)
+        question.receivers = asyncio.get_running_loop().create_future()
+        self._notify(question)
+        return question.receivers
+
+    def _notify(self, command: _Notification) -> None:
         size = _size(command)
         if (
             len(self._commands) >= MAX_NOTIFICATIONS
             or self._notification_bytes + size > MAX_NOTIFICATION_BYTES
         ):
             self._drop()
+            _tell_receivers(command, None)
             return
         self._notification_bytes += size
-        self.put(_Notification(command))
+        self.put(command)
 
     async def run(self) -> None:
         """Write, for ever. Redis away, or unable to take a command: it is tried again after a growing pause."""
@@ -300,18 +317,24 @@ class Outbox:
                     self._tell(command, answer)
                 elif isinstance(command, InPlace):
                     _settle(command, None)
+                else:
+                    _tell_receivers(command, answer)
                 continue
             if str(answer).startswith(TRANSIENT):
                 again.append(command)
             else:
                 log.error("reply_refused", command=str(command[0]), error=str(answer))
+                _tell_receivers(command, None)
                 if isinstance(command, InPlace):
                     _settle(command, StoreUnavailable("Redis refused what was to be recorded"))
         return again
 
     def _broken(self) -> None:
         """The connection is gone: what was under way is sent again, in its order, but for notifications."""
-        again = [c for batch in self._under_way for c in batch if not isinstance(c, _Notification)]
+        sent = [command for batch in self._under_way for command in batch]
+        again = [command for command in sent if not isinstance(command, _Notification)]
+        for command in sent:
+            _tell_receivers(command, None)
         self._under_way.clear()
         self._commands.extendleft(reversed(again))
         log.warning("replies_wait", waiting=len(self._commands))
@@ -345,6 +368,12 @@ def _settle(command: InPlace, error: StoreUnavailable | None) -> None:
         command.taken.set_result(None)
     else:
         command.taken.set_exception(error)
+
+
+def _tell_receivers(command: Command, receivers: int | None) -> None:
+    """Tell whoever asked how many received a publication, if somebody did."""
+    if isinstance(command, _Question) and not command.receivers.done():
+        command.receivers.set_result(receivers)
 
 
 def _size(command: Command) -> int:

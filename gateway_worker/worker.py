@@ -11,12 +11,10 @@ from typing import Any
 from common.audit.journal import audit_command
 from common.control.reload import Commit, commit_all
 from common.domain.audit import AuditEvent
-from common.domain.errors import StoreUnavailable
 from common.domain.ids import InvocationId, NodeId
 from common.settings import Settings
 from common.settings.changes import SettingsChanges
 from common.store.client import StoreAddress, store_errors
-from common.store.pipelined import CommandRefused
 from common.telemetry.spans import Tracer
 from gateway_worker.call_desk import CallDesk
 from gateway_worker.call_host import CallHost
@@ -29,7 +27,6 @@ from gateway_worker.heartbeat import Heartbeat
 from gateway_worker.journal_keeping import JournalKeeping
 from gateway_worker.listener import Hearer
 from gateway_worker.nodes import Nodes
-from gateway_worker.outbox import Command
 from gateway_worker.parts import (
     make_aftermath,
     make_asking,
@@ -128,14 +125,6 @@ class Worker:
             "refused": self._refused.run(),
             "transports": self._ground.factories.run(),
         }
-
-    async def heard(self, publication: Command, patience: float) -> bool:
-        """Publish; whether anybody may have heard it. Without an answer within so many seconds somebody may have."""
-        try:
-            async with asyncio.timeout(patience):
-                return bool(await self._redis.command(*publication))
-        except (StoreUnavailable, CommandRefused, TimeoutError):
-            return True
 
     def follow(self, queues: Collection[str]) -> None:
         """Serve these queues from now on, and those of removed tools until they are empty."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -46,9 +45,8 @@ class FakeHost:
         self.refusals: list[Callable[[], None]] = []
         self.tasks = {INVOKE_TASK, "somebody.elses"}
         self.changes = 0
-        self.waiting_events: deque[Command] = deque()
-        self.unheard: list[int] = []
-        """How many were left each time that nobody heard the first."""
+        self.waiting_events: list[Command] = []
+        self.made_events: list[Command] = []
         self.on_look: Callable[[str], None] = lambda _: None
 
     def began(self, request: RunningRequest) -> None:
@@ -60,14 +58,11 @@ class FakeHost:
         self.ended_ids.append(request.id)
 
     def events(self) -> Iterator[Command]:
-        """What is to be published."""
-        while self.waiting_events:
-            yield self.waiting_events.popleft()
-
-    def nobody_hears(self) -> None:
-        """Forget it."""
-        self.unheard.append(len(self.waiting_events))
-        self.waiting_events.clear()
+        """What is to be published; what is not asked for is forgotten."""
+        waiting, self.waiting_events = self.waiting_events, []
+        for event in waiting:
+            self.made_events.append(event)
+            yield event
 
     def revoked(self, task_id: str) -> bool:
         """Whether a call was taken back."""

@@ -168,6 +168,46 @@ async def test_a_notification_is_never_sent_twice(client: Client, proxy: TcpProx
 
 
 @on_loop
+async def test_who_asks_is_told_how_many_received_a_publication(address: StoreAddress, raw: Redis) -> None:
+    """It is published in its turn, behind what was put before it."""
+    async with running(address) as box:
+        with raw.pubsub() as listener:
+            listener.subscribe("news")
+            assert listener.get_message(timeout=5.0)["type"] == "subscribe"
+            box.put_notification(("PUBLISH", "news", b"first"))
+            assert await box.put_question(("PUBLISH", "news", b"second")) == 1
+            assert [listener.get_message(timeout=5.0)["data"] for _ in range(2)] == [b"first", b"second"]
+        assert await box.put_question(("PUBLISH", "elsewhere", b"third")) == 0
+
+
+@on_loop
+async def test_who_asks_in_vain_is_told_that_nobody_knows(
+    address: StoreAddress, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis refuses it, the answer is lost, or there is no place for it."""
+    async with running(through(proxy)) as box:
+        assert await box.put_question(("PUBLISH",)) is None
+        proxy.swallow_next_reply()
+        assert await box.put_question(("PUBLISH", "news", b"lost")) is None
+        monkeypatch.setattr(outbox, "MAX_NOTIFICATIONS", 0)
+        assert await box.put_question(("PUBLISH", "news", b"too many")) is None
+
+
+@on_loop
+async def test_a_question_waits_for_redis_as_other_notifications_do(address: StoreAddress) -> None:
+    """It is published when Redis is there."""
+    client = PipelinedConnection(address)
+    box = Outbox(client, Keys("test"), result_ttl=60)
+    asked = box.put_question(("PUBLISH", "news", b"early"))
+    task = asyncio.create_task(box.run())
+    try:
+        assert await asyncio.wait_for(asked, 5) == 0
+    finally:
+        await ended(task)
+        await client.aclose()
+
+
+@on_loop
 async def test_beyond_the_bound_only_notifications_are_dropped(
     client: Client, address: StoreAddress, raw: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

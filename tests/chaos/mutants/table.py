@@ -1842,9 +1842,9 @@ MUTANTS: tuple[Mutant, ...] = (
         breaks="task events are told to whoever listens",
         edits=(
             Edit(
-                "gateway_worker/worker.py",
-                "                return bool(await self._redis.command(*publication))\n",
-                "                return not await self._redis.command(*publication)\n",
+                "gateway_worker/engine.py",
+                "receivers.result() != 0",
+                "receivers.result() == 0",
             ),
         ),
         tests=("tests/worker/test_engine.py::test_events_that_somebody_hears_are_told_in_their_order",),
